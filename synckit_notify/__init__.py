@@ -1,0 +1,25 @@
+"""Real-time change notification for SyncKit backends; names load on first use, so no import pulls in Flask unasked."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .errors import ConfigurationError, Forbidden, InvalidToken
+    from .extension import Notifier
+    from .tokens import Principal
+
+__all__ = ["ConfigurationError", "Forbidden", "InvalidToken", "Notifier", "Principal"]
+
+_HOMES = {
+    "ConfigurationError": "errors",
+    "Forbidden": "errors",
+    "InvalidToken": "errors",
+    "Notifier": "extension",
+    "Principal": "tokens",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

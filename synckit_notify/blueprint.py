@@ -1,0 +1,184 @@
+"""The route: a request in, an event stream out.
+
+    authenticate ──▶ register in the channel ──▶ ask for revocation ──▶ Response(EventStream(frames(Stream)))
+
+The subscriber is registered before the headers leave, so no push is missed in between. The request context ends before
+the first byte: the host's teardown has given its database session back while the stream is open. All answers are made
+here and not raised, so that the error pages of a host application never replace them.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Blueprint, Request, Response, request
+
+from .errors import BadRequest, Forbidden, Refused, TooManyStreams
+from .registry import ChannelKey, Registry, Subscriber
+from .service import Service
+from .stream import Deadline, Stream, deadline, frames
+from .tokens import MAX_ID_LENGTH, Principal
+
+log = logging.getLogger("synckit_notify")
+
+OPENED_IN_ENVIRON = "synckit_notify.opened"
+"""Where in the WSGI environment a test may leave a function that is called with the Stream of its response."""
+
+_ALLOWED = "GET, HEAD, OPTIONS"
+_EVERY_METHOD = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class EventStream:
+    """The body of one response: iterates over its frames, and releases its subscriber exactly once.
+
+    A server calls `close`; should the response get lost before it reaches one, the finalizer releases.
+    """
+
+    __slots__ = ("_frames", "_registry", "_subscriber")
+
+    def __init__(self, stream: Stream, registry: Registry) -> None:
+        self._frames = frames(stream)
+        self._registry = registry
+        self._subscriber: Subscriber | None = stream.subscriber
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._frames
+
+    def close(self) -> None:
+        """Release the subscriber."""
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is not None:
+            self._registry.release(subscriber)
+
+    def __del__(self) -> None:
+        if self._subscriber is not None:
+            self._registry.abandon(self._subscriber)
+
+
+def make_blueprint(service: Service) -> Blueprint:
+    """Return the blueprint that answers subscribe, live and ready for one application."""
+    blueprint = Blueprint("synckit_notify", __name__, url_prefix=service.settings.url_prefix)
+
+    @blueprint.route("/subscribe", methods=_EVERY_METHOD, provide_automatic_options=False)
+    def subscribe() -> Response:
+        try:
+            return _answer(service)
+        except Refused as refusal:
+            log.info("subscribe refused with %d: %s", refusal.status, refusal)
+            return refusal_response(refusal)
+
+    @blueprint.get("/live")
+    def live() -> Response:
+        return _json({"live": True}, 200)
+
+    @blueprint.get("/ready")
+    def ready() -> Response:
+        state = service.readiness()
+        return _json(state, 200 if state["ready"] else 503)
+
+    return blueprint
+
+
+def refusal_response(refusal: Refused) -> Response:
+    """Return the JSON answer for a refusal."""
+    response = _json({"error": str(refusal)}, refusal.status)
+    response.headers.update(refusal.headers)
+    return response
+
+
+def _answer(service: Service) -> Response:
+    if request.method == "OPTIONS":
+        return Response(status=204, headers={"Allow": _ALLOWED, "Cache-Control": "no-store"})
+    if request.method not in ("GET", "HEAD"):
+        response = _json({"error": f"the method {request.method} is not allowed here"}, 405)
+        response.headers["Allow"] = _ALLOWED
+        return response
+    principal = service.identify(request)
+    key, device = _whom(principal)
+    if request.method == "HEAD":
+        return _event_stream_response(service, iter(()))
+    return _open(service, principal, key, device)
+
+
+def _whom(principal: Principal) -> tuple[ChannelKey, str | None]:
+    """Return which channel the request asks for, and as which device."""
+    app_id = _identifier(request, "app_id")
+    device_id = _identifier(request, "device_id")
+    if app_id is None:
+        raise BadRequest("the query parameter app_id is missing")
+    if app_id != principal.app:
+        raise Forbidden("the token is for another app")
+    return ChannelKey(principal.app, principal.user), principal.device or device_id
+
+
+def _open(service: Service, principal: Principal, key: ChannelKey, device: str | None) -> Response:
+    _refuse_blocking_server(request)
+    worker = service.worker()
+    subscriber = worker.open(key, device)
+    try:
+        service.check_revocation(principal)
+        stream = Stream(subscriber, keepalive=service.settings.keepalive_seconds, ends=_ends(service, principal))
+        request.environ.get(OPENED_IN_ENVIRON, _nobody)(stream)
+        return _event_stream_response(service, EventStream(stream, worker.registry))
+    except BaseException:
+        worker.registry.release(subscriber)
+        raise
+
+
+def _nobody(stream: Stream) -> None:
+    """Outside tests nobody asks for the Stream."""
+
+
+def _ends(service: Service, principal: Principal) -> Deadline:
+    expires_at = principal.expires_at
+    return deadline(
+        time.monotonic(),
+        seconds_to_expiry=(expires_at - datetime.now(UTC)).total_seconds() if expires_at else None,
+        max_age=service.settings.max_stream_seconds,
+    )
+
+
+def _event_stream_response(service: Service, body: Iterable[bytes]) -> Response:
+    """Return the 200; passed through as it is, so nothing lies between the frames and the server's socket."""
+    return Response(
+        body,
+        content_type="text/event-stream",
+        headers={
+            "Cache-Control": "no-store, no-transform",
+            "X-Accel-Buffering": "no",
+            "SyncKit-Keepalive": f"{service.settings.keepalive_seconds:g}",
+        },
+        direct_passthrough=True,
+    )
+
+
+def _refuse_blocking_server(request: Request) -> None:
+    """Refuse on a real server that serves one request at a time: a stream would be its last."""
+    environ = request.environ
+    real = "gunicorn.socket" in environ or "werkzeug.socket" in environ
+    if real and not environ.get("wsgi.multithread"):
+        raise TooManyStreams(
+            "this server answers one request at a time and cannot hold a stream; run gunicorn with -k gevent",
+            status=503,
+        )
+
+
+def _identifier(request: Request, name: str) -> str | None:
+    """Return a query parameter that is an id, None if it is not there."""
+    values = request.args.getlist(name)
+    if not values:
+        return None
+    if len(values) > 1:
+        raise BadRequest(f"the query parameter {name} is given twice")
+    if not values[0].strip() or len(values[0]) > MAX_ID_LENGTH or not values[0].isprintable():
+        raise BadRequest(f"the query parameter {name} is no id: 1 to {MAX_ID_LENGTH} printable characters")
+    return values[0]
+
+
+def _json(body: dict[str, Any], status: int) -> Response:
+    response = Response(json.dumps(body) + "\n", status, content_type="application/json")
+    response.headers["Cache-Control"] = "no-store"
+    return response

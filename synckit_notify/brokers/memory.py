@@ -1,0 +1,20 @@
+"""The broker of a service with one process: there is nobody else to tell."""
+
+from collections.abc import Callable
+
+from .base import Message
+
+
+class MemoryBroker:
+    """Carries nothing, since every publisher delivers in its own process first."""
+
+    name = "memory"
+
+    def start(self, receive: Callable[[Message], None]) -> None:
+        """Do nothing: no message ever comes from elsewhere."""
+
+    def publish(self, message: Message) -> None:
+        """Do nothing: everybody has been told."""
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""

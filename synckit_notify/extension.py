@@ -1,0 +1,126 @@
+"""The face of the package: `Notifier`, a Flask extension.
+
+    notifier = Notifier()
+    notifier.init_app(app)                                   # mounts GET /api/sync/subscribe
+    notifier.publish(app_id, user_id, origin_device=device)  # after the commit
+
+It holds the host's hooks and nothing of an application: that lives in `app.extensions["synckit_notify"]`, so one
+Notifier can serve several applications, and several can live in one process.
+"""
+
+import weakref
+from datetime import datetime
+from typing import TypeVar
+
+from flask import Flask, Request, current_app
+
+from .blueprint import make_blueprint
+from .brokers import Disconnect, Message, Notice
+from .service import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, Service, ValidSince, aware, canonical
+from .tokens import Principal
+
+EXTENSION_NAME = "synckit_notify"
+
+Hook = TypeVar("Hook")
+
+
+class Notifier:
+    """Tells every connected device of the same app and user that something changed.
+
+    `authenticate` replaces the check of SyncKit's own tokens: it gets the Flask request and returns a Principal, or
+    raises InvalidToken or Forbidden. All methods may be called from any thread.
+    """
+
+    def __init__(self, app: Flask | None = None, *, authenticate: Authenticate | None = None) -> None:
+        self._hooks = Hooks(authenticate=authenticate)
+        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Mount subscribe, live and ready on an application; raises ConfigurationError naming the wrong key.
+
+        Reads these keys of `app.config`, texts accepted: SYNCKIT_JWT_KEY or SYNCKIT_JWT_KEYS, SYNCKIT_JWT_ALGORITHMS,
+        SYNCKIT_JWT_ISSUER, SYNCKIT_JWT_AUDIENCE, SYNCKIT_URL_PREFIX, SYNCKIT_KEEPALIVE_SECONDS, SYNCKIT_MAX_STREAMS,
+        SYNCKIT_MAX_STREAMS_PER_CHANNEL, SYNCKIT_MAX_STREAM_SECONDS, SYNCKIT_BROKER_URL, SYNCKIT_SWEEP_SECONDS.
+        """
+        if EXTENSION_NAME in app.extensions:
+            raise RuntimeError("a Notifier is mounted on this application already")
+        service = Service(app, self._hooks)
+        app.register_blueprint(make_blueprint(service))
+        app.extensions[EXTENSION_NAME] = service
+        self._apps.add(app)
+
+    def publish(
+        self,
+        app_id: Id,
+        user_id: Id,
+        origin_device: Id | None = None,
+        *,
+        changed_at: datetime | None = None,
+        previous_at: datetime | None = None,
+    ) -> None:
+        """Tell every device of the user but the one that pushed. Call it after the commit; it never waits.
+
+        `changed_at` and `previous_at` are the host's own times of this change and of the channel's change before it.
+        With them the sweep wakes only what was missed; without them it may wake a device that had heard already.
+        Raises TypeError for an id of another type, RuntimeError outside an application if there are several.
+        """
+        self._announce(
+            Notice(
+                canonical(app_id),
+                canonical(user_id),
+                None if origin_device is None else canonical(origin_device),
+                _timestamp(changed_at),
+                _timestamp(previous_at),
+            )
+        )
+
+    def disconnect(self, app_id: Id, user_id: Id, device: Id | None = None) -> None:
+        """End the streams of a user, or of one device. Move the valid-since moment first, else the client returns."""
+        self._announce(Disconnect(canonical(app_id), canonical(user_id), None if device is None else canonical(device)))
+
+    def authenticate(self, request: Request) -> Principal:
+        """Return who sends a request, as the subscribe route would: for the host's own push and pull.
+
+        Raises InvalidToken or Forbidden, revocation included.
+        """
+        service = self._service()
+        principal = service.identify(request)
+        service.check_revocation(principal)
+        return principal
+
+    def valid_since(self, hook: ValidSince) -> ValidSince:
+        """Register `f(principal) -> datetime or None`: tokens issued earlier are refused. A naive time is UTC."""
+        self._hooks.valid_since = hook
+        return hook
+
+    def changed_channels(self, hook: ChangedChannels) -> ChangedChannels:
+        """Register `f(since) -> iterable of (app_id, user_id)` or `(app_id, user_id, changed_at)`: the sweep."""
+        self._hooks.changed_channels = hook
+        return hook
+
+    def ready_check(self, hook: ReadyCheck) -> ReadyCheck:
+        """Register `f()`, which raises when the host cannot serve: `/ready` then answers 503."""
+        self._hooks.ready_check = hook
+        return hook
+
+    def _announce(self, message: Message) -> None:
+        self._service().worker().announce(message)
+
+    def _service(self) -> Service:
+        app = current_app._get_current_object() if current_app else self._only_app()  # type: ignore[attr-defined]
+        service: Service | None = app.extensions.get(EXTENSION_NAME)
+        if service is None:
+            raise RuntimeError("no Notifier is mounted on this application: call notifier.init_app(app)")
+        return service
+
+    def _only_app(self) -> Flask:
+        apps = list(self._apps)
+        if len(apps) != 1:
+            raise RuntimeError(f"this Notifier serves {len(apps)} applications: call it inside app.app_context()")
+        return apps[0]
+
+
+def _timestamp(moment: datetime | None) -> float | None:
+    return None if moment is None else aware(moment).timestamp()

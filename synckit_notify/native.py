@@ -1,0 +1,31 @@
+"""The one room that may know gevent, and only if the process already runs on it.
+
+In: a function that blocks without yielding (SQLite, a password hash). Out: its result.
+Under a monkey-patched process such a call would stop every stream of the worker, so it goes to a native thread
+of gevent's pool and only the calling greenlet waits. Everywhere else it is called directly. gevent is never
+imported from here: where it is not loaded yet, nothing can be patched.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def is_patched() -> bool:
+    """Tell whether `threading` is gevent's in this process."""
+    monkey = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Run `function` off the hub and return its result, or raise what it raised.
+
+    Must not be nested: a native thread that calls here again would make a hub of its own.
+    """
+    if not is_patched():
+        return function(*args, **kwargs)
+    result: R = sys.modules["gevent"].get_hub().threadpool.apply(function, args, kwargs)
+    return result

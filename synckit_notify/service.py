@@ -1,0 +1,140 @@
+"""What one application holds: its settings, the hooks of its host, and a Worker in every process.
+
+The blueprint asks it who is calling and whether they are still welcome; the extension publishes through it. Hooks run
+inside the application's context, also from a background thread, so a host's database session works in them as
+everywhere and is given back afterwards.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from flask import Flask, Request
+
+from . import brokers
+from .errors import InvalidToken
+from .registry import ChannelKey, Registry
+from .settings import Settings
+from .tokens import Principal
+from .worker import PerProcess, Worker, stream_limit
+
+Id = str | int | UUID
+
+Authenticate = Callable[[Request], Principal]
+ValidSince = Callable[[Principal], datetime | None]
+ChangedChannels = Callable[[datetime], Iterable[tuple[Id, Id] | tuple[Id, Id, datetime]]]
+ReadyCheck = Callable[[], object]
+
+
+@dataclass(slots=True)
+class Hooks:
+    """What the host told us, or None."""
+
+    authenticate: Authenticate | None = None
+    valid_since: ValidSince | None = None
+    changed_channels: ChangedChannels | None = None
+    ready_check: ReadyCheck | None = None
+
+
+class Service:
+    """One application's notification service; safe in any thread and in any process after a fork."""
+
+    def __init__(self, app: Flask, hooks: Hooks) -> None:
+        self.settings = Settings.read(app.config, own_tokens=hooks.authenticate is not None)
+        self._app = app
+        self._hooks = hooks
+        self._workers = PerProcess(self._make_worker)
+
+    def worker(self) -> Worker:
+        """Return this process's Worker."""
+        return self._workers.get()
+
+    def identify(self, request: Request) -> Principal:
+        """Return who sends the request, by the host's own check or by the bearer token.
+
+        Raises InvalidToken or Forbidden. Does not ask for revocation: that comes after registering.
+        """
+        if self._hooks.authenticate is not None:
+            return self._hooks.authenticate(request)
+        if self.settings.verifier is None:
+            raise InvalidToken("no token can be checked here")
+        return self.settings.verifier.verify(_bearer_token(request), datetime.now(UTC))
+
+    def check_revocation(self, principal: Principal) -> None:
+        """Raise InvalidToken if the host no longer accepts tokens as old as this one."""
+        if self._hooks.valid_since is None or principal.issued_at is None:
+            return
+        since = self._hooks.valid_since(principal)
+        if since is not None and principal.issued_at < aware(since):
+            raise InvalidToken("the token was revoked")
+
+    def readiness(self) -> dict[str, Any]:
+        """Return the fields of `/ready`; `ready` is false only while draining or when the host's check fails."""
+        worker = self.worker()
+        streams, limit = len(worker.registry), worker.registry.max_streams
+        healthy = self._host_is_ready()
+        return {
+            "ready": healthy and not worker.draining,
+            "draining": worker.draining,
+            "host": healthy,
+            "broker": worker.broker.name,
+            "echo": True,
+            "streams": streams,
+            "max_streams": limit,
+            "fill": round(streams / limit, 4) if limit else 0.0,
+        }
+
+    def _make_worker(self) -> Worker:
+        registry = Registry(
+            max_streams=self.settings.max_streams or stream_limit(),
+            max_per_channel=self.settings.max_streams_per_channel,
+        )
+        return Worker(
+            registry,
+            brokers.connect(self.settings.broker_url),
+            changed_channels=self._changed_channels if self._hooks.changed_channels else None,
+            sweep_seconds=self.settings.sweep_seconds,
+        )
+
+    def _changed_channels(self, since: datetime) -> Iterable[tuple[ChannelKey, float | None]]:
+        if self._hooks.changed_channels is None:
+            return []
+        with self._app.app_context():
+            return [_changed_channel(row) for row in self._hooks.changed_channels(since)]
+
+    def _host_is_ready(self) -> bool:
+        if self._hooks.ready_check is None:
+            return True
+        try:
+            self._hooks.ready_check()
+        except Exception:
+            self._app.logger.exception("the host's ready check failed")
+            return False
+        return True
+
+
+def canonical(value: Id) -> str:
+    """Return an id as it is compared everywhere; raises TypeError for anything but str, int and UUID."""
+    if isinstance(value, bool) or not isinstance(value, str | int | UUID):
+        raise TypeError(f"an id is a str, an int or a UUID, not {type(value).__name__}")
+    return str(value)
+
+
+def aware(moment: datetime) -> datetime:
+    """Return the moment with a zone: a naive one, as many databases give it, is read as UTC."""
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _bearer_token(request: Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise InvalidToken("a bearer token is needed: send Authorization: Bearer <token>")
+    return token.strip()
+
+
+def _changed_channel(row: tuple[Id, Id] | tuple[Id, Id, datetime]) -> tuple[ChannelKey, float | None]:
+    app_id, user_id, *changed_at = row
+    key = ChannelKey(canonical(app_id), canonical(user_id))
+    return key, aware(changed_at[0]).timestamp() if changed_at else None

@@ -1,0 +1,137 @@
+"""The SYNCKIT_* keys in, one frozen value out, everything checked once at start.
+
+Values may be texts, since they often come from the environment. What is wrong raises ConfigurationError with the name
+of the key. The core never sees `app.config`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from . import brokers
+from .errors import ConfigurationError
+from .tokens import KeyRing, TokenVerifier
+
+LONGEST_SECONDS = 366 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an application told us, in the units of the names; None means no limit or no check."""
+
+    verifier: TokenVerifier | None
+    url_prefix: str
+    keepalive_seconds: float
+    max_streams: int | None
+    max_streams_per_channel: int
+    max_stream_seconds: float | None
+    broker_url: str
+    sweep_seconds: float
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], *, own_tokens: bool) -> "Settings":
+        """Check the configuration; with `own_tokens` the host authenticates and no key is needed."""
+        return cls(
+            verifier=None if own_tokens else _verifier(config),
+            url_prefix=_url_prefix(config),
+            keepalive_seconds=_seconds(config, "SYNCKIT_KEEPALIVE_SECONDS") or 30.0,
+            max_streams=_count(config, "SYNCKIT_MAX_STREAMS"),
+            max_streams_per_channel=_count(config, "SYNCKIT_MAX_STREAMS_PER_CHANNEL") or 100,
+            max_stream_seconds=_seconds(config, "SYNCKIT_MAX_STREAM_SECONDS"),
+            broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
+            sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
+        )
+
+
+def jwt_keys(config: Mapping[str, Any]) -> KeyRing:
+    """Return the keys of SYNCKIT_JWT_KEYS by `kid`, and that of SYNCKIT_JWT_KEY under None; empty if neither is set."""
+    keys = _listed_keys(config.get("SYNCKIT_JWT_KEYS"))
+    if config.get("SYNCKIT_JWT_KEY"):
+        keys[None] = _key("SYNCKIT_JWT_KEY", config["SYNCKIT_JWT_KEY"])
+    return keys
+
+
+def jwt_algorithms(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the accepted algorithms, the first of which a backend signs with."""
+    value = config.get("SYNCKIT_JWT_ALGORITHMS") or "HS256"
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError("SYNCKIT_JWT_ALGORITHMS: give names, separated by commas")
+    return tuple(name.strip() for name in names)
+
+
+def _verifier(config: Mapping[str, Any]) -> TokenVerifier:
+    keys = jwt_keys(config)
+    if not keys:
+        raise ConfigurationError(
+            "SYNCKIT_JWT_KEY is not set: give the key that signs your tokens (at least 32 bytes), "
+            "SYNCKIT_JWT_KEYS for several, or Notifier(authenticate=...) for a token check of your own"
+        )
+    return TokenVerifier(
+        keys,
+        algorithms=jwt_algorithms(config),
+        issuer=_text(config, "SYNCKIT_JWT_ISSUER"),
+        audience=_text(config, "SYNCKIT_JWT_AUDIENCE"),
+    )
+
+
+def _listed_keys(value: Any) -> dict[str | None, bytes]:
+    if not value:
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ConfigurationError('SYNCKIT_JWT_KEYS: give JSON like {"2026-11": "the key"}') from error
+    if not isinstance(value, Mapping) or not all(isinstance(kid, str) for kid in value):
+        raise ConfigurationError("SYNCKIT_JWT_KEYS: give a map from kid to key")
+    return {kid: _key("SYNCKIT_JWT_KEYS", key) for kid, key in value.items()}
+
+
+def _key(name: str, value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes):
+        return value
+    raise ConfigurationError(f"{name}: a key is a text or bytes")
+
+
+def _url_prefix(config: Mapping[str, Any]) -> str:
+    prefix = _text(config, "SYNCKIT_URL_PREFIX") or "/api/sync"
+    if not prefix.startswith("/") or prefix.endswith("/"):
+        raise ConfigurationError(f"SYNCKIT_URL_PREFIX: {prefix!r} must begin with a slash and not end with one")
+    return prefix
+
+
+def _text(config: Mapping[str, Any], name: str) -> str | None:
+    value = config.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ConfigurationError(f"{name}: {value!r} is not a text")
+    return value or None
+
+
+def _seconds(config: Mapping[str, Any], name: str) -> float | None:
+    value = config.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = 0.0
+    if isinstance(value, bool) or not 0 < seconds <= LONGEST_SECONDS:
+        raise ConfigurationError(f"{name}: {value!r} is not a number of seconds above 0")
+    return seconds
+
+
+def _count(config: Mapping[str, Any], name: str) -> int | None:
+    value = config.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        count = int(value)
+    except (TypeError, ValueError):
+        count = 0
+    if isinstance(value, bool | float) or count < 1:
+        raise ConfigurationError(f"{name}: {value!r} is not a whole number above 0")
+    return count

@@ -1,0 +1,121 @@
+"""The life of one event stream: what to write, when to look again, why it ends.
+
+`Stream.poll(now)` holds every rule and never waits; `frames()` only waits, and holds no rule. So another way of
+waiting can be added without writing the rules again. Times are seconds of the monotonic clock.
+
+    poll ──▶ bytes to write ──▶ over? ── no ──▶ wait for a wake-up or the next deadline ──▶ poll …
+
+No request, no socket and no Flask here: a Subscriber and a few numbers come in.
+"""
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from . import sse
+from .registry import End, Subscriber
+
+EXPIRY_SPREAD_SECONDS = 5.0
+"""A stream ends up to this long before its token, so that tokens issued together do not come back together."""
+
+AGE_SPREAD = 0.2
+"""A stream ends at 80 to 100 percent of the age limit, for the same reason."""
+
+RECONNECT_MILLISECONDS = (500, 5000)
+"""The range of the random `retry:` at a drain: a fixed one would bring every client back at once."""
+
+Clock = Callable[[], float]
+
+
+class Deadline(NamedTuple):
+    """When a stream ends by itself, and the reason it will give."""
+
+    at: float
+    reason: End
+
+
+def deadline(now: float, *, seconds_to_expiry: float | None, max_age: float | None) -> Deadline:
+    """Return the earlier of token expiry and age limit, each a random share early."""
+    ends = [Deadline(math.inf, End.MAX_AGE)]
+    if seconds_to_expiry is not None:
+        spread = min(EXPIRY_SPREAD_SECONDS, seconds_to_expiry / 2)
+        ends.append(Deadline(now + seconds_to_expiry - random.uniform(0, spread), End.TOKEN_EXPIRED))
+    if max_age is not None:
+        ends.append(Deadline(now + max_age * random.uniform(1 - AGE_SPREAD, 1), End.MAX_AGE))
+    return min(ends)
+
+
+class Stream:
+    """One stream between its first byte and its last."""
+
+    __slots__ = ("_deadline", "_keepalive", "_last_bytes_at", "_opened", "over", "subscriber")
+
+    def __init__(self, subscriber: Subscriber, *, keepalive: float, ends: Deadline) -> None:
+        self.subscriber = subscriber
+        self.over = False
+        self._keepalive = keepalive
+        self._deadline = ends
+        self._opened = False
+        self._last_bytes_at = -math.inf
+
+    @property
+    def look_again(self) -> float:
+        """When `poll` has something to say at the latest, even if nobody pushes."""
+        return min(self._last_bytes_at + self._keepalive, self._deadline.at)
+
+    def due(self, now: float) -> bool:
+        """Whether `poll` has something to say already, or has said all."""
+        return self.over or bool(self.subscriber.pending) or self.subscriber.end is not None or now >= self.look_again
+
+    def poll(self, now: float) -> bytes:
+        """Return what to write now, pending frames joined into one; sets `over` when it is the last."""
+        reason = self._end_reason(now)
+        data = self._pending()
+        if reason is not None:
+            self.over = True
+            return data + farewell(reason)
+        if not self._opened:
+            self._opened = True
+            data = sse.CONNECTED + data
+        if not data and now >= self._last_bytes_at + self._keepalive:
+            data = sse.KEEPALIVE
+        if data:
+            self._last_bytes_at = now
+        return data
+
+    def wait(self, now: float, until: float = math.inf) -> None:
+        """Sleep until `poll` has something to say, at most until `until`; it may also wake early."""
+        self.subscriber.wait(max(0.0, min(self.look_again, until) - now))
+
+    def _end_reason(self, now: float) -> End | None:
+        if now >= self._deadline.at:
+            return self.subscriber.end or self._deadline.reason
+        return self.subscriber.end
+
+    def _pending(self) -> bytes:
+        pending = self.subscriber.pending
+        if not pending:
+            return b""
+        frames = []
+        while pending:
+            frames.append(pending.popleft())
+        return b"".join(frames)
+
+
+def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
+    """Yield the bytes of one stream until it is over, sleeping in between."""
+    while True:
+        data = stream.poll(clock())
+        if data:
+            yield data
+        if stream.over:
+            return
+        stream.wait(clock())
+
+
+def farewell(reason: End) -> bytes:
+    """Return the last block of a stream; at a drain it also spreads the clients that will come back."""
+    bye = sse.comment(f"bye {reason}")
+    return sse.retry(random.randint(*RECONNECT_MILLISECONDS)) + bye if reason is End.DRAINING else bye

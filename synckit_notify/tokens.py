@@ -1,0 +1,161 @@
+"""A bearer token in, a Principal out (RFC 7519, 8725; contract section 2).
+
+PyJWT checks form and signature with the algorithms and keys of the configuration; what the token says of its
+own algorithm never chooses anything. The claims are checked here, because the rules are exact: `exp` without leeway,
+10 s of leeway for an `iat` in the future, every claim of its type. Whatever is wrong becomes InvalidToken.
+Pure: no request, no clock of its own, no I/O.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import jwt
+from jwt.algorithms import HMACAlgorithm
+
+from .errors import ConfigurationError, InvalidToken
+
+MAX_TOKEN_LENGTH = 8192
+"""Longer than any header line gunicorn lets through (8190), so a bound for other servers."""
+
+MAX_ID_LENGTH = 128
+IAT_LEEWAY_SECONDS = 10
+LATEST_INSTANT = 253402300799
+"""The last second of the year 9999: what `datetime` can hold."""
+
+_HMAC = {
+    "HS256": (HMACAlgorithm.SHA256, 32),
+    "HS384": (HMACAlgorithm.SHA384, 48),
+    "HS512": (HMACAlgorithm.SHA512, 64),
+}
+"""Name to hash and shortest key in bytes (RFC 7518 section 3.2)."""
+
+KeyRing = Mapping[str | None, bytes]
+"""Keys by `kid`; under None the key for tokens that name none, or one that is not listed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Who opened a stream: compared as strings, times are aware UTC."""
+
+    app: str
+    user: str
+    device: str | None = None
+    issued_at: datetime | None = None
+    expires_at: datetime | None = None
+
+
+class TokenVerifier:
+    """Checks tokens against one key ring; immutable, any thread may use it.
+
+    Raises ConfigurationError when keys or algorithms cannot work.
+    """
+
+    def __init__(
+        self, keys: KeyRing, *, algorithms: tuple[str, ...], issuer: str | None = None, audience: str | None = None
+    ) -> None:
+        self._keys = keys
+        self._algorithms = algorithms
+        self._issuer = issuer
+        self._audience = audience
+        self._jws = jwt.PyJWS(algorithms=[])
+        for name in algorithms:
+            self._jws.register_algorithm(name, _PreparedHMAC(_hash_of(name, keys)))
+
+    def verify(self, token: str, now: datetime) -> Principal:
+        """Return whom the token names; raises InvalidToken."""
+        claims = self._claims(token)
+        issued_at, expires_at = _instant(claims, "iat"), _instant(claims, "exp")
+        if expires_at <= now:
+            raise InvalidToken("the token has expired")
+        if (issued_at - now).total_seconds() > IAT_LEEWAY_SECONDS:
+            raise InvalidToken("the token is issued in the future")
+        if "nbf" in claims and _instant(claims, "nbf") > now:
+            raise InvalidToken("the token is not valid yet")
+        self._check_parties(claims)
+        return Principal(
+            app=_identifier(claims, "app"),
+            user=_identifier(claims, "sub"),
+            device=_identifier(claims, "device") if claims.get("device") is not None else None,
+            issued_at=issued_at,
+            expires_at=expires_at,
+        )
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+            raise InvalidToken("the token is not valid")
+        try:
+            decoded = self._jws.decode_complete(token, key=self._key_for(token), algorithms=self._algorithms)
+            claims = json.loads(decoded["payload"])
+        except (jwt.PyJWTError, ValueError, RecursionError) as error:
+            raise InvalidToken("the token is not valid") from error
+        if not isinstance(claims, dict):
+            raise InvalidToken("the token is not valid")
+        return claims
+
+    def _key_for(self, token: str) -> bytes:
+        if len(self._keys) == 1 and None in self._keys:
+            return self._keys[None]
+        kid = self._jws.get_unverified_header(token).get("kid")
+        key = self._keys.get(kid) or self._keys.get(None)
+        if key is None:
+            raise InvalidToken("the token is not valid")
+        return key
+
+    def _check_parties(self, claims: dict[str, Any]) -> None:
+        if self._issuer is not None and claims.get("iss") != self._issuer:
+            raise InvalidToken("the token comes from another issuer")
+        if self._audience is not None:
+            named = claims.get("aud")
+            if self._audience not in (named if isinstance(named, list) else [named]):
+                raise InvalidToken("the token is for another audience")
+
+
+class _PreparedHMAC(HMACAlgorithm):
+    """HMAC whose key was checked when the service started, not again for every token."""
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        if not isinstance(key, bytes):
+            raise TypeError("an HMAC key is bytes")
+        return key
+
+
+def _hash_of(name: str, keys: KeyRing) -> Any:
+    if name not in _HMAC:
+        raise ConfigurationError(f"SYNCKIT_JWT_ALGORITHMS: {name!r} is not supported; choose from {', '.join(_HMAC)}")
+    make_hash, shortest = _HMAC[name]
+    for key in keys.values():
+        if len(key) < shortest:
+            raise ConfigurationError(
+                f"SYNCKIT_JWT_KEY: a key for {name} has at least {shortest} bytes, this one has {len(key)}; "
+                "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
+            )
+        _refuse_public_key(key)
+    return make_hash
+
+
+def _refuse_public_key(key: bytes) -> None:
+    """A public key as HMAC secret would let everybody sign (RFC 8725 section 2.1)."""
+    try:
+        HMACAlgorithm(hashlib.sha256).prepare_key(key)
+    except jwt.InvalidKeyError as error:
+        raise ConfigurationError(f"SYNCKIT_JWT_KEY: {error}") from error
+
+
+def _instant(claims: dict[str, Any], name: str) -> datetime:
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidToken(f"the claim {name!r} is missing or not a number")
+    if not 0 <= value <= LATEST_INSTANT:  # also false for NaN
+        raise InvalidToken(f"the claim {name!r} is out of range")
+    return datetime.fromtimestamp(value, UTC)
+
+
+def _identifier(claims: dict[str, Any], name: str) -> str:
+    value = claims.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH or not value.isprintable():
+        raise InvalidToken(f"the claim {name!r} is missing or not a plain text")
+    return value
