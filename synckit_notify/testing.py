@@ -37,7 +37,10 @@ def open_stream(
     device_id: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> "OpenStream":
-    """Subscribe; the first frame to read is CONNECTED. Raises ConnectionRefusedError with the answer if it is no stream."""
+    """Subscribe; the first frame to read is CONNECTED.
+
+    Raises ConnectionRefusedError with the answer if that is no stream.
+    """
     service: Service = client.application.extensions[EXTENSION_NAME]
     streams: list[Stream] = []
     response = client.get(

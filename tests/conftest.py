@@ -1,0 +1,32 @@
+"""Fixtures and makers that every test may use."""
+
+import json
+import os
+import shutil
+import time
+from typing import Any
+
+import jwt
+import pytest
+
+KEY = "an example key of 32 bytes, or more"
+
+
+def need(program: str) -> str:
+    """Return the path of a program; skip the test by its name where it is absent, fail under CI."""
+    path = shutil.which(program)
+    if path is None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"needs {program}")
+    return path
+
+
+def make_token(
+    user: object = "alice", app: object = "notes", *, key: str = KEY, life: float = 3600, **claims: Any
+) -> str:
+    """Return a signed token; claims given as None are left out."""
+    now = int(time.time())
+    every = {"sub": user, "app": app, "iat": now, "exp": now + life} | claims
+    headers = every.pop("headers", None)
+    algorithm = every.pop("algorithm", "HS256")
+    payload = json.dumps({name: value for name, value in every.items() if value is not None}).encode()
+    return jwt.PyJWS().encode(payload, key, algorithm=algorithm, headers=headers)

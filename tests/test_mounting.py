@@ -1,0 +1,215 @@
+"""The user's main use: mounted into a Flask application that has a life of its own."""
+
+import gc
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+import pytest
+from flask import Flask
+
+from synckit_notify import ConfigurationError, Notifier, Principal
+from synckit_notify.testing import CHANGED, CONNECTED, open_stream
+
+from . import foreign, hosts
+from .conftest import KEY, make_token
+
+SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    monkeypatch.setenv("FOREIGN_DATABASE", str(tmp_path / "foreign.db"))
+    return foreign.create_app()
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+class TestForeignHost:
+    def test_it_hears_of_a_push_under_the_hosts_prefix(self, host: Flask) -> None:
+        client = host.test_client()
+        with open_stream(client, "notes", make_token(), device_id="phone") as stream:
+            assert stream.next_frame() == CONNECTED
+            client.post("/notes/notes/alice?device=laptop")
+            assert stream.next_frame() == CHANGED
+            assert stream.response.headers["X-Host"] == "foreign"
+
+    def test_the_hosts_own_routes_and_errors_stay_its_own(self, host: Flask) -> None:
+        client = host.test_client()
+        assert client.get("/").status_code == 200
+        assert client.get("/nowhere").text == "<h1>NotFound</h1>"
+        assert client.get("/v1/sync/nowhere").text == "<h1>NotFound</h1>"
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status"),
+        [("GET", SUBSCRIBE, 401), ("POST", SUBSCRIBE, 405), ("GET", "/v1/sync/subscribe", 401)],
+    )
+    def test_our_errors_stay_json_behind_the_hosts_error_pages(self, host: Flask, method, path, status) -> None:
+        answer = host.test_client().open(path, method=method)
+        assert (answer.status_code, list(answer.json)) == (status, ["error"])
+
+    def test_no_database_connection_stays_checked_out_while_streams_are_open(self, host: Flask) -> None:
+        client = host.test_client()
+        streams = [open_stream(client, "notes", make_token()) for _ in range(5 * foreign.POOL_SIZE)]
+        assert client.get("/").text == "checked out: 0"
+        for stream in streams:
+            stream.close()
+
+    def test_a_token_from_before_valid_since_is_refused_and_its_streams_end(self, host: Flask) -> None:
+        client = host.test_client()
+        with open_stream(client, "notes", make_token(iat=int(time.time()) - 60)) as stream:
+            assert stream.next_frame() == CONNECTED
+            since = (datetime.now(UTC) - timedelta(seconds=30)).replace(tzinfo=None).isoformat()
+            client.post(f"/admin/logout/alice?since={since}", headers={"X-Admin": "yes"})
+            assert stream.next_frame() == b": bye revoked\n\n"
+        old = client.get(SUBSCRIBE, headers=bearer(make_token(iat=int(time.time()) - 60)))
+        assert (old.status_code, old.json) == (401, {"error": "the token was revoked"})
+        assert len(host.extensions["synckit_notify"].worker().registry) == 0
+        with open_stream(client, "notes", make_token()) as again:
+            assert again.next_frame() == CONNECTED
+
+    def test_the_sweep_tells_of_a_commit_whose_process_died_before_it_published(self, host: Flask) -> None:
+        client = host.test_client()
+        with open_stream(client, "notes", make_token()) as stream:
+            assert stream.next_frame() == CONNECTED
+            client.post("/notes/notes/alice?silently")
+            assert stream.next_frame(2.0) == CHANGED
+        assert threading.active_count() == 1
+
+    def test_ready_follows_the_hosts_own_check(self, host: Flask) -> None:
+        client = host.test_client()
+        assert client.get("/v1/sync/ready").status_code == 200
+        broken = client.get("/v1/sync/ready", headers={"X-Broken": "yes"})
+        assert (broken.status_code, broken.json["ready"], broken.json["host"]) == (503, False, False)
+        assert client.get("/v1/sync/live").json == {"live": True}
+
+    def test_a_host_whose_after_request_fails_leaks_no_subscriber(self, host: Flask) -> None:
+        host.logger.disabled = True  # its log records would keep the response alive in the traceback
+
+        @host.after_request
+        def fail(response):
+            raise RuntimeError("a bug of the host")
+
+        answer = host.test_client().get(SUBSCRIBE, headers=bearer(make_token()))
+        assert answer.status_code == 500
+        answer.close()
+        gc.collect()  # Flask keeps the exception, and so the response, in a cycle
+        assert len(host.extensions["synckit_notify"].worker().registry) == 0
+
+
+class TestPublish:
+    def listener(self, app: Flask, user: str):
+        stream = open_stream(app.test_client(), "7", make_token(user, "7"))
+        assert stream.next_frame() == CONNECTED
+        return stream
+
+    @pytest.mark.parametrize("user", ["12", 12])
+    def test_ids_are_compared_as_strings(self, user: object) -> None:
+        app = hosts.create_app()
+        with self.listener(app, "12") as stream, app.app_context():
+            hosts.notifier.publish(7, user)
+            assert stream.next_frame() == CHANGED
+
+    def test_a_uuid_is_its_canonical_string(self) -> None:
+        app, user = hosts.create_app(), UUID("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11")
+        with self.listener(app, str(user)) as stream, app.app_context():
+            hosts.notifier.publish("7", user)
+            assert stream.next_frame() == CHANGED
+
+    @pytest.mark.parametrize("bad", [None, True, 1.5, b"7", ["7"], object()])
+    def test_any_other_id_is_a_type_error(self, bad: object) -> None:
+        with hosts.create_app().app_context():
+            for arguments in ((bad, "alice"), ("notes", bad)):
+                with pytest.raises(TypeError, match="an id is a str, an int or a UUID"):
+                    hosts.notifier.publish(*arguments)
+                with pytest.raises(TypeError):
+                    hosts.notifier.disconnect(*arguments)
+
+    def test_the_only_application_is_found_without_a_context(self) -> None:
+        app = Flask(__name__)
+        app.config["SYNCKIT_JWT_KEY"] = KEY
+        notifier = Notifier(app)
+        with self.listener(app, "alice") as stream:
+            notifier.publish(7, "alice")
+            assert stream.next_frame() == CHANGED
+
+    def test_from_another_thread(self) -> None:
+        app = Flask(__name__)
+        app.config["SYNCKIT_JWT_KEY"] = KEY
+        notifier = Notifier(app)
+        with self.listener(app, "alice") as stream:
+            threading.Thread(target=notifier.publish, args=(7, "alice")).start()
+            assert stream.next_frame() == CHANGED
+
+    def test_none_or_several_applications_without_a_context_are_an_error(self) -> None:
+        notifier = Notifier()
+        with pytest.raises(RuntimeError, match="serves 0 applications"):
+            notifier.publish("notes", "alice")
+        apps = [Flask("one"), Flask("two")]
+        for app in apps:
+            app.config["SYNCKIT_JWT_KEY"] = KEY
+            notifier.init_app(app)
+        with pytest.raises(RuntimeError, match="serves 2 applications"):
+            notifier.publish("notes", "alice")
+
+    def test_an_application_without_a_notifier_is_an_error(self) -> None:
+        with Flask("bare").app_context(), pytest.raises(RuntimeError, match="init_app"):
+            Notifier().publish("notes", "alice")
+
+
+def test_two_applications_in_one_process_hear_only_their_own() -> None:
+    one, two = hosts.create_app(), hosts.create_app(SYNCKIT_URL_PREFIX="/two")
+    with (
+        open_stream(one.test_client(), "notes", make_token()) as first,
+        open_stream(two.test_client(), "notes", make_token()) as second,
+    ):
+        assert [first.next_frame(), second.next_frame()] == [CONNECTED] * 2
+        two.test_client().post("/push/notes/alice")
+        assert second.next_frame() == CHANGED
+        with pytest.raises(TimeoutError):
+            first.next_frame(0.05)
+
+
+def test_mounting_twice_is_an_error() -> None:
+    app = hosts.create_app()
+    with pytest.raises(RuntimeError, match="already"):
+        Notifier(app)
+
+
+def test_a_missing_key_is_named_at_start() -> None:
+    with pytest.raises(ConfigurationError, match="SYNCKIT_JWT_KEY is not set"):
+        Notifier(Flask(__name__))
+
+
+def test_hooks_may_come_before_or_after_mounting() -> None:
+    app = Flask(__name__)
+    app.config["SYNCKIT_JWT_KEY"] = KEY
+    notifier = Notifier(app)
+    client = app.test_client()
+    with open_stream(client, "notes", make_token(iat=100)):
+        pass
+    notifier.valid_since(lambda principal: datetime.fromtimestamp(101, UTC))
+    assert client.get("/api/sync/subscribe?app_id=notes", headers=bearer(make_token(iat=100))).status_code == 401
+
+
+def test_a_host_checks_its_own_requests_the_same_way() -> None:
+    app = Flask(__name__)
+    app.config["SYNCKIT_JWT_KEY"] = KEY
+    notifier = Notifier(app)
+    with app.test_request_context(headers=bearer(make_token(device="laptop"))) as context:
+        principal = notifier.authenticate(context.request)
+    assert isinstance(principal, Principal)
+    assert (principal.app, principal.user, principal.device) == ("notes", "alice", "laptop")
+
+
+def test_a_dropped_response_frees_its_subscriber() -> None:
+    app = hosts.create_app()
+    answer = app.test_client().get("/api/sync/subscribe?app_id=notes", headers=bearer(make_token()), buffered=False)
+    assert answer.status_code == 200
+    registry = app.extensions["synckit_notify"].worker().registry
+    assert len(registry) == 1
+    del answer
+    assert len(registry) == 0

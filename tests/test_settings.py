@@ -1,0 +1,61 @@
+"""Every setting is checked once, at start, and a wrong one is named."""
+
+import pytest
+
+from synckit_notify.errors import ConfigurationError
+from synckit_notify.settings import Settings
+
+from .conftest import KEY
+
+WRONG = [
+    ("SYNCKIT_JWT_KEY", None),
+    ("SYNCKIT_JWT_KEY", "too short"),
+    ("SYNCKIT_JWT_KEY", 12345678901234567890123456789012),
+    ("SYNCKIT_JWT_KEYS", "no JSON"),
+    ("SYNCKIT_JWT_KEYS", '["a list"]'),
+    ("SYNCKIT_JWT_KEYS", {1: KEY}),
+    ("SYNCKIT_JWT_KEYS", {"a": 1}),
+    ("SYNCKIT_JWT_ALGORITHMS", "none"),
+    ("SYNCKIT_JWT_ALGORITHMS", "RS256"),
+    ("SYNCKIT_JWT_ALGORITHMS", 256),
+    ("SYNCKIT_JWT_ISSUER", ["a"]),
+    ("SYNCKIT_URL_PREFIX", "api"),
+    ("SYNCKIT_URL_PREFIX", "/api/"),
+    ("SYNCKIT_KEEPALIVE_SECONDS", 0),
+    ("SYNCKIT_KEEPALIVE_SECONDS", -1),
+    ("SYNCKIT_KEEPALIVE_SECONDS", "soon"),
+    ("SYNCKIT_KEEPALIVE_SECONDS", "nan"),
+    ("SYNCKIT_KEEPALIVE_SECONDS", "inf"),
+    ("SYNCKIT_KEEPALIVE_SECONDS", True),
+    ("SYNCKIT_MAX_STREAMS", 0),
+    ("SYNCKIT_MAX_STREAMS", 1.5),
+    ("SYNCKIT_MAX_STREAMS", "many"),
+    ("SYNCKIT_MAX_STREAMS_PER_CHANNEL", -1),
+    ("SYNCKIT_MAX_STREAM_SECONDS", "0"),
+    ("SYNCKIT_BROKER_URL", "carrier-pigeon://"),
+    ("SYNCKIT_BROKER_URL", "memory"),
+    ("SYNCKIT_SWEEP_SECONDS", "x"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_setting_is_named(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match="SYNCKIT_JWT" if "JWT_A" in name else name):
+        Settings.read({"SYNCKIT_JWT_KEY": KEY, name: value}, own_tokens=False)
+
+
+def test_the_defaults_are_the_contracts() -> None:
+    settings = Settings.read({"SYNCKIT_JWT_KEY": KEY}, own_tokens=False)
+    assert (settings.url_prefix, settings.keepalive_seconds, settings.sweep_seconds) == ("/api/sync", 30.0, 3.0)
+    assert (settings.max_streams, settings.max_streams_per_channel, settings.max_stream_seconds) == (None, 100, None)
+    assert settings.broker_url == "memory://"
+
+
+def test_texts_from_the_environment_are_read_as_numbers() -> None:
+    texts = {"SYNCKIT_KEEPALIVE_SECONDS": "12.5", "SYNCKIT_MAX_STREAMS": "7", "SYNCKIT_MAX_STREAM_SECONDS": "600"}
+    settings = Settings.read({"SYNCKIT_JWT_KEYS": f'{{"a": "{KEY}"}}', **texts}, own_tokens=False)
+    assert (settings.keepalive_seconds, settings.max_streams, settings.max_stream_seconds) == (12.5, 7, 600.0)
+
+
+def test_a_host_that_authenticates_needs_no_key() -> None:
+    assert Settings.read({}, own_tokens=True).verifier is None

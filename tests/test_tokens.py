@@ -1,0 +1,199 @@
+"""Which tokens count, and that a bad one never does more than be refused."""
+
+import base64
+import json
+import time
+from datetime import UTC, datetime
+
+import jwt
+import pytest
+
+from synckit_notify.errors import ConfigurationError, InvalidToken
+from synckit_notify.tokens import MAX_TOKEN_LENGTH, TokenVerifier
+
+from .conftest import KEY, make_token
+
+OTHER_KEY = "another key, which is as long as the first"
+PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"
+
+
+def verifier(**options: object) -> TokenVerifier:
+    settings: dict = {"keys": {None: KEY.encode()}, "algorithms": ("HS256",)} | options
+    return TokenVerifier(settings.pop("keys"), **settings)
+
+
+def verify(token: str, **options: object):
+    return verifier(**options).verify(token, datetime.now(UTC))
+
+
+def raw_token(header: object, claims: object, signature: bytes = b"") -> str:
+    def part(value: object) -> str:
+        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    return f"{part(header)}.{part(claims)}.{part(signature)}"
+
+
+def signed(payload: bytes) -> str:
+    """A token whose payload is any bytes, rightly signed."""
+    return jwt.PyJWS().encode(payload, KEY.encode(), algorithm="HS256")
+
+
+def claims_text(exp: str) -> bytes:
+    return f'{{"sub": "alice", "app": "notes", "iat": 0, "exp": {exp}}}'.encode()
+
+
+def test_a_good_token_names_user_app_and_device() -> None:
+    principal = verify(make_token(device="laptop"))
+    assert (principal.user, principal.app, principal.device) == ("alice", "notes", "laptop")
+    assert principal.expires_at is not None
+    assert 3590 < (principal.expires_at - datetime.now(UTC)).total_seconds() <= 3600
+
+
+def test_the_key_claim_is_carried_and_not_interpreted() -> None:
+    assert accepts(jwt.encode({"sub": "a", "app": "b", "iat": 1, "exp": time.time() + 9, "key": ["anything"]}, KEY))
+
+
+NOW = int(time.time())
+REFUSED = {
+    "empty": "",
+    "not a token": "hello",
+    "two parts": "a.b",
+    "four parts": "a.b.c.d",
+    "not base64": "!.!.!",
+    "non-ASCII": make_token() + "é",
+    "oversized": make_token(pad="x" * MAX_TOKEN_LENGTH),
+    "another key": make_token(key=OTHER_KEY),
+    "unsigned, alg none": raw_token({"alg": "none"}, {"sub": "alice", "app": "notes", "iat": NOW, "exp": NOW + 60}),
+    "alg in capitals": raw_token({"alg": "NONE"}, {"sub": "alice", "app": "notes", "iat": NOW, "exp": NOW + 60}),
+    "alg not in the list": make_token(algorithm="HS384", key=KEY * 2),
+    "alg a list": raw_token({"alg": ["HS256"]}, {}),
+    "alg null": raw_token({"alg": None}, {}),
+    "header a list": raw_token([], {}),
+    "header nested deeply": raw_token(b"[" * 4000, {}),
+    "payload nested deeply": signed(b"[" * 4000),
+    "payload a list": signed(b"[]"),
+    "payload not JSON": signed(b"\xff\xfe{"),
+    "critical extension": make_token(headers={"crit": ["b64"], "b64": False}),
+    "expired": make_token(life=-1),
+    "expires now": make_token(life=0),
+    "exp missing": make_token(exp=None),
+    "exp a text": make_token(exp="2099"),
+    "exp a bool": make_token(exp=True),
+    "exp 10**400": signed(claims_text("1" + "0" * 400)),
+    "exp with 5000 digits": signed(claims_text("1" + "0" * 5000)),
+    "exp Infinity": signed(claims_text("Infinity")),
+    "exp NaN": signed(claims_text("NaN")),
+    "exp 1e400": signed(claims_text("1e400")),
+    "exp negative": signed(claims_text("-1")),
+    "exp in the year 10000": signed(claims_text("253402300800")),
+    "iat missing": make_token(iat=None),
+    "iat a text": make_token(iat=str(NOW)),
+    "iat in the future": make_token(iat=NOW + 1000),
+    "nbf in the future": make_token(nbf=NOW + 1000),
+    "sub missing": make_token(user=None),
+    "sub a number": make_token(user=7),
+    "sub empty": make_token(user=""),
+    "sub too long": make_token(user="x" * 129),
+    "sub with a NUL": make_token(user="a\0b"),
+    "sub a lone surrogate": make_token(user="\ud800"),
+    "app missing": make_token(app=None),
+    "app a list": make_token(app=["notes"]),
+    "device a number": make_token(device=7),
+    "device empty": make_token(device=""),
+}
+
+
+@pytest.mark.parametrize("token", REFUSED.values(), ids=REFUSED.keys())
+def test_refused(token: str) -> None:
+    with pytest.raises(InvalidToken) as refusal:
+        verify(token)
+    assert refusal.value.status == 401
+    assert not token or token not in str(refusal.value)
+
+
+@pytest.mark.parametrize("ahead", [0, 5, 9])
+def test_an_iat_up_to_ten_seconds_ahead_is_a_clock_that_differs(ahead: int) -> None:
+    assert verify(make_token(iat=int(time.time()) + ahead))
+
+
+@pytest.mark.parametrize(
+    ("claims", "accepted"),
+    [
+        ({"iss": "sync"}, True),
+        ({"iss": "other"}, False),
+        ({"iss": ["sync"]}, False),
+        ({}, False),
+    ],
+)
+def test_the_issuer_is_checked_when_configured(claims: dict, accepted: bool) -> None:
+    assert accepts(make_token(**claims), issuer="sync") is accepted
+
+
+@pytest.mark.parametrize(
+    ("claims", "accepted"),
+    [
+        ({"aud": "notify"}, True),
+        ({"aud": ["web", "notify"]}, True),
+        ({"aud": "web"}, False),
+        ({"aud": {"notify": 1}}, False),
+        ({}, False),
+    ],
+)
+def test_the_audience_is_checked_when_configured(claims: dict, accepted: bool) -> None:
+    assert accepts(make_token(**claims), audience="notify") is accepted
+
+
+@pytest.mark.parametrize(
+    ("kid", "key", "accepted"),
+    [
+        ("new", OTHER_KEY, True),
+        ("old", KEY, True),
+        ("old", OTHER_KEY, False),
+        ("gone", KEY, False),
+        (None, KEY, False),
+    ],
+)
+def test_several_keys_are_told_apart_by_kid(kid: str | None, key: str, accepted: bool) -> None:
+    keys = {"new": OTHER_KEY.encode(), "old": KEY.encode()}
+    assert accepts(make_token(key=key, headers={"kid": kid} if kid else None), keys=keys) is accepted
+
+
+def test_a_kid_of_a_wrong_type_is_refused() -> None:
+    assert not accepts(raw_token({"alg": "HS256", "kid": ["new"]}, {}), keys={"new": KEY.encode(), None: KEY.encode()})
+
+
+def test_a_token_without_kid_uses_the_plain_key_beside_the_listed_ones() -> None:
+    assert accepts(make_token(), keys={"new": OTHER_KEY.encode(), None: KEY.encode()})
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+def test_the_algorithms_of_the_configuration_are_accepted(algorithm: str) -> None:
+    token = make_token(algorithm=algorithm, key=KEY * 2)
+    assert accepts(token, keys={None: KEY.encode() * 2}, algorithms=(algorithm,))
+
+
+@pytest.mark.parametrize(
+    ("keys", "algorithms", "sentence"),
+    [
+        ({None: b"short"}, ("HS256",), "at least 32 bytes"),
+        ({"a": KEY.encode(), "b": b"short"}, ("HS256",), "at least 32 bytes"),
+        ({None: KEY.encode()}, ("HS512",), "at least 64 bytes"),
+        ({None: KEY.encode()}, ("none",), "'none' is not supported"),
+        ({None: KEY.encode()}, ("RS256",), "'RS256' is not supported"),
+        ({None: PUBLIC_KEY}, ("HS256",), "asymmetric key"),
+    ],
+)
+def test_keys_that_cannot_work_are_refused_at_start(keys: dict, algorithms: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence) as refusal:
+        TokenVerifier(keys, algorithms=algorithms)
+    assert "SYNCKIT_JWT" in str(refusal.value)
+    assert all(key.decode() not in str(refusal.value) for key in keys.values())
+
+
+def accepts(token: str, **options: object) -> bool:
+    try:
+        verify(token, **options)
+    except InvalidToken:
+        return False
+    return True

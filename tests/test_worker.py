@@ -1,0 +1,247 @@
+"""What a process holds: made late, once, per process; its threads run only while somebody listens."""
+
+import os
+import signal
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from synckit_notify import worker as worker_room
+from synckit_notify.brokers import Disconnect, Message, Notice
+from synckit_notify.brokers.memory import MemoryBroker
+from synckit_notify.registry import ChannelKey, End, Registry
+from synckit_notify.worker import Periodic, PerProcess, Sweep, Worker, gunicorn_worker, stream_limit
+
+ALICE = ChannelKey("notes", "alice")
+
+
+def until(condition, seconds: float = 5.0) -> bool:
+    """Whether the condition comes true in time."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return bool(condition())
+
+
+def running(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+class BrokerThatRemembers(MemoryBroker):
+    def __init__(self) -> None:
+        self.starts = 0
+        self.sent: list[Message] = []
+
+    def start(self, receive) -> None:
+        self.starts += 1
+
+    def publish(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+class GunicornWorker:
+    """As gunicorn's: its bound method handles SIGTERM."""
+
+    def __init__(self, worker_class: str = "gevent", connections: int = 1000, threads: int = 1) -> None:
+        self.alive = True
+        self.cfg = type("Config", (), {})()
+        self.cfg.worker_class_str, self.cfg.worker_connections, self.cfg.threads = worker_class, connections, threads
+
+    def handle_exit(self, *_: object) -> None:
+        self.alive = False
+
+
+@pytest.fixture
+def sigterm():
+    before = signal.getsignal(signal.SIGTERM)
+    yield lambda handler: signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_value_is_made_once_by_forty_threads_at_once() -> None:
+    values = PerProcess(object)
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(values.get())) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, found))) == 1
+
+
+def test_a_forked_child_makes_its_own() -> None:
+    values = PerProcess(os.getpid)
+    assert values.get() == os.getpid()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, b"own" if values.get() == os.getpid() else b"inherited")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 100) == b"own"
+
+
+def test_the_broker_starts_at_first_use_and_once() -> None:
+    broker = BrokerThatRemembers()
+    worker = Worker(Registry(), broker)
+    assert broker.starts == 0
+    worker.announce(Notice("notes", "alice"))
+    worker.open(ALICE, None)
+    assert broker.starts == 1
+
+
+def test_an_announcement_is_delivered_here_and_handed_on() -> None:
+    broker = BrokerThatRemembers()
+    worker = Worker(Registry(), broker)
+    laptop, phone = worker.open(ALICE, "laptop"), worker.open(ALICE, "phone")
+    messages: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone")]
+    for message in messages:
+        worker.announce(message)
+    assert (len(laptop.pending), len(phone.pending)) == (0, 1)
+    assert (laptop.end, phone.end) == (None, End.REVOKED)
+    assert broker.sent == messages
+
+
+def test_a_message_from_elsewhere_is_delivered_and_not_handed_on() -> None:
+    broker = BrokerThatRemembers()
+    worker = Worker(Registry(), broker)
+    subscriber = worker.open(ALICE, None)
+    worker.receive(Notice("notes", "alice"))
+    assert len(subscriber.pending) == 1
+    assert broker.sent == []
+
+
+def test_gunicorns_worker_is_found_behind_its_signal_handler(sigterm) -> None:
+    assert gunicorn_worker() is None
+    gunicorn = GunicornWorker()
+    sigterm(gunicorn.handle_exit)
+    assert gunicorn_worker() is gunicorn
+
+
+@pytest.mark.parametrize(
+    ("gunicorn", "descriptors", "limit"),
+    [
+        (GunicornWorker("gevent", connections=1000), 20000, 900),
+        (GunicornWorker("gevent", connections=10000), 1024, 921),
+        (GunicornWorker("gthread", threads=40), 20000, 36),
+        (GunicornWorker("gthread", threads=1), 20000, 0),
+    ],
+)
+def test_streams_leave_a_tenth_of_the_process_to_others(sigterm, monkeypatch, gunicorn, descriptors, limit) -> None:
+    monkeypatch.setattr(worker_room, "_descriptors", lambda: descriptors)
+    sigterm(gunicorn.handle_exit)
+    assert stream_limit() == limit
+
+
+def test_outside_gunicorn_nothing_is_known_of_a_limit() -> None:
+    assert stream_limit() is None
+
+
+def test_every_stream_ends_when_gunicorn_stops_the_worker(sigterm) -> None:
+    gunicorn = GunicornWorker()
+    sigterm(gunicorn.handle_exit)
+    worker = Worker(Registry(), MemoryBroker())
+    streams = [worker.open(ALICE, None) for _ in range(3)]
+    assert not worker.draining
+    gunicorn.handle_exit()
+    assert until(lambda: all(stream.end is End.DRAINING for stream in streams))
+    late = worker.open(ALICE, None)
+    assert late.end is End.DRAINING
+    for stream in (*streams, late):
+        worker.registry.release(stream)
+    worker.settle()
+    assert not running("synckit-drain")
+
+
+class TestPeriodic:
+    def test_it_runs_while_it_is_needed_and_starts_again(self) -> None:
+        needed = threading.Event()
+        runs = []
+        periodic = Periodic("test", 0.01, lambda: runs.append(1), needed.is_set)
+        for round_number in (1, 2):
+            needed.set()
+            periodic.ensure()
+            assert until(lambda expected=round_number * 3: len(runs) >= expected)
+            needed.clear()
+            periodic.settle()
+            assert not running("test")
+
+    def test_one_thread_serves_many_calls(self) -> None:
+        needed = threading.Event()
+        needed.set()
+        periodic = Periodic("test", 0.01, lambda: None, needed.is_set)
+        for _ in range(100):
+            periodic.ensure()
+        assert len(running("test")) == 1
+        needed.clear()
+        periodic.settle()
+
+    def test_a_failure_is_logged_and_it_goes_on(self, caplog: pytest.LogCaptureFixture) -> None:
+        needed = threading.Event()
+        needed.set()
+        runs = []
+
+        def fail_at_first() -> None:
+            runs.append(1)
+            if len(runs) == 1:
+                raise RuntimeError("the database is away")
+
+        periodic = Periodic("test", 0.01, fail_at_first, needed.is_set)
+        periodic.ensure()
+        assert until(lambda: len(runs) > 2)
+        needed.clear()
+        periodic.settle()
+        assert "the database is away" in caplog.text
+
+
+class TestSweep:
+    def test_it_asks_from_a_little_before_the_last_time(self) -> None:
+        asked: list[datetime] = []
+
+        def changed_channels(since: datetime) -> list:
+            asked.append(since)
+            return []
+
+        sweep = Sweep(Registry(), changed_channels)
+        began = datetime.now(UTC)
+        sweep.begin()
+        sweep.run()
+        sweep.run()
+        assert abs(asked[0] - began + timedelta(seconds=5)) < timedelta(seconds=1)
+        assert timedelta() <= asked[1] - asked[0] < timedelta(seconds=1)
+
+    def test_it_wakes_whom_it_names(self) -> None:
+        registry = Registry()
+        alice, bob = registry.subscribe(ALICE), registry.subscribe(ChannelKey("notes", "bob"))
+        Sweep(registry, lambda since: [(ALICE, None), (ChannelKey("notes", "nobody"), None)]).run()
+        assert (len(alice.pending), len(bob.pending)) == (1, 0)
+
+    def test_after_a_failure_it_looks_back_as_far_as_before(self) -> None:
+        asked: list[datetime] = []
+
+        def fail_once(since: datetime) -> list:
+            asked.append(since)
+            if len(asked) == 1:
+                raise RuntimeError("the database is away")
+            return []
+
+        sweep = Sweep(Registry(), fail_once)
+        with pytest.raises(RuntimeError):
+            sweep.run()
+        sweep.run()
+        assert asked[0] == asked[1]
+
+    def test_it_runs_only_while_streams_are_open(self) -> None:
+        sweeps = []
+        worker = Worker(
+            Registry(), MemoryBroker(), changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01
+        )
+        assert not running("synckit-sweep")
+        subscriber = worker.open(ALICE, None)
+        assert running("synckit-sweep")
+        assert until(lambda: len(sweeps) > 2)
+        worker.registry.release(subscriber)
+        worker.settle()
+        assert not running("synckit-sweep")

@@ -1,0 +1,104 @@
+"""A client that hides nothing: a raw socket, the bytes of an event stream frame by frame, and the end of the body."""
+
+import json
+import socket
+import struct
+import time
+from typing import Any
+
+CONNECTED = b": connected\n\n"
+CHANGED = b"event: changed\ndata:\n\n"
+KEEPALIVE = b": keepalive\n\n"
+
+
+class Listener:
+    """One open subscription over HTTP/1.1; `body` collects the decoded bytes, `raw` those of the wire."""
+
+    def __init__(self, port: int, path: str, token: str | None, *, method: str = "GET", headers: str = "") -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{authorization}{headers}\r\n"
+        self.socket.sendall(request.encode())
+        head, self.raw = self._read_head()
+        lines = head.decode("latin-1").split("\r\n")
+        self.status = int(lines[0].split()[1])
+        self.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
+        self.ended_cleanly = False
+        self._undecoded = self.raw
+        self.body = b""
+        self._read_frames = 0
+        self._decode()
+
+    def next_frame(self, timeout: float = 5.0) -> bytes:
+        """Return the next frame; TimeoutError if none comes, EOFError after the end of the body."""
+        until = time.monotonic() + timeout
+        while (end := self.body.find(b"\n\n", self._read_frames)) < 0:
+            if self.ended_cleanly:
+                raise EOFError("the body has ended")
+            self._receive(until - time.monotonic())
+        frame, self._read_frames = self.body[self._read_frames : end + 2], end + 2
+        return frame
+
+    def next_news(self, timeout: float = 5.0) -> bytes:
+        """Return the next frame that is no keepalive."""
+        while (frame := self.next_frame(timeout)) == KEEPALIVE:
+            pass
+        return frame
+
+    def read_to_end(self, timeout: float = 10.0) -> bytes:
+        """Return the whole decoded body once it has ended cleanly."""
+        until = time.monotonic() + timeout
+        while not self.ended_cleanly:
+            self._receive(until - time.monotonic())
+        return self.body
+
+    def json(self) -> Any:
+        """Return the JSON body of an answer that is no stream."""
+        while len(self.raw) < int(self.headers["content-length"]):
+            self._receive(5.0)
+        return json.loads(self.raw)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Close with a reset, as a crashing client's kernel does."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read_head(self) -> tuple[bytes, bytes]:
+        received = b""
+        while b"\r\n\r\n" not in received:
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError(f"no answer: {received!r}")
+            received += data
+        head, _, rest = received.partition(b"\r\n\r\n")
+        return head, rest
+
+    def _receive(self, timeout: float) -> None:
+        if timeout <= 0:
+            raise TimeoutError("nothing came in time")
+        self.socket.settimeout(timeout)
+        data = self.socket.recv(65536)
+        if not data:
+            raise ConnectionError("the body was cut without its end")
+        self.raw += data
+        self._undecoded += data
+        self._decode()
+
+    def _decode(self) -> None:
+        while self.headers.get("transfer-encoding") == "chunked" and not self.ended_cleanly:
+            line, separator, rest = self._undecoded.partition(b"\r\n")
+            size = int(line, 16) if separator else 0
+            if not separator or len(rest) < size + 2:
+                return
+            self.body += rest[:size]
+            self._undecoded = rest[size + 2 :]
+            self.ended_cleanly = size == 0
