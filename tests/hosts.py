@@ -1,6 +1,7 @@
 """Applications that mount the Notifier: the smallest one, and one with a life of its own."""
 
 import os
+from collections import Counter
 
 from flask import Flask, request
 
@@ -19,9 +20,17 @@ def create_app(**config: object) -> Flask:
     app.config.update(config)
     notifier.init_app(app)
 
+    log: Counter[str] = Counter()
+
+    @app.get("/log/<user>")
+    def pull(user: str) -> str:
+        """What a client would pull: how many pushes were committed."""
+        return str(log[user])
+
     @app.post("/push/<app_id>/<user>")
     def push(app_id: str, user: str) -> str:
         for _ in range(int(request.args.get("times", "1"))):
+            log[user] += 1
             notifier.publish(app_id, user, origin_device=request.args.get("device"))
         return "announced"
 

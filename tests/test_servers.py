@@ -1,7 +1,9 @@
 """On real servers with real sockets: who hears what, the bytes of the wire, and a registry that comes back to zero."""
 
 import json
+import random
 import re
+import socket
 import threading
 import time
 import urllib.request
@@ -16,7 +18,7 @@ from .wire import CHANGED, CONNECTED, Listener
 
 SERVERS = {
     "gevent": lambda folder, app, env: gunicorn(app, folder, env=env),
-    "gthread": lambda folder, app, env: gunicorn(app, folder, "--threads", "60", worker_class="gthread", env=env),
+    "gthread": lambda folder, app, env: gunicorn(app, folder, "--threads", "600", worker_class="gthread", env=env),
     "flask run": lambda folder, app, env: flask_run(app, folder, env),
 }
 
@@ -27,9 +29,17 @@ def post(server: Server, path: str) -> str:
         return answer.read().decode()
 
 
+def push(server: Server, user: str) -> str:
+    return post(server, f"/push/notes/{user}")
+
+
+def get(server: Server, path: str) -> str:
+    with urllib.request.urlopen(server.url + path, timeout=10) as answer:
+        return answer.read().decode()
+
+
 def ready(server: Server, prefix: str = "/api/sync") -> dict:
-    with urllib.request.urlopen(f"{server.url}{prefix}/ready", timeout=10) as answer:
-        return json.load(answer)
+    return json.loads(get(server, f"{prefix}/ready"))
 
 
 def back_to_zero(server: Server, within: float, prefix: str = "/api/sync") -> bool:
@@ -121,10 +131,33 @@ def test_a_refusal_is_json(server: Server, listen, path: str, token: str | None,
         assert list(answer.json()) == ["error"]
 
 
-def test_twenty_unread_pushes_lose_nobody(server: Server, listen) -> None:
-    with listen(server) as listener:
-        post(server, "/push/notes/alice?times=20")
-        assert listener.next_news() == CHANGED
+def test_twenty_pushes_in_one_breath_leave_exactly_sixteen(tmp_path: Path, listen) -> None:
+    with gunicorn("tests.hosts:create_app()", tmp_path) as server:
+        listener = listen(server)
+        post(server, "/push/notes/alice?times=20")  # one request under gevent: no stream runs in between
+        listener.next_frame()
+        post(server, "/disconnect/notes/alice")
+        assert listener.read_to_end() == CONNECTED + CHANGED * 16 + b": bye revoked\n\n"
+
+
+def test_a_push_while_a_stream_is_being_opened_is_never_missed(server: Server, listen) -> None:
+    """The client's rule is to pull once it is connected: what it does not pull then it must hear of."""
+    dice = random.Random(20261123)
+    heard, pulled = 0, 0
+    for number in range(500):
+        user = f"opening-{number}"
+        delay = dice.uniform(0, 0.004)
+        pushing = threading.Thread(target=lambda user=user, delay=delay: (time.sleep(delay), push(server, user)))
+        pushing.start()
+        with listen(server, user) as listener:
+            if get(server, f"/log/{user}") == "0":
+                assert listener.next_news() == CHANGED
+                heard += 1
+            else:
+                pulled += 1
+        pushing.join()
+    assert heard > 20, "the race must really be raced"
+    assert pulled > 20, "the race must really be raced"
 
 
 WAYS_TO_GO = {
@@ -143,6 +176,25 @@ def test_the_registry_is_empty_after_every_way_to_go(server: Server, listen, way
     assert back_to_zero(server, within=5.0)
 
 
+def test_a_thousand_streams_that_go_in_every_way_leave_nothing(tmp_path: Path, listen) -> None:
+    env = {"SYNCKIT_KEEPALIVE_SECONDS": "1", "SYNCKIT_MAX_STREAMS": "2000"}
+    with gunicorn("tests.hosts:create_app()", tmp_path, "--worker-connections", "2000", env=env) as server:
+        listeners = [listen(server, f"user{number % 50}", device=f"{number}", life=30) for number in range(1000)]
+        assert ready(server)["streams"] == 1000
+        for number, listener in enumerate(listeners):
+            if number % 4 == 0:
+                listener.close()
+            elif number % 4 == 1:
+                listener.reset()
+            elif number % 4 == 2:
+                listener.socket.shutdown(socket.SHUT_RDWR)
+        for number in range(50):
+            post(server, f"/disconnect/notes/user{number}")
+        assert listeners[3].read_to_end().endswith(b": bye revoked\n\n")
+        assert back_to_zero(server, within=6.0)
+        assert "Traceback" not in server.log
+
+
 def test_head_leaves_nothing_behind(server: Server, listen) -> None:
     with Listener(server.port, "/api/sync/subscribe?app_id=notes", make_token(), method="HEAD") as answer:
         assert answer.status == 200
@@ -158,8 +210,7 @@ def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 def test_a_foreign_host_serves_streams_and_its_own_pages_side_by_side(foreign: Server, listen) -> None:
     listeners = [listen(foreign, device="phone", prefix="/v1/sync") for _ in range(8)]
-    with urllib.request.urlopen(foreign.url, timeout=5) as page:
-        assert page.read() == b"checked out: 0"
+    assert get(foreign, "/") == "checked out: 0"
     post(foreign, "/notes/notes/alice?device=laptop")
     assert [listener.next_news() for listener in listeners] == [CHANGED] * 8
     for listener in listeners:

@@ -1,0 +1,99 @@
+"""The house rules: who may import whom, one direction only, and nothing heavy unasked."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "synckit_notify"
+STANDARD = frozenset(sys.stdlib_module_names)
+
+# Room: the rooms and the foreign packages it may import. A folder is one room.
+MAY_IMPORT = {
+    "__init__": {"errors", "extension", "tokens"},
+    "errors": set(),
+    "sse": set(),
+    "native": set(),
+    "registry": {"errors", "sse"},
+    "stream": {"sse", "registry"},
+    "tokens": {"errors", "jwt"},
+    "brokers": {"errors"},
+    "settings": {"errors", "tokens", "brokers"},
+    "worker": {"brokers", "registry"},
+    "service": {"errors", "settings", "brokers", "registry", "tokens", "worker", "flask"},
+    "blueprint": {"errors", "registry", "service", "stream", "tokens", "flask"},
+    "extension": {"blueprint", "brokers", "service", "tokens", "flask"},
+    "testing": {"sse", "blueprint", "extension", "service", "stream", "flask", "werkzeug"},
+    "backend": {
+        *("synckit_notify", "native", "errors", "settings"),
+        *("flask", "werkzeug", "sqlalchemy", "argon2", "click", "jwt"),
+    },
+}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(file: Path) -> str:
+    inside = file.relative_to(PACKAGE)
+    return inside.parts[0] if len(inside.parts) > 1 else inside.stem
+
+
+def imports_of(file: Path) -> set[str]:
+    """The rooms and foreign packages that a file imports, its own room and the standard library left out."""
+    depth = len(file.relative_to(PACKAGE).parts)
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level in (0, depth):
+            module = str(node.module or "")
+            inside = node.level == depth or module.split(".")[0] == "synckit_notify"
+            found |= rooms_in(module.removeprefix("synckit_notify"), node.names) if inside else {module.split(".")[0]}
+    return {name for name in found if name not in STANDARD} - {room_of(file)}
+
+
+def rooms_in(module: str, names: list[ast.alias]) -> set[str]:
+    """The rooms that `from <package><module> import <names>` enters; a public name counts as the front door."""
+    if module:
+        return {module.strip(".").split(".")[0]}
+    rooms = {room_of(file) for file in FILES}
+    return {alias.name if alias.name in rooms else "synckit_notify" for alias in names}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_it_may(file: Path) -> None:
+    assert imports_of(file) <= MAY_IMPORT[room_of(file)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_opens_with_its_plan_and_is_no_longer_than_250_lines(file: Path) -> None:
+    text = file.read_text()
+    assert ast.get_docstring(ast.parse(text))
+    assert len(text.splitlines()) <= 250
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [
+        ("synckit_notify", {"flask", "gevent", "sqlalchemy"}),
+        ("synckit_notify.native", {"flask", "gevent"}),
+        ("synckit_notify.stream", {"flask", "gevent", "gunicorn"}),
+        ("synckit_notify.extension", {"gevent", "gunicorn", "sqlalchemy"}),
+    ],
+)
+def test_importing_brings_nothing_heavy_unasked(module: str, unwanted: set[str]) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
+    )
+    assert not unwanted & set(loaded.stdout.split())
+
+
+def test_the_exported_names_all_exist() -> None:
+    import synckit_notify
+
+    assert all(getattr(synckit_notify, name) for name in synckit_notify.__all__)
+    with pytest.raises(AttributeError):
+        synckit_notify.nothing_of_the_kind  # noqa: B018
