@@ -1,0 +1,123 @@
+"""The reference backend: a small SyncKit server that uses the Notifier as any other application would.
+
+    settings ──▶ Backend(store, notifier, signer) ──▶ routes (api), `flask synckit` (commands), demo (development)
+
+`create_app` reads the environment's SYNCKIT_* and makes the Flask application. It leaves nothing open behind, neither
+connection nor lock, so a server may fork after it.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, json
+from sqlalchemy.exc import SQLAlchemyError
+from werkzeug.exceptions import HTTPException
+
+from .. import ConfigurationError, Notifier, Principal
+from ..errors import Refused
+from . import accounts, api, changelog, commands, development, schema
+from .accounts import Signer
+from .store import Store
+
+__all__ = ["Backend", "create_app"]
+
+LARGEST_BODY = 8 * 2**20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What the routes and the commands of one application work with; in `app.extensions["synckit_backend"]`."""
+
+    store: Store
+    notifier: Notifier
+    signer: Signer
+
+
+def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | Path | None = None) -> Flask:
+    """Return the backend as a Flask application; raises ConfigurationError naming the setting that is wrong.
+
+    `config` goes over the SYNCKIT_* of the environment; `instance_path` is where the default database and,
+    in development, the key are kept.
+    """
+    app = Flask(__name__, instance_path=None if instance_path is None else str(Path(instance_path).absolute()))
+    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
+    app.config.update({name: value for name, value in os.environ.items() if name.startswith("SYNCKIT_")})
+    app.config.update(config or {})
+    development.provide_key(app)
+    store = _prepared_store(app)
+    notifier = _make_notifier(store)
+    notifier.init_app(app)
+    app.extensions["synckit_backend"] = Backend(store, notifier, Signer.of(app.config))
+    app.register_blueprint(api.blueprint, url_prefix=app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync")
+    app.cli.add_command(commands.synckit)
+    _answer_errors_as_json(app)
+    return app
+
+
+def _prepared_store(app: Flask) -> Store:
+    url = app.config.get("SYNCKIT_DATABASE_URL")
+    if not url:
+        development.make_folder(app)
+        url = f"sqlite:///{Path(app.instance_path) / 'synckit.db'}"
+    store = Store(url)
+    try:
+        if not store.read(schema.is_prepared):  # so that a restart does not wait for a writer, such as a long backup
+            store.write(schema.prepare)
+    except (SQLAlchemyError, Refused) as error:
+        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: the database cannot be used: {_cause(error)}") from error
+    finally:
+        store.dispose()
+    return store
+
+
+def _cause(error: Exception) -> str:
+    return str(getattr(error, "orig", None) or error)
+
+
+def _make_notifier(store: Store) -> Notifier:
+    notifier = Notifier()
+
+    @notifier.valid_since
+    def valid_since(principal: Principal) -> datetime | None:
+        second = store.read(lambda connection: accounts.valid_since(connection, principal.user))
+        return None if second is None else datetime.fromtimestamp(second, UTC)
+
+    @notifier.changed_channels
+    def changed_channels(since: datetime) -> list[tuple[str, str, datetime]]:
+        return store.read(lambda connection: changelog.changed_channels(connection, since))
+
+    @notifier.ready_check
+    def ready() -> None:
+        store.read(changelog.current_epoch)
+
+    return notifier
+
+
+def _answer_errors_as_json(app: Flask) -> None:
+    @app.errorhandler(Refused)
+    def refused(error: Refused) -> Response:
+        return _error(str(error), error.status, error.headers)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+        return _error(error.description or error.name, error.code or 500, headers)
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        log.error("a request failed", exc_info=error)
+        return _error("something went wrong on the server", 500, {})
+
+
+def _error(sentence: str, status: int, headers: Mapping[str, str]) -> Response:
+    response = Response(json.dumps({"error": sentence}), status, mimetype="application/json")
+    response.headers.update(headers)
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,247 @@
+"""Who may sync: apps with their API keys, users with their passwords, devices, and the tokens they are given.
+
+Functions on a `connection` are pieces of a transaction, to be run by a Store. Passwords are hashed and checked outside
+of any transaction, with argon2 in the native pool. Of a key or a password only a hash is stored.
+"""
+
+import functools
+import hashlib
+import os
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from sqlalchemy import ColumnElement, Connection, Row, and_, select
+
+from .. import native
+from ..errors import Refused
+from ..settings import jwt_algorithms, jwt_keys
+from .schema import INSTALLED, NAMED, apps, devices, now, users
+from .store import Store, held, upsert
+
+PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
+TOKEN_SECONDS = 7 * 24 * 3600
+"""Upstream's lifetime of a token."""
+
+LONGEST_EMAIL, LONGEST_PASSWORD = 254, 1024
+
+# One lane: with several, a single log-in would take all cores from the streams. 64 MiB and 3 passes are the library's.
+_hasher = PasswordHasher(parallelism=1)
+_DUMMY_HASH = f"$argon2id$v=19$m={_hasher.memory_cost},t={_hasher.time_cost},p=1${'A' * 22}${'A' * 43}"
+"""Checked for an unknown account, so that an answer's time does not tell which accounts exist."""
+
+
+class WrongCredentials(Refused):
+    """The API key, the e-mail or the password is wrong; which of them is not told."""
+
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("the API key, the e-mail or the password is wrong")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class Unknown(Refused):
+    """No such device or account."""
+
+    status = 404
+
+
+class Taken(Refused):
+    """The name is in use, or stands for several."""
+
+    status = 409
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signer:
+    """Signs tokens with the first of the configured algorithms and keys."""
+
+    algorithm: str
+    key: bytes
+    kid: str | None
+    issuer: str | None
+    audience: str | None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Signer":
+        """Read a configuration that the Notifier has accepted."""
+        keys = jwt_keys(config)
+        kid = None if None in keys else next(iter(keys))
+        return cls(
+            algorithm=jwt_algorithms(config)[0],
+            key=keys[kid],
+            kid=kid,
+            issuer=config.get("SYNCKIT_JWT_ISSUER") or None,
+            audience=config.get("SYNCKIT_JWT_AUDIENCE") or None,
+        )
+
+    def sign(
+        self,
+        app: str,
+        user: str,
+        *,
+        device: str | None = None,
+        valid_since: int | None = None,
+        seconds: int = TOKEN_SECONDS,
+    ) -> str:
+        """Return a token issued now, or at the user's valid-since moment if that lies a second ahead."""
+        issued_at = max(int(time.time()), valid_since or 0)
+        claims: dict[str, Any] = {"sub": user, "app": app, "iat": issued_at, "exp": issued_at + seconds}
+        optional = {"device": device, "iss": self.issuer, "aud": self.audience}
+        claims |= {name: value for name, value in optional.items() if value is not None}
+        return jwt.encode(claims, self.key, self.algorithm, headers={"kid": self.kid} if self.kid is not None else None)
+
+
+def add_app(connection: Connection, name: str) -> tuple[str, str]:
+    """Store a new app; return its id and its API key, of which only the hash is kept."""
+    app_id, api_key = str(uuid.uuid4()), secrets.token_hex(32)
+    row = {"id": app_id, "name": name, "api_key_hash": _key_hash(api_key), "created_at": now()}
+    connection.execute(apps.insert().values(row))
+    return app_id, api_key
+
+
+def add_user(connection: Connection, email: str, password_hash: str) -> str:
+    """Store a new user; return the id. Raises Taken."""
+    normal = normalise(email)
+    if connection.execute(select(users.c.id).where(users.c.email == normal)).first():
+        raise Taken(f"there is an account {normal} already")
+    user_id = str(uuid.uuid4())
+    row = {"id": user_id, "email": normal, "password_hash": password_hash, "created_at": now()}
+    connection.execute(users.insert().values(row))
+    return user_id
+
+
+def log_in(store: Store, *, email: str, password: str, api_key: str) -> tuple[str, str, int | None]:
+    """Return the app's id, the user's id and the user's valid-since second; raises WrongCredentials."""
+    app_id, user = store.read(lambda connection: _candidates(connection, email, api_key))
+    genuine = _password_matches(_DUMMY_HASH if user is None else user.password_hash, password)
+    if not genuine or app_id is None or user is None:
+        raise WrongCredentials
+    return app_id, user.id, user.valid_since
+
+
+def log_out(connection: Connection, email: str) -> tuple[str, list[str]]:
+    """Refuse every token that a user has; return the user's id and the apps the user has devices in. Raises Unknown."""
+    user = connection.execute(select(users).where(users.c.email == normalise(email))).first()
+    if user is None:
+        raise Unknown("there is no such account")
+    # Later than any token so far: `iat` is in whole seconds, and one made after an earlier log-out may be ahead of now.
+    since = max(int(time.time()), user.valid_since or 0) + 1
+    connection.execute(users.update().where(users.c.id == user.id).values(valid_since=since))
+    used = select(devices.c.app_id).where(devices.c.user_id == user.id).distinct()
+    return user.id, list(connection.execute(used).scalars())
+
+
+def valid_since(connection: Connection, user_id: str) -> int | None:
+    """Return the second before which a user's tokens do not count; None also for a user that is not stored."""
+    found: int | None = connection.execute(select(users.c.valid_since).where(users.c.id == user_id)).scalar()
+    return found
+
+
+def hash_password(password: str) -> str:
+    """Return a hash to store."""
+    with held(_hash_seats(os.getpid())):
+        return native.call(_hasher.hash, password)
+
+
+def register_device(
+    connection: Connection, app: str, user: str, *, name: str, platform: str, installation_id: str | None
+) -> Row[Any]:
+    """Return the device of this installation, or without one of this name; made if it is new, else updated."""
+    row = {
+        "id": str(uuid.uuid4()),
+        "app_id": app,
+        "user_id": user,
+        "name": name,
+        "platform": platform,
+        "installation_id": installation_id,
+        "created_at": now(),
+    }
+    identity = devices.c.name if installation_id is None else devices.c.installation_id
+    statement = upsert(devices).values(row)
+    statement = statement.on_conflict_do_update(
+        index_elements=[devices.c.app_id, devices.c.user_id, identity],
+        index_where=NAMED if installation_id is None else INSTALLED,
+        set_={"name": name, "platform": platform},
+    )
+    return connection.execute(statement.returning(devices)).one()
+
+
+def list_devices(connection: Connection, app: str, user: str) -> list[Row[Any]]:
+    """Return a user's devices, the oldest first."""
+    mine = and_(devices.c.app_id == app, devices.c.user_id == user)
+    return list(connection.execute(select(devices).where(mine).order_by(devices.c.created_at, devices.c.id)))
+
+
+def delete_device(connection: Connection, app: str, user: str, device_id: str) -> None:
+    """Forget a device; what it pushed stays. Raises Unknown."""
+    deleted = connection.execute(devices.delete().where(_device(app, user, device_id)).returning(devices.c.id))
+    if deleted.first() is None:
+        raise Unknown("there is no such device")
+
+
+def require_device(connection: Connection, app: str, user: str, device_id: str) -> None:
+    """Raise Unknown unless the device is registered for this app and user."""
+    if connection.execute(select(devices.c.id).where(_device(app, user, device_id))).first() is None:
+        raise Unknown("there is no such device: register it first")
+
+
+def find_app(connection: Connection, words: str) -> str:
+    """Return the id of the app with this id or name; words that name none are an id of somebody else's."""
+    known = connection.execute(select(apps.c.id).where((apps.c.id == words) | (apps.c.name == words))).scalars().all()
+    if len(known) > 1 and words not in known:
+        raise Taken(f"{len(known)} apps are named {words}: give the id")
+    return known[0] if len(known) == 1 else words
+
+
+def find_user(connection: Connection, words: str) -> str:
+    """Return the id of the user with this id or e-mail; words that name none are an id of somebody else's."""
+    named = select(users.c.id).where((users.c.id == words) | (users.c.email == normalise(words)))
+    return connection.execute(named).scalar() or words
+
+
+def normalise(email: str) -> str:
+    """Return an e-mail address as it is compared."""
+    return email.strip().casefold()
+
+
+def _candidates(connection: Connection, email: str, api_key: str) -> tuple[str | None, Row[Any] | None]:
+    app_id = connection.execute(select(apps.c.id).where(apps.c.api_key_hash == _key_hash(api_key))).scalar()
+    return app_id, connection.execute(select(users).where(users.c.email == normalise(email))).first()
+
+
+def _password_matches(password_hash: str, password: str) -> bool:
+    with held(_hash_seats(os.getpid())):
+        return native.call(_verify, password_hash, password)
+
+
+def _verify(password_hash: str, password: str) -> bool:
+    try:
+        return _hasher.verify(password_hash, password)
+    except (VerificationError, InvalidHashError):
+        return False
+
+
+@functools.cache
+def _hash_seats(pid: int) -> threading.BoundedSemaphore:
+    """Two at once per process: each takes 64 MiB and a core."""
+    return threading.BoundedSemaphore(2)
+
+
+def _key_hash(api_key: str) -> str:
+    return hashlib.sha256(api_key.encode()).hexdigest()
+
+
+def _device(app: str, user: str, device_id: str) -> ColumnElement[bool]:
+    return and_(devices.c.app_id == app, devices.c.user_id == user, devices.c.id == device_id)

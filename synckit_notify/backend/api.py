@@ -1,0 +1,175 @@
+"""The HTTP face of the backend: a request in, JSON out, one view per endpoint of the contract's section 5.
+
+Each view asks the Notifier for the token, takes its fields out of the body, runs one transaction and answers. The token
+comes first: a stranger's body is not even parsed. A push is announced after its commit. Everything that is wrong is
+raised as a Refused and becomes JSON in the application's error handlers.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from flask import Blueprint, Response, current_app, request
+from sqlalchemy import Row
+
+from .. import Principal
+from . import accounts, changelog, fields
+from .changelog import Change, Query
+from .fields import Fields, Invalid, rfc3339
+from .schema import now
+
+if TYPE_CHECKING:
+    from . import Backend
+
+LONGEST_ID = 128
+MOST_TABLES = 100
+LARGEST_DATA = 256 * 1024
+
+Answer = dict[str, Any]
+
+blueprint = Blueprint("synckit_backend", __name__)
+
+
+@blueprint.post("/auth")
+def auth() -> Answer:
+    """Exchange an e-mail, a password and an app's API key for a token."""
+    backend = _backend()
+    body = _body()
+    app, user, valid_since = accounts.log_in(
+        backend.store,
+        email=body.text("email", longest=accounts.LONGEST_EMAIL),
+        password=body.text("password", longest=accounts.LONGEST_PASSWORD),
+        api_key=body.text("api_key", longest=LONGEST_ID),
+    )
+    token = backend.signer.sign(app, user, valid_since=valid_since)
+    return {"token": token, "user_id": user, "app_id": app, "expires_in": accounts.TOKEN_SECONDS}
+
+
+@blueprint.post("/devices")
+def register_device() -> Answer:
+    """Register a device, or find it again by its installation or its name."""
+    who = _principal()
+    body = _body()
+    name = body.text("device_name", longest=100)
+    platform = body.choice("platform", accounts.PLATFORMS)
+    installation = body.optional_text("installation_id", longest=LONGEST_ID)
+    device = _backend().store.write(
+        lambda connection: accounts.register_device(
+            connection, who.app, who.user, name=name, platform=platform, installation_id=installation
+        )
+    )
+    return _device(device)
+
+
+@blueprint.get("/devices")
+def list_devices() -> Answer:
+    """List the user's devices in this app."""
+    who = _principal()
+    found = _backend().store.read(lambda connection: accounts.list_devices(connection, who.app, who.user))
+    return {"devices": [_device(device) | {"platform": device.platform} for device in found]}
+
+
+@blueprint.delete("/devices/<device_id>")
+def delete_device(device_id: str) -> Response:
+    """Forget a device."""
+    who = _principal()
+    fields.check_text(device_id, "id", LONGEST_ID)
+    _backend().store.write(lambda connection: accounts.delete_device(connection, who.app, who.user, device_id))
+    return Response(status=204)
+
+
+@blueprint.post("/push")
+def push() -> Answer:
+    """Append changes to the log and tell the user's other devices."""
+    who = _principal()
+    body = _body()
+    device = body.text("device_id", longest=LONGEST_ID)
+    push_id = body.optional_text("push_id", longest=64)
+    pushed = [_change(entry) for entry in body.objects("changes", most=changelog.MOST_CHANGES)]
+    backend = _backend()
+    move = backend.store.write(
+        lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id)
+    )
+    backend.notifier.publish(who.app, who.user, device, changed_at=move.changed_at, previous_at=move.previous_at)
+    return {"cursor": move.cursor, "server_time": rfc3339(now())}
+
+
+@blueprint.post("/pull")
+def pull() -> Answer:
+    """Answer the changes behind a cursor."""
+    who = _principal()
+    body = _body()
+    device = body.text("device_id", longest=LONGEST_ID)
+    query = Query(
+        cursor=body.integer("cursor", least=0),
+        limit=body.integer("limit", least=1, most=changelog.MOST_CHANGES, default=changelog.MOST_CHANGES),
+        tables=body.optional_texts("tables", most=MOST_TABLES, longest=128),
+        since=body.optional_instant("since"),
+        until=body.optional_instant("until"),
+        epoch=body.optional_text("epoch", longest=64),
+    )
+    page = _backend().store.read(lambda connection: changelog.pull(connection, who.app, who.user, device, query))
+    return {
+        "changes": [_pulled(row) for row in page.rows],
+        "cursor": page.cursor,
+        "has_more": page.has_more,
+        "server_time": rfc3339(page.complete_until),
+        "epoch": page.epoch,
+    }
+
+
+@blueprint.get("/status")
+def status() -> Answer:
+    """Answer how far the log has come."""
+    who = _principal()
+    cursor, epoch = _backend().store.read(lambda connection: changelog.status(connection, who.app, who.user))
+    return {"change_count": cursor, "cursor": cursor, "epoch": epoch}
+
+
+@blueprint.after_request
+def forbid_storing(response: Response) -> Response:
+    """Keep tokens and ciphertext out of every cache on the way."""
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _backend() -> "Backend":
+    backend: Backend = current_app.extensions["synckit_backend"]
+    return backend
+
+
+def _principal() -> Principal:
+    return _backend().notifier.authenticate(request)
+
+
+def _body() -> Fields:
+    return fields.parse(request.get_data(cache=False))
+
+
+def _change(entry: Fields) -> Change:
+    op = entry.choice("op", changelog.OPERATIONS)
+    data = entry.ciphertext("data", most_bytes=LARGEST_DATA)
+    if data is None and op != "DELETE":
+        raise Invalid(f"{entry.path}data: is missing, only a DELETE may do without")
+    return Change(
+        table=entry.text("table", longest=128),
+        op=op,
+        row_id=entry.text("row_id", longest=256),
+        timestamp=entry.timestamp("timestamp"),
+        data=data,
+    )
+
+
+def _pulled(row: Row[Any]) -> Answer:
+    return {
+        "seq": row.seq,
+        "device_id": row.device_id,
+        "table": row.table_name,
+        "op": row.op,
+        "row_id": row.row_id,
+        "timestamp": row.timestamp,
+        "data": row.data,
+        "received_at": rfc3339(row.received_at),
+    }
+
+
+def _device(row: Row[Any]) -> Answer:
+    return {"id": row.id, "device_name": row.name, "created_at": rfc3339(row.created_at)}

@@ -1,0 +1,240 @@
+"""The log of changes: per (app, user) an unbroken row of numbered changes, appended by push and read by pull.
+
+    push:  lock the head row ── seen this push_id? ── number the rows ── move the head ── commit ── (then announce)
+    pull:  read the head ── read the rows behind the cursor, up to the head
+
+A push holds the head's lock until its commit, so `seq` is given in the order of the commits and a reader at cursor n
+never sees a row at or below n appear later. All functions are pieces of a transaction, to be run by a Store.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, and_, select
+
+from ..errors import Refused
+from . import accounts
+from .schema import as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
+from .store import upsert
+
+OPERATIONS = ("INSERT", "UPDATE", "DELETE")
+MOST_CHANGES = 500
+PAGE_CHARACTERS = 4 * 2**20
+"""How much `data` a page holds, about: 500 full changes would be 125 MiB in memory at once."""
+
+PUSH_ID_MICROSECONDS = 7 * 24 * 3600 * 1_000_000
+COMMIT_MICROSECONDS = 2_000_000
+"""A push commits within this time of its `received_at`."""
+
+
+class Conflict(Refused):
+    """The request is at odds with what the log holds."""
+
+    status = 409
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change as the device sent it; `data` is ciphertext that is never looked into."""
+
+    table: str
+    op: str
+    row_id: str
+    timestamp: str
+    data: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where a push or a touch left the head; without times it was a repeat, announced before."""
+
+    cursor: int
+    changed_at: datetime | None = None
+    previous_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What a pull asks for; `since` is inclusive and `until` exclusive, both in stored microseconds."""
+
+    cursor: int
+    limit: int = MOST_CHANGES
+    tables: Sequence[str] | None = None
+    since: int | None = None
+    until: int | None = None
+    epoch: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One answer to a pull.
+
+    Whatever a later pull finds new was received at or after `complete_until`, once `has_more` is false.
+    """
+
+    rows: list[Row[Any]]
+    cursor: int
+    has_more: bool
+    epoch: str
+    complete_until: int
+
+
+def push(
+    connection: Connection, app: str, user: str, device_id: str, pushed: Sequence[Change], push_id: str | None
+) -> Move:
+    """Append changes; a repeat of a `push_id` stores nothing and returns the first cursor.
+
+    Raises Unknown for a device that is not registered, Conflict for a `push_id` that was used for something else.
+    """
+    accounts.require_device(connection, app, user, device_id)
+    seq, previous_at = _lock_head(connection, app, user)
+    if push_id is not None:
+        digest = _digest(pushed)
+        first = _first_push(connection, device_id, push_id, digest)
+        if first is not None:
+            return Move(first)
+    received_at = max(now(), previous_at + 1)
+    cursor = seq + len(pushed)
+    owner = {"app_id": app, "user_id": user, "device_id": device_id, "received_at": received_at}
+    rows = [_row(change) | owner | {"seq": number} for number, change in enumerate(pushed, seq + 1)]
+    connection.execute(changes.insert(), rows)
+    _move_head(connection, app, user, cursor, received_at)
+    if push_id is not None:
+        _remember_push(connection, device_id, push_id, digest, cursor, received_at)
+    return _move(cursor, received_at, previous_at)
+
+
+def pull(connection: Connection, app: str, user: str, device_id: str, query: Query) -> Page:
+    """Return the changes behind the cursor; raises Unknown for the device, Conflict if the log was replaced."""
+    started = now()  # before the first statement, which takes the snapshot
+    accounts.require_device(connection, app, user, device_id)
+    head, changed_at = _read_head(connection, app, user)
+    epoch = current_epoch(connection)
+    if query.epoch not in (None, epoch) or query.cursor > head:
+        raise Conflict("the log was replaced since this cursor was given: start again from cursor 0, without an epoch")
+    found = connection.execute(_selection(app, user, head, query))
+    rows, has_more = _page(found, query.limit)
+    found.close()
+    # A push may have its time already and not be committed: the clock alone would promise too much.
+    complete_until = max(changed_at + 1, started - COMMIT_MICROSECONDS)
+    return Page(rows, rows[-1].seq if has_more else head, has_more, epoch, complete_until)
+
+
+def touch(connection: Connection, app: str, user: str) -> Move:
+    """Mark a channel as changed without a change, so that every server's next sweep announces it."""
+    seq, previous_at = _lock_head(connection, app, user)
+    changed_at = max(now(), previous_at + 1)
+    _move_head(connection, app, user, seq, changed_at)
+    return _move(seq, changed_at, previous_at)
+
+
+def status(connection: Connection, app: str, user: str) -> tuple[int, str]:
+    """Return the head, which is also the number of changes as none is ever missing, and the epoch."""
+    return _read_head(connection, app, user)[0], current_epoch(connection)
+
+
+def changed_channels(connection: Connection, since: datetime) -> list[tuple[str, str, datetime]]:
+    """Return (app, user, changed_at) of the channels that changed at or after a moment."""
+    late = select(heads.c.app_id, heads.c.user_id, heads.c.changed_at).where(heads.c.changed_at >= from_datetime(since))
+    return [(app, user, as_datetime(changed_at)) for app, user, changed_at in connection.execute(late)]
+
+
+def current_epoch(connection: Connection) -> str:
+    """Return the name of the log's life."""
+    epoch: str = connection.execute(select(meta.c.epoch)).scalar_one()
+    return epoch
+
+
+def renew_epoch(connection: Connection) -> str:
+    """Begin a new life of the log, as after a restore from a backup; every client then starts again from 0."""
+    epoch = new_epoch()
+    connection.execute(meta.update().values(epoch=epoch))
+    return epoch
+
+
+def _lock_head(connection: Connection, app: str, user: str) -> tuple[int, int]:
+    """Return the head's `seq` and `changed_at`, locked until the commit; zeros for a new channel."""
+    statement = upsert(heads).values(app_id=app, user_id=user, seq=0, changed_at=0)
+    statement = statement.on_conflict_do_update(
+        index_elements=[heads.c.app_id, heads.c.user_id], set_={"seq": heads.c.seq}
+    )
+    seq, changed_at = connection.execute(statement.returning(heads.c.seq, heads.c.changed_at)).one()
+    return seq, changed_at
+
+
+def _move_head(connection: Connection, app: str, user: str, seq: int, changed_at: int) -> None:
+    mine = and_(heads.c.app_id == app, heads.c.user_id == user)
+    connection.execute(heads.update().where(mine).values(seq=seq, changed_at=changed_at))
+
+
+def _read_head(connection: Connection, app: str, user: str) -> tuple[int, int]:
+    mine = and_(heads.c.app_id == app, heads.c.user_id == user)
+    found = connection.execute(select(heads.c.seq, heads.c.changed_at).where(mine)).first()
+    return (found.seq, found.changed_at) if found is not None else (0, 0)
+
+
+def _move(cursor: int, changed_at: int, previous_at: int) -> Move:
+    return Move(cursor, as_datetime(changed_at), as_datetime(previous_at) if previous_at else None)
+
+
+def _first_push(connection: Connection, device_id: str, push_id: str, digest: str) -> int | None:
+    """Return the cursor of the first push with this id, if there was one."""
+    mine = and_(pushes.c.device_id == device_id, pushes.c.push_id == push_id)
+    first = connection.execute(select(pushes.c.cursor, pushes.c.digest).where(mine)).first()
+    if first is None:
+        return None
+    if first.digest != digest:
+        raise Conflict("push_id: was used for other changes")
+    cursor: int = first.cursor
+    return cursor
+
+
+def _remember_push(
+    connection: Connection, device_id: str, push_id: str, digest: str, cursor: int, received_at: int
+) -> None:
+    connection.execute(pushes.delete().where(pushes.c.received_at < now() - PUSH_ID_MICROSECONDS))
+    row = {"device_id": device_id, "push_id": push_id, "digest": digest, "cursor": cursor, "received_at": received_at}
+    connection.execute(pushes.insert().values(row))
+
+
+def _digest(pushed: Sequence[Change]) -> str:
+    canonical = json.dumps([asdict(change) for change in pushed], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _row(change: Change) -> dict[str, str | int | None]:
+    return {
+        "table_name": change.table,
+        "op": change.op,
+        "row_id": change.row_id,
+        "timestamp": change.timestamp,
+        "data": change.data,
+    }
+
+
+def _selection(app: str, user: str, head: int, query: Query) -> Select[Any]:
+    mine = and_(changes.c.app_id == app, changes.c.user_id == user)
+    rows = select(changes).where(mine, changes.c.seq > query.cursor, changes.c.seq <= head)
+    if query.tables is not None:
+        rows = rows.where(changes.c.table_name.in_(query.tables))
+    if query.since is not None:
+        rows = rows.where(changes.c.received_at >= query.since)
+    if query.until is not None:
+        rows = rows.where(changes.c.received_at < query.until)
+    return rows.order_by(changes.c.seq).limit(query.limit + 1)
+
+
+def _page(found: Iterable[Row[Any]], limit: int) -> tuple[list[Row[Any]], bool]:
+    """Take rows up to the limit and the bound of their data, at least one; tell whether some are left."""
+    rows: list[Row[Any]] = []
+    size = 0
+    for row in found:
+        size += len(row.data or "")
+        if rows and (len(rows) == limit or size > PAGE_CHARACTERS):
+            return rows, True
+        rows.append(row)
+    return rows, False

@@ -1,0 +1,153 @@
+"""What makes a fresh clone work at once, in development only: a folder, a random key, a demo account.
+
+In: the Flask application, before its Notifier reads the settings (`provide_key`), and the addresses of a worker that
+has started (`offer_demo`). Production gets none of it and must bring a key of its own.
+"""
+
+import ipaddress
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask
+from sqlalchemy import Connection, select
+
+from .. import ConfigurationError
+from . import accounts
+from .fields import rfc3339
+from .schema import apps, now
+
+if TYPE_CHECKING:
+    from . import Backend
+
+KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
+DEMO_EMAIL = "demo@example.org"
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """What was stored for the demo."""
+
+    app: str
+    api_key: str
+    user: str
+    device: str
+
+
+def provide_key(app: Flask) -> None:
+    """Set SYNCKIT_JWT_KEY from the instance folder if none is configured; in production refuse to start without."""
+    mode = app.config.get("SYNCKIT_ENV") or "development"
+    if mode not in ("development", "production"):
+        raise ConfigurationError(f"SYNCKIT_ENV: {mode!r} is neither development nor production")
+    if app.config.get("SYNCKIT_JWT_KEY") or app.config.get("SYNCKIT_JWT_KEYS"):
+        return
+    if mode == "production":
+        raise ConfigurationError(f"SYNCKIT_JWT_KEY is not set: in production the service needs a key; {KEY_ADVICE}")
+    app.config["SYNCKIT_JWT_KEY"] = _kept_key(make_folder(app) / "jwt.key")
+
+
+def make_folder(app: Flask) -> Path:
+    """Return the instance folder, made for its owner only: it holds a key and password hashes."""
+    folder = Path(app.instance_path)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot make the folder {folder} ({error.strerror}): set SYNCKIT_DATABASE_URL and SYNCKIT_JWT_KEY"
+        ) from error
+    return folder
+
+
+def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
+    """Make a demo account in an empty database and print how to try it.
+
+    Only in development and only when every address, as `getsockname` gives it, can be reached from this machine alone.
+    """
+    addresses = list(bind_addresses)
+    backend: Backend | None = app.extensions.get("synckit_backend")
+    if backend is None or app.config.get("SYNCKIT_ENV", "development") == "production":
+        return
+    if not addresses or not all(_is_local(address) for address in addresses):
+        return
+    if backend.store.read(_has_apps):
+        return
+    password = secrets.token_urlsafe(12)
+    password_hash = accounts.hash_password(password)
+    demo = backend.store.write(lambda connection: _make_demo(connection, password_hash))
+    if demo is not None:
+        token = backend.signer.sign(demo.app, demo.user)
+        prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
+        print(_instructions(demo, password, token, addresses[0], prefix), flush=True)
+
+
+def _kept_key(file: Path) -> str:
+    """Return the key in the file, which is written once however many processes start together."""
+    try:
+        if not file.exists():
+            _write_once(file, secrets.token_hex(32) + "\n")
+        return file.read_text().strip()
+    except OSError as error:
+        raise ConfigurationError(f"cannot keep a key in {file} ({error.strerror}): set SYNCKIT_JWT_KEY") from error
+
+
+def _write_once(file: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix=".jwt.key.") as draft:  # of mode 0600
+        draft.write(text)
+        draft.flush()
+        os.fsync(draft.fileno())
+        try:
+            os.link(draft.name, file)
+        except FileExistsError:
+            return  # another process was faster; its key is the key
+
+
+def _is_local(address: Any) -> bool:
+    if not isinstance(address, tuple):
+        return True  # a Unix socket
+    return ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+
+
+def _has_apps(connection: Connection) -> bool:
+    return connection.execute(select(apps.c.id).limit(1)).first() is not None
+
+
+def _make_demo(connection: Connection, password_hash: str) -> Demo | None:
+    """Store the demo unless another worker, or a person, was faster."""
+    if _has_apps(connection):
+        return None
+    app, api_key = accounts.add_app(connection, "Demo")
+    user = accounts.add_user(connection, DEMO_EMAIL, password_hash)
+    device = accounts.register_device(connection, app, user, name="curl", platform="linux", installation_id=None)
+    return Demo(app, api_key, user, device.id)
+
+
+def _instructions(demo: Demo, password: str, token: str, address: Any, prefix: str) -> str:
+    base = _curl_base(address, prefix)
+    bearer = f"-H 'Authorization: Bearer {token}'"
+    change = {"table": "tasks", "op": "INSERT", "row_id": "1", "timestamp": rfc3339(now()), "data": "ciphertext"}
+    body = json.dumps({"device_id": demo.device, "changes": [change]})
+    return f"""
+This database was empty. It now holds an account to try the service with:
+  e-mail    {DEMO_EMAIL}
+  password  {password}
+  API key   {demo.api_key}
+
+Listen in one terminal:
+curl -N {bearer} {base}/subscribe?app_id={demo.app}'
+
+Push in another, and the first one prints "event: changed":
+curl {bearer} -d '{body}' {base}/push'
+"""
+
+
+def _curl_base(address: Any, prefix: str) -> str:
+    """Return curl's words for where the service listens; the URL's quote is left open."""
+    if not isinstance(address, tuple):
+        return f"--unix-socket '{os.fsdecode(address)}' 'http://localhost{prefix}"
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"'http://{host}:{address[1]}{prefix}"

@@ -1,0 +1,180 @@
+"""JSON from outside in, checked values out.
+
+`parse(body)` gives the members of one JSON object; each is taken out by name with the kind and the bounds it must have.
+What is not JSON is Malformed (400), what is missing, of another type or out of bounds is Invalid (422) with a sentence
+that names the field, never its value. Also the one form in which moments are answered. Pure.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, NoReturn
+
+from ..errors import Refused
+from .schema import as_datetime
+
+LARGEST_INTEGER = 2**63 - 1
+"""What SQLite and PostgreSQL can store."""
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d{1,18}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
+)
+_ZERO = datetime(1970, 1, 1)
+
+
+class Malformed(Refused):
+    """The body is not a JSON object."""
+
+    status = 400
+
+
+class Invalid(Refused):
+    """A field is missing, of the wrong type or out of bounds."""
+
+    status = 422
+
+
+def parse(body: bytes) -> "Fields":
+    """Return the members of the JSON object in a request's body."""
+    try:
+        values = json.loads(body.decode(), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise Malformed("the JSON is nested too deeply") from None
+    except ValueError as error:  # also for what is not UTF-8, and for numbers of thousands of digits
+        raise Malformed("the body is not valid JSON") from error
+    if not isinstance(values, dict):
+        raise Malformed("the body must be a JSON object")
+    return Fields(values)
+
+
+def check_text(value: str, where: str, longest: int, shortest: int = 1) -> str:
+    """Return a text that every database and every client can hold; raises Invalid."""
+    if len(value) < shortest:
+        raise Invalid(f"{where}: must not be empty")
+    if len(value) > longest:
+        raise Invalid(f"{where}: at most {longest} characters")
+    if "\0" in value or not _is_unicode(value):
+        raise Invalid(f"{where}: NUL and lone surrogates are not allowed")
+    return value
+
+
+def rfc3339(moment: int) -> str:
+    """Return stored microseconds as RFC 3339 in UTC, with all six digits so that texts sort as moments do."""
+    return as_datetime(moment).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+class Fields:
+    """The members of one JSON object; a member that is null counts as absent."""
+
+    def __init__(self, values: dict[str, Any], path: str = "") -> None:
+        self._values = values
+        self.path = path
+
+    def text(self, name: str, *, longest: int, shortest: int = 1) -> str:
+        """Return a text; lengths are in characters."""
+        return check_text(self._required(name, str, "a text"), self.path + name, longest, shortest)
+
+    def optional_text(self, name: str, *, longest: int, shortest: int = 1) -> str | None:
+        """Return a text, or None if it is absent."""
+        return None if self._absent(name) else self.text(name, longest=longest, shortest=shortest)
+
+    def ciphertext(self, name: str, *, most_bytes: int) -> str | None:
+        """Return an opaque text, which may be empty, or None if it is absent; its length is in bytes of UTF-8."""
+        value = self.optional_text(name, longest=most_bytes, shortest=0)
+        if value is not None and len(value.encode()) > most_bytes:
+            raise Invalid(f"{self.path}{name}: at most {most_bytes} bytes")
+        return value
+
+    def choice(self, name: str, options: Sequence[str]) -> str:
+        """Return one of the options."""
+        value: str = self._required(name, str, "a text")
+        if value not in options:
+            raise Invalid(f"{self.path}{name}: one of {', '.join(options)}")
+        return value
+
+    def integer(self, name: str, *, least: int, most: int = LARGEST_INTEGER, default: int | None = None) -> int:
+        """Return a whole number; without a default it must be there."""
+        if default is not None and self._absent(name):
+            return default
+        value: int = self._required(name, int, "a whole number")
+        if not least <= value <= most:
+            raise Invalid(f"{self.path}{name}: from {least} to {most}")
+        return value
+
+    def objects(self, name: str, *, most: int) -> list["Fields"]:
+        """Return a list of one or more objects."""
+        values = self._list(name, most)
+        for index, value in enumerate(values):
+            if not isinstance(value, dict):
+                raise Invalid(f"{self.path}{name}[{index}]: must be an object")
+        return [Fields(value, f"{self.path}{name}[{index}].") for index, value in enumerate(values)]
+
+    def optional_texts(self, name: str, *, most: int, longest: int) -> list[str] | None:
+        """Return a list of one or more texts, or None if it is absent."""
+        if self._absent(name):
+            return None
+        values = {f"{name}[{index}]": value for index, value in enumerate(self._list(name, most))}
+        return [Fields(values, self.path).text(item, longest=longest) for item in values]
+
+    def timestamp(self, name: str) -> str:
+        """Return an RFC 3339 text as it was sent."""
+        value = self.text(name, longest=64)
+        self._microseconds(name, value)
+        return value
+
+    def optional_instant(self, name: str) -> int | None:
+        """Return an RFC 3339 text as stored microseconds, a part of one counting as one; None if it is absent."""
+        return None if self._absent(name) else self._microseconds(name, self.text(name, longest=64))
+
+    def _absent(self, name: str) -> bool:
+        return self._values.get(name) is None
+
+    def _required(self, name: str, kind: type, words: str) -> Any:
+        value = self._values.get(name)
+        if value is None:
+            raise Invalid(f"{self.path}{name}: is missing")
+        if not isinstance(value, kind) or isinstance(value, bool):  # in Python a bool is an int
+            raise Invalid(f"{self.path}{name}: must be {words}")
+        return value
+
+    def _list(self, name: str, most: int) -> list[Any]:
+        values: list[Any] = self._required(name, list, "a list")
+        if not 1 <= len(values) <= most:
+            raise Invalid(f"{self.path}{name}: from 1 to {most} entries")
+        return values
+
+    def _microseconds(self, name: str, value: str) -> int:
+        moment = _microseconds(value)
+        if moment is None:
+            raise Invalid(f"{self.path}{name}: must be RFC 3339 with a zone, like 2026-01-31T12:00:00Z")
+        return moment
+
+
+def _microseconds(text: str) -> int | None:
+    """Return microseconds since 1970, rounded up; in integers, since with its zone the year may leave `datetime`."""
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        return None
+    day, minute, second, fraction, sign, hours, minutes = match.groups()
+    if int(second) > 60 or int(hours or 0) > 23 or int(minutes or 0) > 59:
+        return None
+    try:
+        start = datetime.fromisoformat(f"{day}T{minute}") - _ZERO
+    except ValueError:
+        return None
+    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0)) * (-1 if sign == "-" else 1)
+    whole = (start - offset) // timedelta(seconds=1) + int(second)  # a leap second, 60, is the next minute
+    return whole * 1_000_000 + -(-int((fraction or "0").ljust(18, "0")) // 10**12)
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

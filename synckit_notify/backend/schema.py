@@ -1,0 +1,153 @@
+"""The tables of the reference backend, and the one transaction that makes them.
+
+In: a connection inside a transaction. Out: a database of this release's version, or a ConfigurationError with
+one sentence. Every moment is stored as whole microseconds since 1970 (`now`, `as_datetime`), so that it compares
+exactly in any database. The log has no foreign keys: a token may name a user or an app that is not stored here.
+"""
+
+import time
+import uuid
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, Table, Text, inspect, select
+
+from .. import ConfigurationError
+
+SCHEMA_VERSION = 1
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+metadata = MetaData()
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("schema_version", Integer, nullable=False),
+    Column("epoch", Text, nullable=False),
+)
+
+apps = Table(
+    "apps",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("api_key_hash", Text, nullable=False, unique=True),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+users = Table(
+    "users",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("email", Text, nullable=False, unique=True),
+    Column("password_hash", Text, nullable=False),
+    Column("valid_since", BigInteger),  # whole seconds, as `iat` in a token
+    Column("created_at", BigInteger, nullable=False),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("app_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("platform", Text, nullable=False),
+    Column("installation_id", Text),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+NAMED = devices.c.installation_id.is_(None)
+INSTALLED = devices.c.installation_id.is_not(None)
+Index(
+    "devices_by_name",
+    devices.c.app_id,
+    devices.c.user_id,
+    devices.c.name,
+    unique=True,
+    sqlite_where=NAMED,
+    postgresql_where=NAMED,
+)
+Index(
+    "devices_by_installation",
+    devices.c.app_id,
+    devices.c.user_id,
+    devices.c.installation_id,
+    unique=True,
+    sqlite_where=INSTALLED,
+    postgresql_where=INSTALLED,
+)
+
+heads = Table(
+    "heads",
+    metadata,
+    Column("app_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("changed_at", BigInteger, nullable=False, index=True),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("app_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("device_id", Text, nullable=False),
+    Column("table_name", Text, nullable=False),
+    Column("op", Text, nullable=False),
+    Column("row_id", Text, nullable=False),
+    Column("timestamp", Text, nullable=False),  # the device's own words, authenticated by the ciphertext
+    Column("data", Text),
+    Column("received_at", BigInteger, nullable=False),
+    Index("changes_by_table", "app_id", "user_id", "table_name", "seq"),
+)
+
+pushes = Table(
+    "pushes",
+    metadata,
+    Column("device_id", Text, primary_key=True),
+    Column("push_id", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("cursor", BigInteger, nullable=False),
+    Column("received_at", BigInteger, nullable=False, index=True),
+)
+
+
+def prepare(connection: Connection) -> None:
+    """Make the tables unless another process was faster; needs a write transaction."""
+    if not is_prepared(connection):
+        metadata.create_all(connection, checkfirst=False)
+        connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION, epoch=new_epoch()))
+
+
+def is_prepared(connection: Connection) -> bool:
+    """Tell whether the tables are there; raises ConfigurationError for a version that this release does not know."""
+    if not inspect(connection).has_table(meta.name):
+        return False
+    version = connection.execute(select(meta.c.schema_version)).scalar()
+    if version != SCHEMA_VERSION:
+        raise ConfigurationError(
+            f"SYNCKIT_DATABASE_URL: the database has schema version {version}, this release knows only "
+            f"{SCHEMA_VERSION}; run the release that made it, or name another database"
+        )
+    return True
+
+
+def new_epoch() -> str:
+    """Return a name for a new life of the log."""
+    return uuid.uuid4().hex
+
+
+def now() -> int:
+    """Return the server's clock in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def as_datetime(moment: int) -> datetime:
+    """Return stored microseconds as an aware UTC datetime, exactly: a float would round."""
+    return _EPOCH + timedelta(microseconds=moment)
+
+
+def from_datetime(moment: datetime) -> int:
+    """Return an aware datetime as stored microseconds."""
+    return (moment - _EPOCH) // timedelta(microseconds=1)

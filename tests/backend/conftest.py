@@ -1,0 +1,159 @@
+"""The backend on an empty database, devices that talk to it, and a clone that gunicorn can be started in."""
+
+import http.client
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from flask import Flask
+
+from synckit_notify.backend import Backend, create_app
+
+from ..conftest import KEY, make_token
+from ..server import ROOT, Server
+
+Answer = tuple[int, Any]
+Send = Callable[[str, str, Any, dict[str, str]], Answer]
+
+AT = "2026-01-31T12:00:00Z"
+
+
+class Caller:
+    """Somebody with a token; `send` carries a request to the backend, by whatever way."""
+
+    def __init__(self, send: Send, token: str | None) -> None:
+        self._send = send
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def get(self, path: str) -> Answer:
+        return self._send("GET", path, None, self.headers)
+
+    def post(self, path: str, body: Any = None) -> Answer:
+        return self._send("POST", path, body, self.headers)
+
+    def delete(self, path: str) -> Answer:
+        return self._send("DELETE", path, None, self.headers)
+
+    def register(self, name: str = "laptop", **fields: object) -> str:
+        """Register a device and return its id."""
+        status, answer = self.post("/devices", {"device_name": name, "platform": "linux"} | fields)
+        assert status == 200, answer
+        return str(answer["id"])
+
+    def push(self, device: str, *changes: dict[str, object], **fields: object) -> int:
+        """Push, and return the cursor."""
+        status, answer = self.post("/push", {"device_id": device, "changes": changes or [change()]} | fields)
+        assert status == 200, answer
+        return int(answer["cursor"])
+
+    def pull(self, device: str, cursor: int = 0, **fields: object) -> Any:
+        """Pull one page and return the answer."""
+        status, answer = self.post("/pull", {"device_id": device, "cursor": cursor} | fields)
+        assert status == 200, answer
+        return answer
+
+
+def change(row_id: str = "1", **fields: object) -> dict[str, object]:
+    """One change that is right, but for the fields given."""
+    return {"table": "tasks", "op": "INSERT", "row_id": row_id, "timestamp": AT, "data": "ciphertext"} | fields
+
+
+def over_http(url: str) -> Send:
+    """Send over a connection of its own per request."""
+
+    def send(method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+        try:
+            connection.request(method, f"/api/sync{path}", None if body is None else json.dumps(body), headers)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read() or b"null")
+        finally:
+            connection.close()
+
+    return send
+
+
+@pytest.fixture(autouse=True)
+def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of whoever runs the tests must not reach them."""
+    for name in [name for name in os.environ if name.startswith("SYNCKIT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def make_app(tmp_path: Path) -> Iterator[Callable[..., Flask]]:
+    """Make applications on one database; their connections are closed at the end."""
+    made: list[Flask] = []
+
+    def make(**config: object) -> Flask:
+        made.append(create_app({"SYNCKIT_JWT_KEY": KEY} | config, instance_path=tmp_path / "instance"))
+        return made[-1]
+
+    yield make
+    for app in made:
+        app.extensions["synckit_backend"].store.dispose()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    """The backend with an empty database."""
+    return make_app()
+
+
+@pytest.fixture
+def backend(app: Flask) -> Backend:
+    """What the routes work with."""
+    found: Backend = app.extensions["synckit_backend"]
+    return found
+
+
+@pytest.fixture
+def send(app: Flask) -> Send:
+    """Send through the Flask test client."""
+
+    def send(method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
+        content = body if isinstance(body, bytes) or body is None else json.dumps(body)
+        response = app.test_client().open(f"/api/sync{path}", method=method, data=content, headers=headers)
+        return response.status_code, response.get_json(silent=True)
+
+    return send
+
+
+@pytest.fixture
+def as_user(send: Send) -> Callable[..., Caller]:
+    """Return somebody with a good token."""
+    return lambda user="alice", app="notes": Caller(send, make_token(user, app))
+
+
+@pytest.fixture
+def alice(as_user: Callable[..., Caller]) -> Caller:
+    """Alice with a token for the app `notes`."""
+    return as_user()
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A folder in which plain `gunicorn` starts the service; its instance folder is its own."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    for name in ("wsgi.py", "gunicorn.conf.py"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def start(clone: Path, **settings: str) -> Server:
+    """Start plain `gunicorn` in a clone, with the settings in its environment."""
+    env = {"SYNCKIT_BIND": "127.0.0.1:0"} | settings
+    return Server(["gunicorn"], clone, r"Listening at: http://127\.0\.0\.1:(\d+)", env)
+
+
+@pytest.fixture
+def service(clone: Path) -> Iterator[Server]:
+    """The service under gunicorn and gevent, one worker, with the tests' key."""
+    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production") as server:
+        yield server

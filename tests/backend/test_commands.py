@@ -1,0 +1,128 @@
+"""`flask --app wsgi synckit ...`"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jwt
+import pytest
+from flask import Flask
+
+from synckit_notify.backend import Backend, changelog
+from synckit_notify.testing import CHANGED, CONNECTED, open_stream
+
+from ..conftest import KEY, make_token
+from ..server import ROOT, clean_environment
+from .conftest import Caller, Send
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(app: Flask) -> Run:
+    """Run a command and return what it printed; its exit status must be 0."""
+
+    def run(*words: str, stdin: str = "") -> str:
+        result = app.test_cli_runner().invoke(args=["synckit", *words], input=stdin)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+def refused(app: Flask, *words: str) -> str:
+    result = app.test_cli_runner().invoke(args=["synckit", *words])
+    assert result.exit_code == 1, result.output
+    return result.output
+
+
+def last_word(output: str) -> str:
+    return output.split()[-1]
+
+
+def test_from_nothing_to_a_log_in(run: Run, send: Send) -> None:
+    api_key = last_word(run("app", "add", "notes"))
+    user = last_word(run("user", "add", "a@example.org", "--password", "secret"))
+    credentials = {"email": "a@example.org", "password": "secret", "api_key": api_key}
+    status, answer = send("POST", "/auth", credentials, {})
+    assert (status, answer["user_id"]) == (200, user)
+
+
+def test_a_password_is_asked_for_twice(run: Run, app: Flask) -> None:
+    assert "Repeat" in run("user", "add", "a@example.org", stdin="secret\nsecret\n")
+    assert "an account a@example.org already" in refused(app, "user", "add", "A@example.org", "--password", "secret")
+
+
+@pytest.mark.parametrize("words", [["app", "add", ""], ["app", "add", "\udc80"], ["user", "add", " ", "--password=x"]])
+def test_a_name_must_be_one(app: Flask, words: list[str]) -> None:
+    assert refused(app, *words).startswith("Error: ")
+
+
+def test_a_token_needs_nobody_stored(run: Run, send: Send) -> None:
+    lines = run("token", "--app", "notes", "--user", "alice", "--device", "d1").splitlines()
+    claims = jwt.decode(lines[-1], KEY, ["HS256"])
+    assert (claims["app"], claims["sub"], claims["device"]) == ("notes", "alice", "d1")
+    assert Caller(send, lines[-1]).get("/status")[0] == 200
+
+
+@pytest.mark.parametrize("words", [["--expires-in", "-5"], ["--expires-in=-5"]])
+def test_a_token_may_have_expired_already(run: Run, send: Send, words: list[str]) -> None:
+    token = last_word(run("token", "--app", "notes", "--user", "alice", *words))
+    assert Caller(send, token).get("/status")[0] == 401
+
+
+def test_an_app_is_named_by_id_or_name_and_a_user_by_id_or_email(run: Run, app: Flask) -> None:
+    app_id = run("app", "add", "My notes").split(" the id ")[1].split()[0]
+    user_id = last_word(run("user", "add", "a@example.org", "--password", "secret"))
+    for app_words in (app_id, "My notes"):
+        for user_words in (user_id, "A@example.org"):
+            token = last_word(run("token", "--app", app_words, "--user", user_words))
+            claims = jwt.decode(token, KEY, ["HS256"])
+            assert (claims["app"], claims["sub"]) == (app_id, user_id)
+    run("app", "add", "My notes")
+    assert "2 apps are named My notes: give the id" in refused(app, "token", "--app", "My notes", "--user", "x")
+
+
+def test_a_log_out_refuses_old_tokens_and_ends_the_streams(run: Run, app: Flask, send: Send) -> None:
+    user = last_word(run("user", "add", "a@example.org", "--password", "secret"))
+    old = Caller(send, last_word(run("token", "--app", "notes", "--user", user)))
+    old.register()
+    with open_stream(app.test_client(), "notes", make_token(user)) as stream:
+        assert stream.next_frame() == CONNECTED
+        run("user", "logout", "a@example.org")
+        assert stream.next_frame() == b": bye revoked\n\n"
+    assert old.get("/status")[0] == 401
+    new = Caller(send, last_word(run("token", "--app", "notes", "--user", "a@example.org")))
+    assert new.get("/status")[0] == 200
+    assert "no such account" in refused(app, "user", "logout", "b@example.org")
+
+
+def test_publish_tells_streams_here_and_marks_the_channel(run: Run, app: Flask, backend: Backend) -> None:
+    started = datetime.now(UTC)
+    with open_stream(app.test_client(), "notes", make_token()) as stream:
+        assert stream.next_frame() == CONNECTED
+        assert "next sweep" in run("publish", "--app", "notes", "--user", "alice")
+        assert stream.next_frame() == CHANGED
+        run("publish", "--app", "notes", "--user", "alice", "--device", "d1")
+        assert stream.next_frame() == CHANGED
+    ((app_id, user, _),) = backend.store.read(lambda connection: changelog.changed_channels(connection, started))
+    assert (app_id, user) == ("notes", "alice")
+
+
+def test_after_a_restore_clients_start_again(run: Run, alice: Caller) -> None:
+    laptop = alice.register()
+    stale = alice.pull(laptop)["epoch"]
+    fresh = last_word(run("restored"))
+    assert alice.post("/pull", {"device_id": laptop, "cursor": 0, "epoch": stale})[0] == 409
+    assert alice.pull(laptop)["epoch"] == fresh
+
+
+def test_from_the_shell_in_a_fresh_clone(clone: Path) -> None:
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "synckit", "app", "add", "notes"]
+    env = clean_environment() | {"PYTHONPATH": str(ROOT)}
+    printed = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, timeout=20, check=True)
+    assert printed.stderr == ""
+    assert len(last_word(printed.stdout)) == 64
+    assert sorted(path.name for path in (clone / "instance").iterdir()) == ["jwt.key", "synckit.db"]

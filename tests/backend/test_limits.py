@@ -1,0 +1,173 @@
+"""Every limit of the contract has its own error, and nothing that a client sends is a 500."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from .conftest import Caller, Send, change
+
+NASTY_BODIES: list[bytes] = [
+    b"",
+    b"\x00",
+    b"not json",
+    b"[]",
+    b"null",
+    b"true",
+    b"{}",
+    b"\xff\xfe\xfd",
+    b'{"a": NaN}',
+    b"[" * 50_000,
+    b'{"changes":' * 50_000,
+    b'{"cursor": ' + b"9" * 5000 + b"}",
+    b'{"cursor": 1e999, "device_id": "x"}',
+    b'{"device_id": "\\ud800"}',
+]
+NASTY_VALUES: list[Any] = [None, True, 0, -1, 2**63, 10**400, 1.5, "", "\0", "\ud800", "x" * 300_000, [], [[]], {}]
+FIELDS = {
+    "/auth": ["email", "password", "api_key"],
+    "/devices": ["device_name", "platform", "installation_id"],
+    "/push": ["device_id", "changes", "push_id"],
+    "/pull": ["device_id", "cursor", "limit", "tables", "since", "until", "epoch"],
+}
+GOOD: dict[str, dict[str, Any]] = {
+    "/auth": {"email": "a@example.org", "password": "secret", "api_key": "key"},
+    "/devices": {"device_name": "laptop", "platform": "linux"},
+    "/push": {"changes": [change()]},
+    "/pull": {"cursor": 0},
+}
+
+
+def nasty_requests(device: str) -> Iterator[tuple[str, bytes]]:
+    for path, names in FIELDS.items():
+        for body in NASTY_BODIES:
+            yield path, body
+        good = GOOD[path] | ({"device_id": device} if "device_id" in names else {})
+        for name in names:
+            for value in NASTY_VALUES:
+                yield path, json.dumps(good | {name: value}).encode()
+    for name in change():
+        for value in NASTY_VALUES:
+            changes = [change(), change(**{name: value})]
+            yield "/push", json.dumps({"device_id": device, "changes": changes}).encode()
+
+
+def test_nothing_a_client_sends_is_a_500(alice: Caller) -> None:
+    device = alice.register()
+    for path, body in nasty_requests(device):
+        status, answer = alice.post(path, body)
+        assert status in (200, 400, 401, 404, 409, 422), (status, path, body[:100])
+        assert status == 200 or list(answer) == ["error"], answer
+
+
+@pytest.mark.parametrize("device_id", ["%00", "%ff", "%ed%a0%80", "x" * 200, "..%2f", "%F0%9F%92%A9"])
+def test_a_nasty_device_id_in_the_path_is_no_500(alice: Caller, device_id: str) -> None:
+    assert alice.delete(f"/devices/{device_id}")[0] in (404, 422)
+
+
+TOO_MUCH = [
+    ({"changes": []}, "changes: from 1 to 500 entries"),
+    ({"changes": [change()] * 501}, "changes: from 1 to 500 entries"),
+    ({"changes": {}}, "changes: must be a list"),
+    ({"changes": None}, "changes: is missing"),
+    ({"changes": [change(), 1]}, "changes[1]: must be an object"),
+    ({"changes": [change()] * 3 + [change(row_id="x" * 257)]}, "changes[3].row_id: at most 256 characters"),
+    ({"changes": [change(table="x" * 129)]}, "changes[0].table: at most 128 characters"),
+    ({"changes": [change(table="")]}, "changes[0].table: must not be empty"),
+    ({"changes": [change(op="insert")]}, "changes[0].op: one of INSERT, UPDATE, DELETE"),
+    ({"changes": [change(data="x" * 262_145)]}, "changes[0].data: at most 262144 characters"),
+    ({"changes": [change(data="é" * 131_073)]}, "changes[0].data: at most 262144 bytes"),
+    ({"changes": [change(data=None)]}, "changes[0].data: is missing, only a DELETE may do without"),
+    ({"changes": [change(data={})]}, "changes[0].data: must be a text"),
+    ({"changes": [change(timestamp="yesterday")]}, "changes[0].timestamp: must be RFC 3339 with a zone"),
+    ({"changes": [change(row_id="a\0b")]}, "changes[0].row_id: NUL and lone surrogates are not allowed"),
+    ({"changes": [change(row_id="\udfff")]}, "changes[0].row_id: NUL and lone surrogates are not allowed"),
+    ({"push_id": "x" * 65}, "push_id: at most 64 characters"),
+    ({"push_id": 7}, "push_id: must be a text"),
+    ({"device_id": None}, "device_id: is missing"),
+]
+
+
+@pytest.mark.parametrize(("fields", "sentence"), TOO_MUCH)
+def test_a_push_out_of_bounds_names_the_field(alice: Caller, fields: dict[str, Any], sentence: str) -> None:
+    status, answer = alice.post("/push", {"device_id": "d", "changes": [change()]} | fields)
+    assert (status, answer["error"][: len(sentence)]) == (422, sentence)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"cursor": True}, "cursor: must be a whole number"),
+        ({"cursor": 1.0}, "cursor: must be a whole number"),
+        ({"cursor": -1}, "cursor: from 0 to 9223372036854775807"),
+        ({"cursor": 2**63}, "cursor: from 0 to 9223372036854775807"),
+        ({"limit": 0}, "limit: from 1 to 500"),
+        ({"limit": 501}, "limit: from 1 to 500"),
+        ({"tables": []}, "tables: from 1 to 100 entries"),
+        ({"tables": ["a", 1]}, "tables[1]: must be a text"),
+        ({"tables": "tasks"}, "tables: must be a list"),
+        ({"since": "2026-01-31T12:00:00"}, "since: must be RFC 3339 with a zone, like 2026-01-31T12:00:00Z"),
+        ({"until": 5}, "until: must be a text"),
+    ],
+)
+def test_a_pull_out_of_bounds_names_the_field(alice: Caller, fields: dict[str, Any], sentence: str) -> None:
+    assert alice.post("/pull", {"device_id": "d", "cursor": 0} | fields) == (422, {"error": sentence})
+
+
+def test_the_largest_push_that_is_allowed_is_kept_as_it_was(alice: Caller) -> None:
+    device = alice.register("n" * 100)
+    largest = change("r" * 256, table="t" * 128, data="x" * 262_144)
+    assert alice.push(device, *[change(data="")] * 499, largest, push_id="p" * 64) == 500
+    (pulled,) = alice.pull(device, 499)["changes"]
+    assert {name: pulled[name] for name in largest} == largest
+
+
+def test_a_body_over_8_mib_is_413(app: Flask, alice: Caller) -> None:
+    for path in FIELDS:
+        status, answer = alice.post(path, b" " * (8 * 2**20 + 1))
+        assert (status, list(answer)) == (413, ["error"])
+    assert alice.post("/push", b" " * (8 * 2**20))[0] == 400
+
+
+@pytest.mark.parametrize("path", ["/devices", "/push", "/pull", "/status"])
+def test_the_token_is_checked_before_the_body(app: Flask, path: str) -> None:
+    for body in NASTY_BODIES:
+        method = "GET" if path == "/status" else "POST"
+        response = app.test_client().open(f"/api/sync{path}", method=method, data=body)
+        assert response.status_code == 401
+        assert response.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+def test_every_answer_is_json_that_nobody_may_store(app: Flask, alice: Caller) -> None:
+    client = app.test_client()
+    answers = [
+        client.get("/nowhere"),
+        client.get("/api/sync/push"),
+        client.post("/api/sync/push"),
+        client.post("/api/sync/auth", data="{}"),
+        client.get("/api/sync/status", headers=alice.headers),
+    ]
+    assert [answer.status_code for answer in answers] == [404, 405, 401, 422, 200]
+    assert all(answer.headers["Cache-Control"] == "no-store" for answer in answers)
+    assert all(list(answer.get_json()) == ["error"] for answer in answers[:-1])
+    assert "POST" in answers[1].headers["Allow"]
+
+
+def test_an_unexpected_error_is_logged_and_not_told(
+    app: Flask, alice: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("the inside")
+
+    monkeypatch.setattr("synckit_notify.backend.changelog.status", fail)
+    assert alice.get("/status") == (500, {"error": "something went wrong on the server"})
+    assert "the inside" in caplog.text
+
+
+def test_a_content_type_is_not_asked_for(send: Send, alice: Caller) -> None:
+    body = json.dumps({"device_name": "laptop", "platform": "linux"}).encode()
+    assert send("POST", "/devices", body, alice.headers | {"Content-Type": "text/plain"})[0] == 200
+    form = {"Content-Type": "application/x-www-form-urlencoded"}  # what `curl -d` says
+    assert send("POST", "/devices", body, alice.headers | form)[0] == 200
