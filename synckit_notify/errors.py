@@ -1,6 +1,6 @@
-"""The errors of the server side, one tree.
+"""The errors of both sides, one tree each.
 
-    NotifyError
+    NotifyError              the server side
     ├── ConfigurationError   a setting is missing or wrong; the sentence names its key
     └── Refused              a request gets this status, these headers and this sentence
         ├── BadRequest       400
@@ -8,7 +8,18 @@
         ├── Forbidden        403
         └── TooManyStreams   429 or 503, with Retry-After
 
-`str(error)` is a sentence for the client: it never holds a token, a key or a password.
+    SyncKitError             the SDK
+    ├── NetworkError         no answer came: nobody knows whether the server acted
+    ├── ServerError          the server answered with an error; its status and its words
+    ├── ProtocolError        the answer is not what a SyncKit server says
+    ├── NotAuthenticated     log in, or log in again
+    ├── StateError           the state file is damaged, foreign or in use for something else
+    ├── NoMasterKey          encryption was not set up in this process
+    ├── EncryptionExists     this account has a master key already
+    ├── InvalidEnvelope      the stored master key cannot be unwrapped: a wrong passphrase, or a forgery
+    └── DecryptionFailed     a change was not encrypted by this account's devices, or was moved or altered
+
+`str(error)` is a sentence for a person: it never holds a token, a key or a password.
 """
 
 import random
@@ -67,3 +78,48 @@ class TooManyStreams(Refused):
     @property
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after)}
+
+
+class SyncKitError(Exception):
+    """Anything the SDK raises on purpose."""
+
+
+class NetworkError(SyncKitError):
+    """No answer came, or only a part of one; a repeat may be needed and must be safe."""
+
+
+class ServerError(SyncKitError):
+    """The server refused; `retry_after` is in seconds, None where it did not say."""
+
+    def __init__(self, sentence: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class ProtocolError(SyncKitError):
+    """The answer is not what the contract says."""
+
+
+class NotAuthenticated(SyncKitError):
+    """There is no token that counts, and none can be had without the user."""
+
+
+class StateError(SyncKitError):
+    """The state cannot be used; its file is left as it is."""
+
+
+class NoMasterKey(SyncKitError):
+    """Encryption must be set up before anything is pushed or read."""
+
+
+class EncryptionExists(SyncKitError):
+    """Another device has set up encryption; use its passphrase."""
+
+
+class InvalidEnvelope(SyncKitError):
+    """The envelope is no envelope of ours, or the passphrase does not open it."""
+
+
+class DecryptionFailed(SyncKitError):
+    """A ciphertext does not belong to the place it was found in."""

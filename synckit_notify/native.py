@@ -8,7 +8,7 @@ imported from here: where it is not loaded yet, nothing can be patched.
 
 import sys
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,5 +27,17 @@ def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """
     if not is_patched():
         return function(*args, **kwargs)
-    result: R = sys.modules["gevent"].get_hub().threadpool.apply(function, args, kwargs)
-    return result
+    result, error = sys.modules["gevent"].get_hub().threadpool.apply(_attempt, (function, args, kwargs))
+    if error is not None:
+        raise error
+    return cast(R, result)
+
+
+def _attempt(
+    function: Callable[..., R], args: tuple[object, ...], kwargs: dict[str, object]
+) -> tuple[R | None, BaseException | None]:
+    """Return a result or an error: gevent prints whatever is raised in its native threads."""
+    try:
+        return function(*args, **kwargs), None
+    except BaseException as error:
+        return None, error

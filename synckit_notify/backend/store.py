@@ -130,7 +130,7 @@ class _Opened:
 
 
 def _transaction(connection: Connection, work: Callable[[Connection], T]) -> tuple[T | None, Exception | None]:
-    """Run one transaction; errors are values here, since gevent prints whatever is raised in its native threads."""
+    """Run one transaction; its errors are values, so that what kills the waiting greenlet can be told from them."""
     try:
         with connection.begin():
             return work(connection), None
