@@ -1,0 +1,193 @@
+"""End-to-end encryption: a passphrase opens the master key, the master key opens the changes.
+
+    passphrase ──Argon2id──▶ wrapping key ──▶ envelope, kept by the server ──▶ master key, in memory only ──▶ Cipher
+
+XChaCha20-Poly1305 wraps the master key and encrypts each change's `data`. What a ciphertext belongs to (app, user,
+table, row, operation, time) is authenticated with it, so a server can neither read, alter, swap nor forge; it can still
+withhold changes or send old ones again. The format is ours; the Rust SDK's is another one. No network and no clock.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import struct
+import unicodedata
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import nacl.bindings as sodium
+from argon2.low_level import Type, hash_secret_raw
+from nacl.exceptions import CryptoError
+from nacl.utils import random as random_bytes
+
+from ..errors import DecryptionFailed, InvalidEnvelope
+
+FORMAT_VERSION = 1
+KEY_BYTES = 32
+KEY_ID_BYTES = 8
+SALT_BYTES = 32
+NONCE_BYTES = sodium.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
+TAG_BYTES = sodium.crypto_aead_xchacha20poly1305_ietf_ABYTES
+LONGEST_ENVELOPE = 4096
+
+MEMORY_KIB, PASSES, LANES = 64 * 1024, 3, 1
+BOUNDS = {"memory_kib": (MEMORY_KIB, 256 * 1024), "passes": (PASSES, 10), "lanes": (LANES, 4)}
+"""What an envelope may ask for: never weaker than ours, never more than a phone can give."""
+
+_ENTRY_LABEL = b"synckit_notify entry"
+_KEY_ID_LABEL = b"synckit_notify key id"
+
+
+@dataclass(frozen=True, slots=True)
+class EntryContext:
+    """Where a ciphertext belongs; `timestamp` is the very text that is sent."""
+
+    app: str
+    user: str
+    table: str
+    row_id: str
+    op: str
+    timestamp: str
+
+
+class Cipher:
+    """The master key of one account, in memory only; immutable, any thread may use it."""
+
+    __slots__ = ("_header", "_key")
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        key_id = hashlib.blake2b(_KEY_ID_LABEL, key=key, digest_size=KEY_ID_BYTES).digest()
+        self._header = bytes([FORMAT_VERSION]) + key_id
+
+    def seal(self, context: EntryContext, data: Any) -> str:
+        """Return `data`, any JSON value, as ciphertext text; raises ValueError or TypeError if it is none."""
+        plain = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        nonce = random_bytes(NONCE_BYTES)
+        sealed = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(
+            plain, self._authenticated(context), nonce, self._key
+        )
+        return base64.b64encode(self._header + nonce + sealed).decode()
+
+    def open(self, context: EntryContext, text: str | None) -> Any:
+        """Return the JSON value; raises DecryptionFailed for anything our devices did not put exactly there.
+
+        A deletion without ciphertext is refused too: a server could have made it up.
+        """
+        if text is None:
+            raise DecryptionFailed("a change came without ciphertext, so nothing proves that a device made it")
+        try:
+            raw = _from_base64(text)
+            header, nonce, sealed = _cut(raw, len(self._header), NONCE_BYTES)
+            if header != self._header:
+                raise DecryptionFailed("a change was encrypted with another key or in another format")
+            plain = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
+                sealed, self._authenticated(context), nonce, self._key
+            )
+            return json.loads(plain)
+        except (CryptoError, ValueError, TypeError, RecursionError) as error:
+            raise DecryptionFailed("a change was altered, moved, or not encrypted by this account") from error
+
+    def wrap(self, app: str, user: str, passphrase: str) -> str:
+        """Return the master key as an envelope that only the passphrase opens; takes about 0.2 s and 64 MiB."""
+        public: dict[str, Any] = {
+            "version": FORMAT_VERSION,
+            "kdf": "argon2id",
+            "memory_kib": MEMORY_KIB,
+            "passes": PASSES,
+            "lanes": LANES,
+            "salt": _to_base64(random_bytes(SALT_BYTES)),
+            "nonce": _to_base64(random_bytes(NONCE_BYTES)),
+        }
+        wrapped = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(
+            self._key, _bound_to(public, app, user), _from_base64(public["nonce"]), _wrapping_key(public, passphrase)
+        )
+        return _canonical(public | {"wrapped": _to_base64(wrapped)})
+
+    def _authenticated(self, context: EntryContext) -> bytes:
+        """Return the one encoding of where an entry belongs: each part behind its length, so no two places meet."""
+        parts = [_ENTRY_LABEL, self._header, *(part.encode() for part in astuple(context))]
+        return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+def new_cipher() -> Cipher:
+    """Return a cipher with a fresh random master key."""
+    return Cipher(random_bytes(KEY_BYTES))
+
+
+def unwrap(envelope: str, app: str, user: str, passphrase: str) -> Cipher:
+    """Return the cipher inside an envelope; raises InvalidEnvelope for a wrong passphrase or an altered envelope."""
+    try:
+        public = _parsed(envelope)
+        wrapped = _from_base64(public.pop("wrapped"))
+        key = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
+            wrapped, _bound_to(public, app, user), _from_base64(public["nonce"]), _wrapping_key(public, passphrase)
+        )
+    except CryptoError as error:
+        raise InvalidEnvelope("the passphrase does not open this account's master key") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InvalidEnvelope("the server's envelope is not one of this SDK") from error
+    if len(key) != KEY_BYTES:
+        raise InvalidEnvelope("the server's envelope is not one of this SDK")
+    return Cipher(key)
+
+
+def _parsed(envelope: str) -> dict[str, Any]:
+    """Return the fields of an envelope whose every byte is as we write it and whose numbers are within bounds."""
+    if len(envelope) > LONGEST_ENVELOPE:
+        raise ValueError("too long")
+    public = json.loads(envelope)
+    if not isinstance(public, dict) or _canonical(public) != envelope:
+        raise ValueError("not canonical")
+    if public["version"] != FORMAT_VERSION or public["kdf"] != "argon2id":
+        raise ValueError("another format")
+    for name, (least, most) in BOUNDS.items():
+        if type(public[name]) is not int or not least <= public[name] <= most:
+            raise ValueError("out of bounds")
+    return public
+
+
+def _wrapping_key(public: dict[str, Any], passphrase: str) -> bytes:
+    if not passphrase:
+        raise InvalidEnvelope("the passphrase is empty")
+    return hash_secret_raw(
+        secret=unicodedata.normalize("NFC", passphrase).encode(),  # as typed on any keyboard
+        salt=_from_base64(public["salt"]),
+        time_cost=public["passes"],
+        memory_cost=public["memory_kib"],
+        parallelism=public["lanes"],
+        hash_len=KEY_BYTES,
+        type=Type.ID,
+    )
+
+
+def _bound_to(public: dict[str, Any], app: str, user: str) -> bytes:
+    return _canonical({"app": app, "user": user, "envelope": public}).encode()
+
+
+def _canonical(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def _cut(raw: bytes, *lengths: int) -> list[bytes]:
+    parts = []
+    for length in lengths:
+        part, raw = raw[:length], raw[length:]
+        parts.append(part)
+    return [*parts, raw]
+
+
+def _to_base64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _from_base64(text: str) -> bytes:
+    """Return the bytes of the one text that encodes them; unused bits and white space would allow others."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise ValueError("not base64") from error
+    if _to_base64(raw) != text:
+        raise ValueError("not canonical base64")
+    return raw

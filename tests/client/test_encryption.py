@@ -1,0 +1,167 @@
+"""Only this account's devices can read or write, and only exactly where they wrote."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import nacl.bindings as sodium
+import pytest
+
+from synckit_notify.client import encryption
+from synckit_notify.client.encryption import Cipher, EntryContext, new_cipher, unwrap
+from synckit_notify.errors import DecryptionFailed, InvalidEnvelope
+
+HERE = EntryContext("notes", "alice", "tasks", "row 1", "INSERT", "2026-11-23T12:00:00Z")
+
+
+@pytest.fixture(scope="module")
+def cipher() -> Cipher:
+    return new_cipher()
+
+
+@pytest.fixture(scope="module")
+def envelope(cipher: Cipher) -> str:
+    return cipher.wrap("notes", "alice", "correct horse")
+
+
+def test_the_published_vector_of_xchacha20_poly1305() -> None:
+    """draft-irtf-cfrg-xchacha-03, appendix A.3.1."""
+    plain = (
+        b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, "
+        b"sunscreen would be it."
+    )
+    sealed = bytes.fromhex(
+        "bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb"
+        "731c7f1b0b4aa6440bf3a82f4eda7e39ae64c6708c54c216cb96b72e1213b452"
+        "2f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc369488f76b2383565d3fff9"
+        "21f9664c97637da9768812f615c68b13b52e"
+        "c0875924c1c7987947deafd8780acf49"
+    )
+    associated = bytes.fromhex("50515253c0c1c2c3c4c5c6c7")
+    nonce = bytes(range(0x40, 0x58))
+    key = bytes(range(0x80, 0xA0))
+    assert sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(plain, associated, nonce, key) == sealed
+    assert sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, associated, nonce, key) == plain
+
+
+@pytest.mark.parametrize("data", [None, True, 0, "", "é\u0000\U0001f600", [1, [2]], {"title": "milk", "n": 1.5}])
+def test_what_is_sealed_opens_again(cipher: Cipher, data: object) -> None:
+    assert cipher.open(HERE, cipher.seal(HERE, data)) == data
+
+
+@pytest.mark.parametrize("data", [float("nan"), float("inf"), object(), {1, 2}, b"bytes"])
+def test_what_is_no_json_is_refused(cipher: Cipher, data: object) -> None:
+    with pytest.raises((ValueError, TypeError)):
+        cipher.seal(HERE, data)
+
+
+def test_the_same_data_never_looks_the_same(cipher: Cipher) -> None:
+    assert len({cipher.seal(HERE, "same") for _ in range(100)}) == 100
+
+
+def test_every_altered_byte_of_a_ciphertext_is_refused(cipher: Cipher) -> None:
+    text = cipher.seal(HERE, {"title": "milk"})
+    for position in range(len(text)):
+        for other in "A", "z", "=", "\n", "é":
+            if text[position] != other:
+                with pytest.raises(DecryptionFailed):
+                    cipher.open(HERE, text[:position] + other + text[position + 1 :])
+
+
+@pytest.mark.parametrize("cut", [0, 1, 12, 43, 44, 60, -1, -4])
+def test_a_shortened_ciphertext_is_refused(cipher: Cipher, cut: int) -> None:
+    with pytest.raises(DecryptionFailed):
+        cipher.open(HERE, cipher.seal(HERE, "x")[:cut])
+
+
+@pytest.mark.parametrize("field", ["app", "user", "table", "row_id", "op", "timestamp"])
+def test_a_ciphertext_opens_only_where_it_belongs(cipher: Cipher, field: str) -> None:
+    with pytest.raises(DecryptionFailed):
+        cipher.open(replace(HERE, **{field: "elsewhere"}), cipher.seal(HERE, "x"))
+
+
+def test_two_places_never_share_an_encoding(cipher: Cipher) -> None:
+    text = cipher.seal(replace(HERE, table="ab", row_id="c"), "x")
+    with pytest.raises(DecryptionFailed):
+        cipher.open(replace(HERE, table="a", row_id="bc"), text)
+
+
+@pytest.mark.parametrize("forged", [None, "", "AAAA", "no base64!", "null"])
+def test_a_deletion_that_nobody_encrypted_is_refused(cipher: Cipher, forged: str | None) -> None:
+    with pytest.raises(DecryptionFailed):
+        cipher.open(replace(HERE, op="DELETE"), forged)
+
+
+def test_another_accounts_key_opens_nothing(cipher: Cipher) -> None:
+    with pytest.raises(DecryptionFailed, match="another key"):
+        new_cipher().open(HERE, cipher.seal(HERE, "x"))
+
+
+def test_the_passphrase_opens_the_envelope(cipher: Cipher, envelope: str) -> None:
+    assert unwrap(envelope, "notes", "alice", "correct horse").open(HERE, cipher.seal(HERE, "x")) == "x"
+    assert len(envelope) < 4096
+
+
+def test_a_passphrase_is_the_same_on_every_keyboard(cipher: Cipher) -> None:
+    envelope = cipher.wrap("notes", "alice", "caf\u00e9")
+    assert unwrap(envelope, "notes", "alice", "cafe\u0301")
+
+
+@pytest.mark.parametrize(
+    ("app", "user", "passphrase"),
+    [
+        ("notes", "alice", "wrong horse"),
+        ("notes", "alice", ""),
+        ("tasks", "alice", "correct horse"),
+        ("notes", "bob", "correct horse"),
+    ],
+)
+def test_nothing_else_opens_it(envelope: str, app: str, user: str, passphrase: str) -> None:
+    with pytest.raises(InvalidEnvelope):
+        unwrap(envelope, app, user, passphrase)
+
+
+def test_every_altered_byte_of_an_envelope_is_refused(envelope: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The derivation is made cheap here, and still depends on every input."""
+
+    def cheap(secret: bytes, salt: bytes, **cost: object) -> bytes:
+        return hashlib.blake2b(repr((secret, salt, cost)).encode(), digest_size=32).digest()
+
+    monkeypatch.setattr(encryption, "hash_secret_raw", cheap)
+    cheap_envelope = new_cipher().wrap("notes", "alice", "correct horse")
+    assert unwrap(cheap_envelope, "notes", "alice", "correct horse")
+    for position in range(len(cheap_envelope)):
+        for other in "A", "9", " ", '"', "é":
+            if cheap_envelope[position] != other:
+                altered = cheap_envelope[:position] + other + cheap_envelope[position + 1 :]
+                with pytest.raises(InvalidEnvelope):
+                    unwrap(altered, "notes", "alice", "correct horse")
+
+
+WRONG_ENVELOPES = {
+    "no JSON": lambda e: "hello",
+    "a list": lambda e: "[]",
+    "empty": lambda e: "{}",
+    "nested deeply": lambda e: "[" * 4000,
+    "too long": lambda e: json.dumps({"pad": "x" * 5000}),
+    "another version": lambda e: e.replace('"version":1', '"version":2'),
+    "another derivation": lambda e: e.replace("argon2id", "argon2d"),
+    "more memory than a phone has": lambda e: e.replace('"memory_kib":65536', '"memory_kib":999999999'),
+    "weaker memory": lambda e: e.replace('"memory_kib":65536', '"memory_kib":8'),
+    "weaker passes": lambda e: e.replace('"passes":3', '"passes":1'),
+    "passes without end": lambda e: e.replace('"passes":3', '"passes":1000000'),
+    "a bool as number": lambda e: e.replace('"lanes":1', '"lanes":true'),
+    "white space": lambda e: e.replace(":", ": "),
+}
+
+
+@pytest.mark.parametrize("damage", WRONG_ENVELOPES)
+def test_a_foreign_envelope_is_refused_before_any_work(envelope: str, damage: str, monkeypatch) -> None:
+    monkeypatch.setattr(encryption, "hash_secret_raw", None)  # it must not come that far
+    with pytest.raises(InvalidEnvelope):
+        unwrap(WRONG_ENVELOPES[damage](envelope), "notes", "alice", "correct horse")
+
+
+def test_neither_key_nor_passphrase_is_in_a_repr(cipher: Cipher, envelope: str) -> None:
+    assert "Cipher object" in repr(cipher)
+    assert "correct horse" not in envelope
