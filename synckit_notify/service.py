@@ -57,7 +57,7 @@ class Service:
         Raises InvalidToken or Forbidden. Does not ask for revocation: that comes after registering.
         """
         if self._hooks.authenticate is not None:
-            return self._hooks.authenticate(request)
+            return _normal(self._hooks.authenticate(request))
         if self.settings.verifier is None:
             raise InvalidToken("no token can be checked here")
         return self.settings.verifier.verify(_bearer_token(request), datetime.now(UTC))
@@ -125,6 +125,17 @@ def canonical(value: Id) -> str:
 def aware(moment: datetime) -> datetime:
     """Return the moment with a zone: a naive one, as many databases give it, is read as UTC."""
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+def _normal(principal: Principal) -> Principal:
+    """Return a host's Principal as ours are: ids as texts, times with their zone."""
+    return Principal(
+        app=canonical(principal.app),
+        user=canonical(principal.user),
+        device=None if principal.device is None else canonical(principal.device),
+        issued_at=None if principal.issued_at is None else aware(principal.issued_at),
+        expires_at=None if principal.expires_at is None else aware(principal.expires_at),
+    )
 
 
 def _bearer_token(request: Request) -> str:

@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "blueprint": {"errors", "registry", "service", "stream", "tokens", "flask"},
     "extension": {"blueprint", "brokers", "service", "tokens", "flask"},
     "testing": {"sse", "blueprint", "extension", "service", "stream", "flask", "werkzeug"},
+    "client": {"errors", "sse", "httpx2", "nacl", "argon2", "click"},
     "backend": {
         *("synckit_notify", "native", "errors", "settings"),
         *("flask", "werkzeug", "sqlalchemy", "argon2", "click", "jwt"),

@@ -1,6 +1,8 @@
 """The contract's table of answers, row by row, through the Flask test client."""
 
 import re
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 from flask import Flask
@@ -235,6 +237,11 @@ class TestOwnAuthentication:
     def test_its_principal_opens_the_stream(self) -> None:
         with open_stream(self.client(Principal(app="notes", user="alice")), "notes", "anything") as stream:
             assert stream.next_frame() == CONNECTED
+
+    def test_its_ids_and_naive_times_are_read_as_everywhere(self) -> None:
+        soon = (datetime.now(UTC) + timedelta(seconds=2)).replace(tzinfo=None)
+        with open_stream(self.client(Principal(app=7, user=uuid4(), expires_at=soon)), "7", "anything") as stream:
+            assert [stream.next_frame(), stream.next_frame(3)] == [CONNECTED, b": bye token_expired\n\n"]
 
     @pytest.mark.parametrize(("error", "status"), [(InvalidToken("who are you"), 401), (Forbidden("not you"), 403)])
     def test_its_refusal_is_answered(self, error: Exception, status: int) -> None:
