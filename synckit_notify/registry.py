@@ -1,8 +1,8 @@
 """Who waits for what: the subscribers of this process, by channel.
 
 A channel is one (app, user) pair. It owns one Condition; each of its subscribers owns a bounded deque of frames
-that wait to be written. Under the lock we only append and wake: no writing, no logging, no calling out.
-One lock serves the whole registry, so there is no order of locks to get wrong.
+that wait to be written, while there are any. Under the lock we only append and wake: no writing, no logging, no
+calling out. One lock serves the whole registry, so there is no order of locks to get wrong.
 
 A channel also remembers up to which moment of the host's log it has heard of every change. A notice that names
 its predecessor shows a gap when an earlier one was lost, and the sweep wakes only what was really missed.
@@ -56,12 +56,26 @@ class Subscriber:
     def __init__(self, channel: "Channel", device: str | None) -> None:
         self.channel = channel
         self.device = device
-        self.pending: deque[bytes] = deque(maxlen=BUFFERED_FRAMES)
+        self.pending: deque[bytes] | tuple[()] = ()
         self.end: End | None = None
+
+    def offer(self, frame: bytes) -> None:
+        """Buffer a frame, the oldest dropped when full. The caller holds the lock."""
+        if self.pending:
+            self.pending.append(frame)
+        else:
+            # Only while something is pending: even an empty deque takes 0.7 KiB, and most streams are idle.
+            self.pending = deque((frame,), maxlen=BUFFERED_FRAMES)
+
+    def take(self) -> bytes:
+        """Return the buffered frames joined, and forget them."""
+        with self.channel.lock:
+            pending, self.pending = self.pending, ()
+        return b"".join(pending)
 
     def wait(self, seconds: float) -> None:
         """Sleep until something is pending, the stream was told to end, or the time is over."""
-        with self.channel.ready:
+        with self.channel.lock:
             if not self.pending and self.end is None:
                 self.channel.ready.wait(seconds)
 
@@ -69,10 +83,11 @@ class Subscriber:
 class Channel:
     """The subscribers of one (app, user), and the Condition that wakes them."""
 
-    __slots__ = ("heard", "key", "ready", "subscribers")
+    __slots__ = ("heard", "key", "lock", "ready", "subscribers")
 
     def __init__(self, key: ChannelKey, lock: threading.Lock, now: float) -> None:
         self.key = key
+        self.lock = lock
         self.ready = threading.Condition(lock)
         self.subscribers: list[Subscriber] = []
         self.heard = now - COMMIT_SECONDS
@@ -206,7 +221,7 @@ class Registry:
 def _wake(channel: Channel, origin_device: str | None) -> int:
     listeners = [s for s in channel.subscribers if s.device is None or s.device != origin_device]
     for subscriber in listeners:
-        subscriber.pending.append(sse.CHANGED)
+        subscriber.offer(sse.CHANGED)
     channel.ready.notify_all()
     return len(listeners)
 

@@ -72,7 +72,7 @@ class Stream:
     def poll(self, now: float) -> bytes:
         """Return what to write now, pending frames joined into one; sets `over` when it is the last."""
         reason = self._end_reason(now)
-        data = self._pending()
+        data = self.subscriber.take()
         if reason is not None:
             self.over = True
             return data + farewell(reason)
@@ -93,15 +93,6 @@ class Stream:
         if now >= self._deadline.at:
             return self.subscriber.end or self._deadline.reason
         return self.subscriber.end
-
-    def _pending(self) -> bytes:
-        pending = self.subscriber.pending
-        if not pending:
-            return b""
-        frames = []
-        while pending:
-            frames.append(pending.popleft())
-        return b"".join(frames)
 
 
 def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:

@@ -156,7 +156,7 @@ def test_waiting_ends_with_a_push_an_end_or_the_time() -> None:
     subscriber = registry.subscribe(ALICE)
     subscriber.wait(0.0)
     for wake in (lambda: registry.deliver(ALICE), lambda: registry.end(ALICE, End.REVOKED)):
-        subscriber.pending.clear()
+        subscriber.take()
         waiting = threading.Thread(target=subscriber.wait, args=(30,))
         waiting.start()
         wake()
