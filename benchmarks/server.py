@@ -1,0 +1,148 @@
+"""A real gunicorn to be measured: started on a free port of the loopback, pinned to one core, ended with its children.
+
+    with Gunicorn(key, folder) as server:      one gevent worker running benchmarks.host
+        server.private_kib()                   what its processes hold alone
+        with server.usage() as usage: ...      what they and their core did meanwhile
+
+The whole process group is killed at the end, whatever happened, so neither Ctrl-C nor a failed start leaves anything.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+STARTS_WITHIN = 20.0
+CONNECTIONS = 20_000
+CORES = sorted(os.sched_getaffinity(0))
+SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
+"""The same core twice on a machine with one: the figures then say so by both shares."""
+
+_LISTENING = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
+_CLK_TCK = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(slots=True)
+class Usage:
+    """Seconds on the clock and on the processors between two moments; zero until the second has come."""
+
+    seconds: float = 0.0
+    server_cpu: float = 0.0
+    generator_cpu: float = 0.0
+    others_cpu: float = 0.0
+    """What other processes took from the server's core."""
+
+    def shares(self) -> dict[str, float]:
+        """Return the three processor times as shares of the time that passed."""
+        return {
+            "server_share": self.server_cpu / self.seconds,
+            "generator_share": self.generator_cpu / self.seconds,
+            "others_share": self.others_cpu / self.seconds,
+        }
+
+
+class Gunicorn:
+    """One stock gevent worker with the project's own configuration."""
+
+    def __init__(self, key: str, folder: Path) -> None:
+        self._log = folder / "gunicorn.log"
+        with self._log.open("wb") as log:
+            self._master = subprocess.Popen(
+                _command(), cwd=folder, stdout=log, stderr=log, env=_environment(key), start_new_session=True
+            )
+        try:
+            os.sched_setaffinity(self._master.pid, {SERVER_CORE})  # long before it forks: the worker inherits it
+            self.port = self._wait_for_port()
+        except BaseException:
+            self.kill()
+            raise
+
+    def __enter__(self) -> "Gunicorn":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End the master and its worker at once; a drain of thousands of streams is not what is measured here."""
+        if self._master.poll() is None:
+            os.killpg(self._master.pid, signal.SIGKILL)
+            self._master.wait()
+
+    def get(self, path: str) -> str:
+        """Return what a path answers."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=STARTS_WITHIN) as answer:
+            text: str = answer.read().decode()
+        return text
+
+    def private_kib(self) -> int:
+        """Return Private_Dirty of all server processes together."""
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self._processes()]
+        return sum(int(value) for text in rollups for value in re.findall(r"Private_Dirty:\s+(\d+) kB", text))
+
+    @contextmanager
+    def usage(self) -> Iterator[Usage]:
+        """Measure the block: server and generator by their own clocks, the core by the kernel's ticks."""
+        usage, before = Usage(), self._clocks()
+        yield usage
+        usage.seconds, usage.server_cpu, usage.generator_cpu, core = (
+            now - then for now, then in zip(self._clocks(), before, strict=True)
+        )
+        generator_here = usage.generator_cpu if GENERATOR_CORE == SERVER_CORE else 0.0
+        usage.others_cpu = max(0.0, core - usage.server_cpu - generator_here)
+
+    def _clocks(self) -> tuple[float, float, float, float]:
+        server = sum(time.clock_gettime(_cpu_clock(pid)) for pid in self._processes())
+        return time.perf_counter(), server, time.process_time(), _core_busy(SERVER_CORE)
+
+    def _processes(self) -> list[int]:
+        master = self._master.pid
+        children = Path(f"/proc/{master}/task/{master}/children").read_text()
+        return [master, *map(int, children.split())]
+
+    def _wait_for_port(self) -> int:
+        until = time.monotonic() + STARTS_WITHIN
+        while time.monotonic() < until and self._master.poll() is None:
+            if listening := _LISTENING.search(self._log.read_text(errors="replace")):
+                return int(listening[1])
+            time.sleep(0.02)
+        raise RuntimeError(f"gunicorn did not start:\n{self._log.read_text(errors='replace')}")
+
+
+def _command() -> list[str]:
+    options = {
+        "config": ROOT / "gunicorn.conf.py",
+        "bind": "127.0.0.1:0",
+        "worker-class": "gevent",
+        "workers": 1,
+        "keep-alive": 75,  # the pushing connections; gunicorn would close one just when it is used
+    }
+    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", "benchmarks.host:app"]
+
+
+def _environment(key: str) -> dict[str, str]:
+    """The environment without the settings of whoever runs this."""
+    foreign = ("SYNCKIT_", "FLASK_", "GUNICORN_", "GEVENT_", "PYTHON")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    return clean | {"SYNCKIT_JWT_KEY": key, "SYNCKIT_WORKER_CONNECTIONS": str(CONNECTIONS), "PYTHONPATH": str(ROOT)}
+
+
+def _cpu_clock(pid: int) -> int:
+    """The clock that counts all processor time of a process, up to its last tick (clock_getcpuclockid(3))."""
+    return (~pid << 3) | 2
+
+
+def _core_busy(core: int) -> float:
+    """Seconds since boot in which a core did not idle."""
+    fields = re.findall(rf"^cpu{core} (.+)$", Path("/proc/stat").read_text(), re.MULTILINE)[0].split()
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+    return (user + nice + system + irq + softirq + steal) / _CLK_TCK
