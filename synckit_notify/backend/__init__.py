@@ -1,6 +1,6 @@
 """The reference backend: a small SyncKit server that uses the Notifier as any other application would.
 
-    settings ──▶ Backend(store, notifier, signer) ──▶ routes (api), `flask synckit` (commands), demo (development)
+    settings ──▶ Backend (context) ──▶ routes (api, oauth), commands (`flask synckit`), demo (development)
 
 `create_app` reads the environment's SYNCKIT_* and makes the Flask application. It leaves nothing open behind, neither
 connection nor lock, so a server may fork after it.
@@ -9,7 +9,6 @@ connection nor lock, so a server may fork after it.
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from werkzeug.exceptions import HTTPException
 
 from .. import ConfigurationError, Notifier, Principal
 from ..errors import Refused
-from . import accounts, api, changelog, commands, development, schema
-from .accounts import Signer
+from . import accounts, api, changelog, commands, development, oauth, schema
+from .context import EXTENSION_NAME, Backend, Signer
 from .store import Store
 
 __all__ = ["Backend", "create_app"]
@@ -29,15 +28,6 @@ __all__ = ["Backend", "create_app"]
 LARGEST_BODY = 8 * 2**20
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Backend:
-    """What the routes and the commands of one application work with; in `app.extensions["synckit_backend"]`."""
-
-    store: Store
-    notifier: Notifier
-    signer: Signer
 
 
 def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | Path | None = None) -> Flask:
@@ -54,8 +44,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     store = _prepared_store(app)
     notifier = _make_notifier(store)
     notifier.init_app(app)
-    app.extensions["synckit_backend"] = Backend(store, notifier, Signer.of(app.config))
+    app.extensions[EXTENSION_NAME] = Backend(store, notifier, Signer.of(app.config))
     app.register_blueprint(api.blueprint, url_prefix=app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync")
+    app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
     app.cli.add_command(commands.synckit)
     _answer_errors_as_json(app)
     return app

@@ -1,4 +1,4 @@
-"""Who may sync: apps with their API keys, users with their passwords, devices, and the tokens they are given.
+"""Who may sync: apps with their API keys, users with their passwords, and devices.
 
 Functions on a `connection` are pieces of a transaction, to be run by a Store. Passwords are hashed and checked outside
 of any transaction, with argon2 in the native pool. Of a key or a password only a hash is stored.
@@ -9,27 +9,19 @@ import hashlib
 import os
 import secrets
 import threading
-import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import jwt
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import ColumnElement, Connection, Row, and_, select
 
 from .. import native
 from ..errors import Refused
-from ..settings import jwt_algorithms, jwt_keys
 from .schema import INSTALLED, NAMED, apps, devices, now, users
 from .store import Store, held, upsert
 
 PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
-TOKEN_SECONDS = 7 * 24 * 3600
-"""Upstream's lifetime of a token."""
-
 LONGEST_EMAIL, LONGEST_PASSWORD = 254, 1024
 
 # One lane: with several, a single log-in would take all cores from the streams. 64 MiB and 3 passes are the library's.
@@ -63,46 +55,6 @@ class Taken(Refused):
     status = 409
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Signer:
-    """Signs tokens with the first of the configured algorithms and keys."""
-
-    algorithm: str
-    key: bytes
-    kid: str | None
-    issuer: str | None
-    audience: str | None
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "Signer":
-        """Read a configuration that the Notifier has accepted."""
-        keys = jwt_keys(config)
-        kid = None if None in keys else next(iter(keys))
-        return cls(
-            algorithm=jwt_algorithms(config)[0],
-            key=keys[kid],
-            kid=kid,
-            issuer=config.get("SYNCKIT_JWT_ISSUER") or None,
-            audience=config.get("SYNCKIT_JWT_AUDIENCE") or None,
-        )
-
-    def sign(
-        self,
-        app: str,
-        user: str,
-        *,
-        device: str | None = None,
-        valid_since: int | None = None,
-        seconds: int = TOKEN_SECONDS,
-    ) -> str:
-        """Return a token issued now, or at the user's valid-since moment if that lies a second ahead."""
-        issued_at = max(int(time.time()), valid_since or 0)
-        claims: dict[str, Any] = {"sub": user, "app": app, "iat": issued_at, "exp": issued_at + seconds}
-        optional = {"device": device, "iss": self.issuer, "aud": self.audience}
-        claims |= {name: value for name, value in optional.items() if value is not None}
-        return jwt.encode(claims, self.key, self.algorithm, headers={"kid": self.kid} if self.kid is not None else None)
-
-
 def add_app(connection: Connection, name: str) -> tuple[str, str]:
     """Store a new app; return its id and its API key, of which only the hash is kept."""
     app_id, api_key = str(uuid.uuid4()), secrets.token_hex(32)
@@ -122,25 +74,13 @@ def add_user(connection: Connection, email: str, password_hash: str) -> str:
     return user_id
 
 
-def log_in(store: Store, *, email: str, password: str, api_key: str) -> tuple[str, str, int | None]:
-    """Return the app's id, the user's id and the user's valid-since second; raises WrongCredentials."""
+def log_in(store: Store, *, email: str, password: str, api_key: str) -> tuple[str, str]:
+    """Return the app's id and the user's id; raises WrongCredentials."""
     app_id, user = store.read(lambda connection: _candidates(connection, email, api_key))
     genuine = _password_matches(_DUMMY_HASH if user is None else user.password_hash, password)
     if not genuine or app_id is None or user is None:
         raise WrongCredentials
-    return app_id, user.id, user.valid_since
-
-
-def log_out(connection: Connection, email: str) -> tuple[str, list[str]]:
-    """Refuse every token that a user has; return the user's id and the apps the user has devices in. Raises Unknown."""
-    user = connection.execute(select(users).where(users.c.email == normalise(email))).first()
-    if user is None:
-        raise Unknown("there is no such account")
-    # Later than any token so far: `iat` is in whole seconds, and one made after an earlier log-out may be ahead of now.
-    since = max(int(time.time()), user.valid_since or 0) + 1
-    connection.execute(users.update().where(users.c.id == user.id).values(valid_since=since))
-    used = select(devices.c.app_id).where(devices.c.user_id == user.id).distinct()
-    return user.id, list(connection.execute(used).scalars())
+    return app_id, user.id
 
 
 def valid_since(connection: Connection, user_id: str) -> int | None:
@@ -205,6 +145,12 @@ def find_app(connection: Connection, words: str) -> str:
     return known[0] if len(known) == 1 else words
 
 
+def find_client(connection: Connection, api_key: str) -> str | None:
+    """Return the id of the app with this API key."""
+    found: str | None = connection.execute(select(apps.c.id).where(apps.c.api_key_hash == _key_hash(api_key))).scalar()
+    return found
+
+
 def find_user(connection: Connection, words: str) -> str:
     """Return the id of the user with this id or e-mail; words that name none are an id of somebody else's."""
     named = select(users.c.id).where((users.c.id == words) | (users.c.email == normalise(words)))
@@ -217,7 +163,7 @@ def normalise(email: str) -> str:
 
 
 def _candidates(connection: Connection, email: str, api_key: str) -> tuple[str | None, Row[Any] | None]:
-    app_id = connection.execute(select(apps.c.id).where(apps.c.api_key_hash == _key_hash(api_key))).scalar()
+    app_id = find_client(connection, api_key)
     return app_id, connection.execute(select(users).where(users.c.email == normalise(email))).first()
 
 

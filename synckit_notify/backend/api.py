@@ -5,19 +5,17 @@ comes first: a stranger's body is not even parsed. A push is announced after its
 raised as a Refused and becomes JSON in the application's error handlers.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flask import Blueprint, Response, current_app, request
-from sqlalchemy import Row
+from flask import Blueprint, Response, request
+from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, changelog, fields
+from . import accounts, changelog, fields, keys, sessions
 from .changelog import Change, Query
+from .context import TOKEN_SECONDS, current_backend
 from .fields import Fields, Invalid, rfc3339
 from .schema import now
-
-if TYPE_CHECKING:
-    from . import Backend
 
 LONGEST_ID = 128
 MOST_TABLES = 100
@@ -30,17 +28,23 @@ blueprint = Blueprint("synckit_backend", __name__)
 
 @blueprint.post("/auth")
 def auth() -> Answer:
-    """Exchange an e-mail, a password and an app's API key for a token."""
-    backend = _backend()
+    """Exchange an e-mail, a password and an app's API key for a token, and begin a session."""
+    backend = current_backend()
     body = _body()
-    app, user, valid_since = accounts.log_in(
+    app, user = accounts.log_in(
         backend.store,
         email=body.text("email", longest=accounts.LONGEST_EMAIL),
         password=body.text("password", longest=accounts.LONGEST_PASSWORD),
         api_key=body.text("api_key", longest=LONGEST_ID),
     )
-    token = backend.signer.sign(app, user, valid_since=valid_since)
-    return {"token": token, "user_id": user, "app_id": app, "expires_in": accounts.TOKEN_SECONDS}
+    session = backend.store.write(lambda connection: sessions.begin(connection, app, user))
+    return {
+        "token": backend.signer.sign(app, user, valid_since=session.valid_since),
+        "user_id": user,
+        "app_id": app,
+        "expires_in": TOKEN_SECONDS,
+        "refresh_token": session.refresh_token,
+    }
 
 
 @blueprint.post("/devices")
@@ -51,7 +55,7 @@ def register_device() -> Answer:
     name = body.text("device_name", longest=100)
     platform = body.choice("platform", accounts.PLATFORMS)
     installation = body.optional_text("installation_id", longest=LONGEST_ID)
-    device = _backend().store.write(
+    device = current_backend().store.write(
         lambda connection: accounts.register_device(
             connection, who.app, who.user, name=name, platform=platform, installation_id=installation
         )
@@ -63,7 +67,7 @@ def register_device() -> Answer:
 def list_devices() -> Answer:
     """List the user's devices in this app."""
     who = _principal()
-    found = _backend().store.read(lambda connection: accounts.list_devices(connection, who.app, who.user))
+    found = current_backend().store.read(lambda connection: accounts.list_devices(connection, who.app, who.user))
     return {"devices": [_device(device) | {"platform": device.platform} for device in found]}
 
 
@@ -72,7 +76,7 @@ def delete_device(device_id: str) -> Response:
     """Forget a device."""
     who = _principal()
     fields.check_text(device_id, "id", LONGEST_ID)
-    _backend().store.write(lambda connection: accounts.delete_device(connection, who.app, who.user, device_id))
+    current_backend().store.write(lambda connection: accounts.delete_device(connection, who.app, who.user, device_id))
     return Response(status=204)
 
 
@@ -84,7 +88,7 @@ def push() -> Answer:
     device = body.text("device_id", longest=LONGEST_ID)
     push_id = body.optional_text("push_id", longest=64)
     pushed = [_change(entry) for entry in body.objects("changes", most=changelog.MOST_CHANGES)]
-    backend = _backend()
+    backend = current_backend()
     move = backend.store.write(
         lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id)
     )
@@ -106,7 +110,7 @@ def pull() -> Answer:
         until=body.optional_instant("until"),
         epoch=body.optional_text("epoch", longest=64),
     )
-    page = _backend().store.read(lambda connection: changelog.pull(connection, who.app, who.user, device, query))
+    page = current_backend().store.read(lambda connection: changelog.pull(connection, who.app, who.user, device, query))
     return {
         "changes": [_pulled(row) for row in page.rows],
         "cursor": page.cursor,
@@ -120,8 +124,34 @@ def pull() -> Answer:
 def status() -> Answer:
     """Answer how far the log has come."""
     who = _principal()
-    cursor, epoch = _backend().store.read(lambda connection: changelog.status(connection, who.app, who.user))
+    cursor, epoch = current_backend().store.read(lambda connection: changelog.status(connection, who.app, who.user))
     return {"change_count": cursor, "cursor": cursor, "epoch": epoch}
+
+
+@blueprint.put("/keys")
+def put_keys() -> Answer:
+    """Store the envelope of the user's master key; no device needs to hear of it."""
+    who = _principal()
+    body = _body()
+    envelope = body.ciphertext("envelope", most_bytes=keys.LARGEST_ENVELOPE)
+    if not envelope:
+        raise Invalid("envelope: is missing or empty")
+    expected = body.optional_integer("expected_version", least=1)
+
+    def put(connection: Connection) -> int:
+        if expected is None:
+            return keys.create(connection, who.app, who.user, envelope)
+        return keys.replace(connection, who.app, who.user, envelope, expected)
+
+    return {"version": current_backend().store.write(put)}
+
+
+@blueprint.get("/keys")
+def get_keys() -> Answer:
+    """Answer the envelope of the user's master key."""
+    who = _principal()
+    envelope, version = current_backend().store.read(lambda connection: keys.fetch(connection, who.app, who.user))
+    return {"envelope": envelope, "version": version}
 
 
 @blueprint.after_request
@@ -131,13 +161,8 @@ def forbid_storing(response: Response) -> Response:
     return response
 
 
-def _backend() -> "Backend":
-    backend: Backend = current_app.extensions["synckit_backend"]
-    return backend
-
-
 def _principal() -> Principal:
-    return _backend().notifier.authenticate(request)
+    return current_backend().notifier.authenticate(request)
 
 
 def _body() -> Fields:

@@ -5,19 +5,16 @@ becomes one sentence and exit status 1.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import click
-from flask import current_app
 from flask.cli import AppGroup
 from sqlalchemy import Connection
 
 from ..errors import Refused
-from . import accounts, changelog
+from . import accounts, changelog, sessions
+from .context import PASTED_TOKEN_SECONDS, current_backend
 from .fields import check_text
-
-if TYPE_CHECKING:
-    from . import Backend
 
 T = TypeVar("T")
 
@@ -58,13 +55,13 @@ def add_user(email: str, password: str) -> None:
 @user_group.command("logout")
 @click.argument("email")
 def log_out(email: str) -> None:
-    """Refuse every token that a user has, and end the open streams.
+    """End a user's sessions, refuse every token so far, and end the open streams.
 
     A server that shares no broker with this command ends them only at its client's next request.
     """
-    user, apps = _write(lambda connection: accounts.log_out(connection, email))
+    user, apps = _write(lambda connection: sessions.log_out(connection, email))
     for app in apps:
-        _backend().notifier.disconnect(app, user)
+        current_backend().notifier.disconnect(app, user)
     click.echo(f"Every token of {accounts.normalise(email)} so far is refused from now on")
 
 
@@ -72,7 +69,7 @@ def log_out(email: str) -> None:
 @click.option("--app", "app_words", required=True, help="Id or name; an unknown one is taken as it is.")
 @click.option("--user", "user_words", required=True, help="Id or e-mail; an unknown one is taken as it is.")
 @click.option("--device", help="Bind the token to a device id.")
-@click.option("--expires-in", type=int, default=accounts.TOKEN_SECONDS, help="Seconds; negative for an expired token.")
+@click.option("--expires-in", type=int, default=PASTED_TOKEN_SECONDS, help="Seconds; negative for an expired token.")
 def make_token(app_words: str, user_words: str, device: str | None, expires_in: int) -> None:
     """Print a token, alone on the last line."""
 
@@ -81,7 +78,7 @@ def make_token(app_words: str, user_words: str, device: str | None, expires_in: 
         return accounts.find_app(connection, app_words), user, accounts.valid_since(connection, user)
 
     app, user, valid_since = _read(find)
-    click.echo(_backend().signer.sign(app, user, device=device, valid_since=valid_since, seconds=expires_in))
+    click.echo(current_backend().signer.sign(app, user, device=device, valid_since=valid_since, seconds=expires_in))
 
 
 @synckit.command("publish")
@@ -100,7 +97,7 @@ def publish(app_words: str, user_words: str, device: str | None) -> None:
         return app, user, changelog.touch(connection, app, user)
 
     app, user, move = _write(touch)
-    _backend().notifier.publish(app, user, device, changed_at=move.changed_at, previous_at=move.previous_at)
+    current_backend().notifier.publish(app, user, device, changed_at=move.changed_at, previous_at=move.previous_at)
     click.echo("Announced; servers that share no broker with this command hear of it by their next sweep")
 
 
@@ -110,21 +107,16 @@ def renew_epoch() -> None:
     click.echo(f"The log's epoch is now {_write(changelog.renew_epoch)}")
 
 
-def _backend() -> "Backend":
-    backend: Backend = current_app.extensions["synckit_backend"]
-    return backend
-
-
 def _read(work: Callable[[Connection], T]) -> T:
     try:
-        return _backend().store.read(work)
+        return current_backend().store.read(work)
     except Refused as refusal:
         raise click.ClickException(str(refusal)) from refusal
 
 
 def _write(work: Callable[[Connection], T]) -> T:
     try:
-        return _backend().store.write(work)
+        return current_backend().store.write(work)
     except Refused as refusal:
         raise click.ClickException(str(refusal)) from refusal
 

@@ -12,18 +12,16 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask import Flask
 from sqlalchemy import Connection, select
 
 from .. import ConfigurationError
 from . import accounts
+from .context import EXTENSION_NAME, PASTED_TOKEN_SECONDS, Backend
 from .fields import rfc3339
 from .schema import apps, now
-
-if TYPE_CHECKING:
-    from . import Backend
 
 KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
 DEMO_EMAIL = "demo@example.org"
@@ -69,7 +67,7 @@ def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
     Only in development and only when every address, as `getsockname` gives it, can be reached from this machine alone.
     """
     addresses = list(bind_addresses)
-    backend: Backend | None = app.extensions.get("synckit_backend")
+    backend: Backend | None = app.extensions.get(EXTENSION_NAME)
     if backend is None or app.config.get("SYNCKIT_ENV", "development") == "production":
         return
     if not addresses or not all(_is_local(address) for address in addresses):
@@ -80,7 +78,7 @@ def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
     password_hash = accounts.hash_password(password)
     demo = backend.store.write(lambda connection: _make_demo(connection, password_hash))
     if demo is not None:
-        token = backend.signer.sign(demo.app, demo.user)
+        token = backend.signer.sign(demo.app, demo.user, seconds=PASTED_TOKEN_SECONDS)
         prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
         print(_instructions(demo, password, token, addresses[0], prefix), flush=True)
 

@@ -1,8 +1,9 @@
 """JSON from outside in, checked values out.
 
-`parse(body)` gives the members of one JSON object; each is taken out by name with the kind and the bounds it must have.
-What is not JSON is Malformed (400), what is missing, of another type or out of bounds is Invalid (422) with a sentence
-that names the field, never its value. Also the one form in which moments are answered. Pure.
+`parse(body)` gives the members of one JSON object, `parse_form(body)` the parameters of a form; each is taken out by
+name with the kind and the bounds it must have. What is neither is Malformed (400), what is missing, of another type or
+out of bounds is Invalid (422) with a sentence that names the field, never its value. Also the one form in which moments
+are answered. Pure.
 """
 
 import json
@@ -10,12 +11,16 @@ import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
+from urllib.parse import parse_qsl
 
 from ..errors import Refused
 from .schema import as_datetime
 
 LARGEST_INTEGER = 2**63 - 1
 """What SQLite and PostgreSQL can store."""
+
+MOST_PARAMETERS = 20
+"""In a form; the requests of OAuth have six at most."""
 
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d{1,18}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
@@ -24,7 +29,7 @@ _ZERO = datetime(1970, 1, 1)
 
 
 class Malformed(Refused):
-    """The body is not a JSON object."""
+    """The body is not a JSON object, or not a form."""
 
     status = 400
 
@@ -45,6 +50,18 @@ def parse(body: bytes) -> "Fields":
         raise Malformed("the body is not valid JSON") from error
     if not isinstance(values, dict):
         raise Malformed("the body must be a JSON object")
+    return Fields(values)
+
+
+def parse_form(body: bytes) -> "Fields":
+    """Return the parameters of a form; one without a value counts as absent (RFC 6749, section 3.2)."""
+    try:
+        pairs = parse_qsl(body.decode(), errors="strict", max_num_fields=MOST_PARAMETERS)
+    except ValueError as error:
+        raise Malformed("the body is not a valid form") from error
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise Malformed("a parameter is given twice")
     return Fields(values)
 
 
@@ -101,6 +118,10 @@ class Fields:
         if not least <= value <= most:
             raise Invalid(f"{self.path}{name}: from {least} to {most}")
         return value
+
+    def optional_integer(self, name: str, *, least: int, most: int = LARGEST_INTEGER) -> int | None:
+        """Return a whole number, or None if it is absent."""
+        return None if self._absent(name) else self.integer(name, least=least, most=most)
 
     def objects(self, name: str, *, most: int) -> list["Fields"]:
         """Return a list of one or more objects."""

@@ -112,6 +112,30 @@ pushes = Table(
     Column("received_at", BigInteger, nullable=False, index=True),
 )
 
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("family_hash", Text, primary_key=True),
+    Column("app_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False),
+    Column("current_hash", Text, nullable=False),  # of the last token given
+    Column("previous_hash", Text),  # of the token it was given for, and the salt that led from one to the other
+    Column("salt", Text),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
+    Index("sessions_by_user", "user_id", "app_id", "expires_at"),
+)
+
+envelopes = Table(
+    "envelopes",
+    metadata,
+    Column("app_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("envelope", Text, nullable=False),
+    Column("version", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+)
+
 
 def prepare(connection: Connection) -> None:
     """Make the tables unless another process was faster; needs a write transaction."""

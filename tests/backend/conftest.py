@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, create_app
+from synckit_notify.backend import Backend, accounts, create_app
 
 from ..conftest import KEY, make_token
 from ..server import ROOT, Server
@@ -21,6 +21,7 @@ Answer = tuple[int, Any]
 Send = Callable[[str, str, Any, dict[str, str]], Answer]
 
 AT = "2026-01-31T12:00:00Z"
+PASSWORD = "correct horse"
 
 
 class Caller:
@@ -35,6 +36,9 @@ class Caller:
 
     def post(self, path: str, body: Any = None) -> Answer:
         return self._send("POST", path, body, self.headers)
+
+    def put(self, path: str, body: Any = None) -> Answer:
+        return self._send("PUT", path, body, self.headers)
 
     def delete(self, path: str) -> Answer:
         return self._send("DELETE", path, None, self.headers)
@@ -63,13 +67,26 @@ def change(row_id: str = "1", **fields: object) -> dict[str, object]:
     return {"table": "tasks", "op": "INSERT", "row_id": row_id, "timestamp": AT, "data": "ciphertext"} | fields
 
 
+def full(path: str) -> str:
+    """Return a whole path: what is not OAuth's is under the prefix."""
+    return path if path.startswith("/oauth/") else f"/api/sync{path}"
+
+
+def add_account(backend: Backend) -> dict[str, str]:
+    """Store an app and a user; return what they log in with."""
+    password_hash = accounts.hash_password(PASSWORD)
+    _, api_key = backend.store.write(lambda connection: accounts.add_app(connection, "notes"))
+    backend.store.write(lambda connection: accounts.add_user(connection, "Alice@Example.org", password_hash))
+    return {"email": "alice@example.org", "password": PASSWORD, "api_key": api_key}
+
+
 def over_http(url: str) -> Send:
     """Send over a connection of its own per request."""
 
     def send(method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
         try:
-            connection.request(method, f"/api/sync{path}", None if body is None else json.dumps(body), headers)
+            connection.request(method, full(path), None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
             return response.status, json.loads(response.read() or b"null")
         finally:
@@ -118,7 +135,7 @@ def send(app: Flask) -> Send:
 
     def send(method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
         content = body if isinstance(body, bytes) or body is None else json.dumps(body)
-        response = app.test_client().open(f"/api/sync{path}", method=method, data=content, headers=headers)
+        response = app.test_client().open(full(path), method=method, data=content, headers=headers)
         return response.status_code, response.get_json(silent=True)
 
     return send
@@ -134,6 +151,18 @@ def as_user(send: Send) -> Callable[..., Caller]:
 def alice(as_user: Callable[..., Caller]) -> Caller:
     """Alice with a token for the app `notes`."""
     return as_user()
+
+
+@pytest.fixture
+def credentials(backend: Backend) -> dict[str, str]:
+    """The log-in of an account that exists."""
+    return add_account(backend)
+
+
+@pytest.fixture
+def log_in(send: Send, credentials: dict[str, str]) -> Callable[..., Any]:
+    """Log in; with other fields if given."""
+    return lambda **fields: send("POST", "/auth", credentials | fields, {})
 
 
 @pytest.fixture

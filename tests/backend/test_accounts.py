@@ -8,36 +8,20 @@ import jwt
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, accounts
+from synckit_notify.backend import Backend, sessions
 
 from ..conftest import KEY
 from .conftest import Caller, Send, change
 
-PASSWORD = "correct horse"
 LONG_KEY = "an example key of 48 bytes, or a little more than that"
 
 
-@pytest.fixture
-def credentials(backend: Backend) -> dict[str, str]:
-    """The log-in of an account that exists."""
-    _, api_key = backend.store.write(lambda connection: accounts.add_app(connection, "notes"))
-    password_hash = accounts.hash_password(PASSWORD)
-    backend.store.write(lambda connection: accounts.add_user(connection, "Alice@Example.org", password_hash))
-    return {"email": "alice@example.org", "password": PASSWORD, "api_key": api_key}
-
-
-@pytest.fixture
-def log_in(send: Send, credentials: dict[str, str]) -> Callable[..., Any]:
-    """Log in; with other fields if given."""
-    return lambda **fields: send("POST", "/auth", credentials | fields, {})
-
-
-def test_a_log_in_gives_a_token_that_works_for_seven_days(log_in: Callable[..., Any], send: Send) -> None:
+def test_a_log_in_gives_a_token_that_works_for_an_hour(log_in: Callable[..., Any], send: Send) -> None:
     status, answer = log_in()
     assert status == 200
     claims = jwt.decode(answer["token"], KEY, ["HS256"])
     assert (claims["sub"], claims["app"]) == (answer["user_id"], answer["app_id"])
-    assert claims["exp"] - claims["iat"] == answer["expires_in"] == 7 * 24 * 3600
+    assert claims["exp"] - claims["iat"] == answer["expires_in"] == 3600
     assert Caller(send, answer["token"]).get("/status")[0] == 200
 
 
@@ -67,7 +51,7 @@ def test_a_log_out_refuses_every_older_token_and_no_newer_one(
     for _ in range(3):  # within one second, of which a token's `iat` knows no parts
         before = Caller(send, log_in()[1]["token"])
         assert before.get("/status")[0] == 200
-        backend.store.write(lambda connection: accounts.log_out(connection, "alice@example.org"))
+        backend.store.write(lambda connection: sessions.log_out(connection, "alice@example.org"))
         assert before.get("/status")[0] == 401
         assert Caller(send, log_in()[1]["token"]).get("/status")[0] == 200
 

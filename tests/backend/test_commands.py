@@ -64,6 +64,7 @@ def test_a_token_needs_nobody_stored(run: Run, send: Send) -> None:
     lines = run("token", "--app", "notes", "--user", "alice", "--device", "d1").splitlines()
     claims = jwt.decode(lines[-1], KEY, ["HS256"])
     assert (claims["app"], claims["sub"], claims["device"]) == ("notes", "alice", "d1")
+    assert claims["exp"] - claims["iat"] == 7 * 24 * 3600  # nothing renews what a person has pasted
     assert Caller(send, lines[-1]).get("/status")[0] == 200
 
 

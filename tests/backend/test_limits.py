@@ -31,20 +31,26 @@ FIELDS = {
     "/devices": ["device_name", "platform", "installation_id"],
     "/push": ["device_id", "changes", "push_id"],
     "/pull": ["device_id", "cursor", "limit", "tables", "since", "until", "epoch"],
+    "/keys": ["envelope", "expected_version"],
+    "/oauth/token": ["grant_type", "refresh_token", "client_id"],
 }
+METHODS = {"/keys": "PUT"}
 GOOD: dict[str, dict[str, Any]] = {
     "/auth": {"email": "a@example.org", "password": "secret", "api_key": "key"},
     "/devices": {"device_name": "laptop", "platform": "linux"},
     "/push": {"changes": [change()]},
     "/pull": {"cursor": 0},
+    "/keys": {"envelope": "ciphertext"},
+    "/oauth/token": {"grant_type": "refresh_token", "refresh_token": "none"},
 }
 
 
-def nasty_requests(device: str) -> Iterator[tuple[str, bytes]]:
+def nasty_requests(device: str, api_key: str) -> Iterator[tuple[str, bytes]]:
     for path, names in FIELDS.items():
         for body in NASTY_BODIES:
             yield path, body
-        good = GOOD[path] | ({"device_id": device} if "device_id" in names else {})
+        known = {"device_id": device, "client_id": api_key, "api_key": api_key}
+        good = GOOD[path] | {name: value for name, value in known.items() if name in names}
         for name in names:
             for value in NASTY_VALUES:
                 yield path, json.dumps(good | {name: value}).encode()
@@ -54,12 +60,12 @@ def nasty_requests(device: str) -> Iterator[tuple[str, bytes]]:
             yield "/push", json.dumps({"device_id": device, "changes": changes}).encode()
 
 
-def test_nothing_a_client_sends_is_a_500(alice: Caller) -> None:
-    device = alice.register()
-    for path, body in nasty_requests(device):
-        status, answer = alice.post(path, body)
-        assert status in (200, 400, 401, 404, 409, 422), (status, path, body[:100])
-        assert status == 200 or list(answer) == ["error"], answer
+def test_nothing_a_client_sends_is_a_500(alice: Caller, send: Send, credentials: dict[str, str]) -> None:
+    for path, body in nasty_requests(alice.register(), credentials["api_key"]):
+        status, answer = send(METHODS.get(path, "POST"), path, body, alice.headers)
+        assert status in (200, 400, 401, 404, 409, 413, 422), (status, path, body[:100])
+        words = ["error", "error_description"] if path.startswith("/oauth/") and status != 413 else ["error"]
+        assert status == 200 or list(answer) == words, answer
 
 
 @pytest.mark.parametrize("device_id", ["%00", "%ff", "%ed%a0%80", "x" * 200, "..%2f", "%F0%9F%92%A9"])
@@ -124,17 +130,17 @@ def test_the_largest_push_that_is_allowed_is_kept_as_it_was(alice: Caller) -> No
     assert {name: pulled[name] for name in largest} == largest
 
 
-def test_a_body_over_8_mib_is_413(app: Flask, alice: Caller) -> None:
+def test_a_body_over_8_mib_is_413(send: Send, alice: Caller) -> None:
     for path in FIELDS:
-        status, answer = alice.post(path, b" " * (8 * 2**20 + 1))
+        status, answer = send(METHODS.get(path, "POST"), path, b" " * (8 * 2**20 + 1), alice.headers)
         assert (status, list(answer)) == (413, ["error"])
     assert alice.post("/push", b" " * (8 * 2**20))[0] == 400
 
 
-@pytest.mark.parametrize("path", ["/devices", "/push", "/pull", "/status"])
+@pytest.mark.parametrize("path", ["/devices", "/push", "/pull", "/status", "/keys"])
 def test_the_token_is_checked_before_the_body(app: Flask, path: str) -> None:
     for body in NASTY_BODIES:
-        method = "GET" if path == "/status" else "POST"
+        method = "GET" if path == "/status" else METHODS.get(path, "POST")
         response = app.test_client().open(f"/api/sync{path}", method=method, data=body)
         assert response.status_code == 401
         assert response.headers["WWW-Authenticate"].startswith("Bearer")
@@ -147,9 +153,11 @@ def test_every_answer_is_json_that_nobody_may_store(app: Flask, alice: Caller) -
         client.get("/api/sync/push"),
         client.post("/api/sync/push"),
         client.post("/api/sync/auth", data="{}"),
+        client.get("/oauth/token"),
+        client.get("/api/sync/keys", headers=alice.headers),
         client.get("/api/sync/status", headers=alice.headers),
     ]
-    assert [answer.status_code for answer in answers] == [404, 405, 401, 422, 200]
+    assert [answer.status_code for answer in answers] == [404, 405, 401, 422, 405, 404, 200]
     assert all(answer.headers["Cache-Control"] == "no-store" for answer in answers)
     assert all(list(answer.get_json()) == ["error"] for answer in answers[:-1])
     assert "POST" in answers[1].headers["Allow"]

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from synckit_notify.backend import Backend, create_app
+
 from ..conftest import KEY, make_token, need
 from ..server import ROOT, Server, clean_environment
 from ..wire import Listener
-from .conftest import Caller, change, over_http, start
+from .conftest import Caller, add_account, change, over_http, start
 
 HUB_CEILING_MS = 50.0
 
@@ -69,6 +71,31 @@ def test_the_same_push_sent_many_times_at_once_is_stored_once(service: Server) -
             repeats = [pool.submit(alice.push, laptop, change(), push_id=f"push {number}") for _ in range(4)]
             assert {future.result() for future in repeats} == {number}
     assert alice.get("/status")[1]["change_count"] == 15
+
+
+def test_one_refresh_token_sent_many_times_at_once_has_one_successor(clone: Path) -> None:
+    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production", SYNCKIT_WORKERS="2") as server:
+        backend: Backend = create_app({"SYNCKIT_JWT_KEY": KEY}, instance_path=clone / "instance").extensions[
+            "synckit_backend"
+        ]
+        credentials = add_account(backend)
+        backend.store.dispose()
+        ask = over_http(server.url)
+        tokens = [ask("POST", "/auth", credentials, {})[1]["refresh_token"]]
+
+        def refresh(token: str) -> tuple[int, str]:
+            body = {"grant_type": "refresh_token", "refresh_token": token, "client_id": credentials["api_key"]}
+            status, answer = ask("POST", "/oauth/token", body, {})
+            return status, answer.get("refresh_token", answer.get("error"))
+
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(15):
+                ((status, successor),) = set(pool.map(refresh, [tokens[-1]] * 8))
+                assert (status, successor in tokens) == (200, False)
+                tokens.append(successor)
+            assert set(pool.map(refresh, tokens[:-2])) == {(400, "invalid_grant")}
+        assert refresh(tokens[-1]) == (400, "invalid_grant")
+        assert not [token for token in tokens if token in server.log]
 
 
 def test_neither_sqlite_nor_argon2_stops_the_hub(tmp_path: Path) -> None:
@@ -166,6 +193,6 @@ def test_fewer_descriptors_than_connections_are_said_and_handled(clone: Path) ->
     with subprocess.Popen(["sh", "-c", limited], cwd=clone, env=env, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = next(line for line in process.stderr if "Booting" in line or "connections per worker" in line)
-        process.terminate()
-        process.stderr.read()
+        process.kill()  # a SIGTERM would meet a worker that is starting, and wait ten seconds for it
+        process.stderr.read()  # until the worker has noticed
     assert "300 connections per worker instead of 10000" in said

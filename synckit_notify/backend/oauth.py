@@ -1,0 +1,131 @@
+"""POST /oauth/token: a grant in, a pair of tokens out (RFC 6749, sections 5 and 6).
+
+The body is a form, as the RFC says, or a JSON object, as upstream's documents show too. `client_id` is an app's API
+key; there is no client secret, since an app that a user installs cannot keep one. Each grant is a function from the
+body's fields to the answer, listed in GRANTS. Whatever is wrong with a request itself is told in the RFC's code words.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from ..errors import Refused
+from . import accounts, fields, sessions
+from .context import TOKEN_SECONDS, current_backend
+from .fields import Fields, Invalid, Malformed
+from .sessions import Refusal, Session
+
+LARGEST_BODY = 16 * 1024
+"""Far above any request of ours: whoever asks here is a stranger still, and what he sends is parsed on the hub."""
+
+LONGEST_FIELD = 128
+
+Answer = dict[str, Any]
+
+log = logging.getLogger(__name__)
+
+blueprint = Blueprint("synckit_oauth", __name__)
+
+
+class OAuthError(Refused):
+    """A refusal with a code word of RFC 6749, section 5.2; its sentence becomes the `error_description`."""
+
+    code = "invalid_request"
+
+
+class InvalidGrant(OAuthError):
+    """The refresh token does not count."""
+
+    code = "invalid_grant"
+
+
+class UnsupportedGrantType(OAuthError):
+    """A grant that is not in GRANTS."""
+
+    code = "unsupported_grant_type"
+
+
+class InvalidClient(OAuthError):
+    """No app has this API key."""
+
+    code = "invalid_client"
+    status = 401
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}  # HTTP wants one with every 401; Basic would open a browser's dialogue
+
+
+@blueprint.post("/token")
+def token() -> Answer:
+    """Answer a grant."""
+    request.max_content_length = LARGEST_BODY
+    body = _body()
+    grant = GRANTS.get(body.text("grant_type", longest=LONGEST_FIELD))
+    if grant is None:
+        raise UnsupportedGrantType(f"grant_type: one of {', '.join(GRANTS)}")
+    return grant(body)
+
+
+def refresh(body: Fields) -> Answer:
+    """Trade a refresh token for an access token and the next refresh token."""
+    refresh_token = body.text("refresh_token", longest=LONGEST_FIELD)
+    app = _client(body)
+    session = current_backend().store.write(lambda connection: sessions.renew(connection, app, refresh_token))
+    if session is Refusal.REUSED:
+        log.warning("a refresh token of app %s was sent again after its successor was used: its session is ended", app)
+    if isinstance(session, Refusal):
+        raise InvalidGrant(session.value)
+    return _tokens(session)
+
+
+GRANTS: dict[str, Callable[[Fields], Answer]] = {"refresh_token": refresh}
+
+
+@blueprint.errorhandler(OAuthError)
+def refused(error: OAuthError) -> tuple[Answer, int, dict[str, str]]:
+    """Answer as RFC 6749, section 5.2 says."""
+    return {"error": error.code, "error_description": str(error)}, error.status, error.headers
+
+
+@blueprint.errorhandler(Malformed)
+@blueprint.errorhandler(Invalid)
+def invalid_request(error: Refused) -> tuple[Answer, int, dict[str, str]]:
+    """Answer for a body or a field that is not as it must be."""
+    return refused(OAuthError(str(error)))
+
+
+@blueprint.after_request
+def forbid_storing(response: Response) -> Response:
+    """Keep tokens out of every cache on the way."""
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _body() -> Fields:
+    """Return the fields of a form or a JSON object, told by its first character: not every client names the type."""
+    content = request.get_data(cache=False)
+    return fields.parse(content) if content.lstrip().startswith(b"{") else fields.parse_form(content)
+
+
+def _client(body: Fields) -> str:
+    """Return the id of the app that asks."""
+    api_key = body.text("client_id", longest=LONGEST_FIELD)
+    app = current_backend().store.read(lambda connection: accounts.find_client(connection, api_key))
+    if app is None:
+        raise InvalidClient("client_id: no app has this API key")
+    return app
+
+
+def _tokens(session: Session) -> Answer:
+    signer = current_backend().signer
+    return {
+        "access_token": signer.sign(session.app, session.user, valid_since=session.valid_since),
+        "token_type": "Bearer",
+        "expires_in": TOKEN_SECONDS,
+        "refresh_token": session.refresh_token,
+        "user_id": session.user,
+        "app_id": session.app,
+    }
