@@ -6,7 +6,7 @@ at teardown; its pool is small, so that streams which kept theirs would stop it.
 
 import os
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from flask import Flask, abort, g, request
@@ -68,7 +68,7 @@ def create_app() -> Flask:
     @app.post("/notes/<app_id>/<user>")
     def write(app_id: str, user: str) -> str:
         """Commit a change; with ?silently the process dies, in effect, before it publishes."""
-        now = datetime.utcnow().isoformat()
+        now = datetime.now(UTC).replace(tzinfo=None).isoformat()
         database().execute(text("INSERT INTO log VALUES (:a, :u, :t)"), {"a": app_id, "u": user, "t": now})
         database().commit()
         if "silently" not in request.args:
