@@ -1,0 +1,250 @@
+"""The life of a subscription by rules alone: what to do next and when, and what to tell the app.
+
+    task, at ──▶ SyncNotifyStream does it ──▶ answered, received, silent, lost, refreshed, polled … ──▶ task, at
+
+Only SyncNotifyStream may call this. Nothing here waits, reads a clock or touches a socket: times come in as seconds of
+the monotonic clock, chance as a function from 0 to 1. "Nothing yet" is an `at` in the future, or None from `tell`.
+Raised is what waiting cannot mend: NotAuthenticated, and ServerError for a refusal that no repeat will change.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from enum import Enum, StrEnum, auto
+
+from .. import sse
+from ..errors import NotAuthenticated, ServerError
+from .pacing import Notices, Polling, RetryPolicy, keepalive_period, passes, retry_after
+
+OPENING_SECONDS = 10.0
+"""A server of ours says `: connected` at once (contract, section 1); if nothing came by then, a proxy holds it back."""
+
+SLOW_FAILURE_SECONDS = 5.0
+"""An attempt that fails later than this ran into a time limit: nginx, when it buffers, holds even the headers back."""
+
+SILENT_PERIODS = 2.5
+"""Two keepalives may be lost or late before a stream counts as dead."""
+
+STABLE_SECONDS = 60.0
+"""Only a stream that has lived this long starts the backoff anew (LaunchDarkly's threshold)."""
+
+FRESH_SECONDS = 60.0
+"""A token this young that is refused makes no case for another one at once."""
+
+GATHER_SECONDS = 2.0
+"""The `CHANGED` after a reconnect waits up to this long, so that a fleet does not pull in the same second."""
+
+
+class StreamState(StrEnum):
+    """What the stream is doing."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    POLLING = "polling"
+    WAITING = "waiting"
+    NEEDS_AUTH = "needs_auth"
+    CLOSED = "closed"
+
+
+class Task(Enum):
+    """What is to be done next."""
+
+    CONNECT = auto()
+    READ = auto()
+    REFRESH = auto()
+    POLL = auto()
+    STOP = auto()
+
+
+class Lifecycle:
+    """The rules; `task` is due at `at`, but READ at once."""
+
+    def __init__(
+        self, announce: Callable[[StreamState, str], None], *, policy: RetryPolicy, random: Callable[[], float]
+    ) -> None:
+        self.task = Task.CONNECT
+        self.at = -math.inf
+        self.notices = Notices()
+        self._announce = announce
+        self._random = random
+        self._first_policy = self._policy = policy
+        self._polling = Polling(random)
+        self._was_live = self._live = self._token_unproven = False
+        self._opened_at = self._last_bytes_at = self._silent_at = self._silence = self._floor = 0.0
+        self._refreshed_at = -math.inf
+
+    @property
+    def look_again(self) -> float:
+        """When there is something to do or to tell, even if no bytes come."""
+        return min(self._silent_at if self.task is Task.READ else self.at, self.notices.due_at)
+
+    def connecting(self, reason: str = "") -> None:
+        """An attempt begins; while polling it is only a probe."""
+        if not self._polling.active:
+            self._announce(StreamState.CONNECTING, reason)
+
+    def answered(self, status: int, headers: Mapping[str, str], words: str, now: float, wall: float) -> None:
+        """The server answered the attempt; `wall` is the time of day, for a Retry-After that is a date."""
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if status == 200 and media_type == "text/event-stream":
+            self.task = Task.READ
+            self._silence = SILENT_PERIODS * keepalive_period(headers)
+            self._silent_at = now + OPENING_SECONDS
+        elif status == 204:
+            self.task = Task.STOP
+        else:
+            said = words or ("the answer is no event stream" if status == 200 else f"the server answered {status}")
+            self._refused(ServerError(said, status=status, retry_after=retry_after(headers, wall)), now)
+
+    def connect_failed(self, reason: str, now: float, *, took: float) -> None:
+        """The attempt got no answer."""
+        if took >= SLOW_FAILURE_SECONDS:
+            self._suspect_a_proxy(reason, now)
+        else:
+            self.lost(reason, now)
+
+    def received(self, messages: list[sse.Message], now: float) -> None:
+        """Bytes came, and these messages with them, if any."""
+        self._last_bytes_at = now
+        if self._live:
+            self._silent_at = now + self._silence
+        for message in messages:
+            match message:
+                case sse.Retry(milliseconds):
+                    self._floor = milliseconds / 1000
+                case sse.Comment(text) if text.startswith("bye "):
+                    self._bye(text, now)
+                    return
+                case _:
+                    self._hear(message, now)
+
+    def silent(self, now: float) -> None:
+        """No bytes came for a while."""
+        if self.task is not Task.READ or now < self._silent_at:
+            return
+        if self._live:
+            self.lost(f"nothing heard for {self._silence:g} s", now)
+        else:
+            self._suspect_a_proxy("the connection holds its bytes back", now)
+
+    def lost(self, reason: str, now: float, *, task: Task = Task.CONNECT, at_least: float = 0.0) -> None:
+        """The stream is over, or did not come about: wait, then do the task."""
+        self._settle()
+        if self._polling.active:
+            self._polling.plan_probe(now, at_least=at_least)
+            self.task, self.at = Task.POLL, now
+            return
+        delay, self._policy = self._policy.apply(self._random(), at_least=at_least)
+        self.task, self.at = task, now + delay
+        self._announce(StreamState.WAITING, f"{reason}; again in {delay:.1f} s")
+
+    def slept(self, missed: float, now: float) -> None:
+        """The machine was asleep; `missed` are the seconds of it that its clock left out: they count as waited."""
+        self.notices.hurry(now)
+        self._refreshed_at = -math.inf
+        self._polling.probe_at -= missed
+        self.at -= missed
+        if self.task is Task.READ:
+            # A stream can only be checked by its next keepalive, half a minute away: a new one is the quicker check.
+            self._settle()
+            self.task, self.at = Task.CONNECT, now
+
+    def refreshed(self, now: float) -> None:
+        """There is a new token."""
+        self._refreshed_at = now
+        self._token_unproven = True
+        self.task, self.at = Task.CONNECT, now
+
+    def refresh_failed(self, reason: str, now: float, *, at_least: float = 0.0) -> None:
+        """No word about the token: it is kept, and a new one is asked for later."""
+        self.lost(reason, now, task=Task.REFRESH, at_least=at_least)
+
+    def needs_auth(self, reason: str) -> None:
+        """Only the user can help; what comes next is a fresh attempt with whatever token there is then."""
+        self._refreshed_at = -math.inf
+        self._polling.stop()
+        self.task, self.at = Task.CONNECT, -math.inf
+        self._announce(StreamState.NEEDS_AUTH, reason)
+
+    def polled(self, position: tuple[str, int], now: float) -> None:
+        """The server's position is known; the first one has moved by definition."""
+        if not self._polling.active:
+            self._polling.plan_probe(now)
+            self._announce(StreamState.POLLING, "a proxy holds the stream back")
+        if self._polling.moved(position):
+            self.notices.changed(now)
+        self._plan_poll(now)
+
+    def poll_failed(self, reason: str, now: float) -> None:
+        """The network is down, so it is not, or not only, a proxy."""
+        self._polling.stop()
+        self.lost(reason, now)
+
+    def poll_refused(self, error: ServerError, now: float) -> None:
+        """The server answered, but without a position."""
+        if self._polling.active and passes(error.status):
+            self._plan_poll(now, at_least=error.retry_after or 0.0)
+        else:
+            self._refused(error, now)
+
+    def _hear(self, message: sse.Event | sse.Comment, now: float) -> None:
+        if not self._live:
+            self._go_live(now)
+        if message == sse.Comment("keepalive"):
+            self.notices.keepalive()
+        elif isinstance(message, sse.Event) and message.event == "changed":
+            self.notices.changed(now)
+
+    def _go_live(self, now: float) -> None:
+        """The first words came through: no proxy holds them, the token counts, and changes may have passed before."""
+        self.notices.changed(now + GATHER_SECONDS * self._random() if self._was_live else now)
+        self._was_live = self._live = True
+        self._opened_at, self._silent_at = now, now + self._silence
+        self._token_unproven = False
+        self._polling.stop()
+        self._announce(StreamState.CONNECTED, "")
+
+    def _bye(self, words: str, now: float) -> None:
+        if words in ("bye token_expired", "bye revoked"):
+            self._renew_token(words, now)
+        else:
+            self.lost(words, now)
+
+    def _refused(self, error: ServerError, now: float) -> None:
+        if error.status == 401 and self._token_unproven and self._is_fresh(now):
+            raise NotAuthenticated("the server refuses a token that was only just renewed")
+        if error.status == 401:
+            self._renew_token("the server refuses the token", now)
+        elif passes(error.status):
+            self.lost(str(error), now, at_least=error.retry_after or 0.0)
+        else:
+            raise error
+
+    def _renew_token(self, reason: str, now: float) -> None:
+        self._settle()
+        if self._is_fresh(now):
+            self.lost(reason, now, task=Task.REFRESH)
+        else:
+            self.task, self.at = Task.REFRESH, now
+            self.connecting(reason)
+
+    def _is_fresh(self, now: float) -> bool:
+        return now - self._refreshed_at < FRESH_SECONDS
+
+    def _suspect_a_proxy(self, reason: str, now: float) -> None:
+        """An ordinary request will show whether it is one."""
+        if self._polling.active:
+            self.lost(reason, now)
+        else:
+            self.task, self.at = Task.POLL, now
+
+    def _settle(self) -> None:
+        """Take stock of a stream that is over; its life ended with its last bytes, not with the silence after."""
+        if self._live and self._last_bytes_at - self._opened_at >= STABLE_SECONDS:
+            self._policy = self._first_policy
+            self._polling.forget()
+        self._policy = self._policy.raised(self._floor)
+        self._live, self._floor = False, 0.0
+
+    def _plan_poll(self, now: float, *, at_least: float = 0.0) -> None:
+        poll_at, probe_at = self._polling.next_poll(now, at_least=at_least), self._polling.probe_at
+        self.task, self.at = (Task.POLL, poll_at) if poll_at < probe_at else (Task.CONNECT, probe_at)
