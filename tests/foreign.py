@@ -29,6 +29,7 @@ def create_app() -> Flask:
     engine = create_engine(
         f"sqlite:///{path}", poolclass=QueuePool, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=1
     )
+    app.extensions["database"] = engine
     notifier = Notifier()
     notifier.init_app(app)
 

@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -19,9 +20,11 @@ SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"
 
 
 @pytest.fixture
-def host(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Flask:
+def host(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     monkeypatch.setenv("FOREIGN_DATABASE", str(tmp_path / "foreign.db"))
-    return foreign.create_app()
+    app = foreign.create_app()
+    yield app
+    app.extensions["database"].dispose()
 
 
 def bearer(token: str) -> dict[str, str]:
