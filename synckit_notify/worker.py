@@ -158,9 +158,11 @@ class Periodic:
             thread.join(self._seconds)
 
     def _run(self) -> None:
-        while not self._over():
+        while True:
             self._look.wait(self._seconds)
             self._look.clear()
+            if self._over():
+                return
             try:
                 self._work()
             except Exception:

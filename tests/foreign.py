@@ -27,7 +27,12 @@ def create_app() -> Flask:
     path = Path(os.environ.get("FOREIGN_DATABASE", "foreign.db")).absolute()
     # Naive as many hosts are: the pool waits only a second, then its requests fail.
     engine = create_engine(
-        f"sqlite:///{path}", poolclass=QueuePool, pool_size=POOL_SIZE, max_overflow=0, pool_timeout=1
+        f"sqlite:///{path}",
+        poolclass=QueuePool,
+        pool_size=POOL_SIZE,
+        max_overflow=0,
+        pool_timeout=1,
+        connect_args={"check_same_thread": False},
     )
     app.extensions["database"] = engine
     notifier = Notifier()

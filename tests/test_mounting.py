@@ -100,7 +100,9 @@ class TestForeignHost:
         assert answer.status_code == 500
         answer.close()
         gc.collect()  # Flask keeps the exception, and so the response, in a cycle
-        assert len(host.extensions["synckit_notify"].worker().registry) == 0
+        worker = host.extensions["synckit_notify"].worker()
+        assert len(worker.registry) == 0
+        worker.settle()
 
 
 class TestPublish:
