@@ -74,7 +74,7 @@ def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
         return
     if backend.store.read(_has_apps):
         return
-    password = secrets.token_urlsafe(12)
+    password = secrets.token_hex(10)  # goes into a command line, where a leading dash would be an option
     password_hash = accounts.hash_password(password)
     demo = backend.store.write(lambda connection: _make_demo(connection, password_hash))
     if demo is not None:
@@ -140,12 +140,25 @@ curl -N {bearer} {base}/subscribe?app_id={demo.app}'
 
 Push in another, and the first one prints "event: changed":
 curl {bearer} -d '{body}' {base}/push'
+
+Or watch two devices of the SDK, if it is installed:
+{_demo_command(demo, password, address)}
 """
+
+
+def _demo_command(demo: Demo, password: str, address: Any) -> str:
+    if not isinstance(address, tuple):
+        return "(not over a Unix socket)"
+    account = f"--api-key {demo.api_key} --email {DEMO_EMAIL} --password {password}"
+    return f"synckit demo --url http://{_host(address)}:{address[1]} {account}"
 
 
 def _curl_base(address: Any, prefix: str) -> str:
     """Return curl's words for where the service listens; the URL's quote is left open."""
     if not isinstance(address, tuple):
         return f"--unix-socket '{os.fsdecode(address)}' 'http://localhost{prefix}"
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    return f"'http://{host}:{address[1]}{prefix}"
+    return f"'http://{_host(address)}:{address[1]}{prefix}"
+
+
+def _host(address: Any) -> str:
+    return f"[{address[0]}]" if ":" in address[0] else str(address[0])

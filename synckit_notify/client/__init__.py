@@ -12,16 +12,29 @@ from ..errors import (
     StateError,
     SyncKitError,
 )
+from .changes import ChangeEntry, Device, PulledChange, PullFilter, PullResult, Status
+from .client import SyncKitClient
+from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [
+    "ChangeEntry",
     "DecryptionFailed",
+    "Device",
     "EncryptionExists",
     "InvalidEnvelope",
     "NetworkError",
     "NoMasterKey",
     "NotAuthenticated",
     "ProtocolError",
+    "PullFilter",
+    "PullResult",
+    "PulledChange",
     "ServerError",
     "StateError",
+    "Status",
+    "StreamState",
+    "SyncKitClient",
     "SyncKitError",
+    "SyncNotification",
+    "SyncNotifyStream",
 ]

@@ -91,7 +91,8 @@ def test_a_demo_is_offered_on_the_loopback_only(
 def test_a_demo_is_offered_once(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
     development.offer_demo(app, [LOOPBACK])
     printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines() if "http://127.0.0.1:8000" in line] == ["curl", "curl"]
+    commands = [line.split()[0] for line in printed.splitlines() if "http://127.0.0.1:8000" in line]
+    assert commands == ["curl", "curl", "synckit"]
     development.offer_demo(app, [LOOPBACK])
     assert capsys.readouterr().out == ""
 

@@ -1,0 +1,251 @@
+"""`SyncKitClient`: what an app calls. Changes go in and come out, everything between is the SDK's.
+
+    push:  entries ── seal, cut into batches ──▶ state ──▶ server ──▶ answered: out of the state
+    pull:  server ──▶ page ── open, without the own echo ──▶ the app ──▶ confirmed: the cursor moves over it
+
+A crash anywhere repeats a change or sends it later; it never skips or doubles one. Any thread may call anything.
+"""
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any, Self
+
+import httpx2
+
+from ..errors import NoMasterKey, ServerError, StateError
+from .changes import (
+    BEGINNING,
+    Account,
+    ChangeEntry,
+    Device,
+    Position,
+    PulledChange,
+    PulledChanges,
+    PullFilter,
+    PullResult,
+    Status,
+    to_text,
+)
+from .masterkey import Encryption
+from .session import Session
+from .state import Pending, State
+from .stream import StreamState, SyncNotifyStream
+from .wire import ClearText, Codec, Page, batches, digest, member, read_device, read_status
+
+log = logging.getLogger("synckit_notify.client")
+
+
+class SyncKitClient:
+    """One installation of an app; close it, or use it in a `with`.
+
+    `state` is a file that survives the process, None is memory. The master key is never in it: set up encryption in
+    each process. Raises ValueError for an address that is none, StateError for a file that cannot be used. Every call
+    may raise NetworkError, ServerError, ProtocolError, NotAuthenticated and StateError.
+    """
+
+    def __init__(
+        self,
+        server_url: str,
+        *,
+        api_key: str,
+        state: str | os.PathLike[str] | None = None,
+        encrypt: bool = True,
+        http: httpx2.Client | None = None,
+        clock: Callable[[], float] = time.time,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        self._state = State.open(state)
+        try:
+            self._session = Session(server_url, api_key, self._state, http=http, clock=clock, wait=wait)
+        except BaseException:
+            self._state.close()
+            raise
+        self._encrypt = encrypt
+        self._codec: Codec | None = None if encrypt else ClearText()
+        self._pushing, self._applying = threading.Lock(), threading.Lock()
+        self._streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
+
+    def authenticate(self, email: str, password: str) -> Account:
+        """Log in; raises NotAuthenticated for wrong credentials, StateError if the state is another account's."""
+        return self._session.authenticate(email, password)
+
+    def register_device(self, name: str, platform: str) -> Device:
+        """Register this installation, or rename it; needed before push and pull, again if the server forgot it."""
+        body = {"device_name": name, "platform": platform, "installation_id": self._state.installation_id}
+        device = read_device(self._session.call("POST", "/api/sync/devices", body, safe=True), platform)
+        self._state.keep_device(device)
+        return device
+
+    def push(self, entries: Iterable[ChangeEntry]) -> int:
+        """Send changes, those that are still pending first; return the server's cursor after the last one.
+
+        They are in the state before anything is sent: after an error or a crash `push([])` sends the rest, and the same
+        entries given again meanwhile count once. A batch that the server refuses stays, and holds up what is behind it:
+        register the device again after a 404, else `discard_pending()`. Raises ValueError for an entry that no server
+        takes, and NoMasterKey; then nothing is kept.
+        """
+        entries = list(entries)
+        device = self._device_id()
+        if entries:
+            sealed = list(batches(entries, self._sealing(), self._session.account()))
+            self._state.add_pending(digest(entries), sealed)
+        with self._pushing:
+            while (batch := self._state.next_pending()) is not None:
+                self._send(batch, device)
+        return self._state.pushed_to()
+
+    @property
+    def pending_changes(self) -> int:
+        """How many pushed changes the server has not answered yet."""
+        return self._state.count_pending()
+
+    def discard_pending(self) -> int:
+        """Give up what is pending, which the server may have or not; return how many changes that were."""
+        with self._pushing:
+            return self._state.discard_pending()
+
+    def pull(self, apply: Callable[[list[PulledChange]], object] | None = None) -> PullResult:
+        """Return all changes since those that are confirmed, but this device's own.
+
+        With `apply`, which is called with each page in turn, a page is confirmed when it returns, and the result holds
+        no changes. Without, they come again until `confirm()`. After the server's log was replaced all changes come
+        from its beginning, the own ones too, and the result says `restarted`. Raises NoMasterKey and DecryptionFailed.
+        """
+        return self._collect() if apply is None else self._apply(apply)
+
+    def pull_filtered(self, chosen: PullFilter) -> PulledChanges:
+        """Return the chosen changes of the whole log, or those after the filter's position; `pull` is not touched."""
+        changes: list[PulledChange] = []
+        end, restarted = chosen.position, False
+        for page in self._pages(chosen.position, False, chosen.body(), lambda _: (BEGINNING, True)):
+            if page.start != end:
+                changes.clear()
+            changes += self._opened(page)
+            end, restarted = page.end, page.restarted
+        return PulledChanges(changes, end, restarted)
+
+    def status(self) -> Status:
+        """Ask how far the server's log has come."""
+        return read_status(self._session.call("GET", "/api/sync/status", safe=True))
+
+    @property
+    def last_sync_time(self) -> datetime | None:
+        """Up to when, by the server's clock, all changes are confirmed; None before the first time."""
+        return self._state.last_sync_time()
+
+    def subscribe_notifications(self, on_state: Callable[[StreamState, str], None] | None = None) -> SyncNotifyStream:
+        """Return a stream that says when to pull; it connects when it is iterated."""
+        stream = SyncNotifyStream(self._session, on_state=on_state)
+        self._streams.add(stream)
+        return stream
+
+    def setup_encryption_new(self, passphrase: str) -> None:
+        """Make the account's master key, on its first device; raises EncryptionExists if there is one."""
+        self._codec = self._encryption().setup_new(passphrase)
+
+    def setup_encryption_existing(self, passphrase: str) -> None:
+        """Fetch the account's master key; raises NoMasterKey if it has none, InvalidEnvelope for a wrong passphrase."""
+        self._codec = self._encryption().setup_existing(passphrase)
+
+    def change_passphrase(self, old: str, new: str) -> None:
+        """Wrap the master key anew; raises as `setup_encryption_existing`, ServerError 409 if another was faster."""
+        self._codec = self._encryption().change_passphrase(old, new)
+
+    def close(self) -> None:
+        """End the streams and the waits of other threads, close connections and file; twice does nothing more."""
+        for stream in list(self._streams):
+            stream.close()
+        self._session.close()
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _send(self, batch: Pending, device: str) -> None:
+        body = {"device_id": device, "push_id": batch.push_id, "changes": batch.changes}
+        answer = self._session.call("POST", "/api/sync/push", body, safe=True)
+        self._state.finish_pending(batch.push_id, member(answer, "cursor", int))
+
+    def _apply(self, apply: Callable[[list[PulledChange]], object]) -> PullResult:
+        with self._applying:
+            start, restarting = self._state.position()
+            for page in self._pages(start, restarting, {}, self._restart):
+                changes = self._opened(page)
+                if changes:
+                    apply(changes)
+                self._confirm(page.start, page)
+        return PullResult([], page.end, page.restarted, lambda: None)
+
+    def _collect(self) -> PullResult:
+        changes: list[PulledChange] = []
+        start, restarting = self._state.position()
+        end = start
+        for page in self._pages(start, restarting, {}, self._restart):
+            if page.start != end:
+                changes, start = [], page.start
+            changes += self._opened(page)
+            end = page.end
+        result = PullResult(changes, end, page.restarted, lambda: self._confirm(start, page))
+        if not changes:  # but an echo perhaps, and nobody will confirm nothing
+            result.confirm()
+        return result
+
+    def _pages(
+        self,
+        position: Position,
+        restarted: bool,
+        query: Mapping[str, Any],
+        restart: Callable[[Position], tuple[Position, bool]],
+    ) -> Iterator[Page]:
+        """Yield pages from a position on, at least one; from the beginning again if the log was replaced."""
+        device = self._device_id()
+        while True:
+            asked = {"device_id": device, "cursor": position.cursor, "epoch": position.epoch}
+            try:
+                answer = self._session.call("POST", "/api/sync/pull", {**query, **asked}, safe=True)
+            except ServerError as error:
+                if error.status != 409 or position == BEGINNING:
+                    raise
+                log.warning("the server's log was replaced: it is read again from its beginning")
+                position, restarted = restart(position)
+                continue
+            page = Page.read(answer, position, restarted)
+            yield page
+            if not page.has_more:
+                return
+            position = page.end
+
+    def _restart(self, stale: Position) -> tuple[Position, bool]:
+        self._state.restart(stale)
+        return self._state.position()
+
+    def _confirm(self, start: Position, last: Page) -> None:
+        self._state.advance(start.cursor, last.end, None if last.has_more else to_text(last.server_time))
+
+    def _opened(self, page: Page) -> list[PulledChange]:
+        return page.opened(self._sealing, self._session.account(), self._device_id())
+
+    def _encryption(self) -> Encryption:
+        if not self._encrypt:
+            raise ValueError("this client was made with encrypt=False")
+        account = self._session.account()
+        return Encryption(self._session.call, account.app_id, account.user_id)
+
+    def _sealing(self) -> Codec:
+        if self._codec is None:
+            raise NoMasterKey("set up encryption first, in each process")
+        return self._codec
+
+    def _device_id(self) -> str:
+        device = self._state.device()
+        if device is None:
+            raise StateError("this installation is no device yet: call register_device first")
+        return device.id

@@ -1,0 +1,246 @@
+"""A session with one server: requests with a token that is kept fresh, and the rules for trying again.
+
+    call ──▶ token, renewed in time ──▶ request ──▶ 401: renew once, again ──▶ passing trouble: wait, again ──▶ answer
+
+In: the server's address, an app's API key and a State. Out: JSON objects, and one connection per subscription. Any
+thread may call anything. Tokens, keys and passwords leave this file only in requests: never in a log, a repr or an
+error's sentence.
+"""
+
+import logging
+import random as chance
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import httpx2
+
+from ..errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
+from .changes import Account
+from .connection import Line, parsed, words
+from .pacing import RetryPolicy, passes, retry_after
+from .state import State, Tokens
+from .stream import EventConnection
+from .wire import member
+
+EARLY_SECONDS = 30.0
+"""A token is renewed so long before its end, so that it does not expire on the way (upstream's number)."""
+
+RETRIES = 3
+POLICY = RetryPolicy(base=0.5, cap=8.0)
+LONGEST_PAUSE = 60.0
+"""A server that asks for a longer pause gets none: its answer is raised, and the app may plan by `retry_after`."""
+
+LEASE_SECONDS = 60.0
+"""Longer than a renewal may take; a process that dies in one keeps the others waiting for so long."""
+
+LEASE_LOOK_SECONDS = 0.1
+log = logging.getLogger("synckit_notify.client")
+
+
+class Session:
+    """Speaks for one installation; satisfies StreamSession.
+
+    `http` is used as it is, and left open; it must not speak HTTP/2, where a stream has no socket of its own. `clock`
+    is the time of day in seconds, which goes on while no process runs. Raises ValueError for an address that is none,
+    StateError for a state that is another server's.
+    """
+
+    def __init__(
+        self,
+        server_url: str,
+        api_key: str,
+        state: State,
+        *,
+        http: httpx2.Client | None = None,
+        clock: Callable[[], float] = time.time,
+        wait: Callable[[float], object] | None = None,
+        random: Callable[[], float] = chance.random,
+    ) -> None:
+        self._line = Line(server_url, http)
+        self._api_key = api_key
+        self._state = state
+        state.bind(self._line.url, api_key)
+        self._closed = threading.Event()
+        self._clock, self._random = clock, random
+        self._wait = wait or self._closed.wait
+        self._name = str(uuid.uuid4())
+        self._renewing = threading.Lock()
+        self._subscribed_with: str | None = None
+
+    def authenticate(self, email: str, password: str) -> Account:
+        """Log in; one attempt. Raises NotAuthenticated for wrong credentials, StateError for another account."""
+        credentials = {"email": email, "password": password, "api_key": self._api_key}
+        response = self._line.send("POST", "/api/sync/auth", body=credentials)
+        if response.status_code == 401:
+            raise NotAuthenticated(words(401, response.content, (password, self._api_key)))
+        answer = self._answer(response, password)
+        account = Account(member(answer, "user_id", str), member(answer, "app_id", str))
+        self._state.log_in(account, self._tokens(answer, "token"))
+        return account
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, safe: bool) -> dict[str, Any]:
+        """Return the answer to a request with the token; where a repeat is `safe`, passing trouble is waited out.
+
+        Raises NetworkError, ServerError, ProtocolError, NotAuthenticated.
+        """
+        policy, retries = POLICY, RETRIES if safe else 0
+        while True:
+            try:
+                return self._answer(self._authorized(method, path, body))
+            except (NetworkError, ServerError) as error:
+                asked = _pause(error)
+                if retries == 0 or asked is None or self._closed.is_set():
+                    raise
+                delay, policy = policy.apply(self._random(), at_least=asked)
+                retries -= 1
+                log.info("%s; again in %.1f s", error, delay)
+            self._wait(delay)
+
+    def refresh(self) -> None:
+        """Get a new token in place of the one that was subscribed with, or of the present one; one attempt.
+
+        Raises NotAuthenticated if it is refused, NetworkError or ServerError to try later.
+        """
+        tokens = self._present()
+        self._renew(self._subscribed_with or tokens.access)
+
+    def connect(self) -> EventConnection:
+        """Subscribe, one attempt; raises NetworkError, NotAuthenticated."""
+        account = self.account()
+        token = self._subscribed_with = self._fresh_token()
+        device = self._state.device()
+        query = {"app_id": account.app_id} | ({"device_id": device.id} if device is not None else {})
+        return self._line.subscribe(query, token, self._secrets())
+
+    def position(self) -> tuple[str, int]:
+        """Return the server's epoch and cursor; one attempt. Raises as `call` does."""
+        answer = self.call("GET", "/api/sync/status", safe=False)
+        return member(answer, "epoch", str), member(answer, "cursor", int)
+
+    def close(self) -> None:
+        """End waits and connections; calls after raise NetworkError."""
+        self._closed.set()
+        self._line.close()
+
+    def account(self) -> Account:
+        """Return who is logged in; raises NotAuthenticated."""
+        found = self._state.account()
+        if found is None:
+            raise NotAuthenticated("log in first")
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _authorized(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx2.Response:
+        token = self._fresh_token()
+        response = self._line.send(method, path, body=body, token=token)
+        if response.status_code != 401:
+            return response
+        self._renew(token)
+        response = self._line.send(method, path, body=body, token=self._present().access)
+        if response.status_code == 401:
+            raise NotAuthenticated("the server refuses a token that was only just renewed")
+        return response
+
+    def _fresh_token(self) -> str:
+        """Return the token, renewed if it is about to expire; if that fails, the present one as long as it lasts."""
+        tokens = self._present()
+        left = self._left(tokens)
+        if left > EARLY_SECONDS or tokens.refresh is None:
+            return tokens.access
+        try:
+            self._renew(tokens.access)
+        except ServerError as error:
+            log.warning("the token could not be renewed: %s", error)
+        except NetworkError:
+            if left <= 0:
+                raise
+        return self._present().access
+
+    def _renew(self, token: str) -> None:
+        """Replace this token, if that has not happened: one renewal at a time among all threads and processes."""
+        with self._renewing:
+            while self._present().access == token:
+                if not self._state.take_lease(self._name, self._clock(), LEASE_SECONDS):
+                    self._wait(LEASE_LOOK_SECONDS)
+                    if self._closed.is_set():
+                        raise NetworkError("the client is closed")
+                    continue
+                try:
+                    tokens = self._present()  # again: whoever had the lease before may have renewed it
+                    if tokens.access == token:
+                        self._trade(tokens.refresh)
+                finally:
+                    self._state.release_lease(self._name)
+
+    def _trade(self, refresh_token: str | None) -> None:
+        if refresh_token is None:
+            raise NotAuthenticated("the token does not count any more: log in again")
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": self._api_key}
+        response = self._line.send("POST", "/oauth/token", form=form)
+        secrets, answer = self._secrets(), parsed(response.content)
+        code = answer.get("error") if isinstance(answer, dict) and response.status_code in (400, 401) else None
+        if code == "invalid_grant":
+            self._state.replace_tokens(refresh_token, None)
+        if code in ("invalid_grant", "invalid_client", "unauthorized_client"):
+            raise NotAuthenticated(f"log in again: {words(response.status_code, response.content, secrets)}")
+        self._state.replace_tokens(refresh_token, self._tokens(self._answer(response), "access_token", refresh_token))
+
+    def _tokens(self, answer: Mapping[str, Any], name: str, refresh_token: str | None = None) -> Tokens:
+        """Read tokens out of an answer; one without a refresh token leaves the one there is (RFC 6749, section 6)."""
+        life = answer.get("expires_in")
+        if life is not None and (type(life) not in (int, float) or not 0 < life < 1e10):
+            raise ProtocolError("the server's expires_in is no time")
+        refresh = refresh_token if answer.get("refresh_token") is None else _token(answer, "refresh_token")
+        return Tokens(_token(answer, name), refresh, None if life is None else float(life), self._clock())
+
+    def _left(self, tokens: Tokens) -> float:
+        """Return the seconds that a token still counts; a clock that was set back says nothing."""
+        if tokens.life is None:
+            return float("inf")
+        age = self._clock() - tokens.received_at
+        return tokens.life - age if age >= 0 else 0.0
+
+    def _present(self) -> Tokens:
+        tokens = self._state.tokens()
+        if tokens is None:
+            raise NotAuthenticated("log in first")
+        return tokens
+
+    def _secrets(self) -> tuple[str, ...]:
+        tokens = self._state.tokens()
+        return (self._api_key, *(() if tokens is None else (tokens.access, tokens.refresh or "")))
+
+    def _answer(self, response: httpx2.Response, *secrets: str) -> dict[str, Any]:
+        """Return the JSON object of a good answer, empty where there is no body."""
+        if not response.is_success:
+            said = words(response.status_code, response.content, (*secrets, *self._secrets()))
+            pause = retry_after({name.lower(): value for name, value in response.headers.items()}, self._clock())
+            raise ServerError(said, status=response.status_code, retry_after=pause)
+        answer = parsed(response.content) if response.content else {}
+        if not isinstance(answer, dict):
+            raise ProtocolError("the answer is no JSON object: is this the address of a SyncKit server?")
+        return answer
+
+
+def _pause(error: NetworkError | ServerError) -> float | None:
+    """Return the seconds to wait at least before a repeat, None if a repeat has no point."""
+    if isinstance(error, NetworkError):
+        return 0.0
+    asked = error.retry_after or 0.0
+    return asked if passes(error.status) and asked <= LONGEST_PAUSE else None
+
+
+def _token(answer: Mapping[str, Any], name: str) -> str:
+    """Return a token that can stand in a header; the error of one that cannot would quote it."""
+    token = member(answer, name, str)
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise ProtocolError(f"the server's {name} is no token")
+    return token

@@ -1,0 +1,226 @@
+"""What survives the process: one SQLite file, or the same in memory.
+
+    belonging      the installation, made once; the server, API key and account it belongs to; the device
+    tokens         with their life in the server's seconds, and the lease of whoever is renewing them
+    position       cursor, epoch and last_sync_time of the confirmed pulls
+    pending        batches that the server has not answered yet, oldest first
+
+Any thread may call any method, and several processes may share a file: each method is one short transaction, and none
+waits for a network. What cannot be used raises StateError, and its file is left byte for byte as it is.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import StateError
+from . import statefile
+from .changes import Account, Device, Position
+
+LONGEST_LEASE = 120.0
+"""A lease that runs longer was taken before the clock was set back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What the server gave; `life` in its seconds from `received_at` on, by the local time of day."""
+
+    access: str = field(repr=False)
+    refresh: str | None = field(repr=False)
+    life: float | None
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A batch to send; `changes` are sent as they are, again and again until they are answered."""
+
+    push_id: str
+    changes: list[Any] = field(repr=False)
+
+
+class State:
+    """The state of one installation; `open` it, `close` it."""
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None) -> "State":
+        """Open a file, made if it is not there, readable by its owner only; None is memory. Raises StateError."""
+        return cls(statefile.in_memory() if path is None else statefile.opened(Path(path)))
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._lock = threading.RLock()
+        self._connection = connection
+
+    def close(self) -> None:
+        """Close the file; whatever is called after raises StateError."""
+        with self._lock:
+            self._connection.close()
+
+    def bind(self, server_url: str, api_key: str) -> None:
+        """Make this the state of one app on one server; raises StateError if it is another's."""
+        mine = (server_url, hashlib.sha256(api_key.encode()).hexdigest())
+        with self._transaction() as row:
+            if row["server_url"] is None:
+                self._set(server_url=mine[0], api_key_hash=mine[1])
+            elif (row["server_url"], row["api_key_hash"]) != mine:
+                raise StateError("the state belongs to another server or API key: use another file")
+
+    @property
+    def installation_id(self) -> str:
+        """The id of this installation, made with its state."""
+        return str(self._row()["installation_id"])
+
+    def account(self) -> Account | None:
+        """Return who is, or was, logged in."""
+        row = self._row()
+        return None if row["user_id"] is None else Account(row["user_id"], row["app_id"])
+
+    def log_in(self, account: Account, tokens: Tokens) -> None:
+        """Keep the tokens of a log-in; raises StateError for another account than before, whose changes these are."""
+        with self._transaction() as row:
+            if row["user_id"] is not None and Account(row["user_id"], row["app_id"]) != account:
+                raise StateError("the state belongs to another account: use another file")
+            self._set(user_id=account.user_id, app_id=account.app_id, **_columns(tokens))
+
+    def tokens(self) -> Tokens | None:
+        """Return the present tokens, None if nobody is logged in."""
+        row = self._row()
+        if row["access_token"] is None:
+            return None
+        return Tokens(row["access_token"], row["refresh_token"], row["life"], row["received_at"])
+
+    def replace_tokens(self, refresh_token: str, tokens: Tokens | None) -> None:
+        """Replace the tokens that came with this refresh token; if others took their place meanwhile, leave those."""
+        with self._transaction() as row:
+            if row["refresh_token"] == refresh_token:
+                self._set(**_columns(tokens))
+
+    def take_lease(self, holder: str, now: float, seconds: float) -> bool:
+        """Be the one who renews the tokens, until `release_lease` or for so long; False if somebody else is."""
+        with self._transaction() as row:
+            held = row["lease_holder"] not in (None, holder) and 0 < row["lease_until"] - now <= LONGEST_LEASE
+            if not held:
+                self._set(lease_holder=holder, lease_until=now + seconds)
+            return not held
+
+    def release_lease(self, holder: str) -> None:
+        """Let others renew; nothing happens if the lease ran out and is another's."""
+        with self._transaction() as row:
+            if row["lease_holder"] == holder:
+                self._set(lease_holder=None)
+
+    def device(self) -> Device | None:
+        """Return the registered device."""
+        row = self._row()
+        if row["device_id"] is None:
+            return None
+        created_at = datetime.fromisoformat(row["device_created_at"])
+        return Device(row["device_id"], row["device_name"], row["device_platform"], created_at)
+
+    def keep_device(self, device: Device) -> None:
+        """Remember the registered device."""
+        with self._transaction():
+            self._set(
+                device_id=device.id,
+                device_name=device.name,
+                device_platform=device.platform,
+                device_created_at=device.created_at.isoformat(),
+            )
+
+    def position(self) -> tuple[Position, bool]:
+        """Return how far pulls are confirmed, and whether that is after a restart that is not complete."""
+        row = self._row()
+        return Position(row["epoch"], row["cursor"]), bool(row["restarting"])
+
+    def last_sync_time(self) -> datetime | None:
+        """Return up to when, by the server's clock, everything is confirmed."""
+        text = self._row()["last_sync_time"]
+        return None if text is None else datetime.fromisoformat(text)
+
+    def advance(self, start: int, end: Position, complete_until: str | None) -> None:
+        """Confirm what lies between, if all before `start` is; `complete_until` only if nothing is left after it."""
+        with self._transaction() as row:
+            if row["cursor"] < start or row["epoch"] not in (None, end.epoch):
+                return
+            self._set(cursor=max(row["cursor"], end.cursor), epoch=end.epoch)
+            if complete_until is not None:
+                self._set(last_sync_time=max(row["last_sync_time"] or "", complete_until), restarting=0)
+
+    def restart(self, stale: Position) -> None:
+        """Start again from the beginning of the log, unless that happened since `stale` was read."""
+        with self._transaction() as row:
+            if row["epoch"] == stale.epoch:
+                self._set(cursor=0, epoch=None, last_sync_time=None, restarting=1)
+
+    def add_pending(self, digest: str, batches: Sequence[Sequence[str]]) -> None:
+        """Keep all batches of one push, or none if the same push is pending already."""
+        rows = [(str(uuid.uuid4()), digest, len(batch), f"[{','.join(batch)}]") for batch in batches]
+        with self._transaction():
+            if self._connection.execute("SELECT 1 FROM pending WHERE digest = ?", (digest,)).fetchone() is None:
+                statement = "INSERT INTO pending (push_id, digest, count, changes) VALUES (?, ?, ?, ?)"
+                self._connection.executemany(statement, rows)
+
+    def next_pending(self) -> Pending | None:
+        """Return the oldest batch that is not answered."""
+        row = self._fetch("SELECT push_id, changes FROM pending ORDER BY number LIMIT 1")
+        return None if row is None else Pending(row["push_id"], json.loads(row["changes"]))
+
+    def count_pending(self) -> int:
+        """Return how many changes are not answered."""
+        return int(self._fetch("SELECT coalesce(sum(count), 0) AS total FROM pending")["total"])
+
+    def finish_pending(self, push_id: str, cursor: int) -> None:
+        """Forget a batch that was answered with this cursor."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM pending WHERE push_id = ?", (push_id,))
+            self._set(pushed_to=cursor)
+
+    def discard_pending(self) -> int:
+        """Forget all batches; return how many changes they held."""
+        with self._transaction():
+            count = self.count_pending()
+            self._connection.execute("DELETE FROM pending")
+        return count
+
+    def pushed_to(self) -> int:
+        """Return the cursor of the last batch that was answered, 0 before any."""
+        return int(self._row()["pushed_to"])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Row]:
+        """One at a time among all threads and processes; gives the row of the state as it is in it."""
+        with self._lock, statefile.explained():
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                yield self._row()
+
+    def _set(self, **columns: Any) -> None:
+        names = ", ".join(f"{name} = :{name}" for name in columns)
+        self._connection.execute(f"UPDATE state SET {names}", columns)
+
+    def _row(self) -> Any:
+        return self._fetch("SELECT * FROM state")
+
+    def _fetch(self, query: str) -> Any:
+        with self._lock, statefile.explained():
+            return self._connection.execute(query).fetchone()
+
+
+def _columns(tokens: Tokens | None) -> dict[str, Any]:
+    if tokens is None:
+        return dict.fromkeys(("access_token", "refresh_token", "life", "received_at"))
+    return {
+        "access_token": tokens.access,
+        "refresh_token": tokens.refresh,
+        "life": tokens.life,
+        "received_at": tokens.received_at,
+    }

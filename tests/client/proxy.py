@@ -1,0 +1,86 @@
+"""A TCP proxy that can misbehave as real ones do, for the SDK against a real server.
+
+`mode` may be changed at any time and counts for what flows from then on:
+
+    pass     both ways at once
+    silence  nothing reaches the client any more, the connections stay open: a dead middlebox
+    hold     as silence, but only bodies of event streams: a proxy that buffers
+    refuse   new connections are reset
+"""
+
+import contextlib
+import socket
+import struct
+import threading
+
+
+class Proxy:
+    """Listens on a free port of the loopback; a context manager."""
+
+    def __init__(self, port: int) -> None:
+        self.mode = "pass"
+        self.connections = 0
+        self._to = ("127.0.0.1", port)
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def cut(self) -> None:
+        """Reset every connection, as a mobile network does."""
+        sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            _reset(each)
+
+    def __enter__(self) -> "Proxy":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            if self.mode == "refuse":
+                _reset(client)
+                continue
+            try:
+                server = socket.create_connection(self._to)
+            except OSError:
+                _reset(client)
+                continue
+            self._sockets += [client, server]
+            threading.Thread(target=self._carry, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._carry, args=(server, client, True), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, to_client: bool) -> None:
+        streams = False
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                streams = streams or (to_client and b"text/event-stream" in data)
+                if to_client and (self.mode == "silence" or (self.mode == "hold" and streams)):
+                    continue
+                sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+def _reset(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()

@@ -1,0 +1,330 @@
+"""The assembled SDK against a real gunicorn, through everything that goes wrong between them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from synckit_notify.backend import create_app
+from synckit_notify.client import (
+    ChangeEntry,
+    NotAuthenticated,
+    ServerError,
+    StreamState,
+    SyncKitClient,
+    SyncNotification,
+    SyncNotifyStream,
+)
+
+from ..server import ROOT, Server, clean_environment, gunicorn
+from .proxy import Proxy
+
+EMAIL, PASSWORD = "alice@example.org", "correct horse battery"
+CHANGED = SyncNotification.CHANGED
+
+
+class Service:
+    """A server with one app and one account, on a port that stays the same when it is restarted."""
+
+    def __init__(self, folder: Path, **settings: str) -> None:
+        self.folder = folder
+        self.env = {"INSTANCE": str(folder / "instance"), "SYNCKIT_KEEPALIVE_SECONDS": "0.4"} | settings
+        runner = create_app(instance_path=folder / "instance").test_cli_runner()
+        self.api_key = runner.invoke(args=["synckit", "app", "add", "notes"]).output.split()[-1]
+        runner.invoke(args=["synckit", "user", "add", EMAIL, "--password", PASSWORD])
+        self.runner = runner
+        self.server = self.start()
+        self._clients: list[SyncKitClient] = []
+
+    def start(self, port: int = 0) -> Server:
+        return gunicorn("tests.client.short_lived:create()", self.folder, "--bind", f"127.0.0.1:{port}", env=self.env)
+
+    def client(self, url: str | None = None, name: str = "laptop", **options: object) -> SyncKitClient:
+        client = SyncKitClient(url or self.server.url, api_key=self.api_key, **({"encrypt": False} | options))
+        self._clients.append(client)
+        client.authenticate(EMAIL, PASSWORD)
+        client.register_device(name, "linux")
+        return client
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self.server.__exit__()
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    started = Service(tmp_path_factory.mktemp("service"))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def own_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    started: list[Service] = []
+
+    def start(**settings: str) -> Service:
+        started.append(Service(tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
+def entry(row: str) -> ChangeEntry:
+    return ChangeEntry(table="tasks", op="INSERT", row_id=row, timestamp=datetime.now(UTC), data={"title": row})
+
+
+class Ear:
+    """A stream that is iterated in a thread; `changed` counts, `error` is what ended it."""
+
+    def __init__(self, client: SyncKitClient) -> None:
+        self.states: list[tuple[StreamState, str]] = []
+        self.stream: SyncNotifyStream = client.subscribe_notifications(
+            on_state=lambda state, reason: self.states.append((state, reason))
+        )
+        self.changed = self.keepalives = 0
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+
+    def hears(self, more_than: int, within: float = 10.0) -> bool:
+        return self.until(lambda: self.changed > more_than, within)
+
+    def until(self, condition: Callable[[], bool], within: float = 10.0) -> bool:
+        end = time.monotonic() + within
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.01)
+        return condition()
+
+    def __enter__(self) -> "Ear":
+        self._thread.start()
+        assert self.hears(0), self.states
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.close()
+        self._thread.join(5)
+        assert not self._thread.is_alive()
+
+    def _listen(self) -> None:
+        try:
+            for notification in self.stream:
+                self.changed += notification is CHANGED
+                self.keepalives += notification is not CHANGED
+        except Exception as error:
+            self.error = error
+
+
+def test_a_push_is_heard_and_pulled_by_the_other_device_and_hidden_from_its_own(service: Service) -> None:
+    laptop, phone = service.client(name="laptop 1"), service.client(name="phone 1")
+    phone.pull().confirm()
+    with Ear(phone) as ear, Ear(laptop) as own_ear:
+        before, own_before = ear.changed, own_ear.changed
+        laptop.push([entry("first")])
+        assert ear.hears(before, within=2.0)
+        assert [change.row_id for change in phone.pull()] == ["first"]
+        assert [change.row_id for change in laptop.pull() if change.row_id == "first"] == []
+        assert ear.until(lambda: own_ear.keepalives > 0)
+        assert own_ear.changed == own_before
+
+
+def test_the_first_connect_says_changed(service: Service) -> None:
+    with service.client().subscribe_notifications() as stream:
+        assert next(stream) is CHANGED
+        assert stream.state is StreamState.CONNECTED
+
+
+def test_closing_from_another_thread_ends_it_within_a_tenth_of_a_second(service: Service) -> None:
+    with Ear(service.client()) as ear:
+        began = time.monotonic()
+        ear.stream.close()
+        ear._thread.join(1)
+        assert time.monotonic() - began < 0.1
+    assert ear.stream.state is StreamState.CLOSED
+
+
+def test_a_stream_survives_its_tokens_and_misses_nothing(own_service: Callable[..., Service]) -> None:
+    service = own_service(TOKEN_SECONDS="2")
+    laptop, phone = service.client(name="laptop"), service.client(name="phone")
+    rows: set[str] = set()
+    with Ear(phone) as ear:
+        for number in range(4):
+            before = ear.changed
+            laptop.push([entry(f"row {number}")])
+            assert ear.hears(before)
+            rows |= {change.row_id for change in phone.pull()}
+            time.sleep(0.8)
+        assert rows == {f"row {number}" for number in range(4)}
+        assert ear.error is None
+        assert sum(state is StreamState.CONNECTED for state, _ in ear.states) >= 2
+
+
+def test_a_log_out_everywhere_ends_in_needs_auth_until_the_user_logs_in_again(
+    own_service: Callable[..., Service],
+) -> None:
+    service = own_service(TOKEN_SECONDS="4")
+    phone = service.client()
+    with Ear(phone) as ear:
+        service.runner.invoke(args=["synckit", "user", "logout", EMAIL])
+        assert ear.until(lambda: ear.error is not None)
+        assert isinstance(ear.error, NotAuthenticated)
+        assert ear.stream.state is StreamState.NEEDS_AUTH
+    phone.authenticate(EMAIL, PASSWORD)
+    with Ear(phone):
+        pass
+
+
+def test_another_app_is_refused_at_once_with_the_servers_words(service: Service) -> None:
+    wrong = service.client()
+    wrong._state._set(app_id="another-app")
+    with pytest.raises(ServerError, match="the token is for another app") as refusal:
+        next(wrong.subscribe_notifications())
+    assert refusal.value.status == 403
+
+
+def test_a_server_that_is_killed_and_comes_back_loses_nothing(own_service: Callable[..., Service]) -> None:
+    service = own_service()
+    laptop, phone = service.client(name="laptop"), service.client(name="phone")
+    with Ear(phone) as ear:
+        phone.pull().confirm()
+        port, before = service.server.port, ear.changed
+        for pid in service.server.workers():
+            os.kill(pid, signal.SIGKILL)
+        service.server.process.kill()
+        service.server.process.wait()
+        assert ear.until(lambda: ear.stream.state is not StreamState.CONNECTED)
+        service.server = service.start(port)
+        laptop.push([entry("while the phone was away")])
+        assert ear.hears(before, within=15.0)
+        assert "while the phone was away" in {change.row_id for change in phone.pull()}
+
+
+def test_a_clean_restart_is_a_goodbye_and_a_spread_return(own_service: Callable[..., Service]) -> None:
+    service = own_service()
+    with Ear(service.client()) as ear:
+        port, before = service.server.port, ear.changed
+        service.server.stop()
+        assert ear.until(lambda: any("draining" in reason for _, reason in ear.states)), ear.states
+        service.server = service.start(port)
+        assert ear.hears(before, within=15.0)
+
+
+@pytest.fixture
+def proxied(service: Service) -> Iterator[tuple[Proxy, SyncKitClient]]:
+    with Proxy(service.server.port) as proxy:
+        yield proxy, service.client(proxy.url, name="behind a proxy")
+
+
+def test_a_half_open_connection_is_noticed_by_its_silence(proxied: tuple[Proxy, SyncKitClient]) -> None:
+    proxy, phone = proxied
+    with Ear(phone) as ear:
+        before = ear.changed
+        proxy.mode = "silence"
+        assert ear.until(lambda: ear.stream.state is not StreamState.CONNECTED, within=5.0), "2.5 keepalives are 1 s"
+        proxy.mode = "pass"
+        proxy.cut()
+        assert ear.hears(before, within=15.0)
+
+
+def test_a_reset_connection_comes_back_by_itself(proxied: tuple[Proxy, SyncKitClient]) -> None:
+    proxy, phone = proxied
+    with Ear(phone) as ear:
+        before = ear.changed
+        proxy.cut()
+        assert ear.hears(before, within=15.0)
+
+
+def test_a_proxy_that_holds_bytes_back_is_found_out_and_polled_through(proxied: tuple[Proxy, SyncKitClient]) -> None:
+    proxy, phone = proxied
+    proxy.mode = "hold"
+    with phone.subscribe_notifications() as stream:
+        assert next(stream) is CHANGED
+        assert stream.state is StreamState.POLLING, stream.reason
+
+
+def test_a_push_whose_answer_was_lost_is_stored_once(service: Service) -> None:
+    with Proxy(service.server.port) as proxy:
+        laptop = service.client(proxy.url, name="laptop with a bad line")
+        before = laptop.status().cursor
+        proxy.mode = "silence"
+        pushing = threading.Thread(target=laptop.push, args=([entry("once")],))
+        pushing.start()
+        until = time.monotonic() + 10
+        watcher = service.client(name="watcher")
+        while watcher.status().cursor == before and time.monotonic() < until:
+            time.sleep(0.01)
+        proxy.mode = "pass"
+        proxy.cut()
+        pushing.join(20)
+        assert watcher.status().cursor == before + 1
+        assert laptop.pending_changes == 0
+
+
+def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None:
+    laptop, phone = (service.client(name=name, encrypt=True) for name in ("sealed laptop", "sealed phone"))
+    laptop.setup_encryption_new("a long passphrase")
+    phone.setup_encryption_existing("a long passphrase")
+    laptop.push([entry("secret row")])
+    everything = service.client(name="server's view")
+    sealed = everything._session.call(
+        "POST",
+        "/api/sync/pull",
+        {"device_id": everything._device_id(), "cursor": laptop.status().cursor - 1},
+        safe=True,
+    )
+    assert "secret row" not in sealed["changes"][0]["data"]
+    position = phone._state
+    position._set(cursor=laptop.status().cursor - 1, epoch=laptop.status().epoch)
+    assert [change.data for change in phone.pull()] == [{"title": "secret row"}]
+
+
+def command(service: Service, *words: str, **env: str) -> subprocess.Popen[str]:
+    account = {"SYNCKIT_URL": service.server.url, "SYNCKIT_API_KEY": service.api_key}
+    account |= {"SYNCKIT_EMAIL": EMAIL, "SYNCKIT_PASSWORD": PASSWORD}
+    return subprocess.Popen(
+        [sys.executable, "-m", "synckit_notify.client.command", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=clean_environment() | account | env | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def test_the_demo_prints_how_long_five_changes_took(service: Service) -> None:
+    shown, _ = command(service, "demo").communicate(timeout=60)
+    lines = shown.strip().splitlines()
+    assert lines[0].split() == ["change", "heard", "after", "pulled", "after"], shown
+    assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4", "5"]
+    assert all(float(line.split()[1]) < 1000 for line in lines[1:]), shown
+
+
+def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> None:
+    service = own_service()
+    service.client().push([entry("seen")])
+    listening = command(service, "listen", "--json", "--pull")
+    seen: list[dict[str, str]] = []
+    try:
+        while not seen or seen[-1]["what"] != "keepalive":
+            seen.append(json.loads(listening.stdout.readline()))
+    finally:
+        listening.send_signal(signal.SIGINT)
+        listening.communicate(timeout=10)
+    assert {"[connecting]", "[connected]", "changed"} <= {line["what"] for line in seen}
+    assert [line["row"] for line in seen if line["what"] == "pulled"] == ["seen"]
+
+
+def test_a_wrong_password_is_one_sentence(service: Service) -> None:
+    listening = command(service, "listen", SYNCKIT_PASSWORD="not this one")
+    said, _ = listening.communicate(timeout=30)
+    assert listening.returncode == 1
+    assert said == "Error: the API key, the e-mail or the password is wrong\n"
