@@ -66,6 +66,6 @@ def test_in_health_the_sweep_repeats_nothing_and_the_pusher_hears_nothing(tmp_pa
                 push(server, laptop, f"row {row}")
                 time.sleep(0.3)
             time.sleep(0.5)
-            server.stop()
+            server.process.terminate()
             assert on_laptop.read_to_end().count(CHANGED) == 0
             assert on_phone.read_to_end().count(CHANGED) == 3

@@ -92,6 +92,12 @@ def test_importing_brings_nothing_heavy_unasked(module: str, unwanted: set[str])
     assert not unwanted & set(loaded.stdout.split())
 
 
+def test_the_sdk_works_where_no_server_package_is_installed() -> None:
+    blocked = ("flask", "werkzeug", "gevent", "gunicorn", "sqlalchemy", "jwt")
+    code = f"import sys; sys.modules |= dict.fromkeys({blocked!r}); import synckit_notify.client.command"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
 def test_the_exported_names_all_exist() -> None:
     import synckit_notify
 

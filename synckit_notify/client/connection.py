@@ -21,7 +21,7 @@ import httpx2
 from ..errors import NetworkError, ProtocolError
 
 LIMITS = httpx2.Timeout(30.0, connect=10.0)
-STREAM_LIMITS = {"connect": 10.0, "write": 10.0, "pool": 10.0, "read": 15.0}
+STREAM_LIMITS = {"connect": 10.0, "write": 10.0, "pool": 10.0, "read": 10.0}
 """`read` is for the headers alone: a stream may be silent, and its watchdog is the reader's."""
 
 MOST_PIECES = 64

@@ -6,12 +6,17 @@
     silence  nothing reaches the client any more, the connections stay open: a dead middlebox
     hold     as silence, but only bodies of event streams: a proxy that buffers
     refuse   new connections are reset
+    busy     new connections are answered 503 with Retry-After: 1
+
+`swallow` may name bytes of a request: its answer, once it has come from the server, is lost, and the connection too.
 """
 
 import contextlib
 import socket
 import struct
 import threading
+
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
 class Proxy:
@@ -20,6 +25,8 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.mode = "pass"
         self.connections = 0
+        self.swallow: bytes | None = None
+        self.swallowed = 0
         self._to = ("127.0.0.1", port)
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -56,22 +63,34 @@ class Proxy:
             if self.mode == "refuse":
                 _reset(client)
                 continue
+            if self.mode == "busy":
+                client.recv(65536)
+                client.sendall(BUSY)
+                client.close()
+                continue
             try:
                 server = socket.create_connection(self._to)
             except OSError:
                 _reset(client)
                 continue
             self._sockets += [client, server]
-            threading.Thread(target=self._carry, args=(client, server, False), daemon=True).start()
-            threading.Thread(target=self._carry, args=(server, client, True), daemon=True).start()
+            doomed = threading.Event()
+            threading.Thread(target=self._carry, args=(client, server, False, doomed), daemon=True).start()
+            threading.Thread(target=self._carry, args=(server, client, True, doomed), daemon=True).start()
 
-    def _carry(self, source: socket.socket, sink: socket.socket, to_client: bool) -> None:
+    def _carry(self, source: socket.socket, sink: socket.socket, to_client: bool, doomed: threading.Event) -> None:
         streams = False
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
                 streams = streams or (to_client and b"text/event-stream" in data)
+                if to_client and doomed.is_set():
+                    self.swallowed += 1
+                    break
                 if to_client and (self.mode == "silence" or (self.mode == "hold" and streams)):
                     continue
+                if not to_client and self.swallow is not None and self.swallow in data:
+                    self.swallow = None
+                    doomed.set()
                 sink.sendall(data)
         for each in (source, sink):
             with contextlib.suppress(OSError):
