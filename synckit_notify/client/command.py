@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,7 +68,7 @@ def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool,
         for change in page:
             say("pulled", table=change.table, op=change.op, row=change.row_id)
 
-    with _explained(), _client(account, state, passphrase) as client:
+    with suppress(KeyboardInterrupt), _explained(), _client(account, state, passphrase) as client:
         if pull:
             client.register_device("synckit listen", "linux")
         for notification in client.subscribe_notifications(lambda state, reason: say(f"[{state}]", reason=reason)):
