@@ -92,8 +92,8 @@ class SyncKitClient:
         entries = list(entries)
         device = self._device_id()
         if entries:
-            sealed = list(batches(entries, self._sealing(), self._session.account()))
-            self._state.add_pending(digest(entries), sealed)
+            sealed = batches(entries, self._sealing(), self._session.account())
+            self._state.add_pending(digest(entries), list(sealed))
         with self._pushing:
             while (batch := self._state.next_pending()) is not None:
                 self._send(batch, device)
@@ -193,10 +193,9 @@ class SyncKitClient:
                 changes, start = [], page.start
             changes += self._opened(page)
             end = page.end
-        result = PullResult(changes, end, page.restarted, lambda: self._confirm(start, page))
         if not changes:  # but an echo perhaps, and nobody will confirm nothing
-            result.confirm()
-        return result
+            self._confirm(start, page)
+        return PullResult(changes, end, page.restarted, lambda: self._confirm(start, page))
 
     def _pages(
         self,

@@ -68,7 +68,7 @@ class Session:
         self._wait = wait or self._closed.wait
         self._name = str(uuid.uuid4())
         self._renewing = threading.Lock()
-        self._subscribed_with: str | None = None
+        self._subscribed_with: Tokens | None = None
 
     def authenticate(self, email: str, password: str) -> Account:
         """Log in; one attempt. Raises NotAuthenticated for wrong credentials, StateError for another account."""
@@ -104,16 +104,16 @@ class Session:
 
         Raises NotAuthenticated if it is refused, NetworkError or ServerError to try later.
         """
-        tokens = self._present()
-        self._renew(self._subscribed_with or tokens.access)
+        present = self._present()
+        self._renew(self._subscribed_with or present)
 
     def connect(self) -> EventConnection:
         """Subscribe, one attempt; raises NetworkError, NotAuthenticated."""
         account = self.account()
-        token = self._subscribed_with = self._fresh_token()
+        tokens = self._subscribed_with = self._fresh()
         device = self._state.device()
         query = {"app_id": account.app_id} | ({"device_id": device.id} if device is not None else {})
-        return self._line.subscribe(query, token, self._secrets())
+        return self._line.subscribe(query, tokens.access, self._secrets())
 
     def position(self) -> tuple[str, int]:
         """Return the server's epoch and cursor; one attempt. Raises as `call` does."""
@@ -139,44 +139,47 @@ class Session:
         self.close()
 
     def _authorized(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx2.Response:
-        token = self._fresh_token()
-        response = self._line.send(method, path, body=body, token=token)
+        tokens = self._fresh()
+        response = self._line.send(method, path, body=body, token=tokens.access)
         if response.status_code != 401:
             return response
-        self._renew(token)
+        self._renew(tokens)
         response = self._line.send(method, path, body=body, token=self._present().access)
         if response.status_code == 401:
             raise NotAuthenticated("the server refuses a token that was only just renewed")
         return response
 
-    def _fresh_token(self) -> str:
-        """Return the token, renewed if it is about to expire; if that fails, the present one as long as it lasts."""
+    def _fresh(self) -> Tokens:
+        """Return the tokens, renewed if they are about to expire; if that fails, the present ones while they last."""
         tokens = self._present()
         left = self._left(tokens)
         if left > EARLY_SECONDS or tokens.refresh is None:
-            return tokens.access
+            return tokens
         try:
-            self._renew(tokens.access)
+            self._renew(tokens)
         except ServerError as error:
             log.warning("the token could not be renewed: %s", error)
         except NetworkError:
             if left <= 0:
                 raise
-        return self._present().access
+        return self._present()
 
-    def _renew(self, token: str) -> None:
-        """Replace this token, if that has not happened: one renewal at a time among all threads and processes."""
+    def _renew(self, stale: Tokens) -> None:
+        """Replace these tokens, if that has not happened: one renewal at a time among all threads and processes.
+
+        All of them are compared: two access tokens of the same second are the same text.
+        """
         with self._renewing:
-            while self._present().access == token:
+            while self._present() == stale:
                 if not self._state.take_lease(self._name, self._clock(), LEASE_SECONDS):
                     self._wait(LEASE_LOOK_SECONDS)
                     if self._closed.is_set():
                         raise NetworkError("the client is closed")
                     continue
                 try:
-                    tokens = self._present()  # again: whoever had the lease before may have renewed it
-                    if tokens.access == token:
-                        self._trade(tokens.refresh)
+                    if self._present() == stale:  # again: whoever had the lease before may have renewed them
+                        self._trade(stale.refresh)
+                        return
                 finally:
                     self._state.release_lease(self._name)
 

@@ -158,7 +158,7 @@ class State:
     def restart(self, stale: Position) -> None:
         """Start again from the beginning of the log, unless that happened since `stale` was read."""
         with self._transaction() as row:
-            if row["epoch"] == stale.epoch:
+            if row["epoch"] in (None, stale.epoch):
                 self._set(cursor=0, epoch=None, last_sync_time=None, restarting=1)
 
     def add_pending(self, digest: str, batches: Sequence[Sequence[str]]) -> None:

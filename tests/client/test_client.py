@@ -1,0 +1,590 @@
+"""What an app may rely on: nothing is lost, nothing is doubled, and what is wrong is told before anything happens."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from synckit_notify.backend import create_app
+from synckit_notify.client.changes import BEGINNING, ChangeEntry, Position, PulledChange, PullFilter
+from synckit_notify.client.client import SyncKitClient
+from synckit_notify.client.stream import SyncNotifyStream
+from synckit_notify.errors import (
+    DecryptionFailed,
+    EncryptionExists,
+    InvalidEnvelope,
+    NetworkError,
+    NoMasterKey,
+    NotAuthenticated,
+    ProtocolError,
+    ServerError,
+    StateError,
+)
+
+from ..backend.conftest import add_account
+from ..conftest import KEY
+from .scripted import (
+    API_KEY,
+    AUTH,
+    DEVICES,
+    KEYS,
+    PASSWORD,
+    PULL,
+    PUSH,
+    Answer,
+    AnswerWithPage,
+    FakeClock,
+    LoseAnswer,
+    LoseRequest,
+    Refuse,
+    Script,
+)
+
+AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
+AT_TEXT = "2026-01-31T12:00:00.000000Z"
+LOGIN = {"token": "access", "user_id": "alice", "app_id": "notes", "expires_in": 1e9, "refresh_token": "refresh"}
+LAPTOP = {"id": "d1", "device_name": "Laptop", "created_at": AT_TEXT}
+
+
+def task(row: object = 1, **fields: Any) -> ChangeEntry:
+    return ChangeEntry(**{"table": "tasks", "op": "INSERT", "row_id": str(row), "timestamp": AT, "data": row} | fields)
+
+
+def pulled(seq: int, device: str = "d2", **fields: object) -> dict[str, object]:
+    change = {"table": "tasks", "op": "INSERT", "row_id": str(seq), "timestamp": AT_TEXT, "data": str(seq)}
+    return change | {"seq": seq, "device_id": device, "received_at": AT_TEXT} | fields
+
+
+def page(*changes: dict[str, object], cursor: int, more: bool = False, epoch: str = "e1", **fields: object) -> Answer:
+    answer = {"changes": list(changes), "cursor": cursor, "has_more": more, "epoch": epoch, "server_time": AT_TEXT}
+    return Answer(answer | fields)
+
+
+Tell = Callable[..., SyncKitClient]
+
+
+class Narrator:
+    """Makes clients of one story: one state file, one script; the second of them is the app started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.clock = folder / "tasks.state", FakeClock()
+        self.server = Script({})
+        self._open: list[SyncKitClient] = []
+
+    def client(self, *, encrypt: bool = False, registered: bool = True, **steps: list[Any]) -> SyncKitClient:
+        places = {"push": PUSH, "pull": PULL, "devices": DEVICES, "keys": KEYS, "auth": AUTH}
+        self.server = Script({places[name]: told for name, told in steps.items()})
+        made = SyncKitClient(
+            "http://server",
+            api_key=API_KEY,
+            state=self.file,
+            encrypt=encrypt,
+            http=httpx2.Client(transport=self.server),
+            clock=self.clock.time,
+            wait=self.clock.wait,
+        )
+        self._open.append(made)
+        if registered and made._state.device() is None:
+            self.server.steps |= {AUTH: [Answer(LOGIN)], DEVICES: [Answer(LAPTOP), *self.server.steps.get(DEVICES, [])]}
+            made.authenticate("alice@example.org", PASSWORD)
+            made.register_device("Laptop", "linux")
+            self.server.asked.clear()
+        return made
+
+    def close(self) -> None:
+        for client in self._open:
+            client.close()
+
+
+@pytest.fixture
+def story(tmp_path: Path) -> Iterator[Narrator]:
+    narrator = Narrator(tmp_path)
+    yield narrator
+    narrator.close()
+
+
+class TestEntries:
+    WRONG: tuple[dict[str, Any], ...] = (
+        {"table": ""},
+        {"table": "x" * 129},
+        {"row_id": ""},
+        {"row_id": "x" * 257},
+        {"row_id": "a\0b"},
+        {"row_id": "\ud800"},
+        {"row_id": 7},
+        {"op": "insert"},
+        {"op": "DELETE", "data": 1},
+        {"timestamp": datetime(2026, 1, 31)},
+        {"timestamp": "2026-01-31T12:00:00Z"},
+    )
+
+    @pytest.mark.parametrize("wrong", WRONG)
+    def test_what_no_server_takes_is_refused_where_it_is_written(self, wrong: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match=next(iter(wrong)) if "op" not in wrong or len(wrong) == 1 else "data"):
+            task(**wrong)
+
+    def test_entries_are_values(self) -> None:
+        assert task() == task()
+        with pytest.raises(AttributeError):
+            task().op = "DELETE"  # type: ignore[misc]
+
+
+class TestPushing:
+    def test_changes_go_out_with_the_device_and_a_push_id(self, story: Narrator) -> None:
+        client = story.client(push=[Answer({"cursor": 2})])
+        assert client.push([task(1, data={"é": [1.5, None]}), task(2, op="DELETE", data=None)]) == 2
+        (body,) = story.server.bodies(PUSH)
+        assert body["device_id"] == "d1"
+        assert body["push_id"]
+        fields = {"table": "tasks", "timestamp": AT_TEXT}
+        assert body["changes"] == [
+            fields | {"op": "INSERT", "row_id": "1", "data": '{"é": [1.5, null]}'},
+            fields | {"op": "DELETE", "row_id": "2", "data": None},
+        ]
+        assert client.pending_changes == 0
+
+    def test_a_timestamp_is_sent_in_utc(self, story: Narrator) -> None:
+        client = story.client(push=[Answer({"cursor": 1})])
+        client.push([task(timestamp=datetime.fromisoformat("2026-01-31T14:00:00+02:00"))])
+        assert story.server.bodies(PUSH)[0]["changes"][0]["timestamp"] == AT_TEXT
+
+    def test_more_than_500_are_cut_into_batches(self, story: Narrator) -> None:
+        client = story.client(push=[Answer({"cursor": n}) for n in (500, 1000, 1001)])
+        assert client.push(task(row) for row in range(1001)) == 1001
+        sent = story.server.bodies(PUSH)
+        assert [len(body["changes"]) for body in sent] == [500, 500, 1]
+        assert len({body["push_id"] for body in sent}) == 3
+
+    def test_a_batch_stays_within_six_mebibytes(self, story: Narrator) -> None:
+        client = story.client(push=[Answer({"cursor": n}) for n in (1, 2)])
+        client.push(task(row, data="x" * 250_000) for row in range(30))
+        sizes = [len(json.dumps(body)) for body in story.server.bodies(PUSH)]
+        assert len(sizes) == 2
+        assert max(sizes) <= 6 * 2**20 + 1000
+
+    def test_one_change_that_is_too_large_stops_all_before_anything_is_kept(self, story: Narrator) -> None:
+        client = story.client()
+        with pytest.raises(ValueError, match=r"changes\[2\].data: is larger"):
+            client.push([task(1), task(2), task(3, data="x" * 256 * 1024)])
+        assert client.pending_changes == 0
+
+    @pytest.mark.parametrize("data", [float("nan"), {1, 2}, object(), b"bytes"])
+    def test_what_is_no_json_is_refused_too_without_repeating_it(self, story: Narrator, data: Any) -> None:
+        client = story.client()
+        with pytest.raises(ValueError, match=r"changes\[1\].data: is no JSON value$"):
+            client.push([task(1), task(2, data=data)])
+        assert client.pending_changes == 0
+
+    def test_keys_that_are_numbers_are_texts_in_json(self, story: Narrator) -> None:
+        client = story.client(push=[Answer({"cursor": 1})])
+        client.push([task(data={1: "one", "two": 2})])
+        assert story.server.bodies(PUSH)[0]["changes"][0]["data"] == '{"1": "one", "two": 2}'
+
+    @pytest.mark.parametrize("trouble", [LoseRequest(), LoseAnswer(), Refuse(503)])
+    def test_a_repeat_is_the_very_same_request(self, story: Narrator, trouble: Any) -> None:
+        client = story.client(push=[trouble, trouble, Answer({"cursor": 1})])
+        client.push([task()])
+        first, second, third = story.server.bodies(PUSH)
+        assert first == second == third
+
+    def test_after_a_crash_the_next_process_sends_what_is_pending_first_and_the_same(self, story: Narrator) -> None:
+        client = story.client(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
+        with pytest.raises(NetworkError):
+            client.push(task(row) for row in range(600))
+        lost = story.server.bodies(PUSH)[-1]
+        again = story.client(push=[Answer({"cursor": 600}), Answer({"cursor": 601})])
+        assert again.pending_changes == 100
+        assert again.push([task("new")]) == 601
+        assert story.server.bodies(PUSH)[0] == lost
+        assert story.server.bodies(PUSH)[1]["changes"][0]["row_id"] == "new"
+
+    def test_nothing_to_push_sends_what_is_pending_and_returns_the_last_cursor(self, story: Narrator) -> None:
+        client = story.client(push=[LoseAnswer()] * 4)
+        assert client.push([]) == 0
+        with pytest.raises(NetworkError):
+            client.push([task()])
+        again = story.client(push=[Answer({"cursor": 7})])
+        assert again.push([]) == 7
+        assert again.push([]) == 7
+        assert story.server.over()
+
+    def test_the_same_call_again_while_it_is_pending_counts_once(self, story: Narrator) -> None:
+        """Also those of its batches that are answered already do not go out again."""
+        entries = [task(row, data={"b": 1, "a": row}) for row in range(600)]
+        client = story.client(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
+        with pytest.raises(NetworkError):
+            client.push(entries)
+        again = story.client(push=[Answer({"cursor": 600})])
+        same = [task(row, data={"a": row, "b": 1}) for row in range(600)]
+        assert again.push(same) == 600
+        assert story.server.over()
+        third = story.client(push=[Answer({"cursor": n}) for n in (1100, 1200)])
+        assert third.push(same) == 1200, "once answered it is a new push"
+
+    @pytest.mark.parametrize("status", [400, 402, 403, 409, 413, 422])
+    def test_a_refused_batch_stays_until_the_app_gives_it_up(self, story: Narrator, status: int) -> None:
+        client = story.client(push=[Refuse(status, "not this"), Refuse(status, "not this"), Answer({"cursor": 1})])
+        for entries in [task(1)], [task(2)]:
+            with pytest.raises(ServerError, match="not this") as raised:
+                client.push(entries)
+            assert raised.value.status == status
+        assert client.pending_changes == 2
+        assert client.discard_pending() == 2
+        assert client.push([task(3)]) == 1
+
+    def test_after_an_unknown_device_registering_again_is_enough(self, story: Narrator) -> None:
+        client = story.client(push=[Refuse(404, "there is no such device"), Answer({"cursor": 1})])
+        with pytest.raises(ServerError):
+            client.push([task()])
+        story.server.steps[DEVICES] = [Answer(LAPTOP | {"id": "d9"})]
+        client.register_device("Laptop", "linux")
+        client.push([])
+        first, second = story.server.bodies(PUSH)
+        assert (first["device_id"], second["device_id"]) == ("d1", "d9")
+        assert first["push_id"] == second["push_id"]
+
+    def test_the_pull_cursor_does_not_move(self, story: Narrator) -> None:
+        client = story.client(push=[Answer({"cursor": 9})], pull=[page(cursor=9)])
+        client.push([task()])
+        client.pull()
+        assert story.server.bodies(PULL)[0]["cursor"] == 0
+
+    def test_before_a_device_is_registered_nothing_is_kept(self, story: Narrator) -> None:
+        client = story.client(registered=False)
+        for call in (lambda: client.push([task()]), client.pull):
+            with pytest.raises(StateError, match="register_device"):
+                call()
+        assert client.pending_changes == 0
+
+    def test_an_installation_is_made_once(self, story: Narrator) -> None:
+        ids = []
+        for each in "the first", "started again":
+            client = story.client(registered=each == "the first")
+            story.server.steps[DEVICES] = [Answer(LAPTOP)]
+            client.register_device("Laptop", "linux")
+            ids.append(story.server.bodies(DEVICES)[-1]["installation_id"])
+        assert ids[0] == ids[1]
+
+
+TIMES = {
+    "2026-01-31T12:00:00Z": AT,
+    "2026-01-31t12:00:00z": AT,
+    "2026-01-31 12:00:00.123456789Z": AT.replace(microsecond=123456),
+    "2026-01-31T14:00:00+02:00": AT,
+    "2026-01-31T11:59:60Z": AT,
+}
+
+
+class TestPulling:
+    def test_all_pages_come_at_once_without_the_own_echo(self, story: Narrator) -> None:
+        client = story.client(pull=[page(pulled(1), pulled(2, "d1"), cursor=2, more=True), page(pulled(3), cursor=3)])
+        result = client.pull()
+        assert [change.seq for change in result] == [1, 3]
+        assert result[0] == PulledChange("tasks", "INSERT", "1", AT, 1, 1, "d2", AT)
+        assert result[-1:] == [result[1]]
+        assert [(body["cursor"], body["epoch"]) for body in story.server.bodies(PULL)] == [(0, None), (2, "e1")]
+
+    def test_what_is_not_confirmed_comes_again(self, story: Narrator) -> None:
+        client = story.client(pull=[page(pulled(1), cursor=1)] * 2)
+        client.pull()
+        assert client.last_sync_time is None
+        client.pull().confirm()
+        assert client.last_sync_time == AT
+        again = story.client(pull=[page(cursor=1)])
+        again.pull()
+        assert story.server.bodies(PULL)[0] == {"cursor": 1, "device_id": "d1", "epoch": "e1"}
+
+    def test_a_result_confirms_only_what_it_held(self, story: Narrator) -> None:
+        client = story.client(
+            pull=[page(pulled(1), cursor=1), page(pulled(1), pulled(2), cursor=2), page(pulled(3), cursor=3)]
+        )
+        older, newer = client.pull(), client.pull()
+        newer.confirm()
+        newest = client.pull()
+        older.confirm()
+        assert client._state.position()[0].cursor == 2
+        newest.confirm()
+        assert client._state.position()[0].cursor == 3
+
+    def test_an_echo_alone_is_confirmed_by_itself(self, story: Narrator) -> None:
+        client = story.client(pull=[page(pulled(1, "d1"), cursor=1)])
+        assert len(client.pull()) == 0
+        assert client._state.position()[0] == Position("e1", 1)
+
+    def test_with_apply_each_page_is_confirmed_after_it_returned(self, story: Narrator) -> None:
+        client = story.client(
+            pull=[
+                page(pulled(1), cursor=1, more=True),
+                page(pulled(2, "d1"), cursor=2, more=True),
+                page(pulled(3), cursor=3),
+            ]
+        )
+        seen: list[tuple[list[int], int, object]] = []
+        result = client.pull(
+            apply=lambda changes: seen.append(
+                ([change.seq for change in changes], client._state.position()[0].cursor, client.last_sync_time)
+            )
+        )
+        assert seen == [([1], 0, None), ([3], 2, None)]
+        assert (len(result), result.position, client.last_sync_time) == (0, Position("e1", 3), AT)
+        result.confirm()
+
+    def test_a_crash_in_apply_repeats_that_page_and_no_other(self, story: Narrator) -> None:
+        client = story.client(pull=[page(pulled(1), cursor=1, more=True), page(pulled(2), cursor=2)])
+        applied = []
+
+        def apply(changes: list[PulledChange]) -> None:
+            applied.append(changes[0].seq)
+            if changes[0].seq == 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            client.pull(apply=apply)
+        again = story.client(pull=[page(pulled(2), cursor=2)])
+        again.pull(apply=lambda changes: applied.append(changes[0].seq))
+        assert applied == [1, 2, 2]
+
+    def test_a_replaced_log_is_read_from_its_beginning_with_the_own_changes_and_says_so(
+        self, story: Narrator, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        client = story.client(
+            pull=[page(pulled(1), cursor=7), Refuse(409), page(pulled(1, "d1"), cursor=1, epoch="e2")]
+        )
+        client.pull().confirm()
+        result = client.pull()
+        assert result.restarted
+        assert [change.device_id for change in result] == ["d1"]
+        assert "replaced" in caplog.text
+        assert client.last_sync_time is None
+        again = story.client(pull=[page(pulled(1, "d1"), cursor=1, epoch="e2"), page(cursor=1, epoch="e2")])
+        repeated = again.pull()
+        assert repeated.restarted, "the app may have died before it heard of it"
+        repeated.confirm()
+        assert not again.pull().restarted
+
+    def test_a_log_that_is_replaced_between_two_pages_mixes_nothing(self, story: Narrator) -> None:
+        client = story.client(
+            pull=[
+                page(pulled(1), cursor=1, more=True),
+                Refuse(409),
+                page(pulled(1, row_id="new"), cursor=1, epoch="e2"),
+            ]
+        )
+        result = client.pull()
+        assert [change.row_id for change in result] == ["new"]
+        assert result.restarted
+        result.confirm()
+        assert client._state.position() == (Position("e2", 1), False)
+
+    def test_a_conflict_at_the_beginning_is_no_replaced_log(self, story: Narrator) -> None:
+        with pytest.raises(ServerError):
+            story.client(pull=[Refuse(409)]).pull()
+
+    WRONG: tuple[Answer | AnswerWithPage, ...] = (
+        AnswerWithPage(200),
+        page(cursor=0, more=True),
+        page(cursor=-1),
+        page(cursor=2**63),
+        page(cursor=1, epoch=None),  # type: ignore[arg-type]
+        page(cursor=1, server_time="yesterday"),
+        page(cursor=1, server_time="2026-01-31T12:00:00"),
+        page(cursor=1, changes={}),
+        page(cursor=1, changes=["text"]),
+        page(pulled(1, op="UPSERT"), cursor=1),
+        page(pulled(1, table=None), cursor=1),
+        page(pulled(1, timestamp="2026-13-31T12:00:00Z"), cursor=1),
+        page(pulled(True, data="1"), cursor=1),
+        page(pulled(1, row_id="\ud800"), cursor=1),
+    )
+
+    @pytest.mark.parametrize("answer", WRONG)
+    def test_an_answer_that_is_none_moves_nothing(self, story: Narrator, answer: Any) -> None:
+        client = story.client(pull=[answer])
+        with pytest.raises(ProtocolError):
+            client.pull()
+        assert client._state.position() == (BEGINNING, False)
+
+    @pytest.mark.parametrize("text", TIMES)
+    def test_every_time_that_the_server_takes_can_be_read(self, story: Narrator, text: str) -> None:
+        client = story.client(pull=[page(pulled(1, timestamp=text), cursor=1)])
+        assert client.pull()[0].timestamp == TIMES[text]
+
+
+class TestFilters:
+    def test_a_filter_is_immutable_and_says_what_it_asks(self) -> None:
+        tasks = PullFilter().table("tasks")
+        later = tasks.since(AT).until(AT + timedelta(days=1)).table("notes").table("tasks")
+        assert tasks.body() == {"tables": ["tasks"]}
+        assert later.body() == {"tables": ["tasks", "notes"], "since": AT_TEXT, "until": "2026-02-01T12:00:00.000000Z"}
+        assert later.since(None).until(None).body() == {"tables": ["tasks", "notes"]}
+        assert tasks == PullFilter().table("tasks")
+
+    @pytest.mark.parametrize(
+        "build",
+        [
+            lambda f: f.table(""),
+            lambda f: f.table("x" * 129),
+            lambda f: f.since(datetime(2026, 1, 31)),
+            lambda f: f.until("2026-01-31T12:00:00Z"),
+            lambda f: f.since(AT).until(AT),
+            lambda f: f.until(AT).since(AT + timedelta(seconds=1)),
+            lambda f: [f := f.table(str(number)) for number in range(101)],
+        ],
+    )
+    def test_a_filter_that_asks_for_nothing_is_refused(self, build: Callable[[PullFilter], object]) -> None:
+        with pytest.raises(ValueError):
+            build(PullFilter())
+
+    def test_a_filtered_pull_leaves_the_cursor_and_goes_on_by_its_own(self, story: Narrator) -> None:
+        client = story.client(
+            pull=[page(pulled(1), cursor=1, more=True), page(pulled(3), cursor=9), page(cursor=9)], push=[]
+        )
+        tasks = PullFilter().table("tasks").since(client.last_sync_time)
+        found = client.pull_filtered(tasks)
+        assert [change.seq for change in found] == [1, 3]
+        assert client._state.position() == (BEGINNING, False)
+        assert client.last_sync_time is None
+        assert len(client.pull_filtered(tasks.after(found.position))) == 0
+        assert story.server.bodies(PULL)[-1] == {"tables": ["tasks"], "device_id": "d1", "cursor": 9, "epoch": "e1"}
+
+    def test_a_replaced_log_restarts_it_alone(self, story: Narrator) -> None:
+        client = story.client(pull=[Refuse(409), page(pulled(1), cursor=1, epoch="e2")])
+        found = client.pull_filtered(PullFilter().after(Position("e1", 5)))
+        assert (found.restarted, found.position) == (True, Position("e2", 1))
+        assert client._state.position() == (BEGINNING, False)
+
+
+class TestWithoutAKey:
+    def test_nothing_is_pushed_in_the_clear_by_accident(self, story: Narrator) -> None:
+        client = story.client(encrypt=True)
+        with pytest.raises(NoMasterKey):
+            client.push([task()])
+        assert client.pending_changes == 0
+
+    def test_changes_are_not_skipped_but_the_echo_and_an_empty_page_need_no_key(self, story: Narrator) -> None:
+        client = story.client(encrypt=True, pull=[page(pulled(1, "d1"), cursor=1), page(pulled(2), cursor=2)])
+        assert len(client.pull()) == 0
+        with pytest.raises(NoMasterKey):
+            client.pull(apply=lambda changes: None)
+        assert client._state.position()[0].cursor == 1
+
+    def test_a_client_in_the_clear_does_not_take_ciphertext_for_data(self, story: Narrator) -> None:
+        client = story.client(pull=[page(pulled(1, data="AbCd+/=="), cursor=1)])
+        with pytest.raises(NoMasterKey):
+            client.pull()
+        with pytest.raises(ValueError, match="encrypt=False"):
+            client.setup_encryption_new("passphrase")
+
+
+def test_closing_ends_streams_and_twice_is_no_harm(story: Narrator) -> None:
+    client = story.client()
+    stream = client.subscribe_notifications()
+    assert isinstance(stream, SyncNotifyStream)
+    client.close()
+    client.close()
+    assert list(stream) == []
+
+
+def test_a_state_of_another_account_is_not_taken_over(story: Narrator) -> None:
+    client = story.client()
+    story.server.steps[AUTH] = [Answer(LOGIN | {"user_id": "bob"})]
+    with pytest.raises(StateError, match="another account"):
+        client.authenticate("bob@example.org", PASSWORD)
+
+
+def test_a_client_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="server_url"):
+        SyncKitClient("nowhere", api_key=API_KEY, state=tmp_path / "tasks.state")
+
+
+class TestAgainstTheBackend:
+    """Everything together, with the real routes and the real encryption."""
+
+    @pytest.fixture
+    def make(self, tmp_path: Path) -> Iterator[Callable[..., SyncKitClient]]:
+        app = create_app({"SYNCKIT_JWT_KEY": KEY}, instance_path=tmp_path / "instance")
+        backend = app.extensions["synckit_backend"]
+        credentials = add_account(backend)
+        made: list[SyncKitClient] = []
+
+        def client(name: str, **options: Any) -> SyncKitClient:
+            http = httpx2.Client(transport=httpx2.WSGITransport(app))
+            key = credentials["api_key"]
+            made.append(SyncKitClient("http://server", api_key=key, state=tmp_path / name, http=http, **options))
+            made[-1].authenticate(credentials["email"], credentials["password"])
+            made[-1].register_device(name, "linux")
+            return made[-1]
+
+        yield client
+        for each in made:
+            each.close()
+        backend.store.dispose()
+
+    def test_two_devices_share_what_the_server_cannot_read(self, make: Tell) -> None:
+        laptop, phone, stranger = make("laptop"), make("phone"), make("clear", encrypt=False)
+        laptop.setup_encryption_new("correct horse")
+        with pytest.raises(EncryptionExists):
+            phone.setup_encryption_new("another horse")
+        with pytest.raises(InvalidEnvelope):
+            phone.setup_encryption_existing("another horse")
+        phone.setup_encryption_existing("correct horse")
+        assert laptop.push([task(1, data={"title": "milk"}), task(1, op="DELETE", data=None)]) == 2
+        assert [(change.op, change.data) for change in phone.pull()] == [
+            ("INSERT", {"title": "milk"}),
+            ("DELETE", None),
+        ]
+        with pytest.raises(NoMasterKey):
+            stranger.pull()
+        stranger.push([task(2, op="DELETE", data=None)])
+        with pytest.raises(DecryptionFailed):
+            phone.pull()
+
+    def test_a_passphrase_is_changed_and_the_master_key_is_the_same(self, make: Tell) -> None:
+        laptop, phone = make("laptop"), make("phone")
+        with pytest.raises(NoMasterKey):
+            phone.setup_encryption_existing("first")
+        laptop.setup_encryption_new("first")
+        laptop.push([task()])
+        laptop.change_passphrase("first", "second")
+        with pytest.raises(InvalidEnvelope):
+            phone.setup_encryption_existing("first")
+        phone.setup_encryption_existing("second")
+        assert [change.data for change in phone.pull()] == [1]
+
+    def test_the_seeds_sample_and_what_was_missed_after_it(self, make: Tell) -> None:
+        laptop, phone = make("laptop", encrypt=False), make("phone", encrypt=False)
+        laptop.push([task(1)])
+        phone.pull().confirm()
+        laptop.push([task(2), task(3, table="notes")])
+        found = phone.pull_filtered(PullFilter().table("tasks").since(phone.last_sync_time))
+        assert [change.row_id for change in found] == ["2"]
+        assert phone.status().cursor == 3
+        assert [change.row_id for change in phone.pull()] == ["2", "3"]
+
+    def test_the_session_goes_on_by_its_refresh_token(self, make: Tell) -> None:
+        laptop = make("laptop", encrypt=False)
+        for _ in range(3):
+            laptop._session.refresh()
+        laptop.push([task()])
+        assert laptop.status().change_count == 1
+
+
+def test_an_envelope_whose_answer_was_lost_is_ours(story: Narrator) -> None:
+    client = story.client(encrypt=True, keys=[LoseAnswer(), Refuse(409)])
+
+    def own_envelope() -> Answer:
+        return Answer({"envelope": story.server.bodies(KEYS)[0]["envelope"], "version": 1})
+
+    story.server.steps[KEYS].append(own_envelope)
+    client.setup_encryption_new("correct horse")
+
+
+def test_whoever_is_logged_out_must_log_in(story: Narrator) -> None:
+    client = story.client(registered=False)
+    for call in (client.status, lambda: client.register_device("Laptop", "linux")):
+        with pytest.raises(NotAuthenticated):
+            call()

@@ -1,0 +1,353 @@
+"""The state survives the process, is read by its owner only, and is never taken from somebody else's file."""
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from synckit_notify.client import statefile
+from synckit_notify.client.changes import BEGINNING, Account, Device, Position
+from synckit_notify.client.state import State, Tokens
+from synckit_notify.errors import StateError
+
+ALICE = Account("alice", "notes")
+TOKENS = Tokens("access-1", "refresh-1", 3600.0, 100.0)
+OTHERS = Tokens("access-2", "refresh-2", 3600.0, 200.0)
+LAPTOP = Device("d1", "Laptop", "linux", datetime(2026, 1, 31, 12, tzinfo=UTC))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "tasks.state"
+
+
+def fill(state: State) -> None:
+    state.bind("http://server", "key")
+    state.log_in(ALICE, TOKENS)
+    state.keep_device(LAPTOP)
+    state.advance(0, Position("e1", 7), "2026-01-31T12:00:00.000000Z")
+    state.add_pending("digest", [['{"a":1}', '{"a":2}'], ['{"a":3}']])
+
+
+def everything(state: State) -> tuple[object, ...]:
+    return (
+        state.installation_id,
+        state.account(),
+        state.tokens(),
+        state.device(),
+        state.position(),
+        state.last_sync_time(),
+        state.next_pending(),
+        state.count_pending(),
+        state.pushed_to(),
+    )
+
+
+def test_everything_survives_the_process(file: Path) -> None:
+    state = State.open(file)
+    fill(state)
+    before = everything(state)
+    state.close()
+    again = State.open(file)
+    assert everything(again) == before
+    assert again.tokens() == TOKENS
+    again.close()
+
+
+def test_in_memory_it_is_the_same_but_ends_with_the_process() -> None:
+    state, other = State.open(None), State.open(None)
+    fill(state)
+    assert everything(state)[1:4] == (ALICE, TOKENS, LAPTOP)
+    assert state.installation_id != other.installation_id
+    assert other.account() is None
+    state.close()
+    other.close()
+
+
+def test_the_file_is_readable_by_its_owner_only_from_the_first_moment(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = []
+    real = sqlite3.connect
+
+    def connect(*args: object, **kwargs: object) -> sqlite3.Connection:
+        modes.append(stat.S_IMODE(file.stat().st_mode))
+        return real(*args, **kwargs)  # type: ignore[call-overload,no-any-return]
+
+    monkeypatch.setattr(statefile.sqlite3, "connect", connect)
+    old = os.umask(0)
+    try:
+        State.open(file).close()
+    finally:
+        os.umask(old)
+    assert modes == [0o600]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_an_empty_file_that_others_may_read_is_made_private_before_anything_is_in_it(file: Path) -> None:
+    file.touch(0o644)
+    State.open(file).close()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def a_foreign_database(file: Path) -> None:
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE bookmarks (url TEXT)")
+    connection.commit()
+    connection.close()
+
+
+def a_later_version(file: Path) -> None:
+    State.open(file).close()
+    connection = sqlite3.connect(file)
+    connection.execute(f"PRAGMA user_version = {statefile.VERSION + 1}")
+    connection.close()
+
+
+def cut_in_half(file: Path) -> None:
+    state = State.open(file)
+    fill(state)
+    state.close()
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def overwritten_within(file: Path) -> None:
+    state = State.open(file)
+    fill(state)
+    state.close()
+    content = bytearray(file.read_bytes())
+    content[4096 : 4096 + 2000] = os.urandom(2000)
+    content[110:300] = bytes(190)
+    file.write_bytes(content)
+
+
+def without_its_row(file: Path) -> None:
+    State.open(file).close()
+    connection = sqlite3.connect(file)
+    connection.execute("DELETE FROM state")
+    connection.commit()
+    connection.close()
+
+
+def a_text(file: Path) -> None:
+    file.write_text("my shopping list\n" * 20)
+
+
+def a_few_bytes(file: Path) -> None:
+    file.write_bytes(b"SQLite")
+
+
+UNUSABLE = [a_foreign_database, a_later_version, cut_in_half, overwritten_within, without_its_row, a_text, a_few_bytes]
+
+
+@pytest.mark.parametrize("make", UNUSABLE)
+def test_a_foreign_or_damaged_file_is_refused_and_left_as_it_is(file: Path, make: object) -> None:
+    make(file)  # type: ignore[operator]
+    file.chmod(0o640)
+    before, listing = file.read_bytes(), sorted(file.parent.iterdir())
+    with pytest.raises(StateError) as raised:
+        State.open(file)
+    assert str(raised.value)
+    assert file.read_bytes() == before
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    assert sorted(file.parent.iterdir()) == listing
+
+
+def test_a_folder_and_a_place_that_is_not_there_are_clear_errors(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="directory"):
+        State.open(tmp_path)
+    with pytest.raises(StateError, match="No such file"):
+        State.open(tmp_path / "nowhere" / "tasks.state")
+
+
+@pytest.mark.parametrize(("server", "key"), [("http://other", "key"), ("http://server", "other")])
+def test_it_belongs_to_one_server_and_key(file: Path, server: str, key: str) -> None:
+    state = State.open(file)
+    state.bind("http://server", "key")
+    state.bind("http://server", "key")
+    with pytest.raises(StateError, match="another server or API key"):
+        state.bind(server, key)
+    state.close()
+    assert b"other" not in file.read_bytes()
+
+
+def test_the_api_key_itself_is_not_kept(file: Path) -> None:
+    state = State.open(file)
+    state.bind("http://server", "a-key-to-find")
+    state.close()
+    assert b"a-key-to-find" not in file.read_bytes()
+
+
+def test_it_belongs_to_one_account() -> None:
+    state = State.open(None)
+    state.log_in(ALICE, TOKENS)
+    state.log_in(ALICE, OTHERS)
+    with pytest.raises(StateError, match="another account"):
+        state.log_in(Account("bob", "notes"), TOKENS)
+    assert state.tokens() == OTHERS
+    state.close()
+
+
+def test_tokens_are_only_replaced_by_their_own_successors() -> None:
+    """A renewal that took too long comes after another one, or after a log-in."""
+    state = State.open(None)
+    state.log_in(ALICE, OTHERS)
+    state.replace_tokens("refresh-1", None)
+    assert state.tokens() == OTHERS
+    state.replace_tokens("refresh-2", TOKENS)
+    assert state.tokens() == TOKENS
+    state.replace_tokens("refresh-1", None)
+    assert state.tokens() is None
+    assert state.account() == ALICE
+    state.close()
+
+
+def test_one_holds_the_lease_until_it_is_given_back_or_runs_out() -> None:
+    state = State.open(None)
+    assert state.take_lease("one", 100.0, 60.0)
+    assert not state.take_lease("two", 159.0, 60.0)
+    assert state.take_lease("one", 159.0, 60.0)
+    state.release_lease("two")
+    assert not state.take_lease("two", 160.0, 60.0)
+    state.release_lease("one")
+    assert state.take_lease("two", 160.0, 60.0)
+    assert state.take_lease("three", 220.0, 60.0), "a dead holder's runs out"
+    assert state.take_lease("four", 10.0, 60.0), "and the clock may be set back"
+    state.close()
+
+
+ADVANCES = {
+    "the next part": ((0, 5), (5, 9), 9),
+    "one that overlaps": ((0, 5), (3, 9), 9),
+    "the same again": ((0, 5), (0, 5), 5),
+    "less than is confirmed": ((0, 5), (0, 3), 5),
+    "one behind a gap": ((0, 5), (6, 9), 5),
+}
+
+
+@pytest.mark.parametrize("story", ADVANCES)
+def test_the_cursor_moves_only_over_what_was_held(story: str) -> None:
+    state = State.open(None)
+    first, second, cursor = ADVANCES[story]
+    for start, end in (first, second):
+        state.advance(start, Position("e1", end), None)
+    assert state.position() == (Position("e1", cursor), False)
+    state.close()
+
+
+def test_a_dead_log_confirms_nothing_in_a_new_one() -> None:
+    state = State.open(None)
+    state.advance(0, Position("e2", 5), None)
+    state.advance(0, Position("e1", 9), "2026-01-31T12:00:00.000000Z")
+    assert state.position()[0] == Position("e2", 5)
+    assert state.last_sync_time() is None
+    state.close()
+
+
+def test_the_last_sync_time_is_of_complete_pulls_and_never_goes_back() -> None:
+    state = State.open(None)
+    state.advance(0, Position("e1", 5), "2026-01-31T12:00:00.000000Z")
+    state.advance(5, Position("e1", 6), None)
+    state.advance(6, Position("e1", 7), "2026-01-30T12:00:00.000000Z")
+    assert state.last_sync_time() == datetime(2026, 1, 31, 12, tzinfo=UTC)
+    state.close()
+
+
+def test_a_restart_happens_once_and_is_over_when_all_is_confirmed() -> None:
+    state = State.open(None)
+    state.advance(0, Position("e1", 5), "2026-01-31T12:00:00.000000Z")
+    stale = state.position()[0]
+    state.restart(stale)
+    assert state.position() == (BEGINNING, True)
+    assert state.last_sync_time() is None
+    state.advance(0, Position("e2", 2), None)
+    state.restart(stale)
+    assert state.position() == (Position("e2", 2), True)
+    state.advance(2, Position("e2", 3), "2026-01-31T13:00:00.000000Z")
+    assert state.position() == (Position("e2", 3), False)
+    state.close()
+
+
+def test_pending_batches_come_in_order_and_the_same_push_counts_once() -> None:
+    state = State.open(None)
+    state.add_pending("first", [["1", "2"], ["3"]])
+    state.add_pending("second", [["4"]])
+    state.add_pending("first", [["1", "2"], ["3"]])
+    sent = []
+    while (batch := state.next_pending()) is not None:
+        sent.append(batch.changes)
+        state.finish_pending(batch.push_id, 10 + len(sent))
+    assert sent == [[1, 2], [3], [4]]
+    assert state.pushed_to() == 13
+    state.add_pending("first", [["1"]])
+    assert state.count_pending() == 1, "what was answered may be pushed again"
+    assert state.discard_pending() == 1
+    assert state.next_pending() is None
+    state.close()
+
+
+def test_secrets_are_in_no_repr() -> None:
+    state = State.open(None)
+    fill(state)
+    for words in map(repr, (state, state.tokens(), state.next_pending())):
+        assert not any(secret in words for secret in ("access-1", "refresh-1", "key"))
+    state.close()
+
+
+def test_a_closed_state_is_a_clear_error() -> None:
+    state = State.open(None)
+    state.close()
+    state.close()
+    with pytest.raises(StateError):
+        state.tokens()
+    with pytest.raises(StateError):
+        state.log_in(ALICE, TOKENS)
+
+
+def test_many_threads_lose_nothing(file: Path) -> None:
+    state = State.open(file)
+
+    def work(name: int) -> None:
+        for number in range(10):
+            state.add_pending(f"{name} {number}", [["1"]])
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert state.count_pending() == 80
+    state.close()
+
+
+WORK = """
+import sys
+from synckit_notify.client.state import State
+state = State.open(sys.argv[1])
+state.bind("http://server", "key")
+for number in range(25):
+    state.add_pending(f"{sys.argv[2]} {number}", [["1"]])
+print(state.installation_id)
+state.close()
+"""
+
+
+def test_many_processes_make_and_fill_one_file_together(file: Path) -> None:
+    command = [sys.executable, "-c", WORK, str(file)]
+    cwd = Path(__file__).parents[2]
+    workers = [
+        subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, text=True, cwd=cwd) for number in range(4)
+    ]
+    installations = {worker.communicate(timeout=30)[0] for worker in workers}
+    assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
+    assert len(installations) == 1
+    state = State.open(file)
+    assert state.count_pending() == 100
+    state.close()
