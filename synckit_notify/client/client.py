@@ -92,8 +92,8 @@ class SyncKitClient:
         entries = list(entries)
         device = self._device_id()
         if entries:
-            sealed = batches(entries, self._sealing(), self._session.account())
-            self._state.add_pending(digest(entries), list(sealed))
+            sealed = list(batches(entries, self._sealing(), self._session.account()))
+            self._state.add_pending(digest(entries), sealed)
         with self._pushing:
             while (batch := self._state.next_pending()) is not None:
                 self._send(batch, device)
