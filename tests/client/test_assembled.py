@@ -317,6 +317,8 @@ def command(service: Service, *words: str, **env: str) -> subprocess.Popen[str]:
         text=True,
         cwd=ROOT,
         env=clean_environment() | account | env | {"PYTHONUNBUFFERED": "1"},
+        # Ctrl-C must arrive, also where the tests run as a job in the background, which ignores it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
