@@ -369,11 +369,13 @@ class TestPulling:
     def test_a_log_that_is_replaced_between_two_pages_mixes_nothing(self, story: Narrator) -> None:
         client = story.client(
             pull=[
-                page(pulled(1), cursor=1, more=True),
+                page(pulled(4), cursor=4),
+                page(pulled(5), cursor=5, more=True),
                 Refuse(409),
                 page(pulled(1, row_id="new"), cursor=1, epoch="e2"),
             ]
         )
+        client.pull().confirm()
         result = client.pull()
         assert [change.row_id for change in result] == ["new"]
         assert result.restarted
