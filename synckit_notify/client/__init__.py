@@ -12,11 +12,12 @@ from ..errors import (
     StateError,
     SyncKitError,
 )
-from .changes import ChangeEntry, Device, PulledChange, PullFilter, PullResult, Status
+from .changes import Account, ChangeEntry, Device, Position, PulledChange, PullFilter, PullResult, Status
 from .client import SyncKitClient
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [
+    "Account",
     "ChangeEntry",
     "DecryptionFailed",
     "Device",
@@ -25,6 +26,7 @@ __all__ = [
     "NetworkError",
     "NoMasterKey",
     "NotAuthenticated",
+    "Position",
     "ProtocolError",
     "PullFilter",
     "PullResult",

@@ -38,10 +38,10 @@ class Service:
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.env = {"INSTANCE": str(folder / "instance"), "SYNCKIT_KEEPALIVE_SECONDS": "0.4"} | settings
-        runner = create_app(instance_path=folder / "instance").test_cli_runner()
-        self.api_key = runner.invoke(args=["synckit", "app", "add", "notes"]).output.split()[-1]
-        runner.invoke(args=["synckit", "user", "add", EMAIL, "--password", PASSWORD])
-        self.runner = runner
+        self._app = create_app(instance_path=folder / "instance")
+        self.runner = self._app.test_cli_runner()
+        self.api_key = self.runner.invoke(args=["synckit", "app", "add", "notes"]).output.split()[-1]
+        self.runner.invoke(args=["synckit", "user", "add", EMAIL, "--password", PASSWORD])
         self.server = self.start()
         self._clients: list[SyncKitClient] = []
 
@@ -59,6 +59,7 @@ class Service:
         for client in self._clients:
             client.close()
         self.server.__exit__()
+        self._app.extensions["synckit_backend"].store.dispose()
 
 
 @pytest.fixture(scope="module")
