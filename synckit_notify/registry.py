@@ -93,6 +93,10 @@ class Channel:
         self.heard = now - COMMIT_SECONDS
         """Every change up to this time (Unix seconds) was announced here, or is older than the subscribers."""
 
+    def has_heard(self, moment: float, now: float) -> bool:
+        """Whether a change of that moment is no news; a clock that was set back since leaves nothing certain."""
+        return moment <= self.heard <= now + COMMIT_SECONDS
+
 
 class Registry:
     """All channels of one process.
@@ -165,7 +169,7 @@ class Registry:
             if channel is None:
                 return 0
             if changed_at is not None:
-                if previous_at is not None and previous_at > channel.heard:
+                if previous_at is not None and not channel.has_heard(previous_at, self._clock()):
                     origin_device = None
                 channel.heard = max(channel.heard, changed_at)
             return _wake(channel, origin_device)
@@ -177,7 +181,7 @@ class Registry:
             if channel is None:
                 return 0
             if changed_at is not None:
-                if changed_at <= channel.heard:
+                if channel.has_heard(changed_at, self._clock()):
                     return 0
                 channel.heard = changed_at
             return _wake(channel, None)

@@ -84,8 +84,12 @@ class Worker:
         subscriber = self.registry.subscribe(key, device)
         if self.draining:
             subscriber.end = End.DRAINING
-        for watch in self._watches:
-            watch.ensure()
+        try:
+            for watch in self._watches:
+                watch.ensure()
+        except BaseException:  # no thread to be had: nobody will ever read this subscriber
+            self.registry.release(subscriber)
+            raise
         return subscriber
 
     def announce(self, message: Message) -> None:
@@ -147,8 +151,9 @@ class Periodic:
             if self._thread is None:
                 self._look.clear()
                 self._begin()
-                self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
 
     def settle(self) -> None:
         """Make the thread ask now whether it is needed, and wait for its end if it is not."""

@@ -106,8 +106,11 @@ class TestMissedNotices:
     """Times are Unix seconds; the first subscriber came at 1000."""
 
     def subscribe(self) -> tuple[Registry, Subscriber, Subscriber]:
-        registry = Registry(clock=lambda: 1000.0)
-        return registry, registry.subscribe(ALICE, "laptop"), registry.subscribe(ALICE, "phone")
+        self.now = 1000.0
+        registry = Registry(clock=lambda: self.now)
+        laptop, phone = registry.subscribe(ALICE, "laptop"), registry.subscribe(ALICE, "phone")
+        self.now = 1010.0
+        return registry, laptop, phone
 
     def test_in_health_the_pusher_is_left_out_and_the_sweep_wakes_nobody(self) -> None:
         registry, laptop, phone = self.subscribe()
@@ -145,6 +148,13 @@ class TestMissedNotices:
     def test_a_change_that_may_have_been_committed_after_is_news(self) -> None:
         registry, *_ = self.subscribe()
         assert registry.deliver_missed(ALICE, 998.1) == 2
+
+    def test_a_clock_that_was_set_back_leaves_nothing_certain(self) -> None:
+        registry, laptop, phone = self.subscribe()
+        self.now = 900.0
+        assert registry.deliver_missed(ALICE, 899) == 2
+        registry.deliver(ALICE, "laptop", changed_at=901, previous_at=900)
+        assert (heard(laptop), heard(phone)) == (2, 2)
 
     def test_without_times_the_sweep_wakes_everybody_every_time(self) -> None:
         registry, *_ = self.subscribe()

@@ -196,6 +196,22 @@ class TestPeriodic:
         assert "the database is away" in caplog.text
 
 
+def test_without_a_thread_to_be_had_no_subscriber_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sweeps: list[datetime] = []
+    worker = Worker(Registry(), MemoryBroker(), changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
+        patch.setattr(threading.Thread, "start", fail)
+        worker.open(ALICE, None)
+    assert len(worker.registry) == 0
+    subscriber = worker.open(ALICE, None)
+    assert until(lambda: len(sweeps) > 0)
+    worker.registry.release(subscriber)
+    worker.settle()
+
+
 class TestSweep:
     def test_it_asks_from_a_little_before_the_last_time(self) -> None:
         asked: list[datetime] = []

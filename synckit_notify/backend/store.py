@@ -166,6 +166,7 @@ def _make_engine(url: URL) -> Engine:
         pool_size=READERS + 1,  # never more are in use, so taking one never waits
         max_overflow=0,
         connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
+        hide_parameters=True,  # an error's text goes to the log, and they are hashes, e-mails and ciphertext
     )
     event.listen(engine, "connect", _set_up)
     event.listen(engine, "begin", _begin)

@@ -159,7 +159,7 @@ class Session:
             self._renew(tokens)
         except ServerError as error:
             log.warning("the token could not be renewed: %s", error)
-        except NetworkError:
+        except (NetworkError, ProtocolError):
             if left <= 0:
                 raise
         return self._present()

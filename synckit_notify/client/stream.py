@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
-from ..errors import NetworkError, NotAuthenticated, ServerError
+from ..errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from ..sse import Decoder
 from .lifecycle import Lifecycle, StreamState, Task
 from .pacing import RetryPolicy, SleepWatch, SyncNotification
@@ -157,7 +157,7 @@ class SyncNotifyStream:
             connection = self._session.connect()
             self._adopt(connection)
             words = connection.text() if connection.status >= 400 else ""
-        except NetworkError as error:
+        except (NetworkError, ProtocolError) as error:  # the latter: a captive portal answers for the server
             now = self._clock()
             self._life.connect_failed(str(error), now, took=now - started)
         else:
@@ -185,7 +185,7 @@ class SyncNotifyStream:
     def _refresh(self) -> None:
         try:
             self._session.refresh()
-        except NetworkError as error:
+        except (NetworkError, ProtocolError) as error:
             self._life.refresh_failed(str(error), self._clock())
         except ServerError as error:
             self._life.refresh_failed(str(error), self._clock(), at_least=error.retry_after or 0.0)
@@ -195,7 +195,7 @@ class SyncNotifyStream:
     def _poll(self) -> None:
         try:
             position = self._session.position()
-        except NetworkError as error:
+        except (NetworkError, ProtocolError) as error:
             self._life.poll_failed(str(error), self._clock())
         except ServerError as error:
             self._life.poll_refused(error, self._clock())

@@ -1,0 +1,38 @@
+"""A captive portal answers every request with a page of its own: the stream waits, and the app never hears of it."""
+
+from synckit_notify.client import StreamState, SyncNotifyStream
+from synckit_notify.errors import NetworkError, ProtocolError
+
+
+class CaptivePortal:
+    """Answers where the server should."""
+
+    def connect(self):
+        raise ProtocolError("the answer is no JSON object")
+
+    def refresh(self) -> None:
+        raise ProtocolError("the answer is no JSON object")
+
+    def position(self) -> tuple[str, int]:
+        raise NetworkError("not asked in this story")
+
+
+def test_the_stream_waits_with_backoff_and_raises_nothing() -> None:
+    now, waits, states = [0.0], [], []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        now[0] += seconds
+        if len(waits) == 20:
+            stream.close()
+
+    stream = SyncNotifyStream(
+        CaptivePortal(),
+        clock=lambda: now[0],
+        wall_clock=lambda: now[0],
+        wait=wait,
+        on_state=lambda state, reason: states.append(state),
+    )
+    assert list(stream) == []
+    assert StreamState.WAITING in states
+    assert sum(waits) > 20.0, "a second, two, four, and so on"
