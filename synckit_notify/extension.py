@@ -10,7 +10,6 @@ Notifier can serve several applications, and several can live in one process.
 
 import weakref
 from datetime import datetime
-from typing import TypeVar
 
 from flask import Flask, Request, current_app
 
@@ -20,8 +19,6 @@ from .service import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, Servi
 from .tokens import Principal
 
 EXTENSION_NAME = "synckit_notify"
-
-Hook = TypeVar("Hook")
 
 
 class Notifier:

@@ -14,7 +14,7 @@ gevent patches would freeze the worker.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -186,11 +186,6 @@ class Registry:
                 channel.heard = changed_at
             return _wake(channel, None)
 
-    def deliver_all(self) -> int:
-        """Put `changed` into every buffer of the process: something may have been missed, nobody knows what."""
-        with self._lock:
-            return sum(_wake(channel, None) for channel in self._channels.values())
-
     def end(self, key: ChannelKey, reason: End, device: str | None = None) -> int:
         """Tell the streams of a channel, or of one device in it, to end; return how many."""
         with self._lock:
@@ -201,11 +196,6 @@ class Registry:
         """Tell every stream of the process to end; return how many."""
         with self._lock:
             return sum(_end(channel, reason, None) for channel in self._channels.values())
-
-    def subscribers(self) -> Iterator[Subscriber]:
-        """Iterate over a snapshot of the open streams."""
-        with self._lock:
-            return iter([s for channel in self._channels.values() for s in channel.subscribers])
 
     def _remove(self, subscriber: Subscriber) -> None:
         channel = subscriber.channel

@@ -49,6 +49,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
     app.cli.add_command(commands.synckit)
     _answer_errors_as_json(app)
+    app.after_request(_forbid_storing)
     return app
 
 
@@ -110,5 +111,10 @@ def _answer_errors_as_json(app: Flask) -> None:
 def _error(sentence: str, status: int, headers: Mapping[str, str]) -> Response:
     response = Response(json.dumps({"error": sentence}), status, mimetype="application/json")
     response.headers.update(headers)
-    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _forbid_storing(response: Response) -> Response:
+    """Keep tokens and ciphertext out of every cache on the way; a stream has said more already."""
+    response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -157,13 +157,6 @@ def get_keys() -> Answer:
     return {"envelope": envelope, "version": version}
 
 
-@blueprint.after_request
-def forbid_storing(response: Response) -> Response:
-    """Keep tokens and ciphertext out of every cache on the way."""
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
 def _principal() -> Principal:
     return current_backend().notifier.authenticate(request)
 

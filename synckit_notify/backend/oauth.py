@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, request
 
 from ..errors import Refused
 from . import accounts, fields, sessions
@@ -95,13 +95,6 @@ def refused(error: OAuthError) -> tuple[Answer, int, dict[str, str]]:
 def invalid_request(error: Refused) -> tuple[Answer, int, dict[str, str]]:
     """Answer for a body or a field that is not as it must be."""
     return refused(OAuthError(str(error)))
-
-
-@blueprint.after_request
-def forbid_storing(response: Response) -> Response:
-    """Keep tokens out of every cache on the way."""
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 def _body() -> Fields:

@@ -28,7 +28,6 @@ KEY_BYTES = 32
 KEY_ID_BYTES = 8
 SALT_BYTES = 32
 NONCE_BYTES = sodium.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
-TAG_BYTES = sodium.crypto_aead_xchacha20poly1305_ietf_ABYTES
 LONGEST_ENVELOPE = 4096
 
 MEMORY_KIB, PASSES, LANES = 64 * 1024, 3, 1
