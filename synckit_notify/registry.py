@@ -1,8 +1,8 @@
 """Who waits for what: the subscribers of this process, by channel.
 
 A channel is one (app, user) pair. It owns one Condition; each of its subscribers owns a bounded deque of frames
-that wait to be written, while there are any. Under the lock we only append and wake: no writing, no logging, no
-calling out. One lock serves the whole registry, so there is no order of locks to get wrong.
+that wait to be written, while there are any. Under the lock we only append, wake and count: no writing, no calling
+out. One lock serves the whole registry, so there is no order of locks to get wrong.
 
 A channel also remembers up to which moment of the host's log it has heard of every change. A notice that names
 its predecessor shows a gap when an earlier one was lost, and the sweep wakes only what was really missed.
@@ -19,11 +19,11 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from . import sse
+from .counts import Counts
 from .errors import TooManyStreams
 
 BUFFERED_FRAMES = 16
 """A subscriber buffers at most this many frames; when full the oldest is dropped (seed, Design Notes)."""
-
 
 COMMIT_SECONDS = 2.0
 """A change whose time lies longer than this before the first subscriber was committed before it subscribed.
@@ -33,12 +33,21 @@ Bounds the time from a push's timestamp to its commit, plus the difference of tw
 
 
 class End(StrEnum):
-    """Why a stream ends; the value is the word that the client reads after `bye`."""
+    """Why a stream ends; the value is the word that the client reads after `bye`, if it is still there."""
 
     DRAINING = "draining"
     TOKEN_EXPIRED = "token_expired"
     REVOKED = "revoked"
     MAX_AGE = "max_age"
+    CLOSED = "closed"
+    """By the client, or its half of it."""
+    RESET = "reset"
+    """By the client, or the kernel gave the connection up."""
+
+    @property
+    def peer_is_gone(self) -> bool:
+        """Whether nobody is left to read a farewell."""
+        return self in (End.CLOSED, End.RESET)
 
 
 class ChannelKey(NamedTuple):
@@ -51,17 +60,20 @@ class ChannelKey(NamedTuple):
 class Subscriber:
     """One open stream as its channel sees it."""
 
-    __slots__ = ("channel", "device", "end", "pending")
+    __slots__ = ("channel", "device", "end", "pending", "principal")
 
     def __init__(self, channel: "Channel", device: str | None) -> None:
         self.channel = channel
         self.device = device
+        self.principal: object = None
+        """Who it is, kept only where the host must be asked again whether they are still welcome."""
         self.pending: deque[bytes] | tuple[()] = ()
         self.end: End | None = None
 
     def offer(self, frame: bytes) -> None:
         """Buffer a frame, the oldest dropped when full. The caller holds the lock."""
         if self.pending:
+            self.channel.counts.dropped += len(self.pending) == BUFFERED_FRAMES
             self.pending.append(frame)
         else:
             # Only while something is pending: even an empty deque takes 0.7 KiB, and most streams are idle.
@@ -71,10 +83,11 @@ class Subscriber:
         """Return the buffered frames joined, and forget them."""
         with self.channel.lock:
             pending, self.pending = self.pending, ()
+            self.channel.counts.frames += len(pending)
         return b"".join(pending)
 
     def wait(self, seconds: float) -> None:
-        """Sleep until something is pending, the stream was told to end, or the time is over."""
+        """Sleep until something is pending, the stream shall end, or the time is over."""
         with self.channel.lock:
             if not self.pending and self.end is None:
                 self.channel.ready.wait(seconds)
@@ -83,11 +96,12 @@ class Subscriber:
 class Channel:
     """The subscribers of one (app, user), and the Condition that wakes them."""
 
-    __slots__ = ("heard", "key", "lock", "ready", "subscribers")
+    __slots__ = ("counts", "heard", "key", "lock", "ready", "subscribers")
 
-    def __init__(self, key: ChannelKey, lock: threading.Lock, now: float) -> None:
+    def __init__(self, key: ChannelKey, lock: threading.Lock, counts: Counts, now: float) -> None:
         self.key = key
         self.lock = lock
+        self.counts = counts
         self.ready = threading.Condition(lock)
         self.subscribers: list[Subscriber] = []
         self.heard = now - COMMIT_SECONDS
@@ -112,17 +126,17 @@ class Registry:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.max_streams = max_streams
+        self.counts = Counts()
         self._clock = clock
         self._max_per_channel = max_per_channel
         self._lock = threading.Lock()
         self._channels: dict[ChannelKey, Channel] = {}
-        self._count = 0
         self._abandoned: deque[Subscriber] = deque()
 
     def __len__(self) -> int:
         with self._lock:
             self._reap()
-            return self._count
+            return self.counts.open
 
     def subscribe(self, key: ChannelKey, device: str | None = None) -> Subscriber:
         """Register a subscriber; from here on it misses nothing.
@@ -131,15 +145,15 @@ class Registry:
         """
         with self._lock:
             self._reap()
-            if self.max_streams is not None and self._count >= self.max_streams:
+            if self.max_streams is not None and self.counts.open >= self.max_streams:
                 raise TooManyStreams("this server has its maximum of open streams", status=503)
-            channel = self._channels.get(key) or Channel(key, self._lock, self._clock())
+            channel = self._channels.get(key) or Channel(key, self._lock, self.counts, self._clock())
             if self._max_per_channel is not None and len(channel.subscribers) >= self._max_per_channel:
                 raise TooManyStreams("this account has its maximum of open streams", status=429)
             subscriber = Subscriber(channel, device)
             channel.subscribers.append(subscriber)
             self._channels[key] = channel
-            self._count += 1
+            self.counts.opened += 1
             return subscriber
 
     def release(self, subscriber: Subscriber) -> None:
@@ -177,8 +191,7 @@ class Registry:
     def deliver_missed(self, key: ChannelKey, changed_at: float | None = None) -> int:
         """Wake a whole channel that the host reports as changed, unless the change was already announced here."""
         with self._lock:
-            channel = self._channels.get(key)
-            if channel is None:
+            if (channel := self._channels.get(key)) is None:
                 return 0
             if changed_at is not None:
                 if channel.has_heard(changed_at, self._clock()):
@@ -190,12 +203,22 @@ class Registry:
         """Tell the streams of a channel, or of one device in it, to end; return how many."""
         with self._lock:
             channel = self._channels.get(key)
-            return _end(channel, reason, device) if channel else 0
+            return _end([s for s in channel.subscribers if device in (None, s.device)], reason) if channel else 0
 
     def end_all(self, reason: End) -> int:
         """Tell every stream of the process to end; return how many."""
         with self._lock:
-            return sum(_end(channel, reason, None) for channel in self._channels.values())
+            return sum(_end(channel.subscribers, reason) for channel in self._channels.values())
+
+    def end_one(self, subscriber: Subscriber, reason: End) -> None:
+        """Tell one stream to end."""
+        with self._lock:
+            _end([subscriber], reason)
+
+    def snapshot(self) -> list[tuple[ChannelKey, list[Subscriber]]]:
+        """Return every channel with its subscribers, as they are now."""
+        with self._lock:
+            return [(key, list(channel.subscribers)) for key, channel in self._channels.items()]
 
     def _remove(self, subscriber: Subscriber) -> None:
         channel = subscriber.channel
@@ -203,7 +226,7 @@ class Registry:
             channel.subscribers.remove(subscriber)
         except ValueError:
             return
-        self._count -= 1
+        self.counts.ended[subscriber.end or End.CLOSED] += 1
         if not channel.subscribers:
             del self._channels[channel.key]
 
@@ -220,9 +243,8 @@ def _wake(channel: Channel, origin_device: str | None) -> int:
     return len(listeners)
 
 
-def _end(channel: Channel, reason: End, device: str | None) -> int:
-    ending = [s for s in channel.subscribers if device is None or s.device == device]
-    for subscriber in ending:
+def _end(subscribers: list[Subscriber], reason: End) -> int:
+    for subscriber in subscribers:
         subscriber.end = subscriber.end or reason
-    channel.ready.notify_all()
-    return len(ending)
+        subscriber.channel.ready.notify_all()
+    return len(subscribers)

@@ -4,6 +4,7 @@ Values may be texts, since they often come from the environment. What is wrong r
 of the key. The core never sees `app.config`.
 """
 
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class Settings:
     max_stream_seconds: float | None
     broker_url: str
     sweep_seconds: float
+    metrics: bool
 
     @classmethod
     def read(cls, config: Mapping[str, Any], *, own_tokens: bool) -> "Settings":
@@ -41,6 +43,7 @@ class Settings:
             max_stream_seconds=_seconds(config, "SYNCKIT_MAX_STREAM_SECONDS"),
             broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
             sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
+            metrics=_metrics(config),
         )
 
 
@@ -102,6 +105,22 @@ def _url_prefix(config: Mapping[str, Any]) -> str:
     if not prefix.startswith("/") or prefix.endswith("/"):
         raise ConfigurationError(f"SYNCKIT_URL_PREFIX: {prefix!r} must begin with a slash and not end with one")
     return prefix
+
+
+def _metrics(config: Mapping[str, Any]) -> bool:
+    if not _switch(config, "SYNCKIT_METRICS"):
+        return False
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise ConfigurationError("SYNCKIT_METRICS needs prometheus-client: pip install 'synckit-notify[metrics]'")
+    return True
+
+
+def _switch(config: Mapping[str, Any], name: str) -> bool:
+    value = config.get(name)
+    text = str(value).lower() if value is not None else ""
+    if text not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
+        raise ConfigurationError(f"{name}: {value!r} is neither 1 nor 0")
+    return text in ("1", "true", "yes", "on")
 
 
 def _text(config: Mapping[str, Any], name: str) -> str | None:

@@ -26,7 +26,25 @@ class Disconnect(NamedTuple):
     device: str | None = None
 
 
-Message = Notice | Disconnect
+class Gap(NamedTuple):
+    """Messages may have been lost somewhere: everybody looks."""
+
+
+Message = Notice | Disconnect | Gap
+
+
+class Link(NamedTuple):
+    """How the way to the other processes is, for `/ready`, the metrics and the log."""
+
+    connected: bool = True
+    echo: bool = True
+    """Whether this process hears its own probe."""
+    gaps: int = 0
+    """How often messages may have been missed so far."""
+    invalid: int = 0
+    """Messages that were dropped: malformed, foreign or too new."""
+    pending: int = 0
+    """Messages that wait to be sent."""
 
 
 class Broker(Protocol):
@@ -39,6 +57,9 @@ class Broker(Protocol):
 
     def publish(self, message: Message) -> None:
         """Send to the other processes; returns at once and never raises."""
+
+    def link(self) -> Link:
+        """Return how the way to the other processes is now."""
 
     def close(self) -> None:
         """Let go of every thread and connection."""

@@ -1,0 +1,98 @@
+"""The other end of a stream: seen at once when it goes, and bounded in its silence.
+
+A WSGI server learns of a client's end only when it writes, one or two keepalives later. So one epoll of the process
+watches the sockets of all streams for the peer's FIN or reset, and the kernel is told to give up on a peer that
+acknowledges nothing. Linux only: elsewhere the next write tells, as before.
+
+    watch ──▶ [the peer goes] ──▶ wait returns ──▶ look names the subscriber and how it went
+"""
+
+import select
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from . import native
+from .registry import End, Subscriber
+
+SILENCE_MILLISECONDS = 20_000
+"""How long sent bytes may stay unacknowledged, a closed window included: a peer that vanished, or one that stopped
+reading and whose buffers are full, is gone so long after the next keepalive."""
+
+TCP_USER_TIMEOUT = 18  # tcp(7); not a constant of the socket module on every Python
+
+# epoll_ctl(2); the select module has them on Linux only, and this file is read everywhere.
+_ERR, _HUP, _RDHUP, _ONESHOT = 0x008, 0x010, 0x2000, 1 << 30
+
+
+def socket_of(environ: Mapping[str, Any]) -> socket.socket | None:
+    """Return the client's socket where the server gives it; HTTP/2 connections are shared and have none."""
+    if environ.get("SERVER_PROTOCOL") == "HTTP/2.0":
+        return None
+    return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+
+
+def bound_silence(sock: socket.socket) -> None:
+    """Let the kernel end the connection when the peer acknowledges nothing for a while."""
+    with suppress(OSError):  # a Unix socket, or another system
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, SILENCE_MILLISECONDS)
+
+
+def stop_reading(sock: socket.socket) -> None:
+    """Make the server's next read an end of file, so that it closes a connection it would keep for another request.
+
+    Not for TLS: the peer would take it for an error of the protocol.
+    """
+    if not hasattr(sock, "unwrap"):
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)
+
+
+class PeerWatch:
+    """Knows the sockets of all open streams of this process, and calls `gone(subscriber, how)` when a peer leaves."""
+
+    def __init__(self, gone: Callable[[Subscriber, End], object]) -> None:
+        self._gone = gone
+        self._epoll = native.epoll()
+        self._lock = threading.Lock()
+        self._watched: dict[int, Subscriber] = {}
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def watch(self, sock: socket.socket, subscriber: Subscriber) -> None:
+        """Begin; a peer that has gone already is noticed too."""
+        if self._epoll is None:
+            return
+        with self._lock, suppress(OSError, ValueError):  # closed meanwhile: the first write will tell
+            self._epoll.register(sock.fileno(), _RDHUP | _ONESHOT)
+            self._watched[sock.fileno()] = subscriber
+
+    def forget(self, sock: socket.socket, subscriber: Subscriber) -> None:
+        """End; call it before the socket is closed, so that its number never speaks for another stream."""
+        number = sock.fileno()
+        with self._lock:
+            if self._epoll is not None and self._watched.get(number) is subscriber:
+                del self._watched[number]
+                self._epoll.unregister(number)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a peer leaves, at most so long. Cooperative where gevent has patched `select`."""
+        if self._epoll is None:
+            threading.Event().wait(seconds)
+            return
+        waiting = select.poll()
+        waiting.register(self._epoll.fileno(), select.POLLIN)
+        waiting.poll(seconds * 1000)
+
+    def look(self) -> None:
+        """Tell of every peer that has left since the last look."""
+        if self._epoll is None:
+            return
+        with self._lock:
+            events = [(self._watched.pop(number, None), mask) for number, mask in self._epoll.poll(0)]
+        for subscriber, mask in events:
+            if subscriber is not None:
+                self._gone(subscriber, End.RESET if mask & (_ERR | _HUP) else End.CLOSED)
