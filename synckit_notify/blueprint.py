@@ -142,11 +142,13 @@ def _whom(principal: Principal) -> tuple[ChannelKey, str | None]:
 def _open(service: Service, principal: Principal, key: ChannelKey, device: str | None) -> Response:
     _refuse_blocking_server(request)
     worker, sock = service.worker(), socket_of(request.environ)
-    subscriber = worker.open(key, device, sock)
+    subscriber = worker.open(key, device)
     try:
         service.remember(subscriber, principal)
         service.check_revocation(principal)
         stream = Stream(subscriber, keepalive=service.settings.keepalive_seconds, ends=_ends(service, principal))
+        if sock is not None:
+            worker.watch(stream, sock)
         request.environ.get(OPENED_IN_ENVIRON, _nobody)(stream)
         return _event_stream_response(service, EventStream(stream, worker, sock))
     except BaseException:

@@ -4,22 +4,29 @@ A WSGI server learns of a client's end only when it writes, one or two keepalive
 watches the sockets of all streams for the peer's FIN or reset, and the kernel is told to give up on a peer that
 acknowledges nothing. Linux only: elsewhere the next write tells, as before.
 
-    watch ──▶ [the peer goes] ──▶ wait returns ──▶ look names the subscriber and how it went
+    watch ──▶ [the peer goes]      ──▶ wait returns ──▶ look names the subscriber and how it went
+          └─▶ [the peer stops reading] ──▶ cut_stalled, asked every second, breaks the connection
 """
 
+import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from . import native
 from .registry import End, Subscriber
+from .stream import Stream
 
 SILENCE_MILLISECONDS = 20_000
 """How long sent bytes may stay unacknowledged, a closed window included: a peer that vanished, or one that stopped
 reading and whose buffers are full, is gone so long after the next keepalive."""
+
+SEND_BUFFER = 16 * 1024
+"""Bytes; the kernel would grow it to 4 MB for each peer that does not read. Sixteen joined frames are 352 bytes."""
 
 TCP_USER_TIMEOUT = 18  # tcp(7); not a constant of the socket module on every Python
 
@@ -34,9 +41,10 @@ def socket_of(environ: Mapping[str, Any]) -> socket.socket | None:
     return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
 
 
-def bound_silence(sock: socket.socket) -> None:
-    """Let the kernel end the connection when the peer acknowledges nothing for a while."""
+def bound(sock: socket.socket) -> None:
+    """Let the kernel keep little for a peer that does not read, and end the connection if it stays silent."""
     with suppress(OSError):  # a Unix socket, or another system
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, SILENCE_MILLISECONDS)
 
 
@@ -57,31 +65,29 @@ class PeerWatch:
         self._gone = gone
         self._epoll = native.epoll()
         self._lock = threading.Lock()
-        self._watched: dict[int, Subscriber] = {}
+        self._watched: dict[int, Stream] = {}
 
-    def __len__(self) -> int:
-        return len(self._watched)
-
-    def watch(self, sock: socket.socket, subscriber: Subscriber) -> None:
+    def watch(self, sock: socket.socket, stream: Stream) -> None:
         """Begin; a peer that has gone already is noticed too."""
-        if self._epoll is None:
-            return
         with self._lock, suppress(OSError, ValueError):  # closed meanwhile: the first write will tell
-            self._epoll.register(sock.fileno(), _RDHUP | _ONESHOT)
-            self._watched[sock.fileno()] = subscriber
+            if self._epoll is not None:
+                self._epoll.register(sock.fileno(), _RDHUP | _ONESHOT)
+            self._watched[sock.fileno()] = stream
 
     def forget(self, sock: socket.socket, subscriber: Subscriber) -> None:
         """End; call it before the socket is closed, so that its number never speaks for another stream."""
         number = sock.fileno()
         with self._lock:
-            if self._epoll is not None and self._watched.get(number) is subscriber:
+            stream = self._watched.get(number)
+            if stream is not None and stream.subscriber is subscriber:
                 del self._watched[number]
-                self._epoll.unregister(number)
+                if self._epoll is not None:
+                    self._epoll.unregister(number)
 
     def wait(self, seconds: float) -> None:
         """Sleep until a peer leaves, at most so long. Cooperative where gevent has patched `select`."""
         if self._epoll is None:
-            threading.Event().wait(seconds)
+            time.sleep(seconds)
             return
         waiting = select.poll()
         waiting.register(self._epoll.fileno(), select.POLLIN)
@@ -89,10 +95,18 @@ class PeerWatch:
 
     def look(self) -> None:
         """Tell of every peer that has left since the last look."""
-        if self._epoll is None:
-            return
         with self._lock:
-            events = [(self._watched.pop(number, None), mask) for number, mask in self._epoll.poll(0)]
-        for subscriber, mask in events:
-            if subscriber is not None:
-                self._gone(subscriber, End.RESET if mask & (_ERR | _HUP) else End.CLOSED)
+            events = self._epoll.poll(0) if self._epoll is not None else []
+            left = [(self._watched.get(number), mask) for number, mask in events]
+        for stream, mask in left:
+            if stream is not None:
+                self._gone(stream.subscriber, End.RESET if mask & (_ERR | _HUP) else End.CLOSED)
+
+    def cut_stalled(self, now: float) -> None:
+        """Break the connections of peers that read no more, so that whoever is writing to them gets an error."""
+        with self._lock:
+            stalled = [(number, stream) for number, stream in self._watched.items() if stream.stalled(now)]
+            for number, stream in stalled:
+                self._gone(stream.subscriber, End.STALLED)
+                with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
+                    copy.shutdown(socket.SHUT_RDWR)

@@ -39,15 +39,14 @@ class End(StrEnum):
     TOKEN_EXPIRED = "token_expired"
     REVOKED = "revoked"
     MAX_AGE = "max_age"
-    CLOSED = "closed"
-    """By the client, or its half of it."""
-    RESET = "reset"
-    """By the client, or the kernel gave the connection up."""
+    CLOSED = "closed"  # by the client, or its half of it
+    RESET = "reset"  # by the client, or the kernel gave the connection up
+    STALLED = "stalled"  # the client reads no more, and nothing more can be written
 
     @property
     def peer_is_gone(self) -> bool:
         """Whether nobody is left to read a farewell."""
-        return self in (End.CLOSED, End.RESET)
+        return self in (End.CLOSED, End.RESET, End.STALLED)
 
 
 class ChannelKey(NamedTuple):

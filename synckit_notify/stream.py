@@ -27,6 +27,9 @@ AGE_SPREAD = 0.2
 RECONNECT_MILLISECONDS = (500, 5000)
 """The range of the random `retry:` at a drain: a fixed one would bring every client back at once."""
 
+STALL_SECONDS = 15.0
+"""Shorter than the kernel's own limit (peer.SILENCE_MILLISECONDS), whose error a server logs with a traceback."""
+
 Clock = Callable[[], float]
 
 
@@ -51,11 +54,13 @@ def deadline(now: float, *, seconds_to_expiry: float | None, max_age: float | No
 class Stream:
     """One stream between its first byte and its last."""
 
-    __slots__ = ("_deadline", "_keepalive", "_last_bytes_at", "opened_at", "over", "subscriber")
+    __slots__ = ("_deadline", "_keepalive", "_last_bytes_at", "opened_at", "over", "subscriber", "writing")
 
     def __init__(self, subscriber: Subscriber, *, keepalive: float, ends: Deadline) -> None:
         self.subscriber = subscriber
         self.over = False
+        self.writing = False
+        """Whether the last bytes that `poll` gave are being written."""
         self._keepalive = keepalive
         self._deadline = ends
         self.opened_at: float | None = None
@@ -69,6 +74,10 @@ class Stream:
     def due(self, now: float) -> bool:
         """Whether `poll` has something to say already, or has said all."""
         return self.over or bool(self.subscriber.pending) or self.subscriber.end is not None or now >= self.look_again
+
+    def stalled(self, now: float) -> bool:
+        """Whether the peer has taken none of the last bytes for so long that it will not read them any more."""
+        return self.writing and now - self._last_bytes_at > STALL_SECONDS
 
     def poll(self, now: float) -> bytes:
         """Return what to write now, pending frames joined into one; sets `over` when it is the last.
@@ -87,11 +96,12 @@ class Stream:
         if not data and now >= self._last_bytes_at + self._keepalive:
             data = sse.KEEPALIVE
         if data:
-            self._last_bytes_at = now
+            self._last_bytes_at, self.writing = now, True
         return data
 
     def wait(self, now: float, until: float = math.inf) -> None:
         """Sleep until `poll` has something to say, at most until `until`; it may also wake early."""
+        self.writing = False
         self.subscriber.wait(max(0.0, min(self.look_again, until) - now))
 
     def _last_bytes(self, reason: End) -> bytes:

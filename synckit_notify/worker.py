@@ -22,12 +22,14 @@ from .peer import PeerWatch
 from .periodic import Periodic
 from .registry import ChannelKey, End, Registry, Subscriber
 from .repair import ChangedChannels, Repair, Revoked, Sweep
+from .stream import Stream
 
 PULSE_SECONDS = 0.1
 PEER_SECONDS = 1.0
 """How often the peer watch asks whether it is still needed; peers that leave wake it at once."""
 
 REPORT_SECONDS = 1.0
+"""How often the metrics are told, and stalled peers looked for: 1 ms of work at 10,000 streams."""
 
 
 class Worker:
@@ -70,18 +72,25 @@ class Worker:
         """Whether streams are open here."""
         return len(self.registry) > 0
 
-    def open(self, key: ChannelKey, device: str | None, sock: socket.socket | None = None) -> Subscriber:
+    def open(self, key: ChannelKey, device: str | None) -> Subscriber:
         """Register a subscriber; raises TooManyStreams. While draining it is one that ends at once."""
         self._listen()
         subscriber = self.registry.subscribe(key, device)
         if self.draining:
             subscriber.end = End.DRAINING
         try:
-            self._watch(subscriber, sock)
+            for watch in self._watches:
+                watch.ensure()
         except BaseException:  # no thread to be had: nobody will ever read this subscriber
-            self.close(subscriber, sock)
+            self.registry.release(subscriber)
             raise
         return subscriber
+
+    def watch(self, stream: Stream, sock: socket.socket) -> None:
+        """See to it that the stream ends when its client does."""
+        peer.bound(sock)
+        self._peers.watch(sock, stream)
+        self._peer_watch.ensure()
 
     def close(self, subscriber: Subscriber, sock: socket.socket | None = None) -> None:
         """Forget a subscriber whose stream has ended; at a drain its connection takes no further request."""
@@ -127,14 +136,6 @@ class Worker:
                 self.broker.start(self.receive)
                 self._listens = True
 
-    def _watch(self, subscriber: Subscriber, sock: socket.socket | None) -> None:
-        for watch in self._watches:
-            watch.ensure()
-        if sock is not None:
-            peer.bound_silence(sock)
-            self._peers.watch(sock, subscriber)
-            self._peer_watch.ensure()
-
     def _begin(self) -> None:
         self._pulse_due = time.monotonic() + PULSE_SECONDS
 
@@ -147,3 +148,4 @@ class Worker:
         if now >= self._report_due:
             self._report_due = now + REPORT_SECONDS
             self.report()
+            self._peers.cut_stalled(now)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STARTS_WITHIN = 20.0
+GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
+"""The installed script and not `-m gunicorn`, which cannot start itself anew on USR2."""
 
 
 class Server:
@@ -20,7 +22,7 @@ class Server:
         self.log_file = folder / "server.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [sys.executable, *command],
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -80,14 +82,14 @@ def gunicorn(
     env: dict[str, str] | None = None,
 ) -> Server:
     """Start gunicorn without any configuration file, as a foreign host would run it."""
-    command = ["gunicorn", app, "--bind", "127.0.0.1:0", "--no-control-socket"]
+    command = [GUNICORN, app, "--bind", "127.0.0.1:0", "--no-control-socket"]
     command += ["--worker-class", worker_class, "--workers", str(workers), *options]
     return Server(command, folder, r"Listening at: http://127\.0\.0\.1:(\d+)", env)
 
 
 def flask_run(app: str, folder: Path, env: dict[str, str] | None = None) -> Server:
     """Start Flask's development server."""
-    command = ["flask", "--app", app, "run", "--port", "0", "--no-reload"]
+    command = ["-m", "flask", "--app", app, "run", "--port", "0", "--no-reload"]
     return Server(command, folder, r"Running on http://127\.0\.0\.1:(\d+)", env)
 
 

@@ -14,8 +14,22 @@ KEEPALIVE = b": keepalive\n\n"
 class Listener:
     """One open subscription over HTTP/1.1; `body` collects the decoded bytes, `raw` those of the wire."""
 
-    def __init__(self, port: int, path: str, token: str | None, *, method: str = "GET", headers: str = "") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+    def __init__(
+        self,
+        port: int,
+        path: str,
+        token: str | None,
+        *,
+        host: str = "127.0.0.1",
+        method: str = "GET",
+        headers: str = "",
+        receive_buffer: int | None = None,
+    ) -> None:
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(10)
+        self.socket.connect((host, port))
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{authorization}{headers}\r\n"
         self.socket.sendall(request.encode())
@@ -51,6 +65,14 @@ class Listener:
         while not self.ended_cleanly:
             self._receive(until - time.monotonic())
         return self.body
+
+    def is_closed_by_server(self, within: float) -> bool:
+        """Whether the server ends the connection itself in time."""
+        self.socket.settimeout(within)
+        try:
+            return self.socket.recv(1) == b""
+        except TimeoutError:
+            return False
 
     def json(self) -> Any:
         """Return the JSON body of an answer that is no stream."""
