@@ -6,6 +6,7 @@ of the key. The core never sees `app.config`.
 
 import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from .errors import ConfigurationError
 from .tokens import KeyRing, TokenVerifier
 
 LONGEST_SECONDS = 366 * 24 * 3600.0
+
+_ORIGIN = re.compile(r"(([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\]))(:[1-9][0-9]{0,4})?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class Settings:
     broker_url: str
     sweep_seconds: float
     metrics: bool
+    cors_origins: frozenset[str]
 
     @classmethod
     def read(cls, config: Mapping[str, Any], *, own_tokens: bool) -> "Settings":
@@ -44,6 +49,7 @@ class Settings:
             broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
             sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
             metrics=_metrics(config),
+            cors_origins=cors_origins(config),
         )
 
 
@@ -62,6 +68,28 @@ def jwt_algorithms(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ConfigurationError("SYNCKIT_JWT_ALGORITHMS: give names, separated by commas")
     return tuple(name.strip() for name in names)
+
+
+def cors_origins(config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the origins of SYNCKIT_CORS_ORIGINS, written as browsers send them; empty if it is not set."""
+    value = config.get("SYNCKIT_CORS_ORIGINS") or ()
+    origins = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(origins, list | tuple | set | frozenset) or not all(isinstance(text, str) for text in origins):
+        raise ConfigurationError("SYNCKIT_CORS_ORIGINS: give origins, separated by commas or spaces")
+    return frozenset(_origin(text) for text in origins)
+
+
+def _origin(text: str) -> str:
+    if text == "*":
+        raise ConfigurationError("SYNCKIT_CORS_ORIGINS: '*' is refused, tokens travel in a header: list your origins")
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None:
+        raise ConfigurationError(
+            f"SYNCKIT_CORS_ORIGINS: {text!r} is no origin: write scheme://host or scheme://host:port, "
+            "without a path or a slash at the end, and a host of other letters in its xn-- form"
+        )
+    origin, scheme, port = match.groups()
+    return str(origin if port in (None, _DEFAULT_PORTS.get(scheme)) else origin + port)
 
 
 def _verifier(config: Mapping[str, Any]) -> TokenVerifier:

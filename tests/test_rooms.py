@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "tokens": {"errors", "jwt"},
     "brokers": {"errors"},
     "settings": {"errors", "tokens", "brokers"},
+    "cors": {"flask"},
     "worker": {"brokers", "logs", "metrics", "peer", "periodic", "process", "registry", "repair", "stream"},
     "service": {
         *("errors", "logs", "settings", "brokers", "metrics", "process", "registry", "tokens", "worker"),
@@ -37,11 +38,11 @@ MAY_IMPORT = {
         *("errors", "logs", "metrics", "peer", "registry", "service", "stream", "tokens", "worker"),
         "flask",
     },
-    "extension": {"blueprint", "brokers", "service", "tokens", "flask"},
+    "extension": {"blueprint", "brokers", "cors", "service", "tokens", "flask"},
     "testing": {"sse", "blueprint", "extension", "service", "stream", "flask", "werkzeug"},
     "client": {"errors", "sse", "httpx2", "nacl", "argon2", "click"},
     "backend": {
-        *("synckit_notify", "native", "errors", "settings"),
+        *("synckit_notify", "native", "errors", "settings", "cors"),
         *("flask", "werkzeug", "sqlalchemy", "argon2", "click", "jwt"),
     },
 }
