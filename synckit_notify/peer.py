@@ -67,6 +67,9 @@ class PeerWatch:
         self._lock = threading.Lock()
         self._watched: dict[int, Stream] = {}
 
+    def __len__(self) -> int:
+        return len(self._watched)
+
     def watch(self, sock: socket.socket, stream: Stream) -> None:
         """Begin; a peer that has gone already is noticed too."""
         with self._lock, suppress(OSError, ValueError):  # closed meanwhile: the first write will tell

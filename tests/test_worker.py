@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -47,10 +48,19 @@ class BrokerThatRemembers(MemoryBroker):
 class GunicornWorker:
     """As gunicorn's: its bound method handles SIGTERM."""
 
-    def __init__(self, worker_class: str = "gevent", connections: int = 1000, threads: int = 1) -> None:
+    def __init__(
+        self,
+        worker_class: str = "gevent",
+        *,
+        connections: int = 1000,
+        threads: int = 1,
+        workers: int = 1,
+        http_protocols: Sequence[str] = ("h1",),
+    ) -> None:
         self.alive = True
         self.cfg = type("Config", (), {})()
         self.cfg.worker_class_str, self.cfg.worker_connections, self.cfg.threads = worker_class, connections, threads
+        self.cfg.workers, self.cfg.http_protocols = workers, http_protocols
 
     def handle_exit(self, *_: object) -> None:
         self.alive = False
@@ -107,11 +117,13 @@ def test_a_forked_child_makes_its_own() -> None:
     assert os.read(read, 100) == b"own"
 
 
-def test_the_broker_starts_at_first_use_and_once(make_worker) -> None:
+def test_the_broker_starts_with_the_first_stream_and_once(make_worker) -> None:
     broker = BrokerThatRemembers()
     worker = make_worker(broker)
     assert broker.starts == 0
     worker.announce(Notice("notes", "alice"))
+    assert broker.starts == 0, "a process that only publishes has nobody to listen for"
+    worker.open(ALICE, None)
     worker.open(ALICE, None)
     assert broker.starts == 1
 
@@ -157,6 +169,33 @@ def test_streams_leave_a_tenth_of_the_process_to_others(sigterm, monkeypatch, gu
     monkeypatch.setattr(process, "_descriptors", lambda: descriptors)
     sigterm(gunicorn.handle_exit)
     assert stream_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("gunicorn", "alone", "words"),
+    [
+        (GunicornWorker("gevent"), True, []),
+        (GunicornWorker("sync"), True, ["-k gevent"]),
+        (GunicornWorker("gthread", threads=1), True, ["--threads"]),
+        (GunicornWorker("gthread", threads=50), True, []),
+        (GunicornWorker("gevent", workers=2), True, ["SYNCKIT_BROKER_URL"]),
+        (GunicornWorker("gevent", workers=2), False, []),
+        (GunicornWorker("gevent", http_protocols=["h2", "h1"]), True, ["http_protocols"]),
+        (GunicornWorker("sync", workers=2), True, ["-k gevent", "SYNCKIT_BROKER_URL"]),
+    ],
+)
+def test_each_fault_of_a_deployment_is_one_sentence_that_names_what_to_change(sigterm, gunicorn, alone, words) -> None:
+    sigterm(gunicorn.handle_exit)
+    sentences = list(process.faults(alone=alone))
+    assert len(sentences) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, sentences, strict=True))
+
+
+def test_a_host_that_replaces_the_signal_handler_names_its_worker_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    gunicorn = GunicornWorker()
+    monkeypatch.setattr(process, "_attached", None)
+    process.attach(gunicorn)
+    assert gunicorn_worker() is gunicorn
 
 
 def test_outside_gunicorn_nothing_is_known_of_a_limit() -> None:
