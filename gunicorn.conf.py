@@ -55,9 +55,9 @@ keepalive = 2  # seconds; an idle connection takes a stream's seat, and a worker
 control_socket_disable = True  # nothing uses it, and several servers of one user would fight over its path
 
 
-if os.environ.get("SYNCKIT_METRICS"):  # so that one scrape answers for all workers; read when they import the client
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=METRICS_FOLDER)
+if os.environ.get("SYNCKIT_METRICS") and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    # So that one scrape answers for all workers; read when they import the client library.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=METRICS_FOLDER)
 
 
 def on_starting(server: Any) -> None:
