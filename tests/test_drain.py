@@ -160,7 +160,7 @@ class Kept:
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         self.socket.sendall(f"{line} HTTP/1.1\r\nHost: h\r\n{authorization}Content-Length: 0\r\n\r\n".encode())
         answer = b""
-        while b"\r\n\r\n" not in answer or (b"chunked" in answer and not answer.endswith(b"\r\n0\r\n\r\n")):
+        while not _is_whole(answer):
             answer += self.socket.recv(65536)
         return answer
 
@@ -169,6 +169,13 @@ class Kept:
 
     def __exit__(self, *_: object) -> None:
         self.socket.close()
+
+
+def _is_whole(answer: bytes) -> bool:
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    if length := re.search(rb"Content-Length: (\d+)", head):
+        return len(body) == int(length[1])
+    return bool(separator) and body.endswith(b"\r\n0\r\n\r\n")
 
 
 class Returning:
