@@ -9,7 +9,7 @@ import json
 import socket
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +30,7 @@ SERVERS = {
     "flask run": lambda folder: flask_run(APP, folder),
 }
 
-WAYS_TO_GO = {
+WAYS_TO_GO: dict[str, Callable[[Listener], object]] = {
     "close": Listener.close,
     "reset": Listener.reset,
     "half-close": lambda listener: listener.socket.shutdown(socket.SHUT_WR),
