@@ -1,10 +1,10 @@
 """Brokers carry a notice to the other processes; the URL's scheme chooses one."""
 
 from ..errors import ConfigurationError
-from .base import Broker, Disconnect, Message, Notice
+from .base import Broker, Disconnect, Gap, Link, Message, Notice
 from .memory import MemoryBroker
 
-__all__ = ["Broker", "Disconnect", "Message", "Notice", "check_url", "connect"]
+__all__ = ["Broker", "Disconnect", "Gap", "Link", "Message", "Notice", "check_url", "connect"]
 
 _BROKERS = {"memory": MemoryBroker}
 
