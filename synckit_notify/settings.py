@@ -27,6 +27,7 @@ class Settings:
     max_streams_per_channel: int
     max_stream_seconds: float | None
     broker_url: str
+    broker_namespace: str
     sweep_seconds: float
 
     @classmethod
@@ -40,6 +41,7 @@ class Settings:
             max_streams_per_channel=_count(config, "SYNCKIT_MAX_STREAMS_PER_CHANNEL") or 100,
             max_stream_seconds=_seconds(config, "SYNCKIT_MAX_STREAM_SECONDS"),
             broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
+            broker_namespace=_broker_namespace(config),
             sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
         )
 
@@ -102,6 +104,13 @@ def _url_prefix(config: Mapping[str, Any]) -> str:
     if not prefix.startswith("/") or prefix.endswith("/"):
         raise ConfigurationError(f"SYNCKIT_URL_PREFIX: {prefix!r} must begin with a slash and not end with one")
     return prefix
+
+
+def _broker_namespace(config: Mapping[str, Any]) -> str:
+    namespace = _text(config, "SYNCKIT_BROKER_NAMESPACE") or "synckit"
+    if not namespace.isprintable():
+        raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE: {namespace!r} must be printable")
+    return namespace
 
 
 def _text(config: Mapping[str, Any], name: str) -> str | None:
