@@ -100,7 +100,7 @@ class Service:
         )
         return Worker(
             registry,
-            brokers.connect(self.settings.broker_url),
+            brokers.connect(self.settings.broker_url, self.settings.broker_namespace),
             changed_channels=self._changed_channels if self._hooks.changed_channels else None,
             sweep_seconds=self.settings.sweep_seconds,
             revoked=self._was_revoked if self._hooks.valid_since else None,

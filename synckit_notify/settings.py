@@ -32,6 +32,7 @@ class Settings:
     max_streams_per_channel: int
     max_stream_seconds: float | None
     broker_url: str
+    broker_namespace: str
     sweep_seconds: float
     metrics: bool
     cors_origins: frozenset[str]
@@ -47,6 +48,7 @@ class Settings:
             max_streams_per_channel=_count(config, "SYNCKIT_MAX_STREAMS_PER_CHANNEL") or 100,
             max_stream_seconds=_seconds(config, "SYNCKIT_MAX_STREAM_SECONDS"),
             broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
+            broker_namespace=_broker_namespace(config),
             sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
             metrics=_metrics(config),
             cors_origins=cors_origins(config),
@@ -149,6 +151,13 @@ def _switch(config: Mapping[str, Any], name: str) -> bool:
     if text not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
         raise ConfigurationError(f"{name}: {value!r} is neither 1 nor 0")
     return text in ("1", "true", "yes", "on")
+
+
+def _broker_namespace(config: Mapping[str, Any]) -> str:
+    namespace = _text(config, "SYNCKIT_BROKER_NAMESPACE") or "synckit"
+    if not namespace.isprintable():
+        raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE: {namespace!r} must be printable")
+    return namespace
 
 
 def _text(config: Mapping[str, Any], name: str) -> str | None:

@@ -1,5 +1,7 @@
 """Every setting is checked once, at start, and a wrong one is named."""
 
+import traceback
+
 import pytest
 
 from synckit_notify.errors import ConfigurationError
@@ -34,6 +36,11 @@ WRONG = [
     ("SYNCKIT_MAX_STREAM_SECONDS", "0"),
     ("SYNCKIT_BROKER_URL", "carrier-pigeon://"),
     ("SYNCKIT_BROKER_URL", "memory"),
+    ("SYNCKIT_BROKER_URL", "redis://:pass/word@localhost"),
+    ("SYNCKIT_BROKER_URL", "redis://localhost?no_such_option=1"),
+    ("SYNCKIT_BROKER_URL", "redis://localhost?socket_timeout=soon"),
+    ("SYNCKIT_BROKER_NAMESPACE", 5),
+    ("SYNCKIT_BROKER_NAMESPACE", "a\nb"),
     ("SYNCKIT_SWEEP_SECONDS", "x"),
     ("SYNCKIT_CORS_ORIGINS", 8000),
     ("SYNCKIT_CORS_ORIGINS", ["https://a.example", 8000]),
@@ -62,6 +69,7 @@ def test_the_defaults_are_the_contracts() -> None:
     assert (settings.url_prefix, settings.keepalive_seconds, settings.sweep_seconds) == ("/api/sync", 30.0, 3.0)
     assert (settings.max_streams, settings.max_streams_per_channel, settings.max_stream_seconds) == (None, 100, None)
     assert (settings.broker_url, settings.cors_origins) == ("memory://", frozenset())
+    assert (settings.broker_url, settings.broker_namespace) == ("memory://", "synckit")
 
 
 def test_texts_from_the_environment_are_read_as_numbers() -> None:
@@ -93,3 +101,19 @@ def test_a_wrong_origin_is_shown_among_the_right_ones() -> None:
 
 def test_a_host_that_authenticates_needs_no_key() -> None:
     assert Settings.read({}, own_tokens=True).verifier is None
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://localhost", "rediss://u:p@localhost:6380/1?ssl_cert_reqs=none", "unix:///a.sock"]
+)
+def test_a_broker_url_is_checked_without_connecting(url: str) -> None:
+    assert Settings.read({"SYNCKIT_BROKER_URL": url}, own_tokens=True).broker_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["redis:/:secret@localhost", "redis://:sec/ret@localhost", "redis://:secret@localhost:x"]
+)
+def test_a_password_in_a_wrong_broker_url_is_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.read({"SYNCKIT_BROKER_URL": url}, own_tokens=True)
+    assert "sec" not in "".join(traceback.format_exception(raised.value)).replace("SYNCKIT_BROKER_URL", "")

@@ -17,8 +17,8 @@ class MemoryBroker:
         """Do nothing: everybody has been told."""
 
     def link(self) -> Link:
-        """Return a way that cannot fail."""
-        return Link()
+        """Return that all is well: the only process hears itself."""
+        return Link(connected=True, echo=True, gaps=0, invalid=0, pending=0)
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
