@@ -42,7 +42,8 @@ class OtherMachine:
         self._run(f"addr add {self.here_address}/30 dev {self._here}")
         self._run(f"link set {self._here} up")
         self._run(f"-n {self._name} addr add {self.there_address}/30 dev {self._there}")
-        self._run(f"-n {self._name} link set {self._there} up")
+        self._run(f"-n {self._name} link set lo up")
+        self.plug()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +51,7 @@ class OtherMachine:
         self._run(f"netns del {self._name}")
 
     def call(self, function: Callable[[], T]) -> T:
-        """Call a function over there, in a thread; the sockets it makes stay there."""
+        """Call a function over there, in a thread; the sockets and processes it makes stay there."""
         results: list[T] = []
 
         def move_and_call() -> None:
@@ -63,6 +64,10 @@ class OtherMachine:
         thread.start()
         thread.join()
         return results[0]
+
+    def plug(self) -> None:
+        """Join the two machines (again)."""
+        self._run(f"-n {self._name} link set {self._there} up")
 
     def unplug(self) -> None:
         """From now on nothing arrives and nothing is refused."""
