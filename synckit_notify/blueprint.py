@@ -18,16 +18,17 @@ from typing import Any
 from flask import Blueprint, Request, Response, request
 
 from . import metrics
+from .channel import ChannelKey
 from .errors import BadRequest, Forbidden, Refused, TooManyStreams
 from .logs import SparingLog
+from .parking import can_park
 from .peer import socket_of
-from .registry import ChannelKey, End, Subscriber
 from .service import Service
 from .stream import Deadline, Stream, deadline, frames
 from .tokens import MAX_ID_LENGTH, Principal
 from .worker import Worker
 
-ended_log, refused_log = SparingLog(), SparingLog()
+refused_log = SparingLog()
 
 OPENED_IN_ENVIRON = "synckit_notify.opened"
 """Where in the WSGI environment a test may leave a function that is called with the Stream of its response."""
@@ -39,39 +40,31 @@ _EVERY_METHOD = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 class EventStream:
     """The body of one response: iterates over its frames, and releases its subscriber exactly once.
 
-    A server calls `close`; should the response get lost before it reaches one, the finalizer releases.
+    A server calls `close`; should the response get lost before it reaches one, the finalizer releases. A parked stream
+    is released by its Parking.
     """
 
-    __slots__ = ("_frames", "_socket", "_stream", "_subscriber", "_worker")
+    __slots__ = ("_frames", "_socket", "_stream", "_worker")
 
-    def __init__(self, stream: Stream, worker: Worker, sock: socket.socket | None) -> None:
-        self._stream = stream
-        self._frames = frames(stream)
+    def __init__(self, stream: Stream, frames: Iterator[bytes], worker: Worker, sock: socket.socket | None) -> None:
+        self._stream: Stream | None = stream
+        self._frames = frames
         self._worker = worker
         self._socket = sock
-        self._subscriber: Subscriber | None = stream.subscriber
 
     def __iter__(self) -> Iterator[bytes]:
         return self._frames
 
     def close(self) -> None:
         """Release the subscriber, while its socket is still open."""
-        subscriber, self._subscriber = self._subscriber, None
-        if subscriber is not None:
-            self._worker.close(subscriber, self._socket)
-            _log_end(self._stream)
+        stream, self._stream = self._stream, None
+        if stream is not None and stream.subscriber.parked is None:
+            self._worker.close(stream, self._socket)
 
     def __del__(self) -> None:
-        if self._subscriber is not None:
-            self._worker.registry.abandon(self._subscriber)
-
-
-def _log_end(stream: Stream) -> None:
-    """Write one line about a stream that has ended: its app, never its user, address or token."""
-    now = time.monotonic()
-    reason = stream.subscriber.end or End.CLOSED
-    age = now - (now if stream.opened_at is None else stream.opened_at)
-    ended_log.info("stream ended reason=%s age=%.1f app=%s", reason, age, stream.subscriber.channel.key.app)
+        stream = self._stream
+        if stream is not None and stream.subscriber.parked is None:
+            self._worker.registry.abandon(stream.subscriber)
 
 
 def make_blueprint(service: Service) -> Blueprint:
@@ -150,10 +143,16 @@ def _open(service: Service, principal: Principal, key: ChannelKey, device: str |
         if sock is not None:
             worker.watch(stream, sock)
         request.environ.get(OPENED_IN_ENVIRON, _nobody)(stream)
-        return _event_stream_response(service, EventStream(stream, worker, sock))
+        return _event_stream_response(service, EventStream(stream, _frames(stream, worker, sock), worker, sock))
     except BaseException:
-        worker.close(subscriber, sock)
+        worker.registry.release(subscriber)
         raise
+
+
+def _frames(stream: Stream, worker: Worker, sock: socket.socket | None) -> Iterator[bytes]:
+    if worker.parking is not None and sock is not None and can_park(request.environ, sock):
+        return worker.parking.frames_then_park(stream, sock)
+    return frames(stream)
 
 
 def _nobody(stream: Stream) -> None:

@@ -18,8 +18,8 @@ from contextlib import suppress
 from typing import Any
 
 from . import native
-from .registry import End, Subscriber
-from .stream import Stream
+from .channel import End, Subscriber
+from .stream import STALL_SECONDS, Stream
 
 SILENCE_MILLISECONDS = 20_000
 """How long sent bytes may stay unacknowledged, a closed window included: a peer that vanished, or one that stopped
@@ -31,7 +31,7 @@ SEND_BUFFER = 16 * 1024
 TCP_USER_TIMEOUT = 18  # tcp(7); not a constant of the socket module on every Python
 
 # epoll_ctl(2); the select module has them on Linux only, and this file is read everywhere.
-_ERR, _HUP, _RDHUP, _ONESHOT = 0x008, 0x010, 0x2000, 1 << 30
+_OUT, _ERR, _HUP, _RDHUP, _ONESHOT = 0x004, 0x008, 0x010, 0x2000, 1 << 30
 
 
 def socket_of(environ: Mapping[str, Any]) -> socket.socket | None:
@@ -59,10 +59,16 @@ def stop_reading(sock: socket.socket) -> None:
 
 
 class PeerWatch:
-    """Knows the sockets of all open streams of this process, and calls `gone(subscriber, how)` when a peer leaves."""
+    """Knows the sockets of all open streams of this process.
 
-    def __init__(self, gone: Callable[[Subscriber, End], object]) -> None:
+    Calls `gone(subscriber, how)` when a peer leaves, and `room(subscriber)` when one that was waited for reads again.
+    """
+
+    def __init__(
+        self, gone: Callable[[Subscriber, End], object], room: Callable[[Subscriber], object] = lambda _: None
+    ) -> None:
         self._gone = gone
+        self._room = room
         self._epoll = native.epoll()
         self._lock = threading.Lock()
         self._watched: dict[int, Stream] = {}
@@ -70,22 +76,26 @@ class PeerWatch:
     def __len__(self) -> int:
         return len(self._watched)
 
-    def watch(self, sock: socket.socket, stream: Stream) -> None:
-        """Begin; a peer that has gone already is noticed too."""
-        with self._lock, suppress(OSError, ValueError):  # closed meanwhile: the first write will tell
-            if self._epoll is not None:
-                self._epoll.register(sock.fileno(), _RDHUP | _ONESHOT)
-            self._watched[sock.fileno()] = stream
+    def watch(self, number: int, stream: Stream) -> None:
+        """Begin for a descriptor; a peer that has gone already is noticed too."""
+        with self._lock:
+            self._watched[number] = stream
+            self._arm(number, _RDHUP)
 
-    def forget(self, sock: socket.socket, subscriber: Subscriber) -> None:
-        """End; call it before the socket is closed, so that its number never speaks for another stream."""
-        number = sock.fileno()
+    def forget(self, number: int, subscriber: Subscriber) -> None:
+        """End; call it before the descriptor is closed, so that its number never speaks for another stream."""
         with self._lock:
             stream = self._watched.get(number)
             if stream is not None and stream.subscriber is subscriber:
                 del self._watched[number]
                 if self._epoll is not None:
-                    self._epoll.unregister(number)
+                    with suppress(OSError):
+                        self._epoll.unregister(number)
+
+    def await_room(self, number: int) -> None:
+        """Ring for a parked stream as soon as its socket takes bytes again."""
+        with self._lock:
+            self._arm(number, _RDHUP | _OUT)
 
     def wait(self, seconds: float) -> None:
         """Sleep until a peer leaves, at most so long. Cooperative where gevent has patched `select`."""
@@ -97,19 +107,33 @@ class PeerWatch:
         waiting.poll(seconds * 1000)
 
     def look(self) -> None:
-        """Tell of every peer that has left since the last look."""
+        """Tell of every peer that has left since the last look, and of every socket that has room again."""
         with self._lock:
             events = self._epoll.poll(0) if self._epoll is not None else []
-            left = [(self._watched.get(number), mask) for number, mask in events]
-        for stream, mask in left:
-            if stream is not None:
+            seen = [(self._watched.get(number), mask) for number, mask in events]
+            for number, mask in events:
+                if mask == _OUT:
+                    self._arm(number, _RDHUP)
+        for stream, mask in seen:
+            if stream is not None and mask == _OUT:
+                self._room(stream.subscriber)
+            elif stream is not None:
                 self._gone(stream.subscriber, End.RESET if mask & (_ERR | _HUP) else End.CLOSED)
 
-    def cut_stalled(self, now: float) -> None:
+    def cut_stalled(self, now: float, patience: float = STALL_SECONDS) -> None:
         """Break the connections of peers that read no more, so that whoever is writing to them gets an error."""
         with self._lock:
-            stalled = [(number, stream) for number, stream in self._watched.items() if stream.stalled(now)]
+            stalled = [item for item in self._watched.items() if item[1].stalled(now, patience)]
             for number, stream in stalled:
                 self._gone(stream.subscriber, End.STALLED)
                 with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
                     copy.shutdown(socket.SHUT_RDWR)
+
+    def _arm(self, number: int, mask: int) -> None:
+        if self._epoll is None:
+            return
+        with suppress(OSError, ValueError):  # closed meanwhile: the first write will tell
+            try:
+                self._epoll.register(number, mask | _ONESHOT)
+            except FileExistsError:
+                self._epoll.modify(number, mask | _ONESHOT)

@@ -48,16 +48,19 @@ def gunicorn_worker() -> Any | None:
     return owner if hasattr(owner, "alive") and hasattr(owner, "cfg") else _attached
 
 
-def stream_limit() -> int | None:
+def stream_limit(*, parking: bool = False) -> int | None:
     """Return how many streams leave this process room for other requests: nine tenths of what it can hold.
 
     A full gunicorn worker accepts connections and then says nothing, not even an error, so the limit must lie below
-    `worker_connections` (gevent), `threads` (gthread) and the descriptors of the process. None: not under gunicorn.
+    `worker_connections` (gevent), `threads` (gthread) and the descriptors of the process. Parked streams take a
+    descriptor only. None: not under gunicorn.
     """
     worker = gunicorn_worker()
     if worker is None:
         return None
     cfg = worker.cfg
+    if parking and cfg.worker_class_str == "gevent":
+        return _descriptors() * 9 // 10
     seats: int = cfg.threads if cfg.worker_class_str == "gthread" else cfg.worker_connections
     return min(seats, _descriptors()) * 9 // 10
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
+from .channel import ChannelKey, End, Subscriber
 from .logs import log
-from .registry import ChannelKey, End, Registry, Subscriber
+from .registry import Registry
 
 SWEEP_OVERLAP = timedelta(seconds=5)
 """How far each sweep looks back behind the last one: slow commits, and clocks that differ."""

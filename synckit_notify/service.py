@@ -14,9 +14,11 @@ from uuid import UUID
 from flask import Flask, Request
 
 from . import brokers, metrics, process
+from .channel import ChannelKey, Subscriber
 from .errors import InvalidToken
 from .logs import log
-from .registry import ChannelKey, Registry, Subscriber
+from .parking import TICK_SECONDS
+from .registry import Registry
 from .settings import Settings
 from .tokens import Principal
 from .worker import Worker
@@ -93,7 +95,7 @@ class Service:
     def _make_worker(self) -> Worker:
         if not self._warned:
             self._warned = self._warn_of_faults()
-        limit = process.stream_limit()
+        limit = process.stream_limit(parking=self.settings.parking)
         registry = Registry(
             max_streams=limit if self.settings.max_streams is None else self.settings.max_streams,
             max_per_channel=self.settings.max_streams_per_channel,
@@ -105,6 +107,7 @@ class Service:
             sweep_seconds=self.settings.sweep_seconds,
             revoked=self._was_revoked if self._hooks.valid_since else None,
             metrics=metrics.connect(),
+            parking_tick=min(TICK_SECONDS, self.settings.keepalive_seconds / 20) if self.settings.parking else None,
         )
 
     def _warn_of_faults(self) -> bool:

@@ -35,6 +35,7 @@ class Settings:
     broker_namespace: str
     sweep_seconds: float
     metrics: bool
+    parking: bool
     cors_origins: frozenset[str]
 
     @classmethod
@@ -51,6 +52,7 @@ class Settings:
             broker_namespace=_broker_namespace(config),
             sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
             metrics=_metrics(config),
+            parking=_switch(config, "SYNCKIT_PARKING"),
             cors_origins=cors_origins(config),
         )
 

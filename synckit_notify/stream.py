@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from . import sse
-from .registry import End, Subscriber
+from .channel import End, Subscriber
 
 EXPIRY_SPREAD_SECONDS = 5.0
 """A stream ends up to this long before its token, so that tokens issued together do not come back together."""
@@ -75,9 +75,9 @@ class Stream:
         """Whether `poll` has something to say already, or has said all."""
         return self.over or bool(self.subscriber.pending) or self.subscriber.end is not None or now >= self.look_again
 
-    def stalled(self, now: float) -> bool:
-        """Whether the peer has taken none of the last bytes for so long that it will not read them any more."""
-        return self.writing and now - self._last_bytes_at > STALL_SECONDS
+    def stalled(self, now: float, patience: float = STALL_SECONDS) -> bool:
+        """Whether the peer has not taken the last bytes for so long that it will not read them any more."""
+        return self.writing and now - self._last_bytes_at > patience
 
     def poll(self, now: float) -> bytes:
         """Return what to write now, pending frames joined into one; sets `over` when it is the last.

@@ -17,16 +17,24 @@ import time
 
 from . import peer, process
 from .brokers import Broker, Disconnect, Gap, Message, Notice
+from .channel import ChannelKey, End, Subscriber
+from .logs import SparingLog
 from .metrics import Metrics, NoMetrics
+from .parking import Parking
 from .peer import PeerWatch
 from .periodic import Periodic
-from .registry import ChannelKey, End, Registry, Subscriber
+from .registry import Registry
 from .repair import ChangedChannels, Repair, Revoked, Sweep
 from .stream import Stream
 
 PULSE_SECONDS = 0.1
 PEER_SECONDS = 1.0
 """How often the peer watch asks whether it is still needed; peers that leave wake it at once."""
+
+LAST_BYTES_SECONDS = 0.5
+"""At a drain a peer that does not read holds the worker up no longer than this."""
+
+ended_log = SparingLog()
 
 REPORT_SECONDS = 1.0
 """How often the metrics are told, and stalled peers looked for: 1 ms of work at 10,000 streams."""
@@ -44,6 +52,7 @@ class Worker:
         sweep_seconds: float = 3.0,
         revoked: Revoked | None = None,
         metrics: Metrics | None = None,
+        parking_tick: float | None = None,
     ) -> None:
         self.registry = registry
         self.broker = broker
@@ -53,7 +62,8 @@ class Worker:
         self._listens = False
         self._pulse_due = 0.0
         self._report_due = 0.0
-        self._peers = PeerWatch(registry.end_one)
+        self._peers = PeerWatch(registry.end_one, lambda subscriber: registry.ring([subscriber.parked]))
+        self.parking = None if parking_tick is None else Parking(registry, self._peers, self._forget, parking_tick)
         self._repair = Repair(registry, revoked)
         self._peer_watch = Periodic("synckit-peers", PEER_SECONDS, self._peers.look, self.busy, pause=self._peers.wait)
         self._watches = [
@@ -89,16 +99,16 @@ class Worker:
     def watch(self, stream: Stream, sock: socket.socket) -> None:
         """See to it that the stream ends when its client does."""
         peer.bound(sock)
-        self._peers.watch(sock, stream)
+        self._peers.watch(sock.fileno(), stream)
         self._peer_watch.ensure()
 
-    def close(self, subscriber: Subscriber, sock: socket.socket | None = None) -> None:
-        """Forget a subscriber whose stream has ended; at a drain its connection takes no further request."""
+    def close(self, stream: Stream, sock: socket.socket | None = None) -> None:
+        """Forget a stream that has ended; at a drain its connection takes no further request."""
         if sock is not None:
-            self._peers.forget(sock, subscriber)
+            self._peers.forget(sock.fileno(), stream.subscriber)
             if self.draining:
                 peer.stop_reading(sock)
-        self.registry.release(subscriber)
+        self._forget(stream)
 
     def announce(self, message: Message) -> None:
         """Deliver here at once, then hand the message to the other processes."""
@@ -145,7 +155,16 @@ class Worker:
         self._pulse_due = now + PULSE_SECONDS
         if self.draining:
             self.registry.end_all(End.DRAINING)
+            self._peers.cut_stalled(now, LAST_BYTES_SECONDS)
         if now >= self._report_due:
             self._report_due = now + REPORT_SECONDS
             self.report()
             self._peers.cut_stalled(now)
+
+    def _forget(self, stream: Stream) -> None:
+        """Release, and write one line: the app, never the user, an address or a token."""
+        self.registry.release(stream.subscriber)
+        now = time.monotonic()
+        age = 0.0 if stream.opened_at is None else now - stream.opened_at
+        reason, app = stream.subscriber.end or End.CLOSED, stream.subscriber.channel.key.app
+        ended_log.info("stream ended reason=%s age=%.1f app=%s", reason, age, app)

@@ -26,6 +26,7 @@ APP = "tests.hosts:create_app()"
 SERVERS = {
     "gevent": lambda folder: gunicorn(APP, folder),
     "gevent, preloaded": lambda folder: gunicorn(APP, folder, "--preload"),
+    "parked": lambda folder: gunicorn(APP, folder, env={"SYNCKIT_PARKING": "1"}),
     "gthread": lambda folder: gunicorn(APP, folder, "--threads", "60", worker_class="gthread"),
     "flask run": lambda folder: flask_run(APP, folder),
 }
@@ -80,9 +81,9 @@ def test_a_client_that_closes_its_half_still_reads_a_clean_end(server: Server) -
     seconds_until(0, server, SEEN_WITHIN)
 
 
-@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+@pytest.mark.parametrize(("worker_class", "parking"), [("gevent", "0"), ("gevent", "1"), ("gthread", "0")])
 def test_one_that_vanishes_and_one_that_stops_reading_are_gone_in_time_and_delay_nobody(
-    tmp_path: Path, worker_class: str
+    tmp_path: Path, worker_class: str, parking: str
 ) -> None:
     keepalive, promise = 1.0, 1.0 + 25.0
     with OtherMachine() as laptop, contextlib.ExitStack() as stack:
@@ -90,7 +91,7 @@ def test_one_that_vanishes_and_one_that_stops_reading_are_gone_in_time_and_delay
             gunicorn(
                 *(APP, tmp_path, "--threads", "20", "--bind", f"{laptop.here_address}:0"),
                 worker_class=worker_class,
-                env={"SYNCKIT_KEEPALIVE_SECONDS": str(keepalive)},
+                env={"SYNCKIT_KEEPALIVE_SECONDS": str(keepalive), "SYNCKIT_PARKING": parking},
             )
         )
         far_port = int(server.log.partition(f"http://{laptop.here_address}:")[2].split()[0].strip(","))

@@ -24,6 +24,7 @@ ENDED_WITHIN = 2.5  # five times the promise
 EXITED_WITHIN = 6.0  # four times the promise
 FAREWELL = re.compile(rb": connected\n\nretry: \d+\n\n: bye draining\n\n")
 
+WORKERS = ["gevent", "parked", "gthread"]
 APPS = {"ours": ("tests.crashing:create_app()", "/api/sync"), "foreign": ("tests.foreign:create_app()", "/v1/sync")}
 
 
@@ -34,11 +35,14 @@ class Deployment:
         target, self.prefix = APPS[app]
         self._listeners: list[Listener] = []
         threads = ("--threads", "60") if worker_class == "gthread" else ()
+        parking = "1" if worker_class == "parked" else "0"
+        worker_class = "gevent" if worker_class == "parked" else worker_class
         env = {
             "SYNCKIT_JWT_KEY": KEY,
             "INSTANCE": str(folder / "instance"),
             "FOREIGN_DATABASE": str(folder / "foreign.db"),
             "SYNCKIT_SWEEP_SECONDS": "3",
+            "SYNCKIT_PARKING": parking,
         }
         self.server = gunicorn(target, folder, *threads, *options, worker_class=worker_class, workers=workers, env=env)
 
@@ -90,7 +94,7 @@ STOPS: dict[str, Callable[[Deployment], None]] = {"TERM": term, "HUP": hup, "max
 
 
 @pytest.mark.parametrize(("app", "preload"), [("ours", ("--preload",)), ("foreign", ())], ids=["preloaded", "foreign"])
-@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+@pytest.mark.parametrize("worker_class", WORKERS)
 @pytest.mark.parametrize("stop", STOPS)
 def test_every_stream_ends_cleanly_and_its_connection_and_worker_with_it(
     tmp_path: Path, stop: str, worker_class: str, preload: tuple[str, ...], app: str
@@ -219,7 +223,7 @@ def replaced_master() -> Iterator[list[int]]:
         assert gone(master, 10.0)
 
 
-@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+@pytest.mark.parametrize("worker_class", WORKERS)
 @pytest.mark.parametrize("change", ["HUP", "one worker", "USR2 and TERM"])
 def test_clients_that_come_back_meet_no_reset_and_no_refusal(
     tmp_path: Path, change: str, worker_class: str, replaced_master: list[int]

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from synckit_notify.channel import ChannelKey, End, Subscriber
 from synckit_notify.peer import PeerWatch, socket_of, stop_reading
-from synckit_notify.registry import ChannelKey, End, Registry, Subscriber
+from synckit_notify.registry import Registry
 from synckit_notify.stream import STALL_SECONDS, Deadline, Stream
 
 ALICE = ChannelKey("notes", "alice")
@@ -31,7 +32,7 @@ class Room:
         server, _ = self._listener.accept()
         self._sockets += [client, server]
         stream = Stream(self.registry.subscribe(ALICE), keepalive=30.0, ends=Deadline(float("inf"), End.MAX_AGE))
-        self.watch.watch(server, stream)
+        self.watch.watch(server.fileno(), stream)
         return stream, server, client
 
     def look(self, within: float = 1.0) -> list[tuple[Subscriber, End]]:
@@ -74,9 +75,9 @@ def test_a_peer_that_leaves_is_named_once(room: Room, leave, how: End) -> None:
 
 def test_one_that_left_before_it_was_watched_is_named_too(room: Room) -> None:
     stream, server, client = room.connect()
-    room.watch.forget(server, stream.subscriber)
+    room.watch.forget(server.fileno(), stream.subscriber)
     client.close()
-    room.watch.watch(server, stream)
+    room.watch.watch(server.fileno(), stream)
     assert room.look() == [(stream.subscriber, End.CLOSED)]
 
 
@@ -92,13 +93,13 @@ def test_a_forgotten_number_never_speaks_for_the_stream_that_has_it_next(room: R
     stream, server, client = room.connect()
     client.close()
     room.watch.wait(1.0)
-    room.watch.forget(server, stream.subscriber)
+    room.watch.forget(server.fileno(), stream.subscriber)
     number = server.fileno()
     server.close()
     other, other_server, _ = room.connect()
     assert other_server.fileno() == number, "the kernel gives the lowest free number"
     assert room.look(0.01) == [], "the old event must not reach the new stream"
-    room.watch.forget(other_server, stream.subscriber)  # late, by whoever had the number before
+    room.watch.forget(other_server.fileno(), stream.subscriber)  # late, by whoever had the number before
     room.watch.cut_stalled(0.0)
     assert len(room.watch) == 1
     assert other.subscriber.end is None

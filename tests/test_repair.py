@@ -9,7 +9,8 @@ import pytest
 from synckit_notify import repair as repair_room
 from synckit_notify.brokers import Gap
 from synckit_notify.brokers.memory import MemoryBroker
-from synckit_notify.registry import ChannelKey, End, Registry, Subscriber
+from synckit_notify.channel import ChannelKey, End, Subscriber
+from synckit_notify.registry import Registry
 from synckit_notify.repair import AT_ONCE, SPREAD_SECONDS, Repair
 from synckit_notify.worker import Worker
 
@@ -98,5 +99,5 @@ def test_a_gap_of_the_broker_is_mended_by_the_worker() -> None:
     alice = worker.open(ChannelKey("notes", "alice"), "phone")
     worker.receive(Gap())
     assert until(lambda: len(alice.pending) == 1)
-    worker.close(alice)
+    worker.registry.release(alice)
     worker.settle()

@@ -12,9 +12,10 @@ import pytest
 from synckit_notify import process
 from synckit_notify.brokers import Disconnect, Message, Notice
 from synckit_notify.brokers.memory import MemoryBroker
+from synckit_notify.channel import ChannelKey, End
 from synckit_notify.periodic import Periodic
 from synckit_notify.process import PerProcess, gunicorn_worker, stream_limit
-from synckit_notify.registry import ChannelKey, End, Registry
+from synckit_notify.registry import Registry
 from synckit_notify.repair import Sweep
 from synckit_notify.worker import Worker
 
@@ -83,7 +84,7 @@ def make_worker():
 def release_all(worker: Worker) -> None:
     for _, subscribers in worker.registry.snapshot():
         for subscriber in subscribers:
-            worker.close(subscriber)
+            worker.registry.release(subscriber)
     worker.settle()
 
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from synckit_notify.brokers import Disconnect, Gap, Message, Notice
 from synckit_notify.brokers.sending import Outbox, merge
-from synckit_notify.registry import ChannelKey, Registry
+from synckit_notify.channel import ChannelKey
+from synckit_notify.registry import Registry
 
 DEVICES = ("laptop", "phone")
 START = 1790000000.0
