@@ -148,8 +148,9 @@ class Parking:
             sent = os.write(parked.number, parked.unsent)
         except BlockingIOError:
             sent = 0
-        except OSError:
+        except OSError:  # whatever it was to end for: nothing can be written any more
             self._registry.end_one(parked.stream.subscriber, End.RESET)
+            parked.unsent, parked.stream.over = b"", True
             return
         parked.unsent = parked.unsent[sent:]
         parked.stream.writing = bool(parked.unsent)
