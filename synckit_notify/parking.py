@@ -135,10 +135,12 @@ class Parking:
         if parked.number < 0:
             return
         stream = parked.stream
-        if not parked.unsent and stream.due(now):
-            parked.unsent = _chunks(stream.poll(now), last=stream.over)
-        if parked.unsent:
+        while parked.unsent or (stream.due(now) and not stream.over):
+            if not parked.unsent:
+                parked.unsent = _chunks(stream.poll(now), last=stream.over)
             self._write(parked)
+            if parked.unsent:  # its room is waited for; what comes meanwhile is buffered
+                break
         end = stream.subscriber.end
         if (stream.over and not parked.unsent) or (end is not None and end.peer_is_gone):
             self._close(parked)
