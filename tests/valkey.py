@@ -5,6 +5,7 @@ resumed and started again on the same port.
 """
 
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -31,6 +32,11 @@ class Valkey:
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
+
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def client(self, **options: Any) -> redis.Redis:
         """A connection of somebody else: an operator's, or an attacker's."""
@@ -60,10 +66,10 @@ class Valkey:
 
     def pause(self) -> None:
         """Let it hang: connections stay open, new ones are accepted by the kernel, nothing is answered."""
-        self._signal(signal.SIGSTOP)
+        os.kill(self.process_id, signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+        os.kill(self.process_id, signal.SIGCONT)
 
     def __enter__(self) -> "Valkey":
         self.start()
@@ -71,10 +77,6 @@ class Valkey:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
