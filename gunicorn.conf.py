@@ -52,6 +52,7 @@ worker_connections = _seats(_wanted_connections)
 timeout = 30  # a worker whose hub is blocked this long is replaced; an open stream does not count as blocked
 graceful_timeout = 10  # streams end by themselves within a second of SIGTERM, this is for pushes and pulls
 keepalive = 2  # seconds; an idle connection takes a stream's seat, and a worker that stops waits for it
+forwarder_headers = ""  # no header replaces SCRIPT_NAME: most proxies would pass on what a client sent
 control_socket_disable = True  # nothing uses it, and several servers of one user would fight over its path
 
 
