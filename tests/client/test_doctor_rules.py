@@ -1,12 +1,13 @@
 """The rules of `synckit doctor`: observations in, findings out; no network and no time."""
 
+import sys
 import zlib
 
 import httpx2
 import pytest
 
 from synckit_notify import sse
-from synckit_notify.client.doctor import Address, answer, reaching, remedies, watch, way
+from synckit_notify.client.doctor import Address, Report, answer, reaching, remedies, watch, way
 from synckit_notify.client.doctor.findings import Finding, Verdict, fails, lasting, ok
 from synckit_notify.client.doctor.remedies import Change
 from synckit_notify.client.doctor.watch import Ear, End, Heard, Watch
@@ -90,8 +91,8 @@ def test_a_name_is_found_or_not() -> None:
         ({"ready": True, "host": True, "echo": False}, 200, WARN, "the broker does not answer"),
         ({"ready": False, "host": True, "draining": True}, 503, WARN, "draining"),
         ({"ready": False, "host": False}, 503, FAIL, "not ready"),
-        (["nonsense"], 200, WARN, "is not to be had"),
-        (None, 404, WARN, "is not to be had"),
+        (["nonsense"], 200, WARN, "is not answered by a SyncKit server"),
+        (None, 404, WARN, "is not answered by a SyncKit server"),
     ],
 )
 def test_what_ready_says_is_read(state: object, status: int, verdict: Verdict, what: str) -> None:
@@ -277,6 +278,7 @@ GOOD = [(0.01, CONNECTED), (30.0, KEEPALIVE), (60.0, KEEPALIVE)]
             [(WARN, "the stream does not begin with ': connected'")],
         ),
         ([(0.01, CONNECTED)], 20.01, End.CUT, [(FAIL, "cut after 20.0 s of silence")]),
+        ([(0.01, CONNECTED)], 20.01, End.CLEAN, [(FAIL, "cut after 20.0 s of silence")]),
         ([], 20.0, End.CUT, [(FAIL, "cut after 20.0 s of silence")]),
         ([(0.01, CONNECTED)], 1.0, End.CUT, [(FAIL, "cut while it was alive")]),
         (GOOD, 80.0, End.CUT, [(FAIL, "cut while it was alive")]),
@@ -300,6 +302,15 @@ def test_what_was_heard_is_judged(
     moments: list[tuple[float, object]], until: float, end: End, expected: list[tuple[Verdict, str]]
 ) -> None:
     assert complaints(heard(*moments, until=until, end=end)) == expected
+
+
+def test_a_compressor_that_holds_frames_back_is_to_be_switched_off() -> None:
+    ear, press = Ear(30.0, None, gzip=True), zlib.compressobj(wbits=watch.GZIP)
+    ear.hear(0.01, press.compress(b": connected\n\n"))
+    caddy = Answer(seconds=0.01, status=200, headers={**SENT, "server": "Caddy", "content-encoding": "gzip"})
+    (found,) = watch.judge(ear.heard_until(10.0, 0.0), caddy, PATH)
+    assert told(found) == (FAIL, "the body is held back")
+    assert found.changes[0] == Change("Caddy", f"@compressed not path {PATH}")
 
 
 def test_a_far_server_is_not_late() -> None:
@@ -409,6 +420,31 @@ def test_a_finding_is_shown_without_the_token_and_without_control_characters() -
     found = Finding(FAIL, "answer", "no t0ken", "\x1b[2J", "t0ken", (Change("app", "t0ken"),)).without("t0ken")
     assert found == Finding(FAIL, "answer", "no ***", " [2J", "***", (Change("app", "***"),))
     assert not fails([ok("name", "fine")])
+
+
+def test_advice_that_was_just_given_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = (Change("nginx", "one;"), Change("nginx", "two;"), Change("Caddy", "three"))
+    with Report("http://h", as_json=False) as report:
+        for number in (1, 2):
+            report.say(Finding(FAIL, "answer", f"number {number}", "", "So it is.", changes))
+    assert report.failed
+    assert capsys.readouterr().out.splitlines() == [
+        *("http://h", ""),
+        *("FAIL  number 1", "      So it is."),
+        *("        nginx  one;", "               two;", "        Caddy  three"),
+        *("FAIL  number 2", "      So it is.", "        (as above)"),
+        *("", "2 FAIL"),
+    ]
+
+
+def test_progress_is_for_a_person_who_watches(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for watched in (False, True):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda watched=watched: watched)
+        with Report("http://h", as_json=True) as report:
+            report.wait("listening")
+        assert ("listening …" in capsys.readouterr().err) is watched
 
 
 @pytest.mark.parametrize(

@@ -55,24 +55,30 @@ class Report:
 
     def __enter__(self) -> "Report":
         if not self._as_json:
-            click.secho(f"{self._url}\n", bold=True)
+            click.secho(self._url, bold=True)
+            click.echo()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._clear()
         if self.counts and not self._as_json:
             told = ", ".join(f"{self.counts[verdict]} {verdict}" for verdict in Verdict if self.counts[verdict])
-            click.secho(f"\n{told}", bold=True)
+            click.echo()
+            click.secho(told, bold=True)
 
     def _explain(self, finding: Finding) -> None:
         for line in textwrap.wrap(finding.why, self._width - INDENT):
             click.echo(f"{'':{INDENT}}{line}")
-        if not finding.changes or finding.changes == self._advised:
-            return  # two findings of one cause give the same advice, which is read once
-        self._advised = finding.changes
-        width = max(len(change.where) for change in finding.changes)
+        if finding.changes and finding.changes == self._advised:
+            click.echo(f"{'':{INDENT + 2}}(as above)")
+        elif finding.changes:
+            self._advise(finding.changes)
+
+    def _advise(self, changes: tuple[Change, ...]) -> None:
+        self._advised = changes
+        width = max(len(change.where) for change in changes)
         place = ""
-        for change in finding.changes:
+        for change in changes:
             where = "" if change.where == place else change.where
             click.echo(f"{'':{INDENT + 2}}{click.style(f'{where:<{width}}', fg='cyan')}  {change.line}")
             place = change.where

@@ -12,6 +12,7 @@ from itertools import pairwise
 from ... import sse
 from . import remedies
 from .findings import Finding, Verdict, fail, lasting, ok, warn
+from .remedies import Remedy
 from .way import Answer
 
 LATE_SECONDS = 1.0
@@ -48,7 +49,7 @@ class End(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What one read brought."""
+    """What one read completed, at least one message."""
 
     at: float
     messages: tuple[sse.Message, ...]
@@ -106,8 +107,9 @@ class Ear:
             return
         clear = data if self._inflate is None else self._inflate.decompress(data, LARGEST_PIECE)
         messages = tuple(self._decoder.feed(clear))
-        self.heard.append(Heard(at, messages))
-        self.keepalives += messages.count(KEEPALIVE)
+        if messages:  # the first bytes of gzip say nothing, though a compressor that holds all others lets them pass
+            self.heard.append(Heard(at, messages))
+            self.keepalives += messages.count(KEEPALIVE)
 
     def heard_until(self, now: float, usual: float) -> Watch:
         """Return what was heard, to be judged."""
@@ -134,14 +136,14 @@ def _first(watch: Watch, answer: Answer, path: str) -> list[Finding]:
         if watch.end is not End.OPEN:
             return []
         why = "The headers are there, so something on the way collects the body. Let it hand on what it gets:"
-        changes = answer.advice(remedies.unbuffered(path))
+        changes = answer.advice(_flowing(answer, path))
         return [fail("first-byte", "the body is held back", f"nothing for {watch.until:.1f} s", why, changes)]
     first, late = watch.heard[0], watch.heard[0].at - watch.usual
     if late > LATE_SECONDS:
         why = "The server says ': connected' at once, so something held it back. Let it hand on what it gets:"
-        changes = answer.advice(remedies.unbuffered(path))
+        changes = answer.advice(_flowing(answer, path))
         return [fail("first-byte", "the first bytes come late", lasting(first.at), why, changes)]
-    if watch.messages and watch.messages[0][1] != CONNECTED:
+    if first.messages[0] != CONNECTED:
         if watch.farewell:
             return []
         why = "A SyncKit server says it first. An older one, or another program, answers here."
@@ -153,13 +155,18 @@ def _first(watch: Watch, answer: Answer, path: str) -> list[Finding]:
     return [ok("first-byte", "': connected' comes at once", lasting(first.at))]
 
 
+def _flowing(answer: Answer, path: str) -> Remedy:
+    """Bytes are handed on as they come; most compressors do not."""
+    return remedies.uncompressed(path) if "content-encoding" in answer.headers else remedies.unbuffered(path)
+
+
 def _keepalives(watch: Watch, answer: Answer, path: str) -> list[Finding]:
     if not watch.heard:
         return []
     beats, announced = watch.beats, f"{watch.period:g} s announced"
     moments = [each.at for each in watch.heard] + ([watch.until] if watch.end is End.OPEN else [])
     longest = max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
-    changes = answer.advice(remedies.unbuffered(path))
+    changes = answer.advice(_flowing(answer, path))
     hasty = min(HASTY_SHARE * watch.period, watch.period - GRACE_SECONDS)
     if any(beat < hasty for beat in beats):
         why = "They were sent one by one, so something on the way collects bytes. Let it hand on what it gets:"
@@ -188,19 +195,32 @@ def _figures(beats: list[float], announced: str) -> str:
 def _end(watch: Watch, answer: Answer, path: str) -> list[Finding]:
     if watch.farewell:
         return [_farewell(watch.farewell, watch.until)]
-    match watch.end:
-        case End.OPEN if not watch.heard:
-            return []
-        case End.OPEN:
-            return [ok("end", "the stream stays open", f"watched for {watch.until:.1f} s")]
-        case End.CLEAN:
-            why = (
-                "The server says ': bye' first. So a process died, or a proxy gave up on it, behind a proxy that speaks"
-                " HTTP/1.0 to it and takes a cut for an end. Look into their logs for this moment, and:"
-            )
-            changes = answer.advice(remedies.chunked(path))
-            return [fail("end", "the stream ends without ': bye'", f"after {watch.until:.1f} s", why, changes)]
-    return [_cut(watch, answer, path)]
+    if watch.end is End.OPEN:
+        return [ok("end", "the stream stays open", f"watched for {watch.until:.1f} s")] if watch.heard else []
+    if not watch.beats and watch.silence > IDLE_SHARE * watch.period:
+        return [_impatient(watch, answer, path)]
+    figure = f"after {watch.until:.1f} s and {len(watch.beats)} keepalives"
+    if watch.end is End.CLEAN:
+        why = (
+            "The server says ': bye' first. So a process died behind a proxy that speaks HTTP/1.0 to it and takes a cut"
+            " for an end, or a proxy ended it. Look into their logs for this moment, and:"
+        )
+        return [fail("end", "the stream ends without ': bye'", figure, why, answer.advice(remedies.chunked(path)))]
+    why = (
+        "Not for silence: a process died or was killed, a proxy was restarted, or a limit on the length of requests was"
+        " reached. Look into the logs of proxy and server for this moment, and see that:"
+    )
+    return [fail("end", "cut while it was alive", figure, why, answer.advice(remedies.unkilled()))]
+
+
+def _impatient(watch: Watch, answer: Answer, path: str) -> Finding:
+    why = (
+        "Something on the way ends a stream that is silent for so long, sooner than the server speaks. Devices connect"
+        " again and again, and hear of changes late. Let it wait longer:"
+    )
+    remedy = remedies.patient(path, watch.period, watch.silence)
+    announced = f"a keepalive each {watch.period:g} s"
+    return fail("end", f"cut after {watch.silence:.1f} s of silence", announced, why, answer.advice(remedy))
 
 
 def _farewell(reason: str, seconds: float) -> Finding:
@@ -216,20 +236,3 @@ def _farewell(reason: str, seconds: float) -> Finding:
             return ok("end", "the server ends the stream by its age, as it is told to", figure)
     why = "The server no longer takes this token: its user or device was logged out. Get a new one."
     return Finding(Verdict.FAIL, "end", f"the server says bye: {reason}", figure, why)
-
-
-def _cut(watch: Watch, answer: Answer, path: str) -> Finding:
-    announced = f"a keepalive each {watch.period:g} s"
-    if not watch.beats and watch.silence > IDLE_SHARE * watch.period:
-        why = (
-            "Something on the way cuts a stream that is silent for so long, sooner than the server speaks. Devices"
-            " connect again and again, and hear of changes late. Let it wait longer:"
-        )
-        remedy = remedies.patient(path, watch.period, watch.silence)
-        return fail("end", f"cut after {watch.silence:.1f} s of silence", announced, why, answer.advice(remedy))
-    figure = f"after {watch.until:.1f} s and {len(watch.beats)} keepalives"
-    why = (
-        "Not for silence: a process died or was killed, a proxy was restarted, or a limit on the length of requests was"
-        " reached. Look into the logs of proxy and server for this moment, and see that:"
-    )
-    return fail("end", "cut while it was alive", figure, why, answer.advice(remedies.unkilled()))

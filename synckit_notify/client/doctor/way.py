@@ -144,7 +144,7 @@ def live(path: str, answer: Answer, prefix: str) -> Finding:
         return fail("live", f"{path} does not answer", answer.problem, why, answer.advice(remedies.roomy()))
     if answer.status != 200 or answer.body != {"live": True}:
         why = f"Perhaps it is kept inside on purpose. If not, a proxy has to let everything below {prefix}/ pass."
-        return warn("live", f"{path} is not to be had", f"{answer.status}", why)
+        return warn("live", f"{path} is not answered by a SyncKit server", f"{answer.status}", why)
     return ok("live", f"{path} answers", lasting(answer.seconds))
 
 
@@ -153,7 +153,7 @@ def ready(path: str, answer: Answer) -> Finding:
     state = answer.body if isinstance(answer.body, dict) else {}
     if "ready" not in state:
         why = "It tells whether a server takes streams. Perhaps it is kept inside on purpose."
-        return warn("ready", f"{path} is not to be had", answer.problem or f"{answer.status}", why)
+        return warn("ready", f"{path} is not answered by a SyncKit server", answer.problem or f"{answer.status}", why)
     if state.get("draining"):
         return warn("ready", f"{path}: draining", f"{answer.status}", "This worker is shutting down. Look again soon.")
     if not state.get("host"):
