@@ -1,0 +1,193 @@
+"""`synckit doctor` against real gunicorns, nginxes and HAProxies: what is wrong is found, and its advice mends it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from synckit_notify.client.doctor import Address, examination, examine
+from synckit_notify.client.doctor.findings import Finding, Verdict
+
+from ..conftest import make_token
+from ..server import ROOT, Server, clean_environment, gunicorn
+from .misconfigured import certificate, free_port, haproxy, nginx
+
+HOSTS = "tests.hosts:create_app()"
+KEEPALIVE = {"SYNCKIT_KEEPALIVE_SECONDS": "0.3"}
+IMPATIENT, PATIENT = 1.5, 10.0
+HELD_BACK = "proxy_ignore_headers X-Accel-Buffering;"
+COMPRESSED = "gzip on; gzip_types text/event-stream; gzip_min_length 0; proxy_http_version 1.1;"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with gunicorn(HOSTS, tmp_path_factory.mktemp("gunicorn"), env=KEEPALIVE) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return certificate(tmp_path_factory.mktemp("certificate"))
+
+
+def examined(url: str, token: str = "", seconds: float | None = None, patience: float = PATIENT) -> list[Finding]:
+    address = Address.read(url)
+    return list(examine(address, token=token or make_token(), app="notes", seconds=seconds, patience=patience))
+
+
+def wrong(findings: list[Finding]) -> list[tuple[str, str]]:
+    """What is not ok."""
+    return [(finding.verdict, finding.what) for finding in findings if finding.verdict is not Verdict.OK]
+
+
+def at(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def test_all_is_well_with_gunicorn_alone(server: Server) -> None:
+    findings = examined(server.url)
+    assert wrong(findings) == []
+    every = ["port", "live", "clock", "ready", "answer", "protocol", "headers", "compression", "first-byte"]
+    assert [finding.check for finding in findings] == [*every, "keepalives", "end"]
+
+
+def test_all_is_well_behind_nginx_as_it_is_installed(server: Server, tmp_path: Path) -> None:
+    with nginx(tmp_path, server.port) as port:
+        assert wrong(examined(at(port))) == []
+
+
+Proxy = Callable[..., AbstractContextManager[int]]
+
+
+@pytest.mark.parametrize(
+    ("proxy", "name", "mistake", "complaint"),
+    [
+        (nginx, "nginx", HELD_BACK, (Verdict.FAIL, "the stream is held back")),
+        (nginx, "nginx", "proxy_read_timeout 200ms;", (Verdict.FAIL, "cut after 0.2 s of silence")),
+        (nginx, "nginx", COMPRESSED, (Verdict.WARN, "the stream is compressed on the way")),
+        (nginx, "nginx", HELD_BACK + COMPRESSED, (Verdict.FAIL, "the stream is held back")),
+        (haproxy, "HAProxy", "", (Verdict.WARN, "': connected' is kept waiting")),
+        (
+            haproxy,
+            "HAProxy",
+            "timeout server 200\n    option http-no-delay",
+            (Verdict.FAIL, "cut after 0.2 s of silence"),
+        ),
+    ],
+)
+def test_a_mistake_is_found_and_the_lines_advised_first_mend_it(
+    server: Server, tmp_path: Path, proxy: Proxy, name: str, mistake: str, complaint: tuple[str, str]
+) -> None:
+    with proxy(tmp_path, server.port, mistake) as port:
+        findings = examined(at(port), patience=IMPATIENT)
+    assert wrong(findings) == [complaint]
+    advice = next(finding.changes for finding in findings if finding.changes)
+    assert advice[0].where == name
+    lines = [change.line for change in advice if change.where == name]
+    with proxy(tmp_path, server.port, mistake, *lines) as port:
+        mended = examined(at(port))
+    assert complaint not in wrong(mended)
+    assert not [finding for finding in mended if finding.verdict is Verdict.FAIL]
+
+
+def test_a_certificate_that_signed_itself_is_named(server: Server, tmp_path: Path, own_certificate: Path) -> None:
+    with nginx(tmp_path, server.port, certificate=own_certificate) as port:
+        last = examined(f"https://localhost:{port}")[-1]
+    assert (last.verdict, last.check) == (Verdict.FAIL, "tls")
+    assert "self-signed" in last.figure
+
+
+def test_http2_is_tried_too(
+    server: Server, tmp_path: Path, own_certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(own_certificate))
+    with nginx(tmp_path, server.port, certificate=own_certificate) as port:
+        findings = examined(f"https://localhost:{port}", seconds=0.5)
+    assert wrong(findings) == []
+    assert (findings[-1].check, findings[-1].what) == ("http2", "a stream over HTTP/2 comes at once too")
+
+
+def test_a_gunicorn_that_speaks_http2_itself_is_warned_of(
+    tmp_path: Path, own_certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(own_certificate))
+    monkeypatch.setattr(examination, "BLOCKED_SECONDS", 0.5)
+    command = ["gunicorn", HOSTS, "--bind", "127.0.0.1:0", "--no-control-socket", "--worker-class", "gevent"]
+    command += ["--certfile", str(own_certificate), "--keyfile", str(own_certificate), "--http-protocols", "h2,h1"]
+    with Server(command, tmp_path, r"Listening at: https://127\.0\.0\.1:(\d+)", KEEPALIVE) as started:
+        findings = examined(f"https://localhost:{started.port}", seconds=0.5)
+    assert wrong(findings) == [(Verdict.FAIL, "over HTTP/2 a stream blocks its connection")]
+
+
+def test_the_servers_own_words_are_repeated(server: Server) -> None:
+    assert wrong(examined(server.url, make_token(app="other"))) == [
+        (Verdict.FAIL, "refused: the token is for another app")
+    ]
+    assert wrong(examined(server.url, make_token(life=-60))) == [(Verdict.FAIL, "refused: the token has expired")]
+
+
+def test_a_stream_that_is_logged_out_says_so(server: Server) -> None:
+    findings = examined(server.url, make_token("somebody", life=2), seconds=5)
+    assert wrong(findings) == [(Verdict.WARN, "the server says bye: token_expired")]
+
+
+def test_a_port_where_nobody_listens_ends_the_examination() -> None:
+    assert [finding.check for finding in examined(at(free_port()))] == ["port"]
+
+
+# The command.
+
+
+def doctor(url: str, *options: str, token: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "synckit_notify.client.command", "doctor", url, "--app", "notes", *options],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=clean_environment() | {"SYNCKIT_TOKEN": token, "COLUMNS": "100"},
+        check=False,
+    )
+
+
+def test_the_command_prints_a_line_for_each_finding_and_exits_with_0(server: Server) -> None:
+    done = doctor(server.url, token=make_token())
+    head, _, *lines, _, summary = done.stdout.splitlines()
+    assert (done.returncode, done.stderr, summary) == (0, "", "11 ok")
+    assert head == f"{server.url}/api/sync/subscribe"
+    assert all(line.startswith("ok    ") for line in lines)
+
+
+def test_the_command_explains_a_failure_exits_with_1_and_never_prints_the_token(server: Server) -> None:
+    token = make_token(app="other")
+    done = doctor(server.url, token=token)
+    assert done.returncode == 1
+    assert done.stdout.endswith(
+        "FAIL  refused: the token is for another app  (403)\n"
+        "      The token is good, but made for another app than --app says.\n"
+        "        server  flask --app wsgi synckit token --app APP --user USER\n"
+        "\n4 ok, 1 FAIL\n"
+    )
+    assert token not in done.stdout + done.stderr
+
+
+def test_the_command_writes_json_for_scripts(server: Server) -> None:
+    done = doctor(server.url, "--json", token=make_token(app="other"))
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 1
+    assert (last["verdict"], last["check"], last["figure"]) == ("FAIL", "answer", "403")
+    assert last["changes"][0]["where"] == "server"
+
+
+@pytest.mark.parametrize(
+    ("url", "token", "complaint"),
+    [("ftp://127.0.0.1", "a.b.c", "URL: like https://sync.example.org"), (at(1), "two words", "--token: empty, or")],
+)
+def test_what_cannot_be_examined_is_a_usage_error(url: str, token: str, complaint: str) -> None:
+    done = doctor(url, token=token)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "two words" not in done.stdout + done.stderr
