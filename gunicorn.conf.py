@@ -1,16 +1,21 @@
 """How gunicorn runs the service: plain `gunicorn` in a clone listens on 127.0.0.1:8000.
 
-In: SYNCKIT_BIND, SYNCKIT_WORKERS, SYNCKIT_WORKER_CONNECTIONS from the environment. Nothing is monkey-patched here: the
-gevent worker does that itself after the fork, and a worker of another class must stay unpatched.
+In: SYNCKIT_BIND, SYNCKIT_WORKERS, SYNCKIT_WORKER_CONNECTIONS, SYNCKIT_METRICS from the environment. Nothing is
+monkey-patched here: the gevent worker does that itself after the fork, and one of another class must stay unpatched.
 """
 
 import gc
+import logging
 import os
 import resource
+import shutil
+import tempfile
 from typing import Any
 
 DESCRIPTORS_BESIDE_STREAMS = 100
 """Database files, log files, the broker, the event loop: what a worker opens besides its connections."""
+
+METRICS_FOLDER = "synckit-metrics-"
 
 
 def _count(name: str, default: int) -> int:
@@ -46,8 +51,14 @@ workers = _count("SYNCKIT_WORKERS", 1)
 worker_connections = _seats(_wanted_connections)
 timeout = 30  # a worker whose hub is blocked this long is replaced; an open stream does not count as blocked
 graceful_timeout = 10  # streams end by themselves within a second of SIGTERM, this is for pushes and pulls
-keepalive = 5  # seconds; a device that has just pulled may push next, but an idle connection takes a stream's seat
+keepalive = 2  # seconds; an idle connection takes a stream's seat, and a worker that stops waits for it
+forwarder_headers = ""  # no header replaces SCRIPT_NAME: most proxies would pass on what a client sent
 control_socket_disable = True  # nothing uses it, and several servers of one user would fight over its path
+
+
+if os.environ.get("SYNCKIT_METRICS") and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+    # So that one scrape answers for all workers; read when they import the client library.
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=METRICS_FOLDER)
 
 
 def on_starting(server: Any) -> None:
@@ -61,14 +72,31 @@ def on_starting(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Settle the collector of a worker that has loaded the application, and in development offer a demo.
+    """Settle the log and the collector of a worker that has loaded the application; in development offer a demo.
 
     At 10,000 streams the cyclic collector took 31 of 76 microseconds per delivered event, since each of its full passes
     visits every stream. Frozen start-up objects are visited no more, and the passes come rarely.
     """
     from synckit_notify.backend import development  # not earlier: the master imports nothing of the application
 
+    notices = logging.getLogger("synckit_notify")
+    notices.handlers, notices.level, notices.propagate = worker.log.error_log.handlers, logging.INFO, False
     development.offer_demo(worker.wsgi, [listener.getsockname() for listener in worker.sockets])
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1_000)
+
+
+def child_exit(server: Any, worker: Any) -> None:
+    """Take a worker that is gone out of the metrics' gauges."""
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker.pid)
+
+
+def on_exit(server: Any) -> None:
+    """Remove the metrics' folder, unless a new master (USR2) goes on with it."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
+    if METRICS_FOLDER in folder and not server.reexec_pid:
+        shutil.rmtree(folder, ignore_errors=True)

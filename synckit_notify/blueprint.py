@@ -1,6 +1,7 @@
 """The route: a request in, an event stream out.
 
     authenticate ──▶ register in the channel ──▶ ask for revocation ──▶ Response(EventStream(frames(Stream)))
+                     and watch the peer                                 close ──▶ release, one log line
 
 The subscriber is registered before the headers leave, so no push is missed in between. The request context ends before
 the first byte: the host's teardown has given its database session back while the stream is open. All answers are made
@@ -8,7 +9,7 @@ here and not raised, so that the error pages of a host application never replace
 """
 
 import json
-import logging
+import socket
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -16,13 +17,18 @@ from typing import Any
 
 from flask import Blueprint, Request, Response, request
 
+from . import metrics
+from .channel import ChannelKey
 from .errors import BadRequest, Forbidden, Refused, TooManyStreams
-from .registry import ChannelKey, Registry, Subscriber
+from .logs import SparingLog
+from .parking import can_park
+from .peer import socket_of
 from .service import Service
 from .stream import Deadline, Stream, deadline, frames
 from .tokens import MAX_ID_LENGTH, Principal
+from .worker import Worker
 
-log = logging.getLogger("synckit_notify")
+refused_log = SparingLog()
 
 OPENED_IN_ENVIRON = "synckit_notify.opened"
 """Where in the WSGI environment a test may leave a function that is called with the Stream of its response."""
@@ -34,28 +40,31 @@ _EVERY_METHOD = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 class EventStream:
     """The body of one response: iterates over its frames, and releases its subscriber exactly once.
 
-    A server calls `close`; should the response get lost before it reaches one, the finalizer releases.
+    A server calls `close`; should the response get lost before it reaches one, the finalizer releases. A parked stream
+    is released by its Parking.
     """
 
-    __slots__ = ("_frames", "_registry", "_subscriber")
+    __slots__ = ("_frames", "_socket", "_stream", "_worker")
 
-    def __init__(self, stream: Stream, registry: Registry) -> None:
-        self._frames = frames(stream)
-        self._registry = registry
-        self._subscriber: Subscriber | None = stream.subscriber
+    def __init__(self, stream: Stream, frames: Iterator[bytes], worker: Worker, sock: socket.socket | None) -> None:
+        self._stream: Stream | None = stream
+        self._frames = frames
+        self._worker = worker
+        self._socket = sock
 
     def __iter__(self) -> Iterator[bytes]:
         return self._frames
 
     def close(self) -> None:
-        """Release the subscriber."""
-        subscriber, self._subscriber = self._subscriber, None
-        if subscriber is not None:
-            self._registry.release(subscriber)
+        """Release the subscriber, while its socket is still open."""
+        stream, self._stream = self._stream, None
+        if stream is not None and stream.subscriber.parked is None:
+            self._worker.close(stream, self._socket)
 
     def __del__(self) -> None:
-        if self._subscriber is not None:
-            self._registry.abandon(self._subscriber)
+        stream = self._stream
+        if stream is not None and stream.subscriber.parked is None:
+            self._worker.registry.abandon(stream.subscriber)
 
 
 def make_blueprint(service: Service) -> Blueprint:
@@ -67,7 +76,8 @@ def make_blueprint(service: Service) -> Blueprint:
         try:
             return _answer(service)
         except Refused as refusal:
-            log.info("subscribe refused with %d: %s", refusal.status, refusal)
+            refused_log.info("subscribe refused status=%d: %s", refusal.status, refusal)
+            service.worker().metrics.refused(refusal.status)
             return refusal_response(refusal)
 
     @blueprint.get("/live")
@@ -78,6 +88,14 @@ def make_blueprint(service: Service) -> Blueprint:
     def ready() -> Response:
         state = service.readiness()
         return _json(state, 200 if state["ready"] else 503)
+
+    if service.settings.metrics:
+
+        @blueprint.get("/metrics")
+        def report() -> Response:
+            service.worker().report()
+            body, content_type = metrics.exposition()
+            return Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})
 
     return blueprint
 
@@ -116,16 +134,25 @@ def _whom(principal: Principal) -> tuple[ChannelKey, str | None]:
 
 def _open(service: Service, principal: Principal, key: ChannelKey, device: str | None) -> Response:
     _refuse_blocking_server(request)
-    worker = service.worker()
+    worker, sock = service.worker(), socket_of(request.environ)
     subscriber = worker.open(key, device)
     try:
+        service.remember(subscriber, principal)
         service.check_revocation(principal)
         stream = Stream(subscriber, keepalive=service.settings.keepalive_seconds, ends=_ends(service, principal))
+        if sock is not None:
+            worker.watch(stream, sock)
         request.environ.get(OPENED_IN_ENVIRON, _nobody)(stream)
-        return _event_stream_response(service, EventStream(stream, worker.registry))
+        return _event_stream_response(service, EventStream(stream, _frames(stream, worker, sock), worker, sock))
     except BaseException:
         worker.registry.release(subscriber)
         raise
+
+
+def _frames(stream: Stream, worker: Worker, sock: socket.socket | None) -> Iterator[bytes]:
+    if worker.parking is not None and sock is not None and can_park(request.environ, sock):
+        return worker.parking.frames_then_park(stream, sock)
+    return frames(stream)
 
 
 def _nobody(stream: Stream) -> None:
@@ -156,12 +183,19 @@ def _event_stream_response(service: Service, body: Iterable[bytes]) -> Response:
 
 
 def _refuse_blocking_server(request: Request) -> None:
-    """Refuse on a real server that serves one request at a time: a stream would be its last."""
+    """Refuse on a real server that serves one request at a time, or one a connection: a stream would be its last."""
     environ = request.environ
-    real = "gunicorn.socket" in environ or "werkzeug.socket" in environ
-    if real and not environ.get("wsgi.multithread"):
+    if not ("gunicorn.socket" in environ or "werkzeug.socket" in environ):
+        return
+    if not environ.get("wsgi.multithread"):
         raise TooManyStreams(
             "this server answers one request at a time and cannot hold a stream; run gunicorn with -k gevent",
+            status=503,
+        )
+    if environ.get("SERVER_PROTOCOL") == "HTTP/2.0":
+        raise TooManyStreams(
+            "this server answers the requests of an HTTP/2 connection one after the other; "
+            "take h2 out of gunicorn's http_protocols and let the proxy in front speak HTTP/2",
             status=503,
         )
 

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from flask import Flask, Request, current_app
 
+from . import cors
 from .blueprint import make_blueprint
 from .brokers import Disconnect, Message, Notice
 from .service import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, Service, ValidSince, aware, canonical
@@ -39,12 +40,15 @@ class Notifier:
 
         Reads these keys of `app.config`, texts accepted: SYNCKIT_JWT_KEY or SYNCKIT_JWT_KEYS, SYNCKIT_JWT_ALGORITHMS,
         SYNCKIT_JWT_ISSUER, SYNCKIT_JWT_AUDIENCE, SYNCKIT_URL_PREFIX, SYNCKIT_KEEPALIVE_SECONDS, SYNCKIT_MAX_STREAMS,
-        SYNCKIT_MAX_STREAMS_PER_CHANNEL, SYNCKIT_MAX_STREAM_SECONDS, SYNCKIT_BROKER_URL, SYNCKIT_SWEEP_SECONDS.
+        SYNCKIT_MAX_STREAMS_PER_CHANNEL, SYNCKIT_MAX_STREAM_SECONDS, SYNCKIT_BROKER_URL, SYNCKIT_SWEEP_SECONDS,
+        SYNCKIT_CORS_ORIGINS, SYNCKIT_METRICS, SYNCKIT_PARKING.
         """
         if EXTENSION_NAME in app.extensions:
             raise RuntimeError("a Notifier is mounted on this application already")
         service = Service(app, self._hooks)
         app.register_blueprint(make_blueprint(service))
+        for_pages = {f"{service.settings.url_prefix}/{route}" for route in ("subscribe", "live", "ready")}
+        cors.install(app, service.settings.cors_origins, for_pages.__contains__)
         app.extensions[EXTENSION_NAME] = service
         self._apps.add(app)
 

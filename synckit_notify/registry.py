@@ -1,8 +1,7 @@
 """Who waits for what: the subscribers of this process, by channel.
 
-A channel is one (app, user) pair. It owns one Condition; each of its subscribers owns a bounded deque of frames
-that wait to be written, while there are any. Under the lock we only append and wake: no writing, no logging, no
-calling out. One lock serves the whole registry, so there is no order of locks to get wrong.
+Under the lock we only append, wake and count: no writing, no calling out. One lock serves the whole registry and its
+channels, so there is no order of locks to get wrong.
 
 A channel also remembers up to which moment of the host's log it has heard of every change. A notice that names
 its predecessor shows a gap when an earlier one was lost, and the sweep wakes only what was really missed.
@@ -15,87 +14,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from enum import StrEnum
-from typing import NamedTuple
+from typing import Any
 
 from . import sse
+from .channel import Channel, ChannelKey, End, Subscriber
+from .counts import Counts
 from .errors import TooManyStreams
-
-BUFFERED_FRAMES = 16
-"""A subscriber buffers at most this many frames; when full the oldest is dropped (seed, Design Notes)."""
-
-
-COMMIT_SECONDS = 2.0
-"""A change whose time lies longer than this before the first subscriber was committed before it subscribed.
-
-Bounds the time from a push's timestamp to its commit, plus the difference of two machines' clocks.
-"""
-
-
-class End(StrEnum):
-    """Why a stream ends; the value is the word that the client reads after `bye`."""
-
-    DRAINING = "draining"
-    TOKEN_EXPIRED = "token_expired"
-    REVOKED = "revoked"
-    MAX_AGE = "max_age"
-
-
-class ChannelKey(NamedTuple):
-    """The pair that a push and its listeners have in common."""
-
-    app: str
-    user: str
-
-
-class Subscriber:
-    """One open stream as its channel sees it."""
-
-    __slots__ = ("channel", "device", "end", "pending")
-
-    def __init__(self, channel: "Channel", device: str | None) -> None:
-        self.channel = channel
-        self.device = device
-        self.pending: deque[bytes] | tuple[()] = ()
-        self.end: End | None = None
-
-    def offer(self, frame: bytes) -> None:
-        """Buffer a frame, the oldest dropped when full. The caller holds the lock."""
-        if self.pending:
-            self.pending.append(frame)
-        else:
-            # Only while something is pending: even an empty deque takes 0.7 KiB, and most streams are idle.
-            self.pending = deque((frame,), maxlen=BUFFERED_FRAMES)
-
-    def take(self) -> bytes:
-        """Return the buffered frames joined, and forget them."""
-        with self.channel.lock:
-            pending, self.pending = self.pending, ()
-        return b"".join(pending)
-
-    def wait(self, seconds: float) -> None:
-        """Sleep until something is pending, the stream was told to end, or the time is over."""
-        with self.channel.lock:
-            if not self.pending and self.end is None:
-                self.channel.ready.wait(seconds)
-
-
-class Channel:
-    """The subscribers of one (app, user), and the Condition that wakes them."""
-
-    __slots__ = ("heard", "key", "lock", "ready", "subscribers")
-
-    def __init__(self, key: ChannelKey, lock: threading.Lock, now: float) -> None:
-        self.key = key
-        self.lock = lock
-        self.ready = threading.Condition(lock)
-        self.subscribers: list[Subscriber] = []
-        self.heard = now - COMMIT_SECONDS
-        """Every change up to this time (Unix seconds) was announced here, or is older than the subscribers."""
-
-    def has_heard(self, moment: float, now: float) -> bool:
-        """Whether a change of that moment is no news; a clock that was set back since leaves nothing certain."""
-        return moment <= self.heard <= now + COMMIT_SECONDS
 
 
 class Registry:
@@ -112,17 +36,18 @@ class Registry:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.max_streams = max_streams
+        self.counts = Counts()
+        self.ring: Callable[[list[Any]], None] = _nobody_parks
         self._clock = clock
         self._max_per_channel = max_per_channel
         self._lock = threading.Lock()
         self._channels: dict[ChannelKey, Channel] = {}
-        self._count = 0
         self._abandoned: deque[Subscriber] = deque()
 
     def __len__(self) -> int:
         with self._lock:
             self._reap()
-            return self._count
+            return self.counts.open
 
     def subscribe(self, key: ChannelKey, device: str | None = None) -> Subscriber:
         """Register a subscriber; from here on it misses nothing.
@@ -131,15 +56,15 @@ class Registry:
         """
         with self._lock:
             self._reap()
-            if self.max_streams is not None and self._count >= self.max_streams:
+            if self.max_streams is not None and self.counts.open >= self.max_streams:
                 raise TooManyStreams("this server has its maximum of open streams", status=503)
-            channel = self._channels.get(key) or Channel(key, self._lock, self._clock())
+            channel = self._channels.get(key) or Channel(key, self._lock, self.counts, self._clock())
             if self._max_per_channel is not None and len(channel.subscribers) >= self._max_per_channel:
                 raise TooManyStreams("this account has its maximum of open streams", status=429)
             subscriber = Subscriber(channel, device)
             channel.subscribers.append(subscriber)
             self._channels[key] = channel
-            self._count += 1
+            self.counts.opened += 1
             return subscriber
 
     def release(self, subscriber: Subscriber) -> None:
@@ -172,30 +97,45 @@ class Registry:
                 if previous_at is not None and not channel.has_heard(previous_at, self._clock()):
                     origin_device = None
                 channel.heard = max(channel.heard, changed_at)
-            return _wake(channel, origin_device)
+            return self._wake(channel, origin_device)
 
     def deliver_missed(self, key: ChannelKey, changed_at: float | None = None) -> int:
         """Wake a whole channel that the host reports as changed, unless the change was already announced here."""
         with self._lock:
-            channel = self._channels.get(key)
-            if channel is None:
+            if (channel := self._channels.get(key)) is None:
                 return 0
             if changed_at is not None:
                 if channel.has_heard(changed_at, self._clock()):
                     return 0
                 channel.heard = changed_at
-            return _wake(channel, None)
+            return self._wake(channel, None)
 
     def end(self, key: ChannelKey, reason: End, device: str | None = None) -> int:
         """Tell the streams of a channel, or of one device in it, to end; return how many."""
         with self._lock:
             channel = self._channels.get(key)
-            return _end(channel, reason, device) if channel else 0
+            return self._end([s for s in channel.subscribers if device in (None, s.device)], reason) if channel else 0
 
     def end_all(self, reason: End) -> int:
         """Tell every stream of the process to end; return how many."""
         with self._lock:
-            return sum(_end(channel, reason, None) for channel in self._channels.values())
+            return sum(self._end(channel.subscribers, reason) for channel in self._channels.values())
+
+    def end_one(self, subscriber: Subscriber, reason: End) -> None:
+        """Tell one stream to end."""
+        with self._lock:
+            self._end([subscriber], reason)
+
+    def park(self, subscriber: Subscriber, parked: Any) -> None:
+        """From now on `ring(parked)` is called where a waiting thread would be woken, and once at the beginning."""
+        with self._lock:
+            subscriber.parked = parked
+            self.ring([parked])
+
+    def snapshot(self) -> list[tuple[ChannelKey, list[Subscriber]]]:
+        """Return every channel with its subscribers, as they are now."""
+        with self._lock:
+            return [(key, list(channel.subscribers)) for key, channel in self._channels.items()]
 
     def _remove(self, subscriber: Subscriber) -> None:
         channel = subscriber.channel
@@ -203,7 +143,7 @@ class Registry:
             channel.subscribers.remove(subscriber)
         except ValueError:
             return
-        self._count -= 1
+        self.counts.ended[subscriber.end or End.CLOSED] += 1
         if not channel.subscribers:
             del self._channels[channel.key]
 
@@ -211,18 +151,25 @@ class Registry:
         while self._abandoned:
             self._remove(self._abandoned.popleft())
 
+    def _wake(self, channel: Channel, origin_device: str | None) -> int:
+        listeners = [s for s in channel.subscribers if s.device is None or s.device != origin_device]
+        for subscriber in listeners:
+            subscriber.offer(sse.CHANGED)
+        self._call(channel, listeners)
+        return len(listeners)
 
-def _wake(channel: Channel, origin_device: str | None) -> int:
-    listeners = [s for s in channel.subscribers if s.device is None or s.device != origin_device]
-    for subscriber in listeners:
-        subscriber.offer(sse.CHANGED)
-    channel.ready.notify_all()
-    return len(listeners)
+    def _end(self, subscribers: list[Subscriber], reason: End) -> int:
+        for subscriber in subscribers:
+            subscriber.end = subscriber.end or reason
+            self._call(subscriber.channel, [subscriber])
+        return len(subscribers)
+
+    def _call(self, channel: Channel, subscribers: list[Subscriber]) -> None:
+        if channel.ready is not None:
+            channel.ready.notify_all()
+        if parked := [s.parked for s in subscribers if s.parked is not None]:
+            self.ring(parked)
 
 
-def _end(channel: Channel, reason: End, device: str | None) -> int:
-    ending = [s for s in channel.subscribers if device is None or s.device == device]
-    for subscriber in ending:
-        subscriber.end = subscriber.end or reason
-    channel.ready.notify_all()
-    return len(ending)
+def _nobody_parks(parked: list[Any]) -> None:
+    """Until a Parking has taken this place."""

@@ -13,12 +13,15 @@ from uuid import UUID
 
 from flask import Flask, Request
 
-from . import brokers
+from . import brokers, metrics, process
+from .channel import ChannelKey, Subscriber
 from .errors import InvalidToken
-from .registry import ChannelKey, Registry
+from .logs import log
+from .parking import TICK_SECONDS
+from .registry import Registry
 from .settings import Settings
 from .tokens import Principal
-from .worker import PerProcess, Worker, stream_limit
+from .worker import Worker
 
 Id = str | int | UUID
 
@@ -45,7 +48,8 @@ class Service:
         self.settings = Settings.read(app.config, own_tokens=hooks.authenticate is not None)
         self._app = app
         self._hooks = hooks
-        self._workers = PerProcess(self._make_worker)
+        self._workers = process.PerProcess(self._make_worker)
+        self._warned = self._warn_of_faults()
 
     def worker(self) -> Worker:
         """Return this process's Worker."""
@@ -64,11 +68,13 @@ class Service:
 
     def check_revocation(self, principal: Principal) -> None:
         """Raise InvalidToken if the host no longer accepts tokens as old as this one."""
-        if self._hooks.valid_since is None or principal.issued_at is None:
-            return
-        since = self._hooks.valid_since(principal)
-        if since is not None and principal.issued_at < aware(since):
+        if self._is_revoked(principal):
             raise InvalidToken("the token was revoked")
+
+    def remember(self, subscriber: Subscriber, principal: Principal) -> None:
+        """Keep what is needed to ask again after a gap of the broker; nothing for a host that revokes nothing."""
+        if self._hooks.valid_since is not None:
+            subscriber.principal = principal
 
     def readiness(self) -> dict[str, Any]:
         """Return the fields of `/ready`; `ready` is false only while draining or when the host's check fails."""
@@ -80,23 +86,48 @@ class Service:
             "draining": worker.draining,
             "host": healthy,
             "broker": worker.broker.name,
-            "echo": True,
+            **worker.broker.link()._asdict(),
             "streams": streams,
             "max_streams": limit,
             "fill": round(streams / limit, 4) if limit else 0.0,
         }
 
     def _make_worker(self) -> Worker:
+        if not self._warned:
+            self._warned = self._warn_of_faults()
+        limit = process.stream_limit(parking=self.settings.parking)
         registry = Registry(
-            max_streams=self.settings.max_streams or stream_limit(),
+            max_streams=limit if self.settings.max_streams is None else self.settings.max_streams,
             max_per_channel=self.settings.max_streams_per_channel,
         )
         return Worker(
             registry,
-            brokers.connect(self.settings.broker_url),
+            brokers.connect(self.settings.broker_url, self.settings.broker_namespace),
             changed_channels=self._changed_channels if self._hooks.changed_channels else None,
             sweep_seconds=self.settings.sweep_seconds,
+            revoked=self._was_revoked if self._hooks.valid_since else None,
+            metrics=metrics.connect(),
+            parking_tick=min(TICK_SECONDS, self.settings.keepalive_seconds / 20) if self.settings.parking else None,
         )
+
+    def _warn_of_faults(self) -> bool:
+        """Log what about this server cannot work; tells whether there was a server to look at yet."""
+        for sentence in process.faults(alone=self.settings.broker_url.startswith("memory://")):
+            log.warning("%s", sentence)
+        return process.gunicorn_worker() is not None
+
+    def _is_revoked(self, principal: Principal) -> bool:
+        if self._hooks.valid_since is None or principal.issued_at is None:
+            return False
+        since = self._hooks.valid_since(principal)
+        return since is not None and principal.issued_at < aware(since)
+
+    def _was_revoked(self, subscriber: Subscriber) -> bool:
+        """Ask the host once more, from a background thread."""
+        if not isinstance(subscriber.principal, Principal):
+            return False
+        with self._app.app_context():
+            return self._is_revoked(subscriber.principal)
 
     def _changed_channels(self, since: datetime) -> Iterable[tuple[ChannelKey, float | None]]:
         if self._hooks.changed_channels is None:

@@ -4,7 +4,9 @@ Values may be texts, since they often come from the environment. What is wrong r
 of the key. The core never sees `app.config`.
 """
 
+import importlib.util
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +16,9 @@ from .errors import ConfigurationError
 from .tokens import KeyRing, TokenVerifier
 
 LONGEST_SECONDS = 366 * 24 * 3600.0
+
+_ORIGIN = re.compile(r"(([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\]))(:[1-9][0-9]{0,4})?")
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +32,11 @@ class Settings:
     max_streams_per_channel: int
     max_stream_seconds: float | None
     broker_url: str
+    broker_namespace: str
     sweep_seconds: float
+    metrics: bool
+    parking: bool
+    cors_origins: frozenset[str]
 
     @classmethod
     def read(cls, config: Mapping[str, Any], *, own_tokens: bool) -> "Settings":
@@ -40,7 +49,11 @@ class Settings:
             max_streams_per_channel=_count(config, "SYNCKIT_MAX_STREAMS_PER_CHANNEL") or 100,
             max_stream_seconds=_seconds(config, "SYNCKIT_MAX_STREAM_SECONDS"),
             broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
+            broker_namespace=_broker_namespace(config),
             sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
+            metrics=_metrics(config),
+            parking=_switch(config, "SYNCKIT_PARKING"),
+            cors_origins=cors_origins(config),
         )
 
 
@@ -59,6 +72,28 @@ def jwt_algorithms(config: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ConfigurationError("SYNCKIT_JWT_ALGORITHMS: give names, separated by commas")
     return tuple(name.strip() for name in names)
+
+
+def cors_origins(config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the origins of SYNCKIT_CORS_ORIGINS, written as browsers send them; empty if it is not set."""
+    value = config.get("SYNCKIT_CORS_ORIGINS") or ()
+    origins = value.replace(",", " ").split() if isinstance(value, str) else value
+    if not isinstance(origins, list | tuple | set | frozenset) or not all(isinstance(text, str) for text in origins):
+        raise ConfigurationError("SYNCKIT_CORS_ORIGINS: give origins, separated by commas or spaces")
+    return frozenset(_origin(text) for text in origins)
+
+
+def _origin(text: str) -> str:
+    if text == "*":
+        raise ConfigurationError("SYNCKIT_CORS_ORIGINS: '*' is refused, tokens travel in a header: list your origins")
+    match = _ORIGIN.fullmatch(text.lower())
+    if match is None:
+        raise ConfigurationError(
+            f"SYNCKIT_CORS_ORIGINS: {text!r} is no origin: write scheme://host or scheme://host:port, "
+            "without a path or a slash at the end, and a host of other letters in its xn-- form"
+        )
+    origin, scheme, port = match.groups()
+    return str(origin if port in (None, _DEFAULT_PORTS.get(scheme)) else origin + port)
 
 
 def _verifier(config: Mapping[str, Any]) -> TokenVerifier:
@@ -102,6 +137,29 @@ def _url_prefix(config: Mapping[str, Any]) -> str:
     if not prefix.startswith("/") or prefix.endswith("/"):
         raise ConfigurationError(f"SYNCKIT_URL_PREFIX: {prefix!r} must begin with a slash and not end with one")
     return prefix
+
+
+def _metrics(config: Mapping[str, Any]) -> bool:
+    if not _switch(config, "SYNCKIT_METRICS"):
+        return False
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise ConfigurationError("SYNCKIT_METRICS needs prometheus-client: pip install 'synckit-notify[metrics]'")
+    return True
+
+
+def _switch(config: Mapping[str, Any], name: str) -> bool:
+    value = config.get(name)
+    text = str(value).lower() if value is not None else ""
+    if text not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
+        raise ConfigurationError(f"{name}: {value!r} is neither 1 nor 0")
+    return text in ("1", "true", "yes", "on")
+
+
+def _broker_namespace(config: Mapping[str, Any]) -> str:
+    namespace = _text(config, "SYNCKIT_BROKER_NAMESPACE") or "synckit"
+    if not namespace.isprintable():
+        raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE: {namespace!r} must be printable")
+    return namespace
 
 
 def _text(config: Mapping[str, Any], name: str) -> str | None:

@@ -8,6 +8,7 @@ waiting can be added without writing the rules again. Times are seconds of the m
 No request, no socket and no Flask here: a Subscriber and a few numbers come in.
 """
 
+import errno
 import math
 import random
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from . import sse
-from .registry import End, Subscriber
+from .channel import End, Subscriber
 
 EXPIRY_SPREAD_SECONDS = 5.0
 """A stream ends up to this long before its token, so that tokens issued together do not come back together."""
@@ -25,6 +26,9 @@ AGE_SPREAD = 0.2
 
 RECONNECT_MILLISECONDS = (500, 5000)
 """The range of the random `retry:` at a drain: a fixed one would bring every client back at once."""
+
+STALL_SECONDS = 15.0
+"""Shorter than the kernel's own limit (peer.SILENCE_MILLISECONDS), whose error a server logs with a traceback."""
 
 Clock = Callable[[], float]
 
@@ -50,14 +54,16 @@ def deadline(now: float, *, seconds_to_expiry: float | None, max_age: float | No
 class Stream:
     """One stream between its first byte and its last."""
 
-    __slots__ = ("_deadline", "_keepalive", "_last_bytes_at", "_opened", "over", "subscriber")
+    __slots__ = ("_deadline", "_keepalive", "_last_bytes_at", "opened_at", "over", "subscriber", "writing")
 
     def __init__(self, subscriber: Subscriber, *, keepalive: float, ends: Deadline) -> None:
         self.subscriber = subscriber
         self.over = False
+        self.writing = False
+        """Whether the last bytes that `poll` gave are being written."""
         self._keepalive = keepalive
         self._deadline = ends
-        self._opened = False
+        self.opened_at: float | None = None
         self._last_bytes_at = -math.inf
 
     @property
@@ -69,38 +75,51 @@ class Stream:
         """Whether `poll` has something to say already, or has said all."""
         return self.over or bool(self.subscriber.pending) or self.subscriber.end is not None or now >= self.look_again
 
+    def stalled(self, now: float, patience: float = STALL_SECONDS) -> bool:
+        """Whether the peer has not taken the last bytes for so long that it will not read them any more."""
+        return self.writing and now - self._last_bytes_at > patience
+
     def poll(self, now: float) -> bytes:
-        """Return what to write now, pending frames joined into one; sets `over` when it is the last."""
-        reason = self._end_reason(now)
-        data = self.subscriber.take()
-        if reason is not None:
+        """Return what to write now, pending frames joined into one; sets `over` when it is the last.
+
+        From then on `subscriber.end` is the reason.
+        """
+        if now >= self._deadline.at:
+            self.subscriber.end = self.subscriber.end or self._deadline.reason
+        if self.subscriber.end is not None:
             self.over = True
-            return data + farewell(reason)
-        if not self._opened:
-            self._opened = True
+            return self._last_bytes(self.subscriber.end)
+        data = self.subscriber.take()
+        if self.opened_at is None:
+            self.opened_at = now
             data = sse.CONNECTED + data
         if not data and now >= self._last_bytes_at + self._keepalive:
             data = sse.KEEPALIVE
         if data:
-            self._last_bytes_at = now
+            self._last_bytes_at, self.writing = now, True
         return data
 
     def wait(self, now: float, until: float = math.inf) -> None:
         """Sleep until `poll` has something to say, at most until `until`; it may also wake early."""
+        self.writing = False
         self.subscriber.wait(max(0.0, min(self.look_again, until) - now))
 
-    def _end_reason(self, now: float) -> End | None:
-        if now >= self._deadline.at:
-            return self.subscriber.end or self._deadline.reason
-        return self.subscriber.end
+    def _last_bytes(self, reason: End) -> bytes:
+        return b"" if reason.peer_is_gone else self.subscriber.take() + farewell(reason)
 
 
 def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
-    """Yield the bytes of one stream until it is over, sleeping in between."""
+    """Yield the bytes of one stream until it is over, sleeping in between.
+
+    Raises ConnectionResetError when the connection broke, which a server takes for a client that left: it must not
+    write the end of the body any more.
+    """
     while True:
         data = stream.poll(clock())
         if data:
             yield data
+        if stream.subscriber.end is End.RESET:
+            raise ConnectionResetError(errno.ECONNRESET, "the client's connection broke")
         if stream.over:
             return
         stream.wait(clock())

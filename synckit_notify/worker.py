@@ -2,48 +2,42 @@
 
     Worker ── registry   who listens here
            ├─ broker     the way to the other processes
-           ├─ drain      10 times a second: is gunicorn stopping this worker? then every stream ends cleanly
-           └─ sweep      every few seconds: which channels changed without our hearing of it?
+           ├─ pulse      10 times a second: is gunicorn stopping this worker? then every stream ends cleanly
+           ├─ peers      who of the listeners has gone
+           ├─ sweep      every few seconds: which channels changed without our hearing of it?
+           └─ repair     after a gap of the broker
 
-The two background threads run only while streams are open. Nothing is made at import or in `init_app`, so
-preloading, forking and late monkey-patching cannot hurt. Threads are looked up as `threading.X` at the time of use,
-so that they are greenlets where gevent has patched.
+The background threads run only while streams are open. Nothing is made at import or in `init_app`, so preloading,
+forking and late monkey-patching cannot hurt.
 """
 
-import logging
-import os
-import signal
+import socket
 import threading
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
-from typing import Any, Generic, TypeVar
+import time
 
-from .brokers import Broker, Disconnect, Message, Notice
-from .registry import ChannelKey, End, Registry, Subscriber
+from . import peer, process
+from .brokers import Broker, Disconnect, Gap, Message, Notice
+from .channel import ChannelKey, End, Subscriber
+from .logs import SparingLog
+from .metrics import Metrics, NoMetrics
+from .parking import Parking
+from .peer import PeerWatch
+from .periodic import Periodic
+from .registry import Registry
+from .repair import ChangedChannels, Repair, Revoked, Sweep
+from .stream import Stream
 
-log = logging.getLogger("synckit_notify")
+PULSE_SECONDS = 0.1
+PEER_SECONDS = 1.0
+"""How often the peer watch asks whether it is still needed; peers that leave wake it at once."""
 
-DRAIN_POLL_SECONDS = 0.1
-SWEEP_OVERLAP = timedelta(seconds=5)
-"""How far each sweep looks back behind the last one: slow commits, and clocks that differ."""
+LAST_BYTES_SECONDS = 0.5
+"""At a drain a peer that does not read holds the worker up no longer than this."""
 
-ChangedChannels = Callable[[datetime], Iterable[tuple[ChannelKey, float | None]]]
+ended_log = SparingLog()
 
-T = TypeVar("T")
-
-
-class PerProcess(Generic[T]):
-    """A value that every process makes for itself, at first use; `make` must have no side effect."""
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._made: dict[int, T] = {}
-
-    def get(self) -> T:
-        """Return this process's value."""
-        pid = os.getpid()
-        made = self._made.get(pid)
-        return made if made is not None else self._made.setdefault(pid, self._make())
+REPORT_SECONDS = 1.0
+"""How often the metrics are told, and stalled peers looked for: 1 ms of work at 10,000 streams."""
 
 
 class Worker:
@@ -56,18 +50,28 @@ class Worker:
         *,
         changed_channels: ChangedChannels | None = None,
         sweep_seconds: float = 3.0,
+        revoked: Revoked | None = None,
+        metrics: Metrics | None = None,
+        parking_tick: float | None = None,
     ) -> None:
         self.registry = registry
         self.broker = broker
-        self._gunicorn = gunicorn_worker()
-        self._start = threading.Lock()
-        self._started = False
-        self._watches: list[Periodic] = []
-        if self._gunicorn is not None:
-            self._watches.append(Periodic("synckit-drain", DRAIN_POLL_SECONDS, self._drain_if_stopping, self.busy))
+        self.metrics = metrics or NoMetrics()
+        self._gunicorn = process.gunicorn_worker()
+        self._listening = threading.Lock()
+        self._listens = False
+        self._pulse_due = 0.0
+        self._report_due = 0.0
+        self._peers = PeerWatch(registry.end_one, lambda subscriber: registry.ring([subscriber.parked]))
+        self.parking = None if parking_tick is None else Parking(registry, self._peers, self._forget, parking_tick)
+        self._repair = Repair(registry, revoked)
+        self._peer_watch = Periodic("synckit-peers", PEER_SECONDS, self._peers.look, self.busy, pause=self._peers.wait)
+        self._watches = [
+            Periodic("synckit-pulse", PULSE_SECONDS, self._pulse, self.busy, begin=self._begin, finish=self.report)
+        ]
         if changed_channels is not None:
             sweep = Sweep(registry, changed_channels)
-            self._watches.append(Periodic("synckit-sweep", sweep_seconds, sweep.run, self.busy, sweep.begin))
+            self._watches.append(Periodic("synckit-sweep", sweep_seconds, sweep.run, self.busy, begin=sweep.begin))
 
     @property
     def draining(self) -> bool:
@@ -80,7 +84,7 @@ class Worker:
 
     def open(self, key: ChannelKey, device: str | None) -> Subscriber:
         """Register a subscriber; raises TooManyStreams. While draining it is one that ends at once."""
-        self._begin()
+        self._listen()
         subscriber = self.registry.subscribe(key, device)
         if self.draining:
             subscriber.end = End.DRAINING
@@ -92,11 +96,26 @@ class Worker:
             raise
         return subscriber
 
+    def watch(self, stream: Stream, sock: socket.socket) -> None:
+        """See to it that the stream ends when its client does."""
+        peer.bound(sock)
+        self._peers.watch(sock.fileno(), stream)
+        self._peer_watch.ensure()
+
+    def close(self, stream: Stream, sock: socket.socket | None = None) -> None:
+        """Forget a stream that has ended; at a drain its connection takes no further request."""
+        if sock is not None:
+            self._peers.forget(sock.fileno(), stream.subscriber)
+            if self.draining:
+                peer.stop_reading(sock)
+        self._forget(stream)
+
     def announce(self, message: Message) -> None:
         """Deliver here at once, then hand the message to the other processes."""
-        self._begin()
+        began = time.perf_counter()
         self.receive(message)
         self.broker.publish(message)
+        self.metrics.published(time.perf_counter() - began)
 
     def receive(self, message: Message) -> None:
         """Deliver here what was announced anywhere."""
@@ -106,126 +125,46 @@ class Worker:
                 self.registry.deliver(key, origin, changed_at=changed_at, previous_at=previous_at)
             case Disconnect(app, user, device):
                 self.registry.end(ChannelKey(app, user), End.REVOKED, device)
+            case Gap():
+                self._repair.gap()
+
+    def report(self) -> None:
+        """Tell the metrics what has happened since the last time."""
+        self.metrics.report(self.registry.counts, self.broker.link())
 
     def settle(self) -> None:
         """Let the background threads end now if no stream needs them, and wait until they have."""
-        for watch in self._watches:
+        for watch in (*self._watches, self._peer_watch):
             watch.settle()
+        self._repair.settle()
+
+    def _listen(self) -> None:
+        if self._listens:
+            return
+        with self._listening:
+            if not self._listens:
+                self.broker.start(self.receive)
+                self._listens = True
 
     def _begin(self) -> None:
-        if self._started:
-            return
-        with self._start:
-            if not self._started:
-                self.broker.start(self.receive)
-                self._started = True
+        self._pulse_due = time.monotonic() + PULSE_SECONDS
 
-    def _drain_if_stopping(self) -> None:
+    def _pulse(self) -> None:
+        now = time.monotonic()
+        self.metrics.hub_delay(max(0.0, now - self._pulse_due))
+        self._pulse_due = now + PULSE_SECONDS
         if self.draining:
             self.registry.end_all(End.DRAINING)
+            self._peers.cut_stalled(now, LAST_BYTES_SECONDS)
+        if now >= self._report_due:
+            self._report_due = now + REPORT_SECONDS
+            self.report()
+            self._peers.cut_stalled(now)
 
-
-class Periodic:
-    """A daemon thread that calls `work` every `seconds` while it is `needed`, started again on demand."""
-
-    def __init__(
-        self,
-        name: str,
-        seconds: float,
-        work: Callable[[], None],
-        needed: Callable[[], bool],
-        begin: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._name = name
-        self._seconds = seconds
-        self._work = work
-        self._needed = needed
-        self._begin = begin
-        self._lock = threading.Lock()
-        self._look = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def ensure(self) -> None:
-        """Start the thread unless it runs. Call after the need has arisen, never before."""
-        with self._lock:
-            if self._thread is None:
-                self._look.clear()
-                self._begin()
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()
-                self._thread = thread
-
-    def settle(self) -> None:
-        """Make the thread ask now whether it is needed, and wait for its end if it is not."""
-        thread = self._thread
-        self._look.set()
-        if thread is not None and not self._needed():
-            thread.join(self._seconds)
-
-    def _run(self) -> None:
-        while True:
-            self._look.wait(self._seconds)
-            self._look.clear()
-            if self._over():
-                return
-            try:
-                self._work()
-            except Exception:
-                log.exception("%s failed; it is tried again in %g s", self._name, self._seconds)
-
-    def _over(self) -> bool:
-        with self._lock:
-            if self._needed():
-                return False
-            self._thread = None
-            return True
-
-
-class Sweep:
-    """Repairs what a crash, a reload or a broker swallowed: asks the host which channels changed lately."""
-
-    def __init__(self, registry: Registry, changed_channels: ChangedChannels) -> None:
-        self._registry = registry
-        self._changed_channels = changed_channels
-        self._since = datetime.now(UTC)
-
-    def begin(self) -> None:
-        """Start over: what came before the first stream is pulled when that stream connects."""
-        self._since = datetime.now(UTC)
-
-    def run(self) -> None:
-        """Wake every channel that changed since the last sweep unheard; a sweep that fails is made up for."""
-        started = datetime.now(UTC)
-        for key, changed_at in self._changed_channels(self._since - SWEEP_OVERLAP):
-            self._registry.deliver_missed(key, changed_at)
-        self._since = started
-
-
-def gunicorn_worker() -> Any | None:
-    """Return the gunicorn worker that this process is, if any.
-
-    Its SIGTERM handler is the bound method `Worker.handle_exit`, so the worker can be found in any host's
-    configuration, without a hook. `alive` turns false on TERM, HUP, QUIT and max_requests.
-    """
-    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return owner if hasattr(owner, "alive") and hasattr(owner, "cfg") else None
-
-
-def stream_limit() -> int | None:
-    """Return how many streams leave this process room for other requests: nine tenths of what it can hold.
-
-    A full gunicorn worker accepts connections and then says nothing, not even an error, so the limit must lie below
-    `worker_connections` (gevent), `threads` (gthread) and the descriptors of the process. None: not under gunicorn.
-    """
-    worker = gunicorn_worker()
-    if worker is None:
-        return None
-    cfg = worker.cfg
-    seats: int = cfg.threads if cfg.worker_class_str == "gthread" else cfg.worker_connections
-    return min(seats, _descriptors()) * 9 // 10
-
-
-def _descriptors() -> int:
-    import resource  # not on Windows, where gunicorn does not run either
-
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    def _forget(self, stream: Stream) -> None:
+        """Release, and write one line: the app, never the user, an address or a token."""
+        self.registry.release(stream.subscriber)
+        now = time.monotonic()
+        age = 0.0 if stream.opened_at is None else now - stream.opened_at
+        reason, app = stream.subscriber.end or End.CLOSED, stream.subscriber.channel.key.app
+        ended_log.info("stream ended reason=%s age=%.1f app=%s", reason, age, app)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 STARTS_WITHIN = 20.0
+GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
+"""The installed script and not `-m gunicorn`, which cannot start itself anew on USR2."""
 
 
 class Server:
@@ -20,7 +22,7 @@ class Server:
         self.log_file = folder / "server.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *command],
+                [sys.executable, *command],
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -38,8 +40,7 @@ class Server:
 
     def workers(self) -> list[int]:
         """The process ids of the children."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        return children(self.process.pid)
 
     def stop(self, sig: int = signal.SIGTERM, within: float = 10.0) -> int:
         """Send a signal and return the exit status; killed if it takes longer."""
@@ -80,15 +81,20 @@ def gunicorn(
     env: dict[str, str] | None = None,
 ) -> Server:
     """Start gunicorn without any configuration file, as a foreign host would run it."""
-    command = ["gunicorn", app, "--bind", "127.0.0.1:0", "--no-control-socket"]
+    command = [GUNICORN, app, "--bind", "127.0.0.1:0", "--no-control-socket"]
     command += ["--worker-class", worker_class, "--workers", str(workers), *options]
     return Server(command, folder, r"Listening at: http://127\.0\.0\.1:(\d+)", env)
 
 
 def flask_run(app: str, folder: Path, env: dict[str, str] | None = None) -> Server:
     """Start Flask's development server."""
-    command = ["flask", "--app", app, "run", "--port", "0", "--no-reload"]
+    command = ["-m", "flask", "--app", app, "run", "--port", "0", "--no-reload"]
     return Server(command, folder, r"Running on http://127\.0\.0\.1:(\d+)", env)
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def clean_environment() -> dict[str, str]:

@@ -5,8 +5,9 @@ import threading
 import pytest
 
 from synckit_notify import sse
+from synckit_notify.channel import BUFFERED_FRAMES, ChannelKey, End, Subscriber
 from synckit_notify.errors import TooManyStreams
-from synckit_notify.registry import BUFFERED_FRAMES, ChannelKey, End, Registry, Subscriber
+from synckit_notify.registry import Registry
 
 ALICE = ChannelKey("notes", "alice")
 BOB = ChannelKey("notes", "bob")

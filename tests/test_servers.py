@@ -18,6 +18,7 @@ from .wire import CHANGED, CONNECTED, Listener
 
 SERVERS = {
     "gevent": lambda folder, app, env: gunicorn(app, folder, env=env),
+    "parked": lambda folder, app, env: gunicorn(app, folder, env=env | {"SYNCKIT_PARKING": "1"}),
     "gthread": lambda folder, app, env: gunicorn(app, folder, "--threads", "600", worker_class="gthread", env=env),
     "flask run": lambda folder, app, env: flask_run(app, folder, env),
 }

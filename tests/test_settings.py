@@ -1,5 +1,7 @@
 """Every setting is checked once, at start, and a wrong one is named."""
 
+import traceback
+
 import pytest
 
 from synckit_notify.errors import ConfigurationError
@@ -34,7 +36,25 @@ WRONG = [
     ("SYNCKIT_MAX_STREAM_SECONDS", "0"),
     ("SYNCKIT_BROKER_URL", "carrier-pigeon://"),
     ("SYNCKIT_BROKER_URL", "memory"),
+    ("SYNCKIT_BROKER_URL", "redis://:pass/word@localhost"),
+    ("SYNCKIT_BROKER_URL", "redis://localhost?no_such_option=1"),
+    ("SYNCKIT_BROKER_URL", "redis://localhost?socket_timeout=soon"),
+    ("SYNCKIT_BROKER_NAMESPACE", 5),
+    ("SYNCKIT_BROKER_NAMESPACE", "a\nb"),
     ("SYNCKIT_SWEEP_SECONDS", "x"),
+    ("SYNCKIT_CORS_ORIGINS", 8000),
+    ("SYNCKIT_CORS_ORIGINS", ["https://a.example", 8000]),
+    ("SYNCKIT_CORS_ORIGINS", "*"),
+    ("SYNCKIT_CORS_ORIGINS", "null"),
+    ("SYNCKIT_CORS_ORIGINS", "a.example"),
+    ("SYNCKIT_CORS_ORIGINS", "https://"),
+    ("SYNCKIT_CORS_ORIGINS", "https://a.example/"),
+    ("SYNCKIT_CORS_ORIGINS", "https://a.example/app"),
+    ("SYNCKIT_CORS_ORIGINS", "https://*.a.example"),
+    ("SYNCKIT_CORS_ORIGINS", "https://a.example:"),
+    ("SYNCKIT_CORS_ORIGINS", "https://a.example:0443"),
+    ("SYNCKIT_CORS_ORIGINS", "https://alice@a.example"),
+    ("SYNCKIT_CORS_ORIGINS", "https://bücher.example"),
 ]
 
 
@@ -48,7 +68,8 @@ def test_the_defaults_are_the_contracts() -> None:
     settings = Settings.read({"SYNCKIT_JWT_KEY": KEY}, own_tokens=False)
     assert (settings.url_prefix, settings.keepalive_seconds, settings.sweep_seconds) == ("/api/sync", 30.0, 3.0)
     assert (settings.max_streams, settings.max_streams_per_channel, settings.max_stream_seconds) == (None, 100, None)
-    assert settings.broker_url == "memory://"
+    assert (settings.broker_url, settings.cors_origins) == ("memory://", frozenset())
+    assert (settings.broker_url, settings.broker_namespace) == ("memory://", "synckit")
 
 
 def test_texts_from_the_environment_are_read_as_numbers() -> None:
@@ -57,5 +78,42 @@ def test_texts_from_the_environment_are_read_as_numbers() -> None:
     assert (settings.keepalive_seconds, settings.max_streams, settings.max_stream_seconds) == (12.5, 7, 600.0)
 
 
+ORIGINS = [
+    ("", set()),
+    ("https://a.example", {"https://a.example"}),
+    ("https://a.example, http://b.example:8000 ,\n", {"https://a.example", "http://b.example:8000"}),
+    (["https://a.example", "tauri://localhost"], {"https://a.example", "tauri://localhost"}),
+    ("HTTPS://A.Example:443 http://a.example:80", {"https://a.example", "http://a.example"}),
+    ("http://a.example:443 http://[::1]:8000", {"http://a.example:443", "http://[::1]:8000"}),
+]
+
+
+@pytest.mark.parametrize(("value", "origins"), ORIGINS)
+def test_origins_are_kept_as_a_browser_writes_them(value: object, origins: set[str]) -> None:
+    settings = Settings.read({"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_CORS_ORIGINS": value}, own_tokens=False)
+    assert settings.cors_origins == origins
+
+
+def test_a_wrong_origin_is_shown_among_the_right_ones() -> None:
+    with pytest.raises(ConfigurationError, match=r"'https://b\.example/' is no origin"):
+        Settings.read({"SYNCKIT_CORS_ORIGINS": "https://a.example https://b.example/"}, own_tokens=True)
+
+
 def test_a_host_that_authenticates_needs_no_key() -> None:
     assert Settings.read({}, own_tokens=True).verifier is None
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://localhost", "rediss://u:p@localhost:6380/1?ssl_cert_reqs=none", "unix:///a.sock"]
+)
+def test_a_broker_url_is_checked_without_connecting(url: str) -> None:
+    assert Settings.read({"SYNCKIT_BROKER_URL": url}, own_tokens=True).broker_url == url
+
+
+@pytest.mark.parametrize(
+    "url", ["redis:/:secret@localhost", "redis://:sec/ret@localhost", "redis://:secret@localhost:x"]
+)
+def test_a_password_in_a_wrong_broker_url_is_not_shown(url: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        Settings.read({"SYNCKIT_BROKER_URL": url}, own_tokens=True)
+    assert "sec" not in "".join(traceback.format_exception(raised.value)).replace("SYNCKIT_BROKER_URL", "")

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from synckit_notify import sse
-from synckit_notify.registry import ChannelKey, End, Registry, Subscriber
+from synckit_notify.channel import ChannelKey, End, Subscriber
+from synckit_notify.registry import Registry
 from synckit_notify.stream import Deadline, Stream, deadline, farewell, frames
 
 ALICE = ChannelKey("notes", "alice")

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
-from synckit_notify.registry import End
+from synckit_notify.channel import End
 from synckit_notify.testing import CHANGED, CONNECTED, KEEPALIVE, open_stream
 
 from . import hosts

@@ -4,15 +4,20 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from synckit_notify import worker as worker_room
+from synckit_notify import process
 from synckit_notify.brokers import Disconnect, Message, Notice
 from synckit_notify.brokers.memory import MemoryBroker
-from synckit_notify.registry import ChannelKey, End, Registry
-from synckit_notify.worker import Periodic, PerProcess, Sweep, Worker, gunicorn_worker, stream_limit
+from synckit_notify.channel import ChannelKey, End
+from synckit_notify.periodic import Periodic
+from synckit_notify.process import PerProcess, gunicorn_worker, stream_limit
+from synckit_notify.registry import Registry
+from synckit_notify.repair import Sweep
+from synckit_notify.worker import Worker
 
 ALICE = ChannelKey("notes", "alice")
 
@@ -44,13 +49,43 @@ class BrokerThatRemembers(MemoryBroker):
 class GunicornWorker:
     """As gunicorn's: its bound method handles SIGTERM."""
 
-    def __init__(self, worker_class: str = "gevent", connections: int = 1000, threads: int = 1) -> None:
+    def __init__(
+        self,
+        worker_class: str = "gevent",
+        *,
+        connections: int = 1000,
+        threads: int = 1,
+        workers: int = 1,
+        http_protocols: Sequence[str] = ("h1",),
+    ) -> None:
         self.alive = True
         self.cfg = type("Config", (), {})()
         self.cfg.worker_class_str, self.cfg.worker_connections, self.cfg.threads = worker_class, connections, threads
+        self.cfg.workers, self.cfg.http_protocols = workers, http_protocols
 
     def handle_exit(self, *_: object) -> None:
         self.alive = False
+
+
+@pytest.fixture
+def make_worker():
+    """Makes Workers whose streams are gone, and their threads with them, when the test ends."""
+    made: list[Worker] = []
+
+    def make(broker=None, **options) -> Worker:
+        made.append(Worker(Registry(), broker or MemoryBroker(), **options))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        release_all(worker)
+
+
+def release_all(worker: Worker) -> None:
+    for _, subscribers in worker.registry.snapshot():
+        for subscriber in subscribers:
+            worker.registry.release(subscriber)
+    worker.settle()
 
 
 @pytest.fixture
@@ -83,18 +118,20 @@ def test_a_forked_child_makes_its_own() -> None:
     assert os.read(read, 100) == b"own"
 
 
-def test_the_broker_starts_at_first_use_and_once() -> None:
+def test_the_broker_starts_with_the_first_stream_and_once(make_worker) -> None:
     broker = BrokerThatRemembers()
-    worker = Worker(Registry(), broker)
+    worker = make_worker(broker)
     assert broker.starts == 0
     worker.announce(Notice("notes", "alice"))
+    assert broker.starts == 0, "a process that only publishes has nobody to listen for"
+    worker.open(ALICE, None)
     worker.open(ALICE, None)
     assert broker.starts == 1
 
 
-def test_an_announcement_is_delivered_here_and_handed_on() -> None:
+def test_an_announcement_is_delivered_here_and_handed_on(make_worker) -> None:
     broker = BrokerThatRemembers()
-    worker = Worker(Registry(), broker)
+    worker = make_worker(broker)
     laptop, phone = worker.open(ALICE, "laptop"), worker.open(ALICE, "phone")
     messages: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone")]
     for message in messages:
@@ -104,9 +141,9 @@ def test_an_announcement_is_delivered_here_and_handed_on() -> None:
     assert broker.sent == messages
 
 
-def test_a_message_from_elsewhere_is_delivered_and_not_handed_on() -> None:
+def test_a_message_from_elsewhere_is_delivered_and_not_handed_on(make_worker) -> None:
     broker = BrokerThatRemembers()
-    worker = Worker(Registry(), broker)
+    worker = make_worker(broker)
     subscriber = worker.open(ALICE, None)
     worker.receive(Notice("notes", "alice"))
     assert len(subscriber.pending) == 1
@@ -130,29 +167,54 @@ def test_gunicorns_worker_is_found_behind_its_signal_handler(sigterm) -> None:
     ],
 )
 def test_streams_leave_a_tenth_of_the_process_to_others(sigterm, monkeypatch, gunicorn, descriptors, limit) -> None:
-    monkeypatch.setattr(worker_room, "_descriptors", lambda: descriptors)
+    monkeypatch.setattr(process, "_descriptors", lambda: descriptors)
     sigterm(gunicorn.handle_exit)
     assert stream_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("gunicorn", "alone", "words"),
+    [
+        (GunicornWorker("gevent"), True, []),
+        (GunicornWorker("sync"), True, ["-k gevent"]),
+        (GunicornWorker("gthread", threads=1), True, ["--threads"]),
+        (GunicornWorker("gthread", threads=50), True, []),
+        (GunicornWorker("gevent", workers=2), True, ["SYNCKIT_BROKER_URL"]),
+        (GunicornWorker("gevent", workers=2), False, []),
+        (GunicornWorker("gevent", http_protocols=["h2", "h1"]), True, ["http_protocols"]),
+        (GunicornWorker("sync", workers=2), True, ["-k gevent", "SYNCKIT_BROKER_URL"]),
+    ],
+)
+def test_each_fault_of_a_deployment_is_one_sentence_that_names_what_to_change(sigterm, gunicorn, alone, words) -> None:
+    sigterm(gunicorn.handle_exit)
+    sentences = list(process.faults(alone=alone))
+    assert len(sentences) == len(words)
+    assert all(word in sentence for word, sentence in zip(words, sentences, strict=True))
+
+
+def test_a_host_that_replaces_the_signal_handler_names_its_worker_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    gunicorn = GunicornWorker()
+    monkeypatch.setattr(process, "_attached", None)
+    process.attach(gunicorn)
+    assert gunicorn_worker() is gunicorn
 
 
 def test_outside_gunicorn_nothing_is_known_of_a_limit() -> None:
     assert stream_limit() is None
 
 
-def test_every_stream_ends_when_gunicorn_stops_the_worker(sigterm) -> None:
+def test_every_stream_ends_when_gunicorn_stops_the_worker(make_worker, sigterm) -> None:
     gunicorn = GunicornWorker()
     sigterm(gunicorn.handle_exit)
-    worker = Worker(Registry(), MemoryBroker())
+    worker = make_worker()
     streams = [worker.open(ALICE, None) for _ in range(3)]
     assert not worker.draining
     gunicorn.handle_exit()
     assert until(lambda: all(stream.end is End.DRAINING for stream in streams))
     late = worker.open(ALICE, None)
     assert late.end is End.DRAINING
-    for stream in (*streams, late):
-        worker.registry.release(stream)
-    worker.settle()
-    assert not running("synckit-drain")
+    release_all(worker)
+    assert not running("synckit-pulse")
 
 
 class TestPeriodic:
@@ -196,12 +258,12 @@ class TestPeriodic:
         assert "the database is away" in caplog.text
 
 
-def test_without_a_thread_to_be_had_no_subscriber_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_to_be_had_no_subscriber_is_left_behind(make_worker, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     sweeps: list[datetime] = []
-    worker = Worker(Registry(), MemoryBroker(), changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
+    worker = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
         patch.setattr(threading.Thread, "start", fail)
         worker.open(ALICE, None)
@@ -249,11 +311,9 @@ class TestSweep:
         sweep.run()
         assert asked[0] == asked[1]
 
-    def test_it_runs_only_while_streams_are_open(self) -> None:
+    def test_it_runs_only_while_streams_are_open(self, make_worker) -> None:
         sweeps = []
-        worker = Worker(
-            Registry(), MemoryBroker(), changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01
-        )
+        worker = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
         assert not running("synckit-sweep")
         subscriber = worker.open(ALICE, None)
         assert running("synckit-sweep")

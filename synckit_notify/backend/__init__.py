@@ -17,8 +17,9 @@ from flask import Flask, Response, json
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
-from .. import ConfigurationError, Notifier, Principal
+from .. import ConfigurationError, Notifier, Principal, cors
 from ..errors import Refused
+from ..settings import cors_origins
 from . import accounts, api, changelog, commands, development, oauth, schema
 from .context import EXTENSION_NAME, Backend, Signer
 from .store import Store
@@ -45,11 +46,14 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     notifier = _make_notifier(store)
     notifier.init_app(app)
     app.extensions[EXTENSION_NAME] = Backend(store, notifier, Signer.of(app.config))
-    app.register_blueprint(api.blueprint, url_prefix=app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync")
+    prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
+    app.register_blueprint(api.blueprint, url_prefix=prefix)
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
     app.cli.add_command(commands.synckit)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)
+    for_pages = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # /oauth/authorize is itself a page
+    cors.install(app, cors_origins(app.config), lambda path: path.startswith(for_pages))
     return app
 
 

@@ -1,24 +1,33 @@
-"""Brokers carry a notice to the other processes; the URL's scheme chooses one."""
+"""Brokers carry a notice to the other processes; the URL's scheme chooses one.
+
+memory://                              one process
+redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the URL; its package is loaded only then
+"""
 
 from ..errors import ConfigurationError
-from .base import Broker, Disconnect, Message, Notice
+from .base import Broker, Disconnect, Gap, Link, Message, Notice
 from .memory import MemoryBroker
 
-__all__ = ["Broker", "Disconnect", "Message", "Notice", "check_url", "connect"]
+__all__ = ["Broker", "Disconnect", "Gap", "Link", "Message", "Notice", "check_url", "connect"]
 
-_BROKERS = {"memory": MemoryBroker}
+_REDIS = ("redis", "rediss", "unix")
 
 
 def check_url(url: str) -> str:
-    """Return the URL if a broker exists for it, else raise ConfigurationError."""
-    scheme, separator, _ = url.partition("://")
-    if not separator or scheme not in _BROKERS:
-        raise ConfigurationError(
-            f"SYNCKIT_BROKER_URL: {scheme!r} is no known broker; use {' or '.join(f'{name}://' for name in _BROKERS)}"
-        )
+    """Return the URL if a broker can be made for it, else raise ConfigurationError. Connects to nothing."""
+    connect(url)
     return url
 
 
-def connect(url: str) -> Broker:
-    """Make the broker for a URL that `check_url` let through."""
-    return _BROKERS[url.partition("://")[0]]()
+def connect(url: str, namespace: str = "synckit") -> Broker:
+    """Make the broker for a URL; only processes with the same namespace hear each other."""
+    scheme = url.partition("://")[0] if "://" in url else None
+    if scheme == "memory":
+        return MemoryBroker()
+    if scheme in _REDIS:
+        from .redis import RedisBroker
+
+        return RedisBroker(url, namespace)
+    raise ConfigurationError(
+        f"SYNCKIT_BROKER_URL: {scheme!r} is no known broker; use memory://, {'://, '.join(_REDIS)}://"
+    )

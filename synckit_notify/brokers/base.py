@@ -26,7 +26,26 @@ class Disconnect(NamedTuple):
     device: str | None = None
 
 
-Message = Notice | Disconnect
+class Gap(NamedTuple):
+    """Messages may have been lost somewhere: everybody looks."""
+
+
+Message = Notice | Disconnect | Gap
+
+
+class Link(NamedTuple):
+    """How the way to the other processes is, for `/ready`, the metrics and the log."""
+
+    connected: bool
+    """Subscribed now."""
+    echo: bool
+    """What this process sends came back to it lately."""
+    gaps: int
+    """How often messages may have been missed so far; the first subscription counts."""
+    invalid: int
+    """Messages dropped because they were malformed or foreign."""
+    pending: int
+    """Messages that wait to be sent."""
 
 
 class Broker(Protocol):
@@ -35,10 +54,16 @@ class Broker(Protocol):
     name: str
 
     def start(self, receive: Callable[[Message], None]) -> None:
-        """Begin to hand the messages of other processes to `receive`."""
+        """Begin to hand the messages of other processes to `receive`, from a thread of the broker's own.
+
+        Called once, at the first stream. Every confirmed subscription, the first one included, begins with a Gap.
+        """
 
     def publish(self, message: Message) -> None:
-        """Send to the other processes; returns at once and never raises."""
+        """Send to the other processes, also before `start` or without it; returns at once and never raises."""
+
+    def link(self) -> Link:
+        """Return how the way to the other processes is now."""
 
     def close(self) -> None:
-        """Let go of every thread and connection."""
+        """Let go of every thread and connection; waits at most two seconds for what is pending."""

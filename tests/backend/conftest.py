@@ -15,7 +15,7 @@ from flask import Flask
 from synckit_notify.backend import Backend, accounts, create_app
 
 from ..conftest import KEY, make_token
-from ..server import ROOT, Server
+from ..server import GUNICORN, ROOT, Server
 
 Answer = tuple[int, Any]
 Send = Callable[[str, str, Any, dict[str, str]], Answer]
@@ -178,7 +178,7 @@ def clone(tmp_path: Path) -> Path:
 def start(clone: Path, **settings: str) -> Server:
     """Start plain `gunicorn` in a clone, with the settings in its environment."""
     env = {"SYNCKIT_BIND": "127.0.0.1:0"} | settings
-    return Server(["gunicorn"], clone, r"Listening at: http://127\.0\.0\.1:(\d+)", env)
+    return Server([GUNICORN], clone, r"Listening at: http://127\.0\.0\.1:(\d+)", env)
 
 
 @pytest.fixture

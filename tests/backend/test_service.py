@@ -151,6 +151,13 @@ def test_a_body_that_is_too_large_is_told_so_over_a_real_connection(service: Ser
     connection.close()
 
 
+def test_no_header_of_a_client_moves_the_path(service: Server) -> None:
+    """gunicorn believes SCRIPT_NAME from any local peer, a proxy that passes it on included; a wrong one is a 500."""
+    for path in ("/api/sync/live", "/moved/api/sync/live"):
+        with Listener(service.port, path, None, headers="SCRIPT_NAME: /moved\r\n") as answer:
+            assert answer.status == (200 if path == "/api/sync/live" else 404)
+
+
 def test_several_workers_starting_at_once_on_an_empty_folder_offer_one_demo(clone: Path) -> None:
     with start(clone, SYNCKIT_WORKERS="3") as server:
         printed(server, "Push in another")

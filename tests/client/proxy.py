@@ -1,4 +1,4 @@
-"""A TCP proxy that can misbehave as real ones do, for the SDK against a real server.
+"""A TCP proxy that can misbehave as real ones do, for the SDK against a real server, and for a server and its broker.
 
 `mode` may be changed at any time and counts for what flows from then on:
 
@@ -9,12 +9,15 @@
     busy     new connections are answered 503 with Retry-After: 1
 
 `swallow` may name bytes of a request: its answer, once it has come from the server, is lost, and the connection too.
+`cut_in` may name bytes of an answer: the client gets the first half of them, then the end of the connection.
+`delay` is in seconds, for every piece in either direction. `to_port` is where new connections lead.
 """
 
 import contextlib
 import socket
 import struct
 import threading
+import time
 
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -27,7 +30,9 @@ class Proxy:
         self.connections = 0
         self.swallow: bytes | None = None
         self.swallowed = 0
-        self._to = ("127.0.0.1", port)
+        self.cut_in: bytes | None = None
+        self.delay = 0.0
+        self.to_port = port
         self._sockets: list[socket.socket] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
@@ -69,7 +74,7 @@ class Proxy:
                 client.close()
                 continue
             try:
-                server = socket.create_connection(self._to)
+                server = socket.create_connection(("127.0.0.1", self.to_port))
             except OSError:
                 _reset(client)
                 continue
@@ -88,9 +93,14 @@ class Proxy:
                     break
                 if to_client and (self.mode == "silence" or (self.mode == "hold" and streams)):
                     continue
+                if to_client and self.cut_in is not None and self.cut_in in data:
+                    sink.sendall(data[: data.index(self.cut_in) + len(self.cut_in) // 2])
+                    self.cut_in = None
+                    break
                 if not to_client and self.swallow is not None and self.swallow in data:
                     self.swallow = None
                     doomed.set()
+                time.sleep(self.delay)
                 sink.sendall(data)
         for each in (source, sink):
             with contextlib.suppress(OSError):

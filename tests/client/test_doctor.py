@@ -13,7 +13,7 @@ from synckit_notify.client.doctor import Address, examination, examine
 from synckit_notify.client.doctor.findings import Finding, Verdict, fails
 
 from ..conftest import make_token
-from ..server import ROOT, Server, clean_environment, gunicorn
+from ..server import GUNICORN, ROOT, Server, clean_environment, gunicorn
 from .misconfigured import certificate, free_port, haproxy, nginx
 
 HOSTS = "tests.hosts:create_app()"
@@ -144,7 +144,7 @@ def test_a_gunicorn_that_speaks_http2_itself_is_warned_of(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(own_certificate))
     monkeypatch.setattr(examination, "BLOCKED_SECONDS", 0.5)
-    command = ["gunicorn", HOSTS, "--bind", "127.0.0.1:0", "--no-control-socket", "--worker-class", "gevent"]
+    command = [GUNICORN, HOSTS, "--bind", "127.0.0.1:0", "--no-control-socket", "--worker-class", "gevent"]
     command += ["--certfile", str(own_certificate), "--keyfile", str(own_certificate), "--http-protocols", "h2,h1"]
     with Server(command, tmp_path, r"Listening at: https://127\.0\.0\.1:(\d+)", KEEPALIVE) as started:
         findings = examined(f"https://localhost:{started.port}", seconds=0.5)

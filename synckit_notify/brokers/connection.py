@@ -1,0 +1,116 @@
+"""The one place that knows redis-py: a URL in, connections out, and every failure is a `Lost`.
+
+By itself redis-py tries again for seconds, and connects and subscribes again without a word. Here it reads the URL,
+makes one connection and speaks the protocol, nothing else; watching over the connection is ours. Its errors may quote
+what was sent, so the URL's password is taken out of every sentence. This file is imported only for a URL that needs it.
+"""
+
+import codecs
+import contextlib
+import random
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import ConfigurationError
+
+OURS: dict[str, Any] = {
+    "db": 0,  # pub/sub knows no databases
+    "protocol": 2,
+    "decode_responses": False,
+    "driver_info": None,  # a user that may only SUBSCRIBE, PUBLISH and PING is enough
+    "retry": None,
+    "retry_on_timeout": False,
+    "retry_on_error": [],
+    "health_check_interval": 0,
+}
+"""What a URL cannot change; everything else it may say as redis-py reads it."""
+
+LONGEST_SENTENCE = 200
+
+codecs.lookup("idna")  # else the first look-up of a host imports it in our thread, and a fork just then is a deadlock
+
+
+class Lost(Exception):
+    """The connection failed and is of no more use; the sentence holds no password."""
+
+
+class Server:
+    """Where the broker is; raises ConfigurationError if redis-py is missing or cannot read the URL."""
+
+    def __init__(self, url: str, *, timeout: float) -> None:
+        library = _library()
+        try:
+            options = {"socket_timeout": timeout, "socket_connect_timeout": timeout} | library.parse_url(url) | OURS
+            options.pop("max_connections", None)
+            self._kind = options.pop("connection_class", library.Connection)
+            self._options = options
+            self._kind(**options)
+        except Exception:  # with its text a piece of a password that was not percent-encoded might get out
+            raise ConfigurationError(
+                "SYNCKIT_BROKER_URL cannot be read: give redis://[[user]:password@]host[:port], rediss://... or "
+                "unix:///path, with the special characters of a password percent-encoded"
+            ) from None
+
+    def connect(self) -> "Connection":
+        """Return an open connection, or raise Lost."""
+        secrets = [self._options.get("password"), self._options.get("ssl_password")]
+        return Connection(self._kind(**self._options), [secret for secret in secrets if secret])
+
+
+class Connection:
+    """One connection. Another thread may close it, which ends a read that waits."""
+
+    def __init__(self, connection: Any, secrets: list[str]) -> None:
+        self._connection = connection
+        self._secrets = secrets
+        with self._translated():
+            connection.connect()
+
+    def send(self, *commands: tuple[str | bytes, ...]) -> None:
+        """Write commands in one go."""
+        with self._translated():
+            self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+
+    def answer(self) -> Any:
+        """Return the next answer; an error answer is raised, and so is silence."""
+        with self._translated():
+            return self._connection.read_response()
+
+    def wait(self, seconds: float) -> Any | None:
+        """Return the next answer if it begins within so many seconds, else None."""
+        with self._translated():
+            return self._connection.read_response() if self._connection.can_read(max(0.0, seconds)) else None
+
+    def close(self) -> None:
+        """Close; never raises."""
+        with contextlib.suppress(Exception):
+            self._connection.disconnect()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.close()
+            raise Lost(self._sentence(error)) from None
+
+    def _sentence(self, error: Exception) -> str:
+        text = str(error).partition(", with args")[0]  # then a broker that knows no AUTH repeats what it was sent
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return f"{type(error).__name__}: {' '.join(text.split())[:LONGEST_SENTENCE]}"
+
+
+def pause(failures: int, longest: float) -> float:
+    """Return how many seconds to wait after so many failures in a row, spread at random."""
+    return random.uniform(0.5, 1.0) * min(longest, 0.25 * 2.0 ** min(failures, 16))
+
+
+def _library() -> Any:
+    try:
+        from redis import connection
+    except ImportError as error:
+        raise ConfigurationError(
+            "SYNCKIT_BROKER_URL needs redis-py, which is not installed: pip install 'synckit-notify[redis]'"
+        ) from error
+    return connection

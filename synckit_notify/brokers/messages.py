@@ -1,0 +1,78 @@
+"""Messages as bytes: what one process writes and another reads.
+
+    {"v":1,"by":"5f0c…","is":"notice","app":"notes","user":"alice","origin_device":"laptop","changed_at":1790000000.5}
+
+`by` names the sending process, so that it knows its own when they come back. Whatever is not exactly such a message,
+a newer version included, is a ValueError: it may come from anybody who can reach the broker.
+"""
+
+import json
+from typing import NamedTuple
+
+from .base import Disconnect, Gap, Message, Notice
+
+VERSION = 1
+MAX_ID_LENGTH = 128  # as everywhere: nobody can subscribe with a longer one
+LONGEST_MESSAGE = 8192
+"""Bytes; three ids whose every character takes twelve in JSON are 4.6 KB."""
+
+
+class Probe(NamedTuple):
+    """Says nothing; its sender wants to hear it."""
+
+
+Content = Message | Probe
+
+_KINDS: dict[str, type[Notice | Disconnect | Gap | Probe]] = {
+    "notice": Notice,
+    "disconnect": Disconnect,
+    "gap": Gap,
+    "probe": Probe,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def encode(sender: str, content: Content) -> bytes:
+    """Return the bytes of a sound message."""
+    fields = {name: value for name, value in content._asdict().items() if value is not None}
+    head = {"v": VERSION, "by": sender, "is": _NAMES[type(content)]}
+    return json.dumps(head | fields, separators=(",", ":")).encode()
+
+
+def decode(data: bytes) -> tuple[str, Content]:
+    """Return the sender and what it says; raises ValueError for anything that `encode` would not have made."""
+    if len(data) > LONGEST_MESSAGE:
+        raise ValueError(f"{len(data)} bytes")
+    try:
+        fields = json.loads(data)
+        version, sender, kind = fields.pop("v"), fields.pop("by"), fields.pop("is")
+        content = _KINDS[kind](**fields)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("no message of ours") from error
+    if type(version) is not int or version != VERSION:
+        raise ValueError("another version")
+    if not is_id(sender) or not is_sound(content):
+        raise ValueError("a field of another kind")
+    return sender, content
+
+
+def is_sound(content: Content) -> bool:
+    """Tell whether other processes will accept a message."""
+    match content:
+        case Notice(app, user, origin, changed_at, previous_at):
+            times = _is_time(changed_at) and _is_time(previous_at)
+            return times and is_id(app) and is_id(user) and (origin is None or is_id(origin))
+        case Disconnect(app, user, device):
+            return is_id(app) and is_id(user) and (device is None or is_id(device))
+    return True
+
+
+def is_id(value: object) -> bool:
+    """Tell whether a value can be the id of an app, a user, a device or a process."""
+    return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH
+
+
+def _is_time(value: object) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e12

@@ -1,0 +1,139 @@
+"""The other end of a stream: seen at once when it goes, and bounded in its silence.
+
+A WSGI server learns of a client's end only when it writes, one or two keepalives later. So one epoll of the process
+watches the sockets of all streams for the peer's FIN or reset, and the kernel is told to give up on a peer that
+acknowledges nothing. Linux only: elsewhere the next write tells, as before.
+
+    watch ──▶ [the peer goes]      ──▶ wait returns ──▶ look names the subscriber and how it went
+          └─▶ [the peer stops reading] ──▶ cut_stalled, asked every second, breaks the connection
+"""
+
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from . import native
+from .channel import End, Subscriber
+from .stream import STALL_SECONDS, Stream
+
+SILENCE_MILLISECONDS = 20_000
+"""How long sent bytes may stay unacknowledged, a closed window included: a peer that vanished, or one that stopped
+reading and whose buffers are full, is gone so long after the next keepalive."""
+
+SEND_BUFFER = 16 * 1024
+"""Bytes; the kernel would grow it to 4 MB for each peer that does not read. Sixteen joined frames are 352 bytes."""
+
+TCP_USER_TIMEOUT = 18  # tcp(7); not a constant of the socket module on every Python
+
+# epoll_ctl(2); the select module has them on Linux only, and this file is read everywhere.
+_OUT, _ERR, _HUP, _RDHUP, _ONESHOT = 0x004, 0x008, 0x010, 0x2000, 1 << 30
+
+
+def socket_of(environ: Mapping[str, Any]) -> socket.socket | None:
+    """Return the client's socket where the server gives it; HTTP/2 connections are shared and have none."""
+    if environ.get("SERVER_PROTOCOL") == "HTTP/2.0":
+        return None
+    return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+
+
+def bound(sock: socket.socket) -> None:
+    """Let the kernel keep little for a peer that does not read, and end the connection if it stays silent."""
+    with suppress(OSError):  # a Unix socket, or another system
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, SILENCE_MILLISECONDS)
+
+
+def stop_reading(sock: socket.socket) -> None:
+    """Make the server's next read an end of file, so that it closes a connection it would keep for another request.
+
+    Not for TLS: the peer would take it for an error of the protocol.
+    """
+    if not hasattr(sock, "unwrap"):
+        with suppress(OSError):
+            sock.shutdown(socket.SHUT_RD)
+
+
+class PeerWatch:
+    """Knows the sockets of all open streams of this process.
+
+    Calls `gone(subscriber, how)` when a peer leaves, and `room(subscriber)` when one that was waited for reads again.
+    """
+
+    def __init__(
+        self, gone: Callable[[Subscriber, End], object], room: Callable[[Subscriber], object] = lambda _: None
+    ) -> None:
+        self._gone = gone
+        self._room = room
+        self._epoll = native.epoll()
+        self._lock = threading.Lock()
+        self._watched: dict[int, Stream] = {}
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def watch(self, number: int, stream: Stream) -> None:
+        """Begin for a descriptor; a peer that has gone already is noticed too."""
+        with self._lock:
+            self._watched[number] = stream
+            self._arm(number, _RDHUP)
+
+    def forget(self, number: int, subscriber: Subscriber) -> None:
+        """End; call it before the descriptor is closed, so that its number never speaks for another stream."""
+        with self._lock:
+            stream = self._watched.get(number)
+            if stream is not None and stream.subscriber is subscriber:
+                del self._watched[number]
+                if self._epoll is not None:
+                    with suppress(OSError):
+                        self._epoll.unregister(number)
+
+    def await_room(self, number: int) -> None:
+        """Ring for a parked stream as soon as its socket takes bytes again."""
+        with self._lock:
+            self._arm(number, _RDHUP | _OUT)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a peer leaves, at most so long. Cooperative where gevent has patched `select`."""
+        if self._epoll is None:
+            time.sleep(seconds)
+            return
+        waiting = select.poll()
+        waiting.register(self._epoll.fileno(), select.POLLIN)
+        waiting.poll(seconds * 1000)
+
+    def look(self) -> None:
+        """Tell of every peer that has left since the last look, and of every socket that has room again."""
+        with self._lock:
+            events = self._epoll.poll(0) if self._epoll is not None else []
+            seen = [(self._watched.get(number), mask) for number, mask in events]
+            for number, mask in events:
+                if mask == _OUT:
+                    self._arm(number, _RDHUP)
+        for stream, mask in seen:
+            if stream is not None and mask == _OUT:
+                self._room(stream.subscriber)
+            elif stream is not None:
+                self._gone(stream.subscriber, End.RESET if mask & (_ERR | _HUP) else End.CLOSED)
+
+    def cut_stalled(self, now: float, patience: float = STALL_SECONDS) -> None:
+        """Break the connections of peers that read no more, so that whoever is writing to them gets an error."""
+        with self._lock:
+            stalled = [item for item in self._watched.items() if item[1].stalled(now, patience)]
+            for number, stream in stalled:
+                self._gone(stream.subscriber, End.STALLED)
+                with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
+                    copy.shutdown(socket.SHUT_RDWR)
+
+    def _arm(self, number: int, mask: int) -> None:
+        if self._epoll is None:
+            return
+        with suppress(OSError, ValueError):  # closed meanwhile: the first write will tell
+            try:
+                self._epoll.register(number, mask | _ONESHOT)
+            except FileExistsError:
+                self._epoll.modify(number, mask | _ONESHOT)

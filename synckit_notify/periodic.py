@@ -1,0 +1,81 @@
+"""A background thread that exists only while it is needed: made on demand, gone when its need is.
+
+Threads are looked up as `threading.X` at the time of use, so that they are greenlets where gevent has patched.
+"""
+
+import threading
+from collections.abc import Callable
+
+from .logs import log
+
+Action = Callable[[], None]
+
+
+def _nothing() -> None:
+    pass
+
+
+class Periodic:
+    """A daemon thread that calls `work` every `seconds` while it is `needed`, started again on demand.
+
+    `begin` is called before it starts and `finish` after its last work. `pause(seconds)` replaces the sleep, for work
+    that something else than time makes due.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        seconds: float,
+        work: Action,
+        needed: Callable[[], bool],
+        *,
+        begin: Action = _nothing,
+        finish: Action = _nothing,
+        pause: Callable[[float], object] | None = None,
+    ) -> None:
+        self._name = name
+        self._seconds = seconds
+        self._work = work
+        self._needed = needed
+        self._begin = begin
+        self._finish = finish
+        self._lock = threading.Lock()
+        self._look = threading.Event()
+        self._pause = pause or self._look.wait
+        self._thread: threading.Thread | None = None
+
+    def ensure(self) -> None:
+        """Start the thread unless it runs. Call after the need has arisen, never before."""
+        with self._lock:
+            if self._thread is None:
+                self._look.clear()
+                self._begin()
+                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread.start()
+                self._thread = thread
+
+    def settle(self) -> None:
+        """Make the thread ask now whether it is needed, and wait for its end if it is not."""
+        thread = self._thread
+        self._look.set()
+        if thread is not None and not self._needed():
+            thread.join(self._seconds)
+
+    def _run(self) -> None:
+        while True:
+            self._pause(self._seconds)
+            self._look.clear()
+            if self._over():
+                self._finish()
+                return
+            try:
+                self._work()
+            except Exception:
+                log.exception("%s failed; it is tried again in %g s", self._name, self._seconds)
+
+    def _over(self) -> bool:
+        with self._lock:
+            if self._needed():
+                return False
+            self._thread = None
+            return True

@@ -1,0 +1,145 @@
+"""What Prometheus is told, by one worker and by several; and the lines that tell of ended streams and refusals."""
+
+import logging
+import re
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from synckit_notify.logs import SparingLog, log
+from synckit_notify.testing import CHANGED, CONNECTED, open_stream
+
+from . import hosts
+from .conftest import make_token
+from .server import Server, gunicorn
+from .wire import Listener
+
+SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
+
+
+def samples(text: str) -> dict[str, float]:
+    """The lines of an exposition as name (with labels) and value; `_created` and the like left out."""
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("synckit_")]
+    return {name: float(value) for name, value in lines if "_created" not in name}
+
+
+def scrape(server: Server) -> dict[str, float]:
+    with urllib.request.urlopen(f"{server.url}/api/sync/metrics", timeout=5) as answer:
+        return samples(answer.read().decode())
+
+
+def ended(told: dict[str, float]) -> float:
+    """Streams that ended, whatever the reason."""
+    return sum(value for name, value in told.items() if name.startswith("synckit_streams_ended_total"))
+
+
+class Scrapes:
+    """What changed between two looks at one application's metrics, other tests of the process left out."""
+
+    def __init__(self, app: Flask) -> None:
+        self._client = app.test_client()
+        self._before = self._look()
+
+    def _look(self) -> dict[str, float]:
+        return samples(self._client.get("/api/sync/metrics").text)
+
+    def news(self) -> dict[str, float]:
+        before, self._before = self._before, self._look()
+        changes = {name: value - before.get(name, 0.0) for name, value in self._before.items()}
+        return {name: change for name, change in changes.items() if change}
+
+
+@pytest.fixture
+def app() -> Flask:
+    return hosts.create_app(SYNCKIT_METRICS="1")
+
+
+def test_every_number_tells_what_happened(app: Flask) -> None:
+    scrapes = Scrapes(app)
+    client = app.test_client()
+    with open_stream(client, "notes", make_token(), device_id="phone") as stream:
+        assert stream.next_frame() == CONNECTED
+        client.post("/push/notes/alice?times=20")
+        for _ in range(16):
+            assert stream.next_frame() == CHANGED
+        assert client.get(SUBSCRIBE).status_code == 401
+        news = scrapes.news()
+        told = {name: value for name, value in news.items() if "hub_delay" not in name and "_bucket" not in name}
+        assert told.pop("synckit_publish_seconds_sum") > 0
+        assert told == {
+            "synckit_streams_open": 1,
+            "synckit_streams_opened_total": 1,
+            "synckit_frames_total": 16,
+            "synckit_frames_dropped_total": 4,
+            "synckit_publish_seconds_count": 20,
+            'synckit_subscribes_refused_total{status="401"}': 1,
+        }
+    gone = scrapes.news()
+    assert gone["synckit_streams_open"] == -1
+    assert gone['synckit_streams_ended_total{reason="closed"}'] == 1
+
+
+def test_without_the_setting_there_is_no_route() -> None:
+    assert hosts.create_app().test_client().get("/api/sync/metrics").status_code == 404
+
+
+def test_two_workers_answer_for_both(tmp_path: Path) -> None:
+    (tmp_path / "prometheus").mkdir()
+    env = {"SYNCKIT_METRICS": "1", "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "prometheus")}
+    with gunicorn("tests.hosts:create_app()", tmp_path, workers=2, env=env) as server:
+        listeners = [Listener(server.port, SUBSCRIBE, make_token(str(number))) for number in range(20)]
+        try:
+            assert until(lambda: scrape(server)["synckit_streams_open"] == 20)
+            assert {scrape(server)["synckit_streams_opened_total"] for _ in range(10)} == {20.0}
+            for listener in listeners[:10]:
+                listener.close()
+            assert until(lambda: scrape(server)["synckit_streams_open"] == 10)
+            assert until(lambda: ended(scrape(server)) == 10)
+        finally:
+            for listener in listeners:
+                listener.close()
+
+
+def until(condition, seconds: float = 6.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return bool(condition())
+
+
+class TestLines:
+    @pytest.fixture
+    def lines(self, caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
+        with caplog.at_level(logging.INFO, logger=log.name):
+            yield caplog
+
+    def test_an_ended_stream_tells_reason_age_and_app_and_nothing_of_its_user(self, lines) -> None:
+        app, token = hosts.create_app(), make_token("alice@example.org", "tracker")
+        with open_stream(app.test_client(), "tracker", token) as stream:
+            stream.next_frame()
+        [line] = [record.getMessage() for record in lines.records]
+        assert re.fullmatch(r"stream ended reason=closed age=\d+\.\d app=tracker", line)
+
+    def test_a_refusal_tells_its_status_and_why(self, lines) -> None:
+        token = make_token(life=-1)
+        hosts.create_app().test_client().get(SUBSCRIBE, headers={"Authorization": f"Bearer {token}"})
+        [line] = [record.getMessage() for record in lines.records]
+        assert line == "subscribe refused status=401: the token has expired"
+
+    def test_a_flood_is_cut_and_what_was_left_out_is_told(self, lines) -> None:
+        now = [100.0]
+        sparing = SparingLog(per_second=3, clock=lambda: now[0])
+        for number in range(10):
+            sparing.info("line %d", number)
+        now[0] = 101.0
+        sparing.info("line %d", 10)
+        sparing.info("line %d", 11)
+        assert [record.getMessage() for record in lines.records] == [
+            *("line 0", "line 1", "line 2"),
+            "line 10 (7 lines like this were left out)",
+            "line 11",
+        ]

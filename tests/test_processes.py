@@ -1,0 +1,252 @@
+"""Several processes, several machines: a broker makes it fast, and what it loses the sweep or a gap's repair tells.
+
+Two gunicorns stand for two machines, A and B; the device listens on B and the push lands on A. One pair of tests really
+has two machines, with a cable between them that is pulled.
+"""
+
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .conftest import make_token
+from .namespace import OtherMachine
+from .server import ROOT, Server, clean_environment, gunicorn
+from .valkey import Valkey
+from .wire import CHANGED, CONNECTED, Listener
+
+HEARD_WITHIN = 5.0  # contract section 1, with the broker gone and the sweep at work
+PLAIN, FOREIGN = "tests.hosts:create_app()", "tests.foreign:create_app()"
+PREFIX = {PLAIN: "/api/sync", FOREIGN: "/v1/sync"}
+
+
+@dataclass
+class Pair:
+    """Two servers of one application, sharing a database and perhaps a broker."""
+
+    app: str
+    a: Server
+    b: Server
+
+    def listen(self, device: str = "phone", server: Server | None = None) -> Listener:
+        path = f"{PREFIX[self.app]}/subscribe?app_id=notes"
+        listener = Listener((server or self.b).port, path, make_token(device=device))
+        assert listener.next_frame() == CONNECTED
+        return listener
+
+    def push(self, device: str = "laptop") -> float:
+        """Push on A and return how long the request took."""
+        route = "push" if self.app == PLAIN else "notes"
+        began = time.monotonic()
+        post(f"{self.a.url}/{route}/notes/alice?device={device}")
+        return time.monotonic() - began
+
+    def ready(self, server: Server) -> dict:
+        with urllib.request.urlopen(f"{server.url}{PREFIX[self.app]}/ready", timeout=5) as answer:
+            return json.load(answer)
+
+    def wait_until_joined(self) -> None:
+        """Wait until B is subscribed to the broker, and its first gap is mended."""
+        wait_until(lambda: self.ready(self.b)["connected"])
+
+
+def post(url: str, **headers: str) -> None:
+    urllib.request.urlopen(urllib.request.Request(url, method="POST", headers=headers), timeout=10).close()
+
+
+def wait_until(condition: Callable[[], bool], within: float = 20.0) -> None:
+    end = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.02)
+
+
+def read_all(listener: Listener, seconds: float = 0.3) -> int:
+    """Read what comes for a while; return how often `changed` was in it."""
+    before = listener.body.count(CHANGED)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            listener.next_frame(seconds)
+    return listener.body.count(CHANGED) - before
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Valkey]:
+    with Valkey(tmp_path) as valkey:
+        yield valkey
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
+    with contextlib.ExitStack() as stack:
+
+        def start_pair(app: str, url: str, **settings: str) -> Pair:
+            env = {
+                "SYNCKIT_BROKER_URL": url,
+                "FOREIGN_DATABASE": str(tmp_path / "foreign.db"),
+                "SYNCKIT_SWEEP_SECONDS": "3",
+            } | settings
+            a, b = (stack.enter_context(gunicorn(app, tmp_path / name, env=env)) for name in "ab")
+            return Pair(app, a, b)
+
+        yield start_pair
+
+
+def test_a_push_on_one_machine_is_heard_on_the_other_but_not_by_its_own_device(start, broker: Valkey) -> None:
+    pair = start(PLAIN, broker.url)
+    with pair.listen("phone") as phone, pair.listen("laptop") as laptop:
+        pair.wait_until_joined()
+        read_all(phone), read_all(laptop)
+        began = time.monotonic()
+        pair.push("laptop")
+        assert phone.next_news(1.0) == CHANGED
+        assert time.monotonic() - began < 0.25
+        assert read_all(laptop) == 0
+        assert pair.ready(pair.b) == pair.ready(pair.b) | {"broker": "redis", "echo": True, "invalid": 0}
+
+
+def test_a_log_out_on_one_machine_ends_the_streams_on_the_other_within_a_second(start, broker: Valkey) -> None:
+    pair = start(PLAIN, broker.url)
+    with pair.listen("phone") as phone, pair.listen("tablet") as tablet:
+        pair.wait_until_joined()
+        began = time.monotonic()
+        post(f"{pair.a.url}/disconnect/notes/alice?device=phone")
+        assert phone.read_to_end(1.0).endswith(b": bye revoked\n\n")
+        assert time.monotonic() - began < 1.0
+        assert read_all(tablet, 0.2) < 2
+        assert not tablet.ended_cleanly
+
+
+@pytest.mark.parametrize("fault", ["dead", "hung"])
+def test_without_the_broker_a_push_waits_for_nothing_and_the_sweep_tells(start, broker: Valkey, fault: str) -> None:
+    pair = start(FOREIGN, broker.url)
+    with pair.listen() as phone:
+        pair.wait_until_joined()
+        read_all(phone)
+        broker.kill() if fault == "dead" else broker.pause()
+        for _ in range(2):
+            pushed_at = time.monotonic()
+            assert pair.push() < 0.5
+            assert phone.next_news(HEARD_WITHIN) == CHANGED
+            assert time.monotonic() - pushed_at < HEARD_WITHIN
+            read_all(phone, 0.1)
+        assert pair.ready(pair.b)["ready"], "an outage of the broker takes no push and no pull out of service"
+
+
+def test_a_broker_that_is_dead_from_the_start_costs_no_more_than_a_sweep(start, tmp_path: Path) -> None:
+    pair = start(FOREIGN, "redis://127.0.0.1:9")
+    with pair.listen() as phone:
+        assert pair.push() < 0.5
+        assert phone.next_news(HEARD_WITHIN) == CHANGED
+        assert not pair.ready(pair.b)["connected"]
+
+
+def test_a_host_without_a_sweep_hears_after_the_broker_is_back(start, broker: Valkey) -> None:
+    pair = start(PLAIN, broker.url)
+    with pair.listen() as phone:
+        pair.wait_until_joined()
+        read_all(phone)
+        broker.kill()
+        pair.push()
+        broker.start()
+        assert phone.next_news(15.0) == CHANGED
+
+
+def test_a_log_out_that_nobody_heard_of_is_found_after_the_next_gap(start, broker: Valkey, tmp_path: Path) -> None:
+    pair = start(FOREIGN, broker.url)
+    with pair.listen() as phone:
+        pair.wait_until_joined()
+        with contextlib.closing(sqlite3.connect(tmp_path / "foreign.db")) as database, database:
+            database.execute("INSERT INTO users VALUES ('alice', '2099-01-01T00:00:00')")
+        read_all(phone, 0.5)
+        assert not phone.ended_cleanly
+        broker.client().execute_command("CLIENT", "KILL", "TYPE", "PUBSUB")
+        assert phone.read_to_end(10.0).endswith(b": bye revoked\n\n")
+
+
+def test_a_script_that_publishes_and_exits_is_heard(start, broker: Valkey) -> None:
+    pair = start(PLAIN, broker.url)
+    with pair.listen() as phone:
+        pair.wait_until_joined()
+        read_all(phone)
+        code = "from tests.hosts import create_app, notifier; app = create_app(); notifier.publish('notes', 'alice')"
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            cwd=ROOT,
+            env=clean_environment() | {"SYNCKIT_BROKER_URL": broker.url},
+        )
+        assert phone.next_news(1.0) == CHANGED
+
+
+def test_a_worker_that_is_killed_and_replaced_joins_again(start, broker: Valkey) -> None:
+    pair = start(PLAIN, broker.url)
+    with pair.listen() as phone:
+        pair.wait_until_joined()
+        [worker] = pair.b.workers()
+        subprocess.run(["kill", "-9", str(worker)], check=True)
+        with pytest.raises((ConnectionError, EOFError)):
+            phone.read_to_end(5.0)
+    wait_until(lambda: pair.b.workers() not in ([], [worker]))
+    with pair.listen() as phone:
+        pair.wait_until_joined()
+        read_all(phone)
+        pair.push()
+        assert phone.next_news(1.0) == CHANGED
+
+
+def test_several_workers_of_one_master_tell_each_other(tmp_path: Path, broker: Valkey) -> None:
+    env = {"SYNCKIT_BROKER_URL": broker.url}
+    with gunicorn(PLAIN, tmp_path / "server", workers=2, env=env) as server:
+        pair = Pair(PLAIN, server, server)
+        with contextlib.ExitStack() as stack:
+            listeners = [stack.enter_context(pair.listen(f"device {number}")) for number in range(12)]
+            wait_until(lambda: all(pair.ready(server)["connected"] for _ in range(10)))
+            for listener in listeners:
+                read_all(listener, 0.05)
+            pair.push()
+            assert [listener.next_news(2.0) for listener in listeners] == [CHANGED] * 12
+        assert "SYNCKIT_BROKER_URL" not in server.log
+
+
+def test_several_workers_without_a_broker_are_told_what_to_set(tmp_path: Path) -> None:
+    with gunicorn(PLAIN, tmp_path, workers=2) as server:
+        wait_until(lambda: "set SYNCKIT_BROKER_URL to redis://" in server.log)
+
+
+def test_two_machines_whose_cable_is_pulled_lose_nothing(tmp_path: Path) -> None:
+    """The database is one file here, as the notices' way is what is tested."""
+    with OtherMachine() as far, contextlib.ExitStack() as stack:
+        broker = stack.enter_context(
+            Valkey(tmp_path, "--bind", "127.0.0.1", far.here_address, "--protected-mode", "no")
+        )
+        env = {
+            "SYNCKIT_BROKER_URL": f"redis://{far.here_address}:{broker.port}",
+            "FOREIGN_DATABASE": str(tmp_path / "foreign.db"),
+            "SYNCKIT_SWEEP_SECONDS": "3",
+        }
+        a = stack.enter_context(gunicorn(FOREIGN, tmp_path / "a", env=env))
+        b = stack.enter_context(far.call(lambda: gunicorn(FOREIGN, tmp_path / "b", env=env)))
+        pair = Pair(FOREIGN, a, b)
+        phone = stack.enter_context(far.call(pair.listen))
+        wait_until(lambda: far.call(lambda: pair.ready(b)["connected"]))
+        read_all(phone)
+        pair.push()
+        assert phone.next_news(1.0) == CHANGED
+        far.unplug()
+        pair.push()
+        assert phone.next_news(HEARD_WITHIN) == CHANGED, "the sweep tells"
+        wait_until(lambda: not far.call(lambda: pair.ready(b)["connected"]), 12.0)
+        far.plug()
+        wait_until(lambda: far.call(lambda: pair.ready(b)["gaps"] > 1), 12.0)
+        read_all(phone)
+        pair.push()
+        assert phone.next_news(1.0) == CHANGED, "the broker tells again"

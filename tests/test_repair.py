@@ -1,0 +1,103 @@
+"""After a gap everybody is woken, spread when they are many, and asked again whether they are still welcome."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from synckit_notify import repair as repair_room
+from synckit_notify.brokers import Gap
+from synckit_notify.brokers.memory import MemoryBroker
+from synckit_notify.channel import ChannelKey, End, Subscriber
+from synckit_notify.registry import Registry
+from synckit_notify.repair import AT_ONCE, SPREAD_SECONDS, Repair
+from synckit_notify.worker import Worker
+
+
+def users(registry: Registry, number: int) -> list[Subscriber]:
+    return [registry.subscribe(ChannelKey("notes", str(user)), "phone") for user in range(number)]
+
+
+def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.005)
+    return condition()
+
+
+def test_a_few_are_woken_at_once() -> None:
+    registry = Registry()
+    streams = users(registry, AT_ONCE)
+    repair = Repair(registry, None)
+    repair.gap()
+    assert until(lambda: all(stream.pending for stream in streams), SPREAD_SECONDS / 3)
+    repair.settle()
+    assert [len(stream.pending) for stream in streams] == [1] * AT_ONCE
+
+
+def test_many_are_spread_over_the_time_that_the_promise_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(repair_room.time, "sleep", pauses.append)
+    registry = Registry()
+    streams = users(registry, 3 * AT_ONCE)
+    repair = Repair(registry, None)
+    repair.gap()
+    repair.settle()
+    assert 0.9 * SPREAD_SECONDS <= sum(pauses) <= SPREAD_SECONDS
+    assert [len(stream.pending) for stream in streams] == [1] * len(streams)
+
+
+def test_who_is_revoked_meanwhile_is_ended_and_the_others_stay() -> None:
+    registry = Registry()
+    alice, bob = users(registry, 2)
+    repair = Repair(registry, lambda subscriber: subscriber is bob)
+    repair.gap()
+    repair.settle()
+    assert (alice.end, bob.end) == (None, End.REVOKED)
+
+
+def test_a_gap_within_a_repair_is_mended_after_it() -> None:
+    registry = Registry()
+    [alice] = users(registry, 1)
+    asked: list[Subscriber] = []
+    first_asked, go_on = threading.Event(), threading.Event()
+
+    def revoked(subscriber: Subscriber) -> bool:
+        asked.append(subscriber)
+        first_asked.set()
+        return not go_on.wait(5.0)
+
+    repair = Repair(registry, revoked)
+    repair.gap()
+    assert first_asked.wait(5.0)
+    for _ in range(3):
+        repair.gap()
+    go_on.set()
+    repair.settle()
+    assert len(asked) == 2
+    assert (len(alice.pending), alice.end) == (2, None)
+
+
+def test_a_host_that_cannot_answer_ends_nobody_and_the_next_gap_is_mended(caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry()
+    [alice] = users(registry, 1)
+
+    def revoked(_: Subscriber) -> bool:
+        raise RuntimeError("the database is away")
+
+    repair = Repair(registry, revoked)
+    for round_number in (1, 2):
+        repair.gap()
+        repair.settle()
+        assert (len(alice.pending), alice.end) == (round_number, None)
+    assert "the database is away" in caplog.text
+
+
+def test_a_gap_of_the_broker_is_mended_by_the_worker() -> None:
+    worker = Worker(Registry(), MemoryBroker())
+    alice = worker.open(ChannelKey("notes", "alice"), "phone")
+    worker.receive(Gap())
+    assert until(lambda: len(alice.pending) == 1)
+    worker.registry.release(alice)
+    worker.settle()
