@@ -17,6 +17,7 @@ REFUSED = {
     400: "The server does not take the request as it is; see whether --app is the id of an app.",
     401: "Get a new token. If it is a new one, the server has another key, issuer or audience than whoever signed it.",
     403: "The token is good, but made for another app than --app says.",
+    404: "The server runs, but nothing is mounted at this path:",
     429: "Devices that come and go hold the places, or a client opens streams and does not close them. To allow more:",
     503: "This process takes no more streams. Give each worker more seats:",
 }

@@ -163,7 +163,7 @@ class Examination:
             ):
                 next(response.iter_raw(), b"")
                 tried = Tried(seconds=time.monotonic() - began)
-                stuck = not _answers(http, self._address.beside("live"))
+                stuck = not _comes_in_time(http, self._address.beside("live"))
         except httpx2.HTTPError as error:
             tried = Tried(seconds=time.monotonic() - began, problem=self._problem(error))
         return [answers.over_http2(tried, stuck, self._answer, self._url.path)]
@@ -218,7 +218,7 @@ class Examination:
         return way.CLOSED if isinstance(error, httpx2.RemoteProtocolError) else reason(error)
 
 
-def _answers(http: httpx2.Client, url: httpx2.URL) -> bool:
+def _comes_in_time(http: httpx2.Client, url: httpx2.URL) -> bool:
     """Whether an answer comes in time; in a thread, for over HTTP/2 the bytes of other streams put off a time limit."""
     came = threading.Event()
 
