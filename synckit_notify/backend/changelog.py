@@ -31,7 +31,7 @@ ROWS_AT_ONCE = 32  # may be on their way here when a page turns out to be full
 PUSH_ID_MICROSECONDS = 7 * 24 * 3600 * 1_000_000
 MOST_FORGOTTEN = 100  # of them by a push: more than it adds
 COMMIT_MICROSECONDS = 2_000_000
-"""A push commits within this time of its `received_at`."""
+"""A push commits within this time of its `received_at`, and the clocks of several servers differ by less."""
 
 
 class Conflict(Refused):

@@ -4,9 +4,10 @@
     write    READ COMMITTED: a statement behind a lock sees what the lock's last holder committed
     alone    behind an advisory lock: the schema is made once, however many processes start
 
-Nothing can fail to serialise, since no writer reads by snapshot. Nothing can deadlock: whoever waits for a row's lock
-holds none that somebody else waits for (a push takes its head first and nothing foreign after it; what clears away old
-rows skips locked ones). Nothing waits for ever: the server gives up first, then psycopg. For Store alone.
+Nothing can fail to serialise, since no writer reads by snapshot. Nothing can deadlock, since rows are locked in one
+order (a push takes its head first and then nothing of anybody else's, a log-out the user before the sessions) and what
+clears away old rows skips those that are locked. Nothing waits for ever: the server gives up first, then psycopg. For
+Store alone.
 """
 
 from collections.abc import Callable, Sequence

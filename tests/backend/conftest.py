@@ -113,6 +113,15 @@ def postgresql() -> Iterator[PostgreSQL]:
         yield server
 
 
+@pytest.fixture
+def bare(postgresql: PostgreSQL) -> Iterator[str]:
+    """A database of PostgreSQL's without a table, to which nobody is connected."""
+    with postgresql.connect() as connection:
+        connection.execute("CREATE DATABASE bare")
+        yield postgresql.url("bare")
+        connection.execute("DROP DATABASE bare WITH (FORCE)")
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
     """The settings that name an empty database: none for SQLite, which is the default."""

@@ -29,7 +29,7 @@ class PostgreSQL:
     """A running server; a context manager that ends it and leaves nothing behind."""
 
     def __init__(self) -> None:
-        self._binaries = Path(need("postgres", *DEBIAN)).parent
+        self._binaries = Path(need("postgres", *DEBIAN)).resolve().parent
         need("setpriv")
         self._folder = Path(tempfile.mkdtemp(prefix="synckit-postgres-"))
         if os.geteuid() == 0:

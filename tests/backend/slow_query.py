@@ -1,7 +1,7 @@
 """Run as a program: how long does a gevent process stand still while PostgreSQL lets it wait?
 
 Prints one number, in milliseconds: the largest gap between two turns of a greenlet that only sleeps. Meanwhile five
-greenlets wait for a slow query, one is refused a lock, one pushes and one pulls.
+greenlets wait for a slow query, and one pushes and pulls.
 """
 
 from gevent import monkey

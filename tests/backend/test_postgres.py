@@ -1,4 +1,4 @@
-"""PostgreSQL's own: nothing waits for ever or stops the hub, and a server that goes away may come back."""
+"""PostgreSQL's own: one schema, nothing that waits for ever or stops the hub, a server that goes and comes back."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from synckit_notify import ConfigurationError
 from synckit_notify.backend import Backend, accounts, changelog, create_app, postgres, schema, sessions
 from synckit_notify.backend.store import Busy
 
-from ..conftest import make_token
+from ..conftest import KEY, make_token
 from ..server import ROOT, clean_environment
 from ..wire import CHANGED, CONNECTED, KEEPALIVE, Listener
 from .conftest import Caller, change, over_http, start
@@ -25,6 +25,16 @@ from .postgresql import PostgreSQL
 from .test_store import run, settings
 
 HUB_CEILING_MS = 250.0  # five times the promise; a query that did not yield would make it a thousand
+
+START_TWICE = """
+import sys, time
+from pathlib import Path
+from synckit_notify.backend import create_app
+while not Path("go").exists():
+    time.sleep(0.001)
+for number in range(2):
+    create_app({"SYNCKIT_JWT_KEY": "k" * 32, "SYNCKIT_DATABASE_URL": sys.argv[1]})
+"""
 
 LOADED_TOO_EARLY = """
 import psycopg, sys
@@ -92,6 +102,14 @@ class TestAServerThatCannotBeUsed:
         assert "install it with: pip install 'synckit-notify[postgres]'" in self.refusal(url)
 
 
+def test_several_processes_starting_at_once_make_one_schema(bare: str, postgresql: PostgreSQL, tmp_path: Path) -> None:
+    processes = [run(START_TWICE, tmp_path, bare) for _ in range(3)]
+    (tmp_path / "go").touch()
+    assert [(process.communicate(timeout=30)[0], process.returncode) for process in processes] == [("", 0)] * 3
+    with postgresql.connect("bare") as connection:
+        assert connection.execute("SELECT count(*) FROM meta").fetchone() == (1,)
+
+
 def test_starting_leaves_nobody_connected(app: Flask, postgresql: PostgreSQL) -> None:
     with postgresql.connect() as connection:
         mine = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'synckit'"
@@ -114,8 +132,11 @@ def test_a_session_has_its_limits_and_commits_to_the_disk(
             connection.execute("ALTER DATABASE postgres RESET synchronous_commit")
 
 
-def test_the_urls_own_words_win(url: str, make_app: Callable[..., Flask]) -> None:
-    app = make_app(SYNCKIT_DATABASE_URL=f"{url}&application_name=ours")
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_a_url_has_one_of_three_schemes_and_its_own_words_win(
+    url: str, scheme: str, make_app: Callable[..., Flask]
+) -> None:
+    app = make_app(SYNCKIT_DATABASE_URL=url.replace("postgresql", scheme, 1) + "&application_name=ours")
     assert shown(app.extensions["synckit_backend"], "application_name") == "ours"
 
 
@@ -289,48 +310,32 @@ def test_psycopg_that_was_loaded_before_gevent_patched_is_refused(url: str, tmp_
     assert printed.startswith("ConfigurationError psycopg was loaded before gevent patched this process")
 
 
-def test_neither_a_slow_query_nor_a_large_push_stops_the_hub(url: str) -> None:
+def test_a_slow_query_does_not_stop_the_hub(url: str) -> None:
     command = [sys.executable, "-m", "tests.backend.slow_query", url]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert float(done.stdout) < HUB_CEILING_MS
 
 
-def test_a_push_that_waits_for_a_lock_delays_no_keepalive(
+def test_keepalives_go_on_while_a_push_waits_for_a_lock_and_while_the_server_is_away(
     clone: Path, database: dict[str, str], postgresql: PostgreSQL
 ) -> None:
-    with start(clone, SYNCKIT_JWT_KEY="k" * 32, SYNCKIT_KEEPALIVE_SECONDS="0.1", **database) as server:
-        token = make_token(key="k" * 32)
-        alice = Caller(over_http(server.url), token)
+    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_KEEPALIVE_SECONDS="0.1", **database) as server:
+        alice = Caller(over_http(server.url), make_token())
         laptop = alice.register()
         alice.push(laptop)
-        with (
-            Listener(server.port, "/api/sync/subscribe?app_id=notes", token) as listener,
-            postgresql.connect() as connection,
-            ThreadPoolExecutor() as pool,
-        ):
+        with Listener(server.port, "/api/sync/subscribe?app_id=notes", make_token()) as listener:
             assert listener.next_frame() == CONNECTED
-            with connection.transaction():
-                connection.execute("SELECT * FROM heads FOR UPDATE")
-                pushed = pool.submit(alice.push, laptop)
-                for _ in range(10):
-                    assert listener.next_frame(1.0) == KEEPALIVE
-                assert not pushed.done()
-            assert listener.next_news() == CHANGED
-            assert pushed.result() == 2
-
-
-def test_a_stream_outlives_the_server_and_hears_what_is_pushed_afterwards(
-    clone: Path, database: dict[str, str], postgresql: PostgreSQL
-) -> None:
-    with start(clone, SYNCKIT_JWT_KEY="k" * 32, SYNCKIT_KEEPALIVE_SECONDS="0.1", **database) as server:
-        token = make_token(key="k" * 32)
-        alice = Caller(over_http(server.url), token)
-        laptop = alice.register()
-        with Listener(server.port, "/api/sync/subscribe?app_id=notes", token) as listener:
-            assert listener.next_frame() == CONNECTED
+            with postgresql.connect() as connection, ThreadPoolExecutor() as pool:
+                with connection.transaction():
+                    connection.execute("SELECT * FROM heads FOR UPDATE")
+                    pushed = pool.submit(alice.push, laptop)
+                    assert [listener.next_frame(1.0) for _ in range(10)] == [KEEPALIVE] * 10
+                    assert not pushed.done()
+                assert listener.next_news() == CHANGED
+                assert pushed.result() == 2
             with postgresql.away():
                 assert alice.post("/push", {"device_id": laptop, "changes": [change()]})[0] == 503
-                assert listener.next_frame() == KEEPALIVE
-            assert alice.push(laptop) == 1
+                assert [listener.next_frame(1.0) for _ in range(5)] == [KEEPALIVE] * 5
+            assert alice.push(laptop) == 3
             assert listener.next_news() == CHANGED

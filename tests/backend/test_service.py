@@ -110,6 +110,7 @@ def test_neither_sqlite_nor_argon2_stops_the_hub(tmp_path: Path) -> None:
     assert statistics.median(gaps) < HUB_CEILING_MS, gaps
 
 
+@SQLITE_ONLY
 def test_a_push_wakes_the_other_devices_of_the_same_user_and_app(service: Server) -> None:
     alice = caller(service)
     laptop, phone = alice.register("laptop"), alice.register("phone")
