@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,20 +71,21 @@ class PostgreSQL:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Let the server and its sessions stand still for a block, while the kernel answers for them."""
+        """Let the server and its sessions stand still for a block, at most ten seconds; the kernel answers for them."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
         pids = [self._process.pid, *map(int, children.split())]
-        for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+        thaw = threading.Timer(10.0, _signal_all, [pids, signal.SIGCONT])
+        thaw.start()
+        _signal_all(pids, signal.SIGSTOP)
         try:
             yield
         finally:
-            for pid in pids:
-                os.kill(pid, signal.SIGCONT)
+            thaw.cancel()
+            _signal_all(pids, signal.SIGCONT)
 
     def url(self, database: str = "postgres") -> str:
-        """Return a URL as the setting takes it; psycopg takes it too."""
-        return f"postgresql://synckit@/{database}?host={self._folder}"
+        """Return a URL as the setting takes it; psycopg takes it too. Its password, `secret`, is not asked for."""
+        return f"postgresql://synckit:secret@/{database}?host={self._folder}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
         """Return a connection on which each statement is a transaction of its own."""
@@ -104,6 +106,11 @@ class PostgreSQL:
     def __exit__(self, *_: object) -> None:
         self.stop()
         shutil.rmtree(self._folder)
+
+
+def _signal_all(pids: list[int], sig: int) -> None:
+    for pid in pids:
+        os.kill(pid, sig)
 
 
 def _unprivileged(command: list[str]) -> list[str]:
