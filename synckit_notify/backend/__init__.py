@@ -65,7 +65,7 @@ def _prepared_store(app: Flask) -> Store:
     store = Store(url)
     try:
         if not store.read(schema.is_prepared):  # so that a restart does not wait for a writer, such as a long backup
-            store.write(schema.prepare)
+            store.write_alone(schema.prepare)
     except (SQLAlchemyError, Refused) as error:
         raise ConfigurationError(f"SYNCKIT_DATABASE_URL: the database cannot be used: {_cause(error)}") from error
     finally:
@@ -74,7 +74,9 @@ def _prepared_store(app: Flask) -> Store:
 
 
 def _cause(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error)
+    """Return the first line of the driver's own words."""
+    words = getattr(error, "reason", None) or getattr(error, "orig", None) or error
+    return str(words).partition("\n")[0]
 
 
 def _make_notifier(store: Store) -> Notifier:

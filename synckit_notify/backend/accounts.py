@@ -65,12 +65,11 @@ def add_app(connection: Connection, name: str) -> tuple[str, str]:
 
 def add_user(connection: Connection, email: str, password_hash: str) -> str:
     """Store a new user; return the id. Raises Taken."""
-    normal = normalise(email)
-    if connection.execute(select(users.c.id).where(users.c.email == normal)).first():
-        raise Taken(f"there is an account {normal} already")
-    user_id = str(uuid.uuid4())
+    user_id, normal = str(uuid.uuid4()), normalise(email)
     row = {"id": user_id, "email": normal, "password_hash": password_hash, "created_at": now()}
-    connection.execute(users.insert().values(row))
+    statement = upsert(connection, users).values(row).on_conflict_do_nothing(index_elements=[users.c.email])
+    if connection.execute(statement.returning(users.c.id)).first() is None:
+        raise Taken(f"there is an account {normal} already")
     return user_id
 
 
@@ -109,7 +108,7 @@ def register_device(
         "created_at": now(),
     }
     identity = devices.c.name if installation_id is None else devices.c.installation_id
-    statement = upsert(devices).values(row)
+    statement = upsert(connection, devices).values(row)
     statement = statement.on_conflict_do_update(
         index_elements=[devices.c.app_id, devices.c.user_id, identity],
         index_where=NAMED if installation_id is None else INSTALLED,

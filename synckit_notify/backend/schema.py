@@ -138,15 +138,17 @@ envelopes = Table(
 
 
 def prepare(connection: Connection) -> None:
-    """Make the tables unless another process was faster; needs a write transaction."""
+    """Make the tables unless another process was faster; to be run alone."""
     if not is_prepared(connection):
         metadata.create_all(connection, checkfirst=False)
         connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION, epoch=new_epoch()))
 
 
 def is_prepared(connection: Connection) -> bool:
-    """Tell whether the tables are there; raises ConfigurationError for a version that this release does not know."""
-    if not inspect(connection).has_table(meta.name):
+    """Tell whether the tables are there; raises ConfigurationError for what this release cannot use."""
+    ours, found = set(metadata.tables), set(inspect(connection).get_table_names())
+    if meta.name not in found:
+        _refuse(ours & found, "holds tables of another program: {}; name an empty one")
         return False
     version = connection.execute(select(meta.c.schema_version)).scalar()
     if version != SCHEMA_VERSION:
@@ -154,7 +156,13 @@ def is_prepared(connection: Connection) -> bool:
             f"SYNCKIT_DATABASE_URL: the database has schema version {version}, this release knows only "
             f"{SCHEMA_VERSION}; run the release that made it, or name another database"
         )
+    _refuse(ours - found, "lacks tables: {}; restore a whole backup, or name another database")
     return True
+
+
+def _refuse(tables: set[str], words: str) -> None:
+    if tables:
+        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: the database {words.format(', '.join(sorted(tables)))}")
 
 
 def new_epoch() -> str:

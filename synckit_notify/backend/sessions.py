@@ -22,7 +22,7 @@ import time
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, Select, select
 
 from . import accounts
 from .schema import devices, now, sessions, users
@@ -32,6 +32,9 @@ IDLE_MICROSECONDS = 90 * 24 * 3600 * 1_000_000
 
 MOST_SESSIONS = 50
 """Per app and user: a script that logs in again and again must not fill the disk."""
+
+MOST_FORGOTTEN = 100
+"""By each log-in, of those that have expired: more than it adds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +70,9 @@ def begin(connection: Connection, app: str, user: str) -> Session:
 def renew(connection: Connection, app: str, token: str) -> Session | Refusal:
     """Trade a token for its successor, or tell why not."""
     moment = now()
-    _forget_expired(connection, moment)
     family = token.partition(".")[0]
     mine = sessions.c.family_hash == _hash(family)
-    row = connection.execute(select(sessions).where(mine).with_for_update()).first()
+    row = connection.execute(select(sessions).where(mine, sessions.c.expires_at > moment).with_for_update()).first()
     if row is None:
         return Refusal.UNKNOWN
     if row.app_id != app:
@@ -110,14 +112,21 @@ def _keep(
 
 
 def _forget_expired(connection: Connection, moment: int) -> None:
-    connection.execute(sessions.delete().where(sessions.c.expires_at <= moment))
+    expired = select(sessions.c.family_hash).where(sessions.c.expires_at <= moment)
+    _forget(connection, expired.order_by(sessions.c.expires_at).limit(MOST_FORGOTTEN))
 
 
 def _make_room(connection: Connection, app: str, user: str) -> None:
     """Forget the sessions that were not used for longest, so that one more may begin."""
     mine = select(sessions.c.family_hash).where(sessions.c.app_id == app, sessions.c.user_id == user)
     surplus = mine.order_by(sessions.c.expires_at.desc()).offset(MOST_SESSIONS - 1)
-    connection.execute(sessions.delete().where(sessions.c.family_hash.in_(surplus)))
+    _forget(connection, select(sessions.c.family_hash).where(sessions.c.family_hash.in_(surplus)))
+
+
+def _forget(connection: Connection, which: Select[tuple[str]]) -> None:
+    """Delete sessions, but for those that somebody uses at this moment: waiting here could end in a deadlock."""
+    if found := connection.execute(which.with_for_update(skip_locked=True)).scalars().all():
+        connection.execute(sessions.delete().where(sessions.c.family_hash.in_(found)))
 
 
 def _successor(family: str, token: str, salt: str) -> str:

@@ -11,7 +11,7 @@ from flask import Flask
 from synckit_notify.backend import Backend, sessions
 
 from ..conftest import KEY
-from .conftest import Caller, Send, change
+from .conftest import SQLITE_ONLY, Caller, Send, change
 
 LONG_KEY = "an example key of 48 bytes, or a little more than that"
 
@@ -34,6 +34,7 @@ def test_whatever_is_wrong_in_a_log_in_the_answer_is_one(log_in: Callable[..., A
     assert log_in(**wrong) == (401, {"error": "the API key, the e-mail or the password is wrong"})
 
 
+@SQLITE_ONLY
 def test_an_unknown_account_costs_as_much_time_as_a_known_one(log_in: Callable[..., Any]) -> None:
     def seconds(**fields: str) -> float:
         started = time.thread_time()

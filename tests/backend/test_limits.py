@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from .conftest import Caller, Send, change
+from .conftest import SQLITE_ONLY, Caller, Send, change
 
 NASTY_BODIES: list[bytes] = [
     b"",
@@ -96,12 +96,14 @@ TOO_MUCH = [
 ]
 
 
+@SQLITE_ONLY
 @pytest.mark.parametrize(("fields", "sentence"), TOO_MUCH)
 def test_a_push_out_of_bounds_names_the_field(alice: Caller, fields: dict[str, Any], sentence: str) -> None:
     status, answer = alice.post("/push", {"device_id": "d", "changes": [change()]} | fields)
     assert (status, answer["error"][: len(sentence)]) == (422, sentence)
 
 
+@SQLITE_ONLY
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -130,6 +132,7 @@ def test_the_largest_push_that_is_allowed_is_kept_as_it_was(alice: Caller) -> No
     assert {name: pulled[name] for name in largest} == largest
 
 
+@SQLITE_ONLY
 def test_a_body_over_8_mib_is_413(send: Send, alice: Caller) -> None:
     for path in FIELDS:
         status, answer = send(METHODS.get(path, "POST"), path, b" " * (8 * 2**20 + 1), alice.headers)
@@ -137,6 +140,7 @@ def test_a_body_over_8_mib_is_413(send: Send, alice: Caller) -> None:
     assert alice.post("/push", b" " * (8 * 2**20))[0] == 400
 
 
+@SQLITE_ONLY
 @pytest.mark.parametrize("path", ["/devices", "/push", "/pull", "/status", "/keys"])
 def test_the_token_is_checked_before_the_body(app: Flask, path: str) -> None:
     for body in NASTY_BODIES:

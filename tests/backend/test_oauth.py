@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 from synckit_notify.backend import Backend, accounts
 
 from ..conftest import KEY
-from .conftest import Caller, Send
+from .conftest import SQLITE_ONLY, Caller, Send
 
 FORM = "application/x-www-form-urlencoded"
 Ask = Callable[..., TestResponse]
@@ -89,6 +89,7 @@ WRONG = [
 ]
 
 
+@SQLITE_ONLY
 @pytest.mark.parametrize(("wrong", "status", "code", "sentence"), WRONG)
 def test_what_is_wrong_is_told_in_the_rfcs_words_and_costs_no_session(
     ask: Ask, fields: dict[str, str], wrong: dict[str, str], status: int, code: str, sentence: str

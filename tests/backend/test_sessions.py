@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text
 from synckit_notify.backend import Backend, accounts, schema, sessions
 from synckit_notify.backend.sessions import Refusal, Session
 
-from .conftest import Caller, Send
+from .conftest import SQLITE_ONLY, Caller, Send
 
 Renew = Callable[..., Session | Refusal]
 Clock = Callable[[timedelta], None]
@@ -125,6 +125,7 @@ def test_what_has_expired_is_deleted_on_the_way(begin: Callable[..., str], backe
     assert stored(backend) == 1
 
 
+@SQLITE_ONLY
 def test_expired_sessions_are_found_by_an_index(backend: Backend) -> None:
     plan = text("EXPLAIN QUERY PLAN DELETE FROM sessions WHERE expires_at <= 1")
     (row,) = backend.store.read(lambda connection: connection.execute(plan).all())
