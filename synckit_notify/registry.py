@@ -187,7 +187,10 @@ class Registry:
             return _wake(channel, None)
 
     def end(self, key: ChannelKey, reason: End, device: str | None = None) -> int:
-        """Tell the streams of a channel, or of one device in it, to end; return how many."""
+        """Tell the streams of a channel, or of one device in it, to end; return how many.
+
+        A subscriber without a device may be that one, and returns if it is not.
+        """
         with self._lock:
             channel = self._channels.get(key)
             return _end(channel, reason, device) if channel else 0
@@ -221,7 +224,7 @@ def _wake(channel: Channel, origin_device: str | None) -> int:
 
 
 def _end(channel: Channel, reason: End, device: str | None) -> int:
-    ending = [s for s in channel.subscribers if device is None or s.device == device]
+    ending = [s for s in channel.subscribers if device is None or s.device in (None, device)]
     for subscriber in ending:
         subscriber.end = subscriber.end or reason
     channel.ready.notify_all()

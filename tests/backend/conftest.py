@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 
 from synckit_notify.backend import Backend, accounts, create_app
@@ -100,6 +101,14 @@ def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of whoever runs the tests must not reach them."""
     for name in [name for name in os.environ if name.startswith("SYNCKIT_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash passwords in no time, for tests that log in by the hundred and are not about hashing."""
+    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(accounts, "_hasher", quick)
+    monkeypatch.setattr(accounts, "_DUMMY_HASH", quick.hash("nobody's"))
 
 
 @pytest.fixture

@@ -117,9 +117,9 @@ def test_a_database_of_another_version_is_refused_with_one_sentence(file: Path) 
     config = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_DATABASE_URL": f"sqlite:///{file}"}
     create_app(config)
     database = Store(f"sqlite:///{file}")
-    database.write(lambda connection: connection.execute(schema.meta.update().values(schema_version=2)) and None)
+    database.write(lambda connection: connection.execute(schema.meta.update().values(schema_version=0)) and None)
     database.dispose()
-    with pytest.raises(ConfigurationError, match="schema version 2, this release knows only 1"):
+    with pytest.raises(ConfigurationError, match=f"schema version 0, this release knows only {schema.SCHEMA_VERSION}"):
         create_app(config)
 
 
