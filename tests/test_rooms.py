@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "client": {"errors", "sse", "httpx2", "nacl", "argon2", "click"},
     "backend": {
         *("synckit_notify", "native", "errors", "settings"),
-        *("flask", "werkzeug", "sqlalchemy", "argon2", "click", "jwt"),
+        *("flask", "werkzeug", "itsdangerous", "markupsafe", "sqlalchemy", "authlib", "argon2", "click", "jwt"),
     },
 }
 
