@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from synckit_notify.client.doctor import Address, examination, examine
+from synckit_notify.client.doctor import Address, examine
 from synckit_notify.client.doctor.findings import Finding, Verdict, fails
 
-from ..conftest import make_token
+from ..conftest import make_token, need
+from ..proxies import Nginx, certificate, free_port
 from ..server import GUNICORN, ROOT, Server, clean_environment, gunicorn
-from .misconfigured import certificate, free_port, haproxy, nginx
+from .misconfigured import haproxy, nginx
 
 HOSTS = "tests.hosts:create_app()"
 KEEPALIVE = {"SYNCKIT_KEEPALIVE_SECONDS": "0.3"}
@@ -29,11 +30,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with gunicorn(HOSTS, tmp_path_factory.mktemp("gunicorn"), env=KEEPALIVE) as started:
         examined(started.url, seconds=0.1)
         yield started
-
-
-@pytest.fixture(scope="module")
-def own_certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return certificate(tmp_path_factory.mktemp("certificate"))
 
 
 @pytest.fixture(scope="module")
@@ -122,33 +118,40 @@ def test_an_impatient_proxy_is_found_and_the_lines_advised_first_let_it_wait(
     assert (after[-1].verdict, after[-1].what) == (Verdict.OK, "the stream stays open")
 
 
-def test_a_certificate_that_signed_itself_is_named(server: Server, tmp_path: Path, own_certificate: Path) -> None:
-    with nginx(tmp_path, server.port, certificate=own_certificate) as port:
-        last = examined(f"https://localhost:{port}")[-1]
-    assert (last.verdict, last.check) == (Verdict.FAIL, "tls")
-    assert "self-signed" in last.figure
+@pytest.fixture(scope="module")
+def shipped_nginx(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nginx]:
+    """nginx as `deploy/` sets it up: TLS, HTTP/2, and a certificate that nobody signed."""
+    for program in ("nginx", "openssl"):
+        need(program)
+    with Nginx(tmp_path_factory.mktemp("nginx"), server.port) as started:
+        yield started
 
 
-def test_http2_is_tried_too(
-    server: Server, tmp_path: Path, own_certificate: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(own_certificate))
-    with nginx(tmp_path, server.port, certificate=own_certificate) as port:
-        findings = examined(f"https://localhost:{port}", seconds=0.5)
+def test_all_is_well_behind_nginx_as_deploy_sets_it_up(shipped_nginx: Nginx, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(shipped_nginx.folder / "chain.pem"))
+    findings = examined(shipped_nginx.url)
     assert wrong(findings) == []
-    assert (findings[-1].check, findings[-1].what) == ("http2", "a stream over HTTP/2 comes at once too")
+    assert findings[-1].what == "a stream over HTTP/2 comes at once too"
 
 
-def test_a_gunicorn_that_speaks_http2_itself_is_warned_of(
-    tmp_path: Path, own_certificate: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_certificate_that_nobody_signed_is_named(shipped_nginx: Nginx) -> None:
+    last = examined(shipped_nginx.url)[-1]
+    assert (last.verdict, last.check, last.figure) == (Verdict.FAIL, "tls", "self-signed certificate")
+
+
+def test_a_gunicorn_that_speaks_http2_itself_is_told_to_leave_that_to_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(own_certificate))
-    monkeypatch.setattr(examination, "BLOCKED_SECONDS", 0.5)
+    need("openssl")
+    chain, key = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(chain))
     command = [GUNICORN, HOSTS, "--bind", "127.0.0.1:0", "--no-control-socket", "--worker-class", "gevent"]
-    command += ["--certfile", str(own_certificate), "--keyfile", str(own_certificate), "--http-protocols", "h2,h1"]
+    command += ["--certfile", str(chain), "--keyfile", str(key), "--http-protocols", "h2,h1"]
     with Server(command, tmp_path, r"Listening at: https://127\.0\.0\.1:(\d+)", KEEPALIVE) as started:
         findings = examined(f"https://localhost:{started.port}", seconds=0.5)
-    assert wrong(findings) == [(Verdict.FAIL, "over HTTP/2 a stream blocks its connection")]
+    assert wrong(findings) == [(Verdict.FAIL, "no stream over HTTP/2")]
+    assert findings[-1].figure.startswith("this server answers the requests of an HTTP/2 connection one after the")
+    assert [change.line for change in findings[-1].changes] == ['http_protocols = "h1"']
 
 
 def test_the_servers_own_words_are_repeated(server: Server) -> None:
