@@ -99,7 +99,7 @@ class Server:
 
     @contextmanager
     def usage(self, generator: int | None = None) -> Iterator[Usage]:
-        """Measure the block: server and generator (a process, or this one) by their clocks, the core by the kernel's."""
+        """Measure the block: server and generator (else this process) by their clocks, the core by ticks."""
         pid = os.getpid() if generator is None else generator
         usage, before = Usage(), self._clocks(pid)
         yield usage
