@@ -21,7 +21,7 @@ OURS, OTHERS = "#1f6f5c", "#b4b9bf"
 
 def missing() -> str:
     """Say what must be installed first, nothing if all is there."""
-    return "" if importlib.util.find_spec("matplotlib") else "pip install -e '.[server,bench]'"
+    return "" if importlib.util.find_spec("matplotlib") else "pip install -e '.[bench]'"
 
 
 def draw(rows: Rows, ours: Sequence[str], title: str, path: Path) -> None:

@@ -102,7 +102,9 @@ def tables(rows: Rows, contenders: Sequence[Contender]) -> str:
             "ratio within a repeat: median (min - max)",
             [f"{ours.name} / {other.name}" for ours, other in pairs],
             [(f.label, [_compared(ours, other, f, rows) for ours, other in pairs]) for f in COMPARED],
-        ),
+        )
+        if pairs
+        else "",
         _table("aim, for 10,000 streams", ["median (min - max)", "repeats", ""], [_judged(aim, rows) for aim in AIMS]),
         "\n".join(_warnings(rows)),
         "\n".join([verdict(rows.all), *failures(rows.all)]),

@@ -34,7 +34,9 @@ QUICK: dict[str, Any] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, save, and return the exit status."""
     options = _options(arguments)
-    contenders = list(_present(options.only or [contender.name for contender in CONTENDERS]))
+    contenders = list(_present(options.only))
+    if not contenders:
+        return 2
     plan = Plan(options.streams, options.repeat, **(QUICK if options.quick else {}))
     facts = _facts(plan, contenders)
     options.folder.mkdir(parents=True, exist_ok=True)
@@ -130,8 +132,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     names = [contender.name for contender in CONTENDERS]
     parser.add_argument("--streams", type=int, help="idle streams (default 10,000, quick 1,000)")
     parser.add_argument("--repeat", type=int, help="how often all is measured (default 5, quick 1)")
-    parser.add_argument("--quick", action="store_true", help="one short repeat, about a minute and a half")
-    parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"some of: {', '.join(names)}")
+    parser.add_argument("--quick", action="store_true", help="one short repeat, about two minutes")
+    some = f"some of: {', '.join(names)}"
+    parser.add_argument("--only", nargs="+", default=names, choices=names, metavar="NAME", help=some)
     parser.add_argument(
         "--folder", type=Path, default=RESULTS, help="for peers.json and peers.png (benchmarks/results)"
     )

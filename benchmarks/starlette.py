@@ -15,7 +15,7 @@ def missing() -> str:
     try:
         version()
     except PackageNotFoundError:
-        return "pip install -e '.[server,bench]'"
+        return "pip install -e '.[bench]'"
     return ""
 
 
