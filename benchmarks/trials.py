@@ -23,7 +23,7 @@ from .server import Server
 Row = dict[str, Any]
 
 WARM_UP = [DEVICES_EACH] * (WARM_UP_STREAMS // DEVICES_EACH)
-EXTRA_SECONDS = 0.3
+SURPLUS_SECONDS = 0.3
 """Deliveries that nobody pushed would come within this."""
 
 KEEPALIVE_TOLERANCE = 0.25
@@ -143,8 +143,8 @@ def verified(row: Row) -> bool:
 
 
 def _received(generator: Generator, counted: Row) -> Row:
-    extra = generator.ask(f"listen {EXTRA_SECONDS}")["frames"]
-    return {"expected": counted["expected"], "received": counted["frames"] + extra}
+    in_the_end = generator.ask(f"linger {SURPLUS_SECONDS}")["frames"]
+    return {"expected": counted["expected"], "received": in_the_end}
 
 
 def _only(counted: Row, ending: str) -> Row:

@@ -9,6 +9,7 @@
        saturate USER OUTSTANDING SECONDS        push whenever fewer than OUTSTANDING pushes are incomplete
        pace FIRST LAST RATE SECONDS             RATE pushes a second to users FIRST..LAST, at fixed times, answered or not
        listen SECONDS                           only read
+       linger SECONDS                           the same, adding to what the command before has counted
 
    It knows no server: what it sends comes from the files. What comes back is counted by the words "changed" and
    "keepalive", however the bytes were cut; heads are left out. Whatever is unexpected ends it with a line on stderr. */
@@ -87,8 +88,7 @@ static struct requests read_requests(const char *path)
     struct requests found = {0};
     struct request one;
     FILE *file = fopen(path, "r");
-    if (!file) die("%s: %s", path, strerror(errno));
-    while (fscanf(file, "%d %d", &one.user, &one.length) == 2) {
+    while (file && fscanf(file, "%d %d", &one.user, &one.length) == 2) {
         one.bytes = room(one.length, 1);
         if (fgetc(file) != '\n' || fread(one.bytes, 1, one.length, file) != (size_t)one.length) die("%s is cut", path);
         if (!(found.count & (found.count - 1))) /* at every power of two, twice the room */
@@ -97,7 +97,7 @@ static struct requests read_requests(const char *path)
         found.all[found.count++] = one;
         if (one.user >= users) users = one.user + 1;
     }
-    fclose(file);
+    if (!file || fclose(file)) die("%s: %s", path, strerror(errno));
     return found;
 }
 
@@ -262,9 +262,8 @@ static void pace(int first, int last, double rate, double seconds)
     delays = NULL; /* a few hundred KiB for one command of a short life: not freed */
 }
 
-static void listen_only(double seconds)
+static void linger(double seconds)
 {
-    begin();
     for (double until = now() + seconds, left; (left = until - now()) > 0;) turn(left);
     printf("{\"frames\": %ld, \"keepalives\": %ld, \"bytes\": %ld}\n", frames, keepalives, bytes);
 }
@@ -292,7 +291,8 @@ int main(int words, char **word)
         if (sscanf(line, "open %d", &a) == 1) open_streams(a);
         else if (sscanf(line, "saturate %d %d %lf", &a, &b, &x) == 3) saturate(a, b, x);
         else if (sscanf(line, "pace %d %d %lf %lf", &a, &b, &x, &y) == 4) pace(a, b, x, y);
-        else if (sscanf(line, "listen %lf", &x) == 1) listen_only(x);
+        else if (sscanf(line, "listen %lf", &x) == 1) begin(), linger(x);
+        else if (sscanf(line, "linger %lf", &x) == 1) linger(x);
         else die("unknown command: %s", line);
         fflush(stdout);
     }
