@@ -173,7 +173,10 @@ class Listener:
                 until = ping_at if self._owed_since is None else self._owed_since + self._timing.answer
                 answer = connection.wait(until - time.monotonic())
                 now = time.monotonic()
-                self._check(now) if answer is None else self._handle(answer, now)
+                if answer is None:
+                    self._check(now)
+                else:
+                    self._handle(answer, now)
                 if self._owed_since is None and now >= ping_at:
                     connection.send(("PING",))
                     self._owed_since, ping_at = now, now + self._timing.ping
