@@ -5,6 +5,7 @@ which also prints the true figures; here the ceilings are wide.
 """
 
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from .conftest import make_token, need
 from .crowd import disturb, hang_up
 from .curl import Curl
 from .outside import believed_lies, echo, revealed_metrics
-from .proxies import Nginx, Proxy, free_port
+from .proxies import DEPLOY, Nginx, Proxy, free_port
 from .server import ROOT, Server, gunicorn
 
 VERSIONS = ["1.1", "2"]
@@ -139,6 +140,14 @@ def test_what_an_old_nginx_still_holds_at_its_limit_comes_back(service: Server, 
     assert outcome.all_hear
     assert outcome.ends == Counter(cut=DEVICES)
     assert outcome.pushes.answers.keys() == {200}
+
+
+@pytest.mark.parametrize(("file", "setting"), [("nginx.conf", "keepalive_timeout"), ("Caddyfile", "keepalive")])
+def test_a_kept_connection_is_closed_before_gunicorn_closes_it(file: str, setting: str) -> None:
+    """Else a push could be sent just when gunicorn closes, and nobody may send it twice."""
+    (kept,) = re.findall(r"^keepalive = (\d+)", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)
+    (idle,) = re.findall(rf"{setting} (\d+)s", (DEPLOY / file).read_text())
+    assert int(idle) < int(kept)
 
 
 @pytest.fixture(scope="module")
