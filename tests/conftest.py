@@ -29,7 +29,7 @@ def make_token(
 ) -> str:
     """Return a signed token; claims given as None are left out."""
     now = int(time.time())
-    every = {"sub": user, "app": app, "iat": now, "exp": now + life} | claims
+    every: dict[str, Any] = {"sub": user, "app": app, "iat": now, "exp": now + life} | claims
     headers = every.pop("headers", None)
     algorithm = every.pop("algorithm", "HS256")
     payload = json.dumps({name: value for name, value in every.items() if value is not None}).encode()
