@@ -9,7 +9,7 @@ connection nor lock, so a server may fork after it.
 import logging
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from .. import ConfigurationError, Notifier, Principal, cors
 from ..errors import Refused
 from ..settings import cors_origins
-from . import accounts, api, changelog, commands, development, oauth, schema
+from . import api, changelog, commands, development, oauth, schema, sessions
 from .context import EXTENSION_NAME, Backend, Signer
 from .store import Store
 
@@ -84,8 +84,7 @@ def _make_notifier(store: Store) -> Notifier:
 
     @notifier.valid_since
     def valid_since(principal: Principal) -> datetime | None:
-        second = store.read(lambda connection: accounts.valid_since(connection, principal.user))
-        return None if second is None else datetime.fromtimestamp(second, UTC)
+        return store.read(lambda connection: sessions.valid_since(connection, principal.user, principal.session))
 
     @notifier.changed_channels
     def changed_channels(since: datetime) -> list[tuple[str, str, datetime]]:

@@ -15,6 +15,7 @@ from ..errors import Refused
 from . import accounts, changelog, sessions
 from .context import PASTED_TOKEN_SECONDS, current_backend
 from .fields import check_text
+from .sessions import Holder
 
 T = TypeVar("T")
 
@@ -59,10 +60,23 @@ def log_out(email: str) -> None:
 
     A server that shares no broker with this command ends them only at its client's next request.
     """
-    user, apps = _write(lambda connection: sessions.log_out(connection, email))
-    for app in apps:
-        current_backend().notifier.disconnect(app, user)
+    _end(_write(lambda connection: sessions.log_out(connection, accounts.find_user(connection, email))))
     click.echo(f"Every token of {accounts.normalise(email)} so far is refused from now on")
+
+
+@user_group.command("password")
+@click.argument("email")
+@click.password_option(help="Asked for when it is not given.")
+def set_password(email: str, password: str) -> None:
+    """Give a user a new password, and do all that `logout` does."""
+    _check(password, "--password", accounts.LONGEST_PASSWORD)
+    password_hash = accounts.hash_password(password)
+    _end(
+        _write(
+            lambda connection: sessions.set_password(connection, accounts.find_user(connection, email), password_hash)
+        )
+    )
+    click.echo(f"{accounts.normalise(email)} has a new password, and every token so far is refused from now on")
 
 
 @synckit.command("token")
@@ -105,6 +119,11 @@ def publish(app_words: str, user_words: str, device: str | None) -> None:
 def renew_epoch() -> None:
     """Run once after restoring a backup: every client then starts again from the beginning of the log."""
     click.echo(f"The log's epoch is now {_write(changelog.renew_epoch)}")
+
+
+def _end(holders: set[Holder]) -> None:
+    for holder in holders:
+        current_backend().notifier.disconnect(*holder)
 
 
 def _read(work: Callable[[Connection], T]) -> T:

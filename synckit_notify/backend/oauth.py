@@ -15,7 +15,7 @@ from ..errors import Refused
 from . import accounts, fields, sessions
 from .context import TOKEN_SECONDS, current_backend
 from .fields import Fields, Invalid, Malformed
-from .sessions import Refusal, Session
+from .sessions import Holder, Refusal, Session
 
 LARGEST_BODY = 16 * 1024
 """Far above any request of ours: whoever asks here is a stranger still, and what he sends is parsed on the hub."""
@@ -36,7 +36,7 @@ class OAuthError(Refused):
 
 
 class InvalidGrant(OAuthError):
-    """The refresh token does not count."""
+    """The refresh token, the code or its proof does not count."""
 
     code = "invalid_grant"
 
@@ -71,11 +71,14 @@ def token() -> Answer:
 
 def refresh(body: Fields) -> Answer:
     """Trade a refresh token for an access token and the next refresh token."""
-    refresh_token = body.text("refresh_token", longest=LONGEST_FIELD)
-    app = _client(body)
-    session = current_backend().store.write(lambda connection: sessions.renew(connection, app, refresh_token))
+    token = body.text("refresh_token", longest=LONGEST_FIELD)
+    app, backend = _client(body), current_backend()
+    holder, session = backend.store.write(
+        lambda connection: (sessions.holder(connection, token), sessions.renew(connection, app, token))
+    )
     if session is Refusal.REUSED:
         log.warning("a refresh token of app %s was sent again after its successor was used: its session is ended", app)
+        _disconnect(holder)
     if isinstance(session, Refusal):
         raise InvalidGrant(session.value)
     return _tokens(session)
@@ -112,10 +115,15 @@ def _client(body: Fields) -> str:
     return app
 
 
+def _disconnect(holder: Holder | None) -> None:
+    if holder is not None:
+        current_backend().notifier.disconnect(*holder)
+
+
 def _tokens(session: Session) -> Answer:
     signer = current_backend().signer
     return {
-        "access_token": signer.sign(session.app, session.user, valid_since=session.valid_since),
+        "access_token": signer.sign(session.app, session.user, session=session.id, valid_since=session.valid_since),
         "token_type": "Bearer",
         "expires_in": TOKEN_SECONDS,
         "refresh_token": session.refresh_token,

@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData,
 
 from .. import ConfigurationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 metadata = MetaData()
@@ -32,6 +32,13 @@ apps = Table(
     Column("name", Text, nullable=False),
     Column("api_key_hash", Text, nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
+)
+
+redirects = Table(
+    "redirects",
+    metadata,
+    Column("app_id", Text, primary_key=True),
+    Column("uri", Text, primary_key=True),
 )
 
 users = Table(
@@ -118,12 +125,25 @@ sessions = Table(
     Column("family_hash", Text, primary_key=True),
     Column("app_id", Text, nullable=False),
     Column("user_id", Text, nullable=False),
+    Column("device_id", Text),  # which device it is, once that is known
+    Column("code_hash", Text, unique=True),  # of the authorization code it began with, if it began with one
     Column("current_hash", Text, nullable=False),  # of the last token given
     Column("previous_hash", Text),  # of the token it was given for, and the salt that led from one to the other
     Column("salt", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False, index=True),
     Index("sessions_by_user", "user_id", "app_id", "expires_at"),
+)
+
+codes = Table(
+    "codes",
+    metadata,
+    Column("code_hash", Text, primary_key=True),
+    Column("app_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False, index=True),
+    Column("redirect_uri", Text, nullable=False),
+    Column("challenge", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
 )
 
 envelopes = Table(

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 
 from synckit_notify.backend import Backend, accounts, create_app
@@ -129,6 +130,14 @@ def database(request: pytest.FixtureRequest) -> dict[str, str]:
         return {}
     server: PostgreSQL = request.getfixturevalue("postgresql")
     return {"SYNCKIT_DATABASE_URL": server.emptied()}
+
+
+@pytest.fixture
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash passwords in no time, for tests that log in by the hundred and are not about hashing."""
+    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(accounts, "_hasher", quick)
+    monkeypatch.setattr(accounts, "_DUMMY_HASH", quick.hash("nobody's"))
 
 
 @pytest.fixture
