@@ -1,6 +1,6 @@
 """The reference backend: a small SyncKit server that uses the Notifier as any other application would.
 
-    settings ──▶ Backend (context) ──▶ routes (api, oauth), commands (`flask synckit`), demo (development)
+    settings ──▶ Backend (context) ──▶ routes (api, oauth, pages), commands (`flask synckit`), demo (development)
 
 `create_app` reads the environment's SYNCKIT_* and makes the Flask application. It leaves nothing open behind, neither
 connection nor lock, so a server may fork after it.
@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from .. import ConfigurationError, Notifier, Principal, cors
 from ..errors import Refused
 from ..settings import cors_origins
-from . import api, changelog, commands, development, oauth, schema, sessions
+from . import api, changelog, commands, development, oauth, pages, schema, sessions
 from .context import EXTENSION_NAME, Backend, Signer
 from .store import Store
 
@@ -49,6 +49,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
     app.register_blueprint(api.blueprint, url_prefix=prefix)
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
+    app.register_blueprint(pages.blueprint, url_prefix="/oauth")
     app.cli.add_command(commands.synckit)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)

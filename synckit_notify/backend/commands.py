@@ -12,7 +12,7 @@ from flask.cli import AppGroup
 from sqlalchemy import Connection
 
 from ..errors import Refused
-from . import accounts, changelog, sessions
+from . import accounts, changelog, clients, sessions
 from .context import PASTED_TOKEN_SECONDS, current_backend
 from .fields import check_text
 from .sessions import Holder
@@ -34,6 +34,17 @@ def add_app(name: str) -> None:
     _check(name, "NAME", 100)
     app_id, api_key = _write(lambda connection: accounts.add_app(connection, name))
     click.echo(f"App {name} has the id {app_id} and the API key {api_key}")
+
+
+@app_group.command("redirect")
+@click.argument("app_words", metavar="APP")
+@click.argument("uri")
+@click.option("--remove", is_flag=True, help="Take it away again.")
+def redirect(app_words: str, uri: str, remove: bool) -> None:
+    """Let a log-in in the browser answer an app at this address; addresses on the loopback need no such word."""
+    change = clients.forget if remove else clients.register
+    _write(lambda connection: change(connection, accounts.find_app(connection, app_words), uri))
+    click.echo(f"{app_words} is {'no longer' if remove else 'from now on'} answered at {uri}")
 
 
 @synckit.group("user")

@@ -1,8 +1,8 @@
-"""POST /oauth/token: a grant in, a pair of tokens out (RFC 6749, sections 5 and 6).
+"""What apps ask: POST /oauth/token, a grant in, a pair of tokens out (RFC 6749, sections 4 to 6); GET /oauth/userinfo.
 
 The body is a form, as the RFC says, or a JSON object, as upstream's documents show too. `client_id` is an app's API
 key; there is no client secret, since an app that a user installs cannot keep one. Each grant is a function from the
-body's fields to the answer, listed in GRANTS. Whatever is wrong with a request itself is told in the RFC's code words.
+body's fields to the answer, listed in GRANTS. Whatever is wrong with a request itself is told in the RFCs' code words.
 """
 
 import logging
@@ -11,8 +11,10 @@ from typing import Any
 
 from flask import Blueprint, request
 
-from ..errors import Refused
-from . import accounts, fields, sessions
+from ..errors import InvalidToken, Refused
+from . import accounts, authorization, fields, sessions
+from .authorization import OAuth2Error
+from .codes import Replayed
 from .context import TOKEN_SECONDS, current_backend
 from .fields import Fields, Invalid, Malformed
 from .sessions import Holder, Refusal, Session
@@ -58,6 +60,20 @@ class InvalidClient(OAuthError):
         return {"WWW-Authenticate": "Bearer"}  # HTTP wants one with every 401; Basic would open a browser's dialogue
 
 
+class UserNotFound(OAuthError):
+    """The token is good, and the user is not stored here (any more); upstream's word."""
+
+    code = "user_not_found"
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("there is no such account")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
 @blueprint.post("/token")
 def token() -> Answer:
     """Answer a grant."""
@@ -84,7 +100,41 @@ def refresh(body: Fields) -> Answer:
     return _tokens(session)
 
 
-GRANTS: dict[str, Callable[[Fields], Answer]] = {"refresh_token": refresh}
+def exchange(body: Fields) -> Answer:
+    """Trade the code that a person's consent gave for the tokens of a new session."""
+    app = _client(body)
+    try:
+        session = authorization.redeemed(current_backend().store, app, body)
+    except OAuth2Error as error:
+        raise (InvalidGrant if error.error == InvalidGrant.code else OAuthError)(error.description) from error
+    if isinstance(session, Replayed):
+        if session.holder is not None:
+            log.warning("a code of app %s was sent again after it was exchanged: its session is ended", app)
+            _disconnect(session.holder)
+        raise InvalidGrant("the code was used before, or has expired: log in again")
+    return _tokens(session)
+
+
+GRANTS: dict[str, Callable[[Fields], Answer]] = {"refresh_token": refresh, "authorization_code": exchange}
+
+
+@blueprint.get("/userinfo")
+def userinfo() -> Answer:
+    """Tell whose token it is, as it is stored now."""
+    backend = current_backend()
+    who = backend.notifier.authenticate(request)
+    user = backend.store.read(lambda connection: accounts.account(connection, who.user))
+    if user is None:
+        raise UserNotFound
+    name = {"username": user.email, "display_name": user.email, "email": user.email, "avatar_url": None}
+    return {"sub": user.id, "user_id": user.id, "app_id": who.app} | name
+
+
+@blueprint.errorhandler(InvalidToken)
+def invalid_token(error: InvalidToken) -> tuple[Answer, int, dict[str, str]]:
+    """Answer as RFC 6750, section 3.1 says; to who sent no token at all the header tells no error."""
+    headers = error.headers if "Authorization" in request.headers else {"WWW-Authenticate": "Bearer"}
+    return {"error": "invalid_token", "error_description": str(error)}, error.status, headers
 
 
 @blueprint.errorhandler(OAuthError)

@@ -33,7 +33,7 @@ FIELDS = {
     "/push": ["device_id", "changes", "push_id"],
     "/pull": ["device_id", "cursor", "limit", "tables", "since", "until", "epoch"],
     "/keys": ["envelope", "expected_version"],
-    "/oauth/token": ["grant_type", "refresh_token", "client_id"],
+    "/oauth/token": ["grant_type", "refresh_token", "client_id", "code", "redirect_uri", "code_verifier"],
 }
 METHODS = {"/keys": "PUT"}
 GOOD: dict[str, dict[str, Any]] = {
@@ -45,6 +45,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "/keys": {"envelope": "ciphertext"},
     "/oauth/token": {"grant_type": "refresh_token", "refresh_token": "none"},
 }
+CODE = {"code": "none", "redirect_uri": "http://127.0.0.1/", "code_verifier": "v" * 43}
 
 
 def nasty_requests(device: str, api_key: str) -> Iterator[tuple[str, bytes]]:
@@ -54,8 +55,9 @@ def nasty_requests(device: str, api_key: str) -> Iterator[tuple[str, bytes]]:
         known = {"device_id": device, "client_id": api_key, "api_key": api_key}
         good = GOOD[path] | {name: value for name, value in known.items() if name in names}
         for name in names:
+            more = CODE | {"grant_type": "authorization_code"} if name in CODE else {}
             for value in NASTY_VALUES:
-                yield path, json.dumps(good | {name: value}).encode()
+                yield path, json.dumps(good | more | {name: value}).encode()
     for name in change():
         for value in NASTY_VALUES:
             changes = [change(), change(**{name: value})]

@@ -11,6 +11,7 @@ from synckit_notify.backend import Backend, accounts, sessions
 from synckit_notify.testing import CONNECTED, OpenStream, open_stream
 
 from .conftest import PASSWORD, Answer, Caller, Send
+from .visitor import Visitor, grant
 
 REVOKED = b": bye revoked\n\n"
 
@@ -84,13 +85,18 @@ class TestADeletedDevice:
         assert phone.calls.delete(f"/devices/{phone.id}")[0] == 204
         assert not phone.is_welcome()
 
-    def test_loses_every_session_that_it_registered_in_or_logged_in_with(self, device: Make) -> None:
+    def test_loses_every_session_that_it_registered_in_or_logged_in_with(
+        self, device: Make, app: Flask, send: Send, credentials: dict[str, str]
+    ) -> None:
         first, again = device("phone"), device("phone")
         assert first.id == again.id
         named = device(device_id=first.id)
+        code = Visitor(app, credentials["api_key"]).allow()
+        answer = send("POST", "/oauth/token", grant(credentials["api_key"], code) | {"device_id": first.id}, {})
+        browser = Device(app, send, credentials["api_key"], answer)
         laptop = device("laptop")
         laptop.calls.delete(f"/devices/{first.id}")
-        assert [each.is_welcome() for each in (first, again, named, laptop)] == [False] * 3 + [True]
+        assert [each.is_welcome() for each in (first, again, named, browser, laptop)] == [False] * 4 + [True]
 
     def test_is_told_by_a_session_to_the_last_one_that_it_registered_as(self, device: Make) -> None:
         moved = device("phone")
