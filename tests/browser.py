@@ -4,7 +4,6 @@ One Browser is one profile; `fresh()` forgets its cookies. `by` is a CSS selecto
 take its time, and WebDriver does not wait for it: `with browser.next_page():` around whatever sends it does.
 """
 
-import base64
 import http.client
 import json
 import re
@@ -26,7 +25,7 @@ ARGUMENTS = [
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key that the standard gives to a reference to an element."""
 
-TAB, ENTER, SPACE = "\ue004", "\ue007", " "
+TAB, ENTER = "\ue004", "\ue007"
 
 
 class Browser:
@@ -108,10 +107,6 @@ class Browser:
         self._devtools("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._devtools("Emulation.setEmulatedMedia", {"features": [scheme]})
-
-    def picture(self, file: Path) -> None:
-        """Write a PNG of the page."""
-        file.write_bytes(base64.b64decode(self._do("GET", "/screenshot")))
 
     def fresh(self) -> None:
         """Forget all cookies, and leave the present page."""

@@ -12,6 +12,7 @@ from flask import Flask
 from sqlalchemy import select
 
 from synckit_notify.backend import Backend, accounts, clients, codes, schema, sessions
+from synckit_notify.backend.clients import Client
 from synckit_notify.testing import CONNECTED, open_stream
 
 from ..conftest import KEY
@@ -123,9 +124,14 @@ def test_where_it_is_not_sure_whose_address_it_is_the_person_is_told_and_sent_no
         "data:text/html,x",
     ],
 )
-def test_an_address_that_only_looks_like_the_loopback_is_nobodys(visitor: Visit, address: str) -> None:
-    answer = visitor(redirect_uri=address).visit()
-    assert (answer.status_code, answer.location) == (400, None)
+def test_an_address_that_only_looks_like_the_loopback_is_nobodys(address: str) -> None:
+    assert not Client("notes", "Notes", frozenset()).may_be_answered_at(address)
+
+
+def test_to_such_an_address_nobody_is_sent(visitor: Visit) -> None:
+    for address in ("http://evil.example\\@127.0.0.1/", "http://127.0.0.1/\r\nSet-Cookie: a=b", 'http://127.0.0.1/"é'):
+        answer = visitor(redirect_uri=address).visit()
+        assert (answer.status_code, answer.location) == (400, None)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -177,26 +176,25 @@ LOOKS: list[dict[str, Any]] = [{}, {"dark": True}, {"width": 320, "height": 568}
 
 @pytest.mark.parametrize("look", LOOKS, ids=["day", "night", "phone"])
 def test_every_page_can_be_read_by_day_by_night_and_on_the_smallest_phone(
-    service: Service, browser: Browser, look: dict[str, Any], tmp_path: Path
+    service: Service, browser: Browser, look: dict[str, Any]
 ) -> None:
     browser.look(**look)
 
-    def check(name: str) -> None:
-        browser.picture(tmp_path / f"{name}.png")  # for whoever wants to look; pytest keeps the last three runs
+    def check() -> None:
         assert [(text, ratio) for text, ratio in browser.run(CONTRASTS) if ratio < READABLE] == []
         assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
         small = "return [...document.querySelectorAll('button, input:not([type=hidden])')].map(e => e.offsetHeight)"
         assert all(height >= 44 for height in browser.run(small))
 
     browser.go(authorize(service, client_id="nobody"))
-    check("refused")
+    check()
     browser.go(authorize(service))
-    check("log in")
+    check()
     log_in(browser, "wrong")
-    check("wrong")
+    check()
     with browser.next_page():
         browser.type("#password", PASSWORD + ENTER)
-    check("consent")
+    check()
 
 
 def test_no_other_page_can_put_it_in_a_frame(service: Service, browser: Browser) -> None:
