@@ -117,7 +117,7 @@ class Registry:
         """
         with self._lock:
             channel = self._channels.get(key)
-            return self._end([s for s in channel.subscribers if device in (None, s.device)], reason) if channel else 0
+            return self._end(_may_be(device, channel), reason) if channel else 0
 
     def end_all(self, reason: End) -> int:
         """Tell every stream of the process to end; return how many."""

@@ -56,7 +56,7 @@ def register(connection: Connection, app: str, address: str) -> None:
         raise Invalid("give https://..., or a scheme of the app's own like com.example.app:/..., without a fragment")
     if connection.execute(select(apps.c.id).where(apps.c.id == app)).first() is None:
         raise accounts.Unknown("there is no such app")
-    connection.execute(upsert(redirects).values(app_id=app, uri=address).on_conflict_do_nothing())
+    connection.execute(upsert(connection, redirects).values(app_id=app, uri=address).on_conflict_do_nothing())
 
 
 def forget(connection: Connection, app: str, address: str) -> None:
