@@ -116,9 +116,8 @@ class Registry:
         A subscriber without a device may be that one, and returns if it is not.
         """
         with self._lock:
-            if (channel := self._channels.get(key)) is None:
-                return 0
-            return self._end([s for s in channel.subscribers if device is None or s.device in (None, device)], reason)
+            channel = self._channels.get(key)
+            return self._end(_may_be(device, channel), reason) if channel else 0
 
     def end_all(self, reason: End) -> int:
         """Tell every stream of the process to end; return how many."""
@@ -173,6 +172,10 @@ class Registry:
             channel.ready.notify_all()
         if parked := [s.parked for s in subscribers if s.parked is not None]:
             self.ring(parked)
+
+
+def _may_be(device: str | None, channel: Channel) -> list[Subscriber]:
+    return [s for s in channel.subscribers if device is None or s.device in (None, device)]
 
 
 def _nobody_parks(parked: list[Any]) -> None:

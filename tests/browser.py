@@ -32,14 +32,18 @@ class Browser:
     """A context manager; `close` ends browser and driver."""
 
     def __init__(self, folder: Path) -> None:
+        driver, chromium = need("chromedriver"), need("chromium")
         log = folder / "chromedriver.log"
         with log.open("wb") as written:
-            self._driver = subprocess.Popen(
-                [need("chromedriver"), "--port=0"], stdout=written, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        self._port = self._wait_for_port(log)
-        options = {"args": [*ARGUMENTS, f"--user-data-dir={folder / 'profile'}"], "binary": need("chromium")}
-        session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
+            self._driver = subprocess.Popen([driver, "--port=0"], stdout=written, stderr=subprocess.STDOUT)
+        try:
+            self._port = self._wait_for_port(log)
+            options = {"args": [*ARGUMENTS, f"--user-data-dir={folder / 'profile'}"], "binary": chromium}
+            session = self._ask("POST", "/session", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
+        except BaseException:
+            self._driver.kill()
+            self._driver.wait()
+            raise
         self._session = f"/session/{session['sessionId']}"
 
     def go(self, url: str) -> None:
@@ -152,5 +156,4 @@ class Browser:
             if found := re.search(r"started successfully on port (\d+)", log.read_text(errors="replace")):
                 return int(found[1])
             time.sleep(0.02)
-        self._driver.kill()
         raise RuntimeError(f"chromedriver did not start:\n{log.read_text(errors='replace')}")

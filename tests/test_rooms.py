@@ -83,18 +83,8 @@ MAY_IMPORT = {
     "client": {"errors", "sse", "httpx2", "nacl", "argon2", "click"},
     "backend": {
         *("synckit_notify", "native", "errors", "settings", "cors"),
-        *(
-            "flask",
-            "werkzeug",
-            "itsdangerous",
-            "markupsafe",
-            "sqlalchemy",
-            "psycopg",
-            "authlib",
-            "argon2",
-            "click",
-            "jwt",
-        ),
+        *("flask", "werkzeug", "itsdangerous", "markupsafe", "sqlalchemy", "psycopg", "authlib"),
+        *("argon2", "click", "jwt"),
     },
 }
 

@@ -19,6 +19,9 @@ from .sessions import Holder, Session
 CODE_MICROSECONDS = 60 * 1_000_000
 """A client exchanges its code in the same second; the RFC's ten minutes are for slow redirects."""
 
+MOST_FORGOTTEN = 100
+"""By each new code, of those that have expired: more than it adds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
@@ -31,7 +34,7 @@ def give(connection: Connection, code: str, *, app: str, user: Row[Any], redirec
     """Store a code; raises WrongCredentials if all of the user's sessions ended since `user` was read."""
     accounts.require_unchanged(connection, user)
     moment = now()
-    connection.execute(codes.delete().where(codes.c.expires_at <= moment))
+    _forget_expired(connection, moment)
     row = {"code_hash": _hash(code), "app_id": app, "user_id": user.id, "expires_at": moment + CODE_MICROSECONDS}
     connection.execute(codes.insert().values(row | {"redirect_uri": redirect_uri, "challenge": challenge}))
 
@@ -59,6 +62,13 @@ def redeem(connection: Connection, row: Row[Any], device: str | None) -> Session
 def end_replayed(connection: Connection, app: str, code: str) -> Replayed:
     """End the session that began with a code which is not good any more."""
     return Replayed(sessions.end_of_code(connection, app, _hash(code)))
+
+
+def _forget_expired(connection: Connection, moment: int) -> None:
+    """Delete what has expired, but for codes that somebody else is deleting: waiting here could end in a deadlock."""
+    expired = select(codes.c.code_hash).where(codes.c.expires_at <= moment).limit(MOST_FORGOTTEN)
+    if found := connection.execute(expired.with_for_update(skip_locked=True)).scalars().all():
+        connection.execute(codes.delete().where(codes.c.code_hash.in_(found)))
 
 
 def _hash(code: str) -> str:

@@ -63,7 +63,7 @@ class LoggingIn:
         self._outcome: Account | NotAuthenticated | None = None
         self._thread = threading.Thread(target=self._log_in, args=(urls.put,), daemon=True)
         self._thread.start()
-        self.url = urls.get(timeout=5)
+        self.url = urls.get(timeout=10)
 
     def outcome(self) -> Account:
         """Return who logged in, or raise why nobody did."""
