@@ -1,7 +1,7 @@
 """The bare host application that the benchmarks load: the Notifier, a push without a database, the collector's state.
 
-It runs inside the gunicorn under test. The key comes through the environment, made anew for each server. There is no
-sweep hook and no revocation hook: the figures are those of the stream path alone.
+It runs inside the gunicorn under test. The key, made anew for each server, and what a benchmark sets come through the
+environment. There is no sweep hook and no revocation hook: the figures are those of the stream path alone.
 """
 
 import gc
@@ -11,9 +11,11 @@ from flask import Flask
 
 from synckit_notify import Notifier
 
+FROM_ENVIRONMENT = ("SYNCKIT_JWT_KEY", "SYNCKIT_KEEPALIVE_SECONDS", "SYNCKIT_PARKING")
+
 app = Flask(__name__)
 app.config.update(
-    SYNCKIT_JWT_KEY=os.environ["SYNCKIT_JWT_KEY"],
+    {name: os.environ[name] for name in FROM_ENVIRONMENT if name in os.environ},
     SYNCKIT_MAX_STREAMS_PER_CHANNEL=1_000_000,  # the fan-out puts a thousand streams on one channel
 )
 notifier = Notifier(app)

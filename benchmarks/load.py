@@ -108,7 +108,8 @@ class Load:
 
     def requests(self, users: Iterable[str], devices_each: int) -> list[tuple[str, bytes]]:
         """Return (user, request) for every device of every user; signing is no part of a measurement."""
-        return [(user, self._subscribe(user, f"device-{n}")) for user in users for n in range(devices_each)]
+        port, key = self._address[1], self._key
+        return [(user, subscription(port, key, user, n)) for user in users for n in range(devices_each)]
 
     def open(self, requests: Sequence[tuple[str, bytes]], on_changed: OnChanged) -> None:
         """Open a stream for every request and return when all have received their first frame."""
@@ -149,12 +150,14 @@ class Load:
         self._epoll.register(end.sock, select.EPOLLIN)
         return end
 
-    def _subscribe(self, user: str, device: str) -> bytes:
-        now = int(time.time())
-        claims = {"sub": user, "app": APP, "device": device, "iat": now, "exp": now + 3600}
-        token = jwt.encode(claims, self._key, algorithm="HS256")
-        return (
-            f"GET /api/sync/subscribe?app_id={APP} HTTP/1.1\r\nHost: 127.0.0.1:{self._address[1]}\r\n"
-            "Accept: text/event-stream\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
-            f"User-Agent: synckit-notify/0.1\r\nCache-Control: no-store\r\nAuthorization: Bearer {token}\r\n\r\n"
-        ).encode()
+
+def subscription(port: int, key: str, user: str, device: int, query: str = "") -> bytes:
+    """Return a request for a stream with a token of its own and the headers an HTTP client sends."""
+    now = int(time.time())
+    claims = {"sub": user, "app": APP, "device": f"device-{device}", "iat": now, "exp": now + 3600}
+    token = jwt.encode(claims, key, algorithm="HS256")
+    return (
+        f"GET /api/sync/subscribe?app_id={APP}{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        "Accept: text/event-stream\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
+        f"User-Agent: synckit-notify/0.1\r\nCache-Control: no-store\r\nAuthorization: Bearer {token}\r\n\r\n"
+    ).encode()

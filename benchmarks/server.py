@@ -1,6 +1,6 @@
-"""A real gunicorn to be measured: started on a free port of the loopback, pinned to one core, ended with its children.
+"""A real server to be measured: started on a free port of the loopback, pinned to one core, ended with its children.
 
-    with Gunicorn(key, folder) as server:      one gevent worker running benchmarks.host
+    with gunicorn(key, folder) as server:      one gevent worker running benchmarks.host
         server.private_kib()                   what its processes hold alone
         with server.usage() as usage: ...      what they and their core did meanwhile
 
@@ -10,11 +10,12 @@ The whole process group is killed at the end, whatever happened, so neither Ctrl
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
 """The same core twice on a machine with one: the figures then say so by both shares."""
 
-_LISTENING = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
+_LISTENING = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _CLK_TCK = os.sysconf("SC_CLK_TCK")
 
 
@@ -49,23 +50,31 @@ class Usage:
         }
 
 
-class Gunicorn:
-    """One stock gevent worker with the project's own configuration."""
+class Server:
+    """One server in a process group of its own, pinned to the first core.
 
-    def __init__(self, key: str, folder: Path) -> None:
-        self._log = folder / "gunicorn.log"
+    Its port is the one given, or the one its log names. Nothing of the environment of whoever runs this reaches it.
+    """
+
+    def __init__(self, command: list[str], folder: Path, env: Mapping[str, str], port: int | None = None) -> None:
+        self._log = folder / "server.log"
         with self._log.open("wb") as log:
             self._master = subprocess.Popen(
-                _command(), cwd=folder, stdout=log, stderr=log, env=_environment(key), start_new_session=True
+                command,
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                env=_environment(env),
+                start_new_session=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
             )
         try:
-            os.sched_setaffinity(self._master.pid, {SERVER_CORE})  # long before it forks: the worker inherits it
-            self.port = self._wait_for_port()
+            self.port = self._wait_for_port(command[0], port)
         except BaseException:
             self.kill()
             raise
 
-    def __enter__(self) -> "Gunicorn":
+    def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -89,35 +98,39 @@ class Gunicorn:
         return sum(int(value) for text in rollups for value in re.findall(r"Private_Dirty:\s+(\d+) kB", text))
 
     @contextmanager
-    def usage(self) -> Iterator[Usage]:
-        """Measure the block: server and generator by their own clocks, the core by the kernel's ticks."""
-        usage, before = Usage(), self._clocks()
+    def usage(self, generator: int | None = None) -> Iterator[Usage]:
+        """Measure the block: server and generator (else this process) by their clocks, the core by ticks."""
+        pid = os.getpid() if generator is None else generator
+        usage, before = Usage(), self._clocks(pid)
         yield usage
         usage.seconds, usage.server_cpu, usage.generator_cpu, core = (
-            now - then for now, then in zip(self._clocks(), before, strict=True)
+            now - then for now, then in zip(self._clocks(pid), before, strict=True)
         )
         generator_here = usage.generator_cpu if GENERATOR_CORE == SERVER_CORE else 0.0
         usage.others_cpu = max(0.0, core - usage.server_cpu - generator_here)
 
-    def _clocks(self) -> tuple[float, float, float, float]:
+    def _clocks(self, generator: int) -> tuple[float, float, float, float]:
         server = sum(time.clock_gettime(_cpu_clock(pid)) for pid in self._processes())
-        return time.perf_counter(), server, time.process_time(), _core_busy(SERVER_CORE)
+        return time.perf_counter(), server, time.clock_gettime(_cpu_clock(generator)), _core_busy(SERVER_CORE)
 
     def _processes(self) -> list[int]:
         master = self._master.pid
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
         return [master, *map(int, children.split())]
 
-    def _wait_for_port(self) -> int:
+    def _wait_for_port(self, command: str, port: int | None) -> int:
         until = time.monotonic() + STARTS_WITHIN
         while time.monotonic() < until and self._master.poll() is None:
-            if listening := _LISTENING.search(self._log.read_text(errors="replace")):
-                return int(listening[1])
+            listening = _LISTENING.search(self._log.read_text(errors="replace"))
+            found = int(listening[1]) if listening else port
+            if found and _accepts(found):
+                return found
             time.sleep(0.02)
-        raise RuntimeError(f"gunicorn did not start:\n{self._log.read_text(errors='replace')}")
+        raise RuntimeError(f"{command} did not start:\n{self._log.read_text(errors='replace')}")
 
 
-def _command() -> list[str]:
+def gunicorn(key: str, folder: Path, **settings: str) -> Server:
+    """Start one stock gevent worker with the project's own configuration, and settings of the notifier."""
     options = {
         "config": ROOT / "gunicorn.conf.py",
         "bind": "127.0.0.1:0",
@@ -126,14 +139,21 @@ def _command() -> list[str]:
         "keep-alive": 75,  # the pushing connections; gunicorn would close one just when it is used
     }
     flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", "benchmarks.host:app"]
+    command = [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", "benchmarks.host:app"]
+    return Server(command, folder, {"SYNCKIT_JWT_KEY": key, **settings})
 
 
-def _environment(key: str) -> dict[str, str]:
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
     """The environment without the settings of whoever runs this."""
     foreign = ("SYNCKIT_", "FLASK_", "GUNICORN_", "GEVENT_", "PYTHON")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return clean | {"SYNCKIT_JWT_KEY": key, "SYNCKIT_WORKER_CONNECTIONS": str(CONNECTIONS), "PYTHONPATH": str(ROOT)}
+    return clean | {"SYNCKIT_WORKER_CONNECTIONS": str(CONNECTIONS), "PYTHONPATH": str(ROOT), **settings}
+
+
+def _accepts(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _cpu_clock(pid: int) -> int:

@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     quick = {"paced_seconds": 5.0, "saturated_seconds": 2.0} if options.quick else {}
     plan = Plan(options.streams, options.repeat or (1 if options.quick else 3), **quick)
-    facts = report.facts(plan)
-    _prepare()
+    facts = report.facts(plan.streams, plan.repeats)
+    prepare()
     try:
         rows = list(measure(plan))
     except KeyboardInterrupt:
@@ -57,13 +57,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.repeat is not None and options.repeat < 1:
         parser.error("--repeat: at least once")
-    room = resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 9 // 10 - WARM_UP_STREAMS
-    if not 3 <= options.streams <= room or room < CHANNEL_STREAMS:
-        parser.error(f"--streams: the descriptors of a process here allow 3 to {room}")
+    check_streams(parser, options.streams)
     return options
 
 
-def _prepare() -> None:
+def check_streams(parser: argparse.ArgumentParser, streams: int) -> None:
+    """End the command if a process here cannot have so many connections."""
+    room = resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 9 // 10 - WARM_UP_STREAMS
+    if not 3 <= streams <= room or room < CHANNEL_STREAMS:
+        parser.error(f"--streams: the descriptors of a process here allow 3 to {room}")
+
+
+def prepare() -> None:
     """Take a core, all descriptors, and no pauses for the collector; turn both signals into an orderly end."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

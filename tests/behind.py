@@ -5,7 +5,9 @@ takes a Route, does something to streams on it, and returns what was seen.
 """
 
 import contextlib
+import os
 import select
+import signal
 import threading
 import time
 import urllib.request
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .curl import PATIENCE_SECONDS, Curl
+from .proxies import Proxy
 from .server import Server
 from .wire import CHANGED, CONNECTED, KEEPALIVE
 
@@ -95,7 +98,7 @@ def _later(route: Route, first: Curl, second: Curl, pause: float) -> float:
 
 def idle_life(route: Route, at_most: float) -> float:
     """Return for how many seconds a stream lived to which nobody pushed."""
-    with accepted(route, "idle") as stream, contextlib.suppress(TimeoutError, ConnectionError):
+    with accepted(route, "idle") as stream, contextlib.suppress(TimeoutError, ConnectionError, EOFError):
         began = time.monotonic()
         while True:
             stream.next_frame(began + at_most - time.monotonic())
@@ -127,6 +130,33 @@ def departure(route: Route) -> float:
     stream.close()
     assert wait_until(lambda: not its_own & open_connections(port))
     return time.monotonic() - began
+
+
+def death(route: Route) -> str:
+    """Kill the only worker and return how a stream ends, "cut" or "clean"; the service is back when this returns."""
+    (worker,) = route.server.workers()
+    with route.subscribe("dying") as stream:
+        assert stream.next_frame() == CONNECTED
+        os.kill(worker, signal.SIGKILL)
+        try:
+            stream.read_to_end(PATIENCE_SECONDS)
+            end = "clean"
+        except ConnectionError:
+            end = "cut"
+    assert wait_until(lambda: route.server.workers() not in ([], [worker]))
+    return end
+
+
+def cost(route: Route, proxy: Proxy, streams: int) -> tuple[float, float]:
+    """Return how much memory in KiB and how many descriptors each of some idle streams costs the proxy."""
+    with contextlib.ExitStack() as opened:
+        for number in range(streams // 4):  # what is needed once
+            opened.enter_context(accepted(route, f"first-{number}"))
+        memory, descriptors = proxy.holds()
+        for number in range(streams):
+            opened.enter_context(accepted(route, f"idle-{number}"))
+        more_memory, more_descriptors = proxy.holds()
+    return (more_memory - memory) / streams, (more_descriptors - descriptors) / streams
 
 
 def open_connections(port: int) -> set[str]:

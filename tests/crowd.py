@@ -1,6 +1,6 @@
 """A crowd of devices that come back after every end, while something happens to the service or to the proxy.
 
-    outcome = disturb(route, 10, disturbance=proxy.reload, settled=...)
+    outcome = disturb(route, 10, proxy.reload)      or hang_up(route, 10), which reloads the service
 
 Every device connects again by itself, 50 to 200 ms after its stream has ended, however that was. Meanwhile somebody
 pushes through the proxy without a pause, so that no moment of refusal goes unseen.
@@ -8,6 +8,7 @@ pushes through the proxy without a pause, so that no moment of refusal goes unse
 
 import contextlib
 import random
+import signal
 import ssl
 import threading
 import time
@@ -107,7 +108,19 @@ class Outcome:
     pushes: Pushes
 
 
-def disturb(route: Route, devices: int, disturbance: Callable[[], object], settled: Callable[[], object]) -> Outcome:
+def hang_up(route: Route, devices: int) -> Outcome:
+    """Reload the service, and wait until the old worker is gone."""
+    old = {*route.server.workers()}
+
+    def settled() -> bool:
+        return bool(workers := {*route.server.workers()}) and not old & workers
+
+    return disturb(route, devices, lambda: route.server.process.send_signal(signal.SIGHUP), settled)
+
+
+def disturb(
+    route: Route, devices: int, disturbance: Callable[[], object], settled: Callable[[], object] = lambda: True
+) -> Outcome:
     """Do something while devices listen, wait until it has settled, and tell how it went."""
     crowd = [Device(route, f"device-{number}") for number in range(devices)]
     pushes = Pushes(f"{route.url}/push/notes/somebody")

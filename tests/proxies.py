@@ -70,6 +70,13 @@ class Proxy:
         """The process ids of the children, old ones included."""
         return children(self.process.pid)
 
+    def holds(self) -> tuple[int, int]:
+        """How much memory the processes hold alone, in KiB, and how many descriptors."""
+        processes = [Path(f"/proc/{pid}") for pid in (self.process.pid, *self.workers())]
+        rollups = [(process / "smaps_rollup").read_text() for process in processes]
+        memory = sum(int(value) for text in rollups for value in re.findall(r"Private_Dirty:\s+(\d+) kB", text))
+        return memory, sum(len(list((process / "fd").iterdir())) for process in processes)
+
     def reload(self) -> None:
         """Read the configuration again, as an administrator would have it done."""
         self.process.send_signal(signal.SIGHUP)
@@ -164,7 +171,11 @@ class Caddy(Proxy):
         return ["caddy", "run", "--config", str(self.config), "--adapter", "caddyfile"]
 
     def reload(self) -> None:
-        subprocess.run(["caddy", "reload", "--config", self.config, "--adapter", "caddyfile", "--force"], check=True)
+        subprocess.run(
+            ["caddy", "reload", "--config", self.config, "--adapter", "caddyfile", "--force"],
+            check=True,
+            stderr=self._log,
+        )
 
 
 def shipped(name: str, places: dict[str, str]) -> str:
@@ -179,7 +190,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     """Make a certificate for localhost that nobody signed, and return its file and that of its key."""
     chain, key = folder / "chain.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    command += ["-days", "30", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run([*command, "-keyout", key, "-out", chain], check=True, capture_output=True)
     return chain, key
 

@@ -5,8 +5,7 @@ which also prints the true figures; here the ceilings are wide.
 """
 
 import json
-import os
-import signal
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -14,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from .behind import Route, added_delays, departure, expected_body, first_bytes, idle_life, wait_until, whole_body
+from .behind import Route, added_delays, death, departure, expected_body, first_bytes, idle_life, wait_until, whole_body
 from .conftest import make_token, need
-from .crowd import disturb
+from .crowd import disturb, hang_up
 from .curl import Curl
 from .outside import believed_lies, echo, revealed_metrics
-from .proxies import Nginx, Proxy, free_port
+from .proxies import DEPLOY, Nginx, Proxy, free_port
 from .server import ROOT, Server, gunicorn
 
 VERSIONS = ["1.1", "2"]
@@ -108,24 +107,12 @@ def test_the_service_is_told_when_a_device_goes(quiet: Server, tmp_path: Path, v
         assert departure(through(proxy, quiet, version)) < 10.0
 
 
-def test_a_service_that_dies_does_not_look_as_if_it_had_ended(route: Route, service: Server) -> None:
-    (worker,) = service.workers()
-    with route.subscribe("alice") as stream:
-        stream.next_frame()
-        os.kill(worker, signal.SIGKILL)
-        with pytest.raises(ConnectionError):
-            stream.read_to_end()
-    assert wait_until(lambda: service.workers() not in ([], [worker]))
+def test_a_service_that_dies_does_not_look_as_if_it_had_ended(route: Route) -> None:
+    assert death(route) == "cut"
 
 
-def test_a_reload_of_the_service_ends_streams_cleanly_and_refuses_nobody(route: Route, service: Server) -> None:
-    old = {*service.workers()}
-    outcome = disturb(
-        route,
-        DEVICES,
-        disturbance=lambda: service.process.send_signal(signal.SIGHUP),
-        settled=lambda: service.workers() and not old & {*service.workers()},
-    )
+def test_a_reload_of_the_service_ends_streams_cleanly_and_refuses_nobody(route: Route) -> None:
+    outcome = hang_up(route, DEVICES)
     assert outcome.all_hear
     assert outcome.ends.keys() == {"clean"}
     assert outcome.ends.total() >= DEVICES
@@ -153,6 +140,14 @@ def test_what_an_old_nginx_still_holds_at_its_limit_comes_back(service: Server, 
     assert outcome.all_hear
     assert outcome.ends == Counter(cut=DEVICES)
     assert outcome.pushes.answers.keys() == {200}
+
+
+@pytest.mark.parametrize(("file", "setting"), [("nginx.conf", "keepalive_timeout"), ("Caddyfile", "keepalive")])
+def test_a_kept_connection_is_closed_before_gunicorn_closes_it(file: str, setting: str) -> None:
+    """Else a push could be sent just when gunicorn closes, and nobody may send it twice."""
+    (kept,) = re.findall(r"^keepalive = (\d+)", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)
+    (idle,) = re.findall(rf"{setting} (\d+)s", (DEPLOY / file).read_text())
+    assert int(idle) < int(kept)
 
 
 @pytest.fixture(scope="module")

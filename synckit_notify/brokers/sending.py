@@ -134,7 +134,7 @@ class Sender:
         try:
             thread.start()
         except RuntimeError as error:
-            log.warning("notices wait for the next one: %s", error)
+            log.warning("no thread to send with; notices wait until the next one is published: %s", error)
         else:
             self._thread = thread
 

@@ -10,15 +10,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 
 from synckit_notify.backend import Backend, accounts, create_app
 
 from ..conftest import KEY, make_token
 from ..server import GUNICORN, ROOT, Server
+from .postgresql import PostgreSQL
 
 Answer = tuple[int, Any]
 Send = Callable[[str, str, Any, dict[str, str]], Answer]
+
+SQLITE_ONLY = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For a test in which the kind of database makes no difference."""
 
 AT = "2026-01-31T12:00:00Z"
 PASSWORD = "correct horse"
@@ -102,13 +107,46 @@ def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A server for all the tests of this process."""
+    with PostgreSQL() as server:
+        yield server
+
+
 @pytest.fixture
-def make_app(tmp_path: Path) -> Iterator[Callable[..., Flask]]:
+def bare(postgresql: PostgreSQL) -> Iterator[str]:
+    """A database of PostgreSQL's without a table, to which nobody is connected."""
+    with postgresql.connect() as connection:
+        connection.execute("CREATE DATABASE bare")
+        yield postgresql.url("bare")
+        connection.execute("DROP DATABASE bare WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings that name an empty database: none for SQLite, which is the default."""
+    if request.param == "sqlite":
+        return {}
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return {"SYNCKIT_DATABASE_URL": server.emptied()}
+
+
+@pytest.fixture
+def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash passwords in no time, for tests that log in by the hundred and are not about hashing."""
+    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    monkeypatch.setattr(accounts, "_hasher", quick)
+    monkeypatch.setattr(accounts, "_DUMMY_HASH", quick.hash("nobody's"))
+
+
+@pytest.fixture
+def make_app(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[..., Flask]]:
     """Make applications on one database; their connections are closed at the end."""
     made: list[Flask] = []
 
     def make(**config: object) -> Flask:
-        made.append(create_app({"SYNCKIT_JWT_KEY": KEY} | config, instance_path=tmp_path / "instance"))
+        made.append(create_app({"SYNCKIT_JWT_KEY": KEY} | database | config, instance_path=tmp_path / "instance"))
         return made[-1]
 
     yield make
@@ -182,7 +220,7 @@ def start(clone: Path, **settings: str) -> Server:
 
 
 @pytest.fixture
-def service(clone: Path) -> Iterator[Server]:
+def service(clone: Path, database: dict[str, str]) -> Iterator[Server]:
     """The service under gunicorn and gevent, one worker, with the tests' key."""
-    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production") as server:
+    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production", **database) as server:
         yield server

@@ -13,7 +13,7 @@ import pytest
 
 from ..conftest import KEY
 from ..proxies import DEPLOY, shipped
-from ..server import ROOT, Server
+from ..server import GUNICORN, ROOT, Server
 from ..wire import Listener
 from .conftest import start
 
@@ -80,7 +80,9 @@ def test_what_is_copied_serves_is_healthy_and_ends_on_term(image: dict[str, list
     env = dict(word.split("=", 1) for word in " ".join(image["ENV"]).replace("/data", f"{tmp_path}/data").split())
     env |= {"SYNCKIT_BIND": "127.0.0.1:0", "SYNCKIT_JWT_KEY": KEY, "PYTHONPATH": str(tmp_path / "src")}
     (command,), (workdir,) = image["CMD"], image["WORKDIR"]
-    with Server(json.loads(command), tmp_path / workdir.strip("/"), LISTENING, env) as server:
+    program, *options = json.loads(command)
+    assert program == "gunicorn"
+    with Server([GUNICORN, *options], tmp_path / workdir.strip("/"), LISTENING, env) as server:
         check = image["HEALTHCHECK"][0].partition("CMD ")[2].replace(":8000", f":{server.port}")
         assert healthy(check)
         assert server.stop(signal.SIGTERM) == 0

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from synckit_notify.brokers import Disconnect, Notice
-from synckit_notify.brokers.listening import Timing
 from synckit_notify.brokers.sending import BATCH
 
 from ..client.proxy import Proxy
@@ -80,19 +79,17 @@ def test_after_an_outage_everybody_looks_and_hears_again(outage, valkey: Valkey,
     assert one.heard.messages == []
 
 
-def test_a_message_published_during_the_outage_arrives_after_it(valkey: Valkey, process: MakeProcess) -> None:
-    one, other = process(valkey.url, timing=QUICK), process(valkey.url, timing=QUICK)
+def test_what_is_published_during_an_outage_waits_merged_and_is_sent(valkey: Valkey, process: MakeProcess) -> None:
+    one = process(valkey.url, timing=QUICK)
     valkey.kill()
-    assert until(lambda: not one.broker.link().connected and not other.broker.link().connected)
+    assert until(lambda: not one.broker.link().connected)
     assert (one.broker.link().echo, one.heard.gaps) == (False, 1)
     one.broker.publish(ALICE)
     one.broker.publish(Disconnect("notes", "bob", "phone"))
     one.broker.publish(ALICE)
     assert until(lambda: one.broker.link().pending == 2)
     valkey.start()
-    assert until(lambda: other.ready() and one.broker.link().pending == 0)
-    other_hears_all = other.heard.messages == [ALICE, Disconnect("notes", "bob", "phone")]
-    assert other_hears_all or other.heard.gaps > 1  # it was sent before the other was back, or after
+    assert until(lambda: one.ready() and one.broker.link().pending == 0)
 
 
 def test_a_process_that_only_publishes_sends_after_the_outage(
@@ -100,7 +97,7 @@ def test_a_process_that_only_publishes_sends_after_the_outage(
 ) -> None:
     publisher, other = broker(url_of(proxy), timing=QUICK), process(valkey.url)
     publisher.publish(ALICE)
-    assert until(lambda: other.heard.messages == [ALICE])
+    assert until(lambda: other.heard.messages == [ALICE] and publisher.link().pending == 0)
     proxy.mode = "refuse"
     proxy.cut()
     publisher.publish(BOB)
@@ -124,16 +121,17 @@ def test_publishing_never_waits(outage: str, valkey: Valkey, process: MakeProces
     assert one.broker.link().pending > 0
 
 
-def test_a_slow_broker_is_no_lost_one(valkey: Valkey, process: MakeProcess, proxy: Proxy) -> None:
-    """As with the real periods one that is two seconds away."""
-    one = process(url_of(proxy), timing=Timing(ping=0.5, probe=0.5, answer=2.0, longest_pause=0.5))
-    other = process(valkey.url)
-    proxy.delay = 0.4
-    for number in range(3):
-        one.broker.publish(Notice("notes", str(number)))
-        other.broker.publish(Notice("tasks", str(number)))
-    assert until(lambda: len(one.heard.messages) == len(other.heard.messages) == 3)
-    assert one.ready()
+def test_a_slow_line_is_no_lost_broker(valkey: Valkey, process: MakeProcess, proxy: Proxy) -> None:
+    """A PONG takes longer than we wait for one, but as long as anything comes there is somebody."""
+    one, other = process(url_of(proxy), timing=QUICK), process(valkey.url)
+    proxy.delay = 0.6
+    one.broker.publish(ALICE)
+    for _ in range(40):
+        other.broker.publish(BOB)
+        time.sleep(0.05)
+        assert one.broker.link().connected
+    assert until(lambda: ALICE in other.heard.messages)
+    assert BOB in one.heard.messages
     assert one.broker.link().gaps == other.broker.link().gaps == 1
 
 

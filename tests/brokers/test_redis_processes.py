@@ -27,17 +27,18 @@ def test_a_program_that_publishes_and_ends_at_once_loses_nothing(
     kind: str, valkey: Valkey, process: MakeProcess
 ) -> None:
     other = process(valkey.url)
-    ended = run("publishing", valkey.url, kind)
+    ended = run("publishing", f"unix://{valkey.unix_socket}", kind)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert until(lambda: other.heard.messages == [Notice("notes", str(number)) for number in range(50)])
 
 
 def test_a_program_that_publishes_ends_soon_even_if_the_broker_hangs(valkey: Valkey) -> None:
     """Within two seconds and what the interpreter takes to start and end."""
+    url = f"unix://{valkey.unix_socket}"
     valkey.pause()
     started = time.monotonic()
     with ThreadPoolExecutor() as pool:
-        for ended in pool.map(lambda kind: run("publishing", valkey.url, kind), ["plain", "gevent", "listening"]):
+        for ended in pool.map(lambda kind: run("publishing", url, kind), ["plain", "gevent", "listening"]):
             assert (ended.returncode, ended.stderr) == (0, "")
     assert 2.0 < time.monotonic() - started < 10.0
 

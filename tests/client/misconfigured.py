@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..conftest import need
+from ..proxies import free_port
 from ..server import STARTS_WITHIN
 
 NGINX = """
@@ -22,7 +23,7 @@ http {{
     scgi_temp_path scgi;
     {wrong}
     server {{
-        listen 127.0.0.1:{port}{tls};
+        listen 127.0.0.1:{port};
         location / {{
             proxy_pass http://127.0.0.1:{upstream};
             {mended}
@@ -47,15 +48,12 @@ backend server
     {backend}
 """
 
-TLS = " ssl http2; ssl_certificate {0}; ssl_certificate_key {0}"
-
 
 @contextmanager
-def nginx(folder: Path, upstream: int, wrong: str = "", *mended: str, certificate: Path | None = None) -> Iterator[int]:
+def nginx(folder: Path, upstream: int, wrong: str = "", *mended: str) -> Iterator[int]:
     """Run nginx and yield its port; lines for a location go there."""
-    tls = "" if certificate is None else TLS.format(certificate)
     port = free_port()
-    config = NGINX.format(port=port, upstream=upstream, wrong=wrong, mended="\n".join(mended), tls=tls)
+    config = NGINX.format(port=port, upstream=upstream, wrong=wrong, mended="\n".join(mended))
     file = folder / "nginx.conf"
     file.write_text(config)
     with _running([need("nginx"), "-p", str(folder), "-e", "nginx.log", "-c", str(file)], folder, port):
@@ -71,41 +69,6 @@ def haproxy(folder: Path, upstream: int, wrong: str = "", *mended: str) -> Itera
     file.write_text(HAPROXY.format(port=port, upstream=upstream, wrong=wrong, **places))
     with _running([need("haproxy"), "-db", "-f", str(file)], folder, port):
         yield port
-
-
-def certificate(folder: Path) -> Path:
-    """Make a certificate for localhost that signed itself, with its key in the same file."""
-    file = folder / "localhost.pem"
-    command = [
-        need("openssl"),
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-days",
-        "30",
-        "-subj",
-        "/CN=localhost",
-    ]
-    command += [
-        "-addext",
-        "subjectAltName=DNS:localhost",
-        "-keyout",
-        str(file),
-        "-out",
-        str(folder / "certificate.pem"),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    with file.open("a") as both:
-        both.write((folder / "certificate.pem").read_text())
-    return file
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

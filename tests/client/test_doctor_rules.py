@@ -207,7 +207,8 @@ def test_nginx_takes_its_own_header_away_and_that_is_well() -> None:
         (401, False, "A log-in or firewall of a proxy"),
         (403, True, "made for another app"),
         (403, False, "A log-in or firewall of a proxy"),
-        (404, True, "The server's log tells more"),
+        (404, True, "nothing is mounted at this path"),
+        (409, True, "The server's log tells more"),
         (404, False, "Nothing is mounted there"),
         (429, True, "Devices that come and go"),
         (503, True, "more seats"),
@@ -224,11 +225,19 @@ def test_a_refusal_is_explained_by_who_wrote_it(status: int, own: bool, why: str
     assert (found.what == "refused: the reason") is own
 
 
-def test_http2_that_blocks_or_fails_is_a_failure() -> None:
-    server, good = Answer(seconds=0.0, headers=SENT), Tried(seconds=0.01)
-    assert told(answer.over_http2(good, False, server, PATH))[0] is OK
-    assert answer.over_http2(good, True, server, PATH).changes == (Change("gunicorn", 'http_protocols = "h1"'),)
-    assert told(answer.over_http2(Tried(seconds=9, problem="nothing within 9 s"), False, server, PATH))[0] is FAIL
+def test_http2_is_judged_beside_http1() -> None:
+    over_http1 = Answer(seconds=0.01, status=200, headers=SENT | {"server": "nginx"})
+    good = Answer(seconds=0.01, status=200, version="HTTP/2", headers=SENT)
+    silent = Answer(seconds=9.0, problem="nothing within 9 s")
+    refused = Answer(seconds=0.01, status=503, version="HTTP/2", headers=GUNICORN, body={"error": "no"}, words="no")
+    assert told(answer.over_http2(good, over_http1, PATH)) == (OK, "a stream over HTTP/2 comes at once too")
+    for bad, figure, change in [
+        (silent, "nothing within 9 s", "proxy_buffering off;"),
+        (refused, "no", "http_protocols"),
+    ]:
+        found = answer.over_http2(bad, over_http1, PATH)
+        assert (told(found), found.figure) == ((FAIL, "no stream over HTTP/2"), figure)
+        assert first_line(found).startswith(change)
     assert told(answer.without_http2(offered=False)) == (OK, "HTTP/2 is not offered")
 
 

@@ -7,7 +7,7 @@ import httpx2
 from . import remedies
 from .findings import Finding, fail, lasting, ok, warn
 from .remedies import Change, Remedy
-from .way import Answer, Tried
+from .way import Answer
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 GATEWAY = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
@@ -17,6 +17,7 @@ REFUSED = {
     400: "The server does not take the request as it is; see whether --app is the id of an app.",
     401: "Get a new token. If it is a new one, the server has another key, issuer or audience than whoever signed it.",
     403: "The token is good, but made for another app than --app says.",
+    404: "The server runs, but nothing is mounted at this path:",
     429: "Devices that come and go hold the places, or a client opens streams and does not close them. To allow more:",
     503: "This process takes no more streams. Give each worker more seats:",
 }
@@ -61,16 +62,18 @@ def without_http2(offered: bool) -> Finding:
     return ok("http2", "HTTP/2 is not offered", "a browser holds six streams of a host at most")
 
 
-def over_http2(tried: Tried, stuck: bool, server: Answer, path: str) -> Finding:
-    """Judge a second stream, over HTTP/2; `stuck` if another request of its connection was not answered meanwhile."""
-    if tried.problem:
-        why = "Browsers take HTTP/2 wherever it is offered, so it fails for them. Let the proxy hand on what it gets:"
-        return fail("http2", "no stream over HTTP/2", tried.problem, why, server.advice(remedies.unbuffered(path)))
-    if stuck:
-        why = "All else on a connection waits for the end of its stream. Leave HTTP/2 to a proxy in front:"
-        change = Change("gunicorn", 'http_protocols = "h1"')
-        return fail("http2", "over HTTP/2 a stream blocks its connection", lasting(tried.seconds), why, (change,))
-    return ok("http2", "a stream over HTTP/2 comes at once too", lasting(tried.seconds))
+def over_http2(answer: Answer, over_http1: Answer, path: str) -> Finding:
+    """Judge the first bytes of a second stream, over HTTP/2."""
+    if is_stream(answer.status, answer.headers):
+        return ok("http2", "a stream over HTTP/2 comes at once too", lasting(answer.seconds))
+    why = "Browsers take HTTP/2 wherever it is offered, so there is no stream for them."
+    if "gunicorn" in remedies.standing_there(answer.headers, answer.version):
+        why += " Let a proxy in front speak it, and gunicorn not:"
+        changes: tuple[Change, ...] = (Change("gunicorn", 'http_protocols = "h1"'),)
+    else:
+        changes = over_http1.advice(remedies.unbuffered(path))
+    said = answer.problem or (answer.words if answer.ours else f"{answer.status}")
+    return fail("http2", "no stream over HTTP/2", said, why, changes)
 
 
 def _redirected(answer: Answer, url: httpx2.URL) -> Finding:

@@ -6,12 +6,11 @@ Findings come as soon as they are known, and end with the first that makes going
 address given and nowhere else: no redirection is followed.
 """
 
-import contextlib
 import importlib.util
-import threading
 import time
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
 
 import httpx2
 
@@ -28,7 +27,6 @@ from .way import Answer, Tried
 PATIENCE_SECONDS = 10.0
 """For an answer: as long as the SDK waits for the headers of a stream."""
 
-BLOCKED_SECONDS = 3.0
 TICK_SECONDS = 0.5
 LARGEST_BODY = 8192
 
@@ -155,18 +153,19 @@ class Examination:
         if not self._offers_http2 or importlib.util.find_spec("h2") is None:
             return [answers.without_http2(self._offers_http2)]
         self._progress("subscribing over HTTP/2")
-        began, stuck = time.monotonic(), False
+        began = time.monotonic()
         try:
             with (
                 httpx2.Client(http1=False, http2=True, timeout=self._patience) as http,
                 http.stream("GET", self._url, headers=self._headers) as response,
             ):
-                next(response.iter_raw(), b"")
-                tried = Tried(seconds=time.monotonic() - began)
-                stuck = not _answers(http, self._address.beside("live"))
+                answer = self._read(response, began)
+                if answers.is_stream(answer.status, answer.headers):
+                    next(response.iter_raw(), b"")
+                answer = replace(answer, seconds=time.monotonic() - began)
         except httpx2.HTTPError as error:
-            tried = Tried(seconds=time.monotonic() - began, problem=self._problem(error))
-        return [answers.over_http2(tried, stuck, self._answer, self._url.path)]
+            answer = Answer(seconds=time.monotonic() - began, problem=self._problem(error))
+        return [answers.over_http2(answer, self._answer, self._url.path)]
 
     def _listen(self, seconds: float | None) -> list[Finding]:
         answer = self._answer
@@ -216,19 +215,6 @@ class Examination:
         if isinstance(error, httpx2.TimeoutException):
             return f"nothing within {self._patience:g} s"
         return way.CLOSED if isinstance(error, httpx2.RemoteProtocolError) else reason(error)
-
-
-def _answers(http: httpx2.Client, url: httpx2.URL) -> bool:
-    """Whether an answer comes in time; in a thread, for over HTTP/2 the bytes of other streams put off a time limit."""
-    came = threading.Event()
-
-    def ask() -> None:
-        with contextlib.suppress(Exception):  # the connection is closed under it
-            http.get(url)
-            came.set()
-
-    threading.Thread(target=ask, daemon=True).start()
-    return came.wait(BLOCKED_SECONDS)
 
 
 def _each(*steps: Step) -> Generator[Finding, None, bool]:
