@@ -73,7 +73,7 @@ def _kill_master(site: Site, chance: random.Random) -> Hit:
 def _reload_master(site: Site, chance: random.Random) -> Hit:
     server = chance.choice(site.servers)
     server.signal(signal.SIGHUP)
-    return Hit(server.name)
+    return Hit(server.name, server.wait_until_it_serves)
 
 
 def _kill_broker(site: Site, chance: random.Random) -> Hit:

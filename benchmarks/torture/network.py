@@ -95,10 +95,10 @@ class Network:
 
     def close(self) -> None:
         """End everything."""
-        self._soon(self._listener.close)
-        self.cut()
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
         self._soon(self._loop.stop)
-        self._thread.join(5.0)
+        self._thread.join()
+        self._loop.close()
 
     def _soon(self, action: Callable[[], object]) -> None:
         self._loop.call_soon_threadsafe(action)
@@ -114,6 +114,14 @@ class Network:
     def _reset(self, chosen: Callable[[Link], bool]) -> None:
         for link in filter(chosen, list(self._links)):
             link.reset()
+
+    async def _end(self) -> None:
+        self._listener.close()
+        self._reset(lambda link: True)
+        carrying = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in carrying:
+            task.cancel()
+        await asyncio.gather(*carrying, return_exceptions=True)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = Link(writer)

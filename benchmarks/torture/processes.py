@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,11 +59,12 @@ class Process:
             self.child.send_signal(number)
 
     def kill(self) -> None:
-        """Kill the whole group."""
-        if self.child is not None:
+        """Kill the whole group, once: its number may soon be another's."""
+        child, self.child = self.child, None
+        if child is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.child.pid, signal.SIGKILL)
-            self.child.wait()
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
 
 class Server(Process):
@@ -74,7 +76,7 @@ class Server(Process):
         self._env = {**env, "SYNCKIT_BIND": f"127.0.0.1:{self.port}"}
 
     def start(self) -> None:
-        """Start, and wait until it listens; it tries again while the orphans of a killed master hold the port."""
+        """Start, and wait until it serves."""
         began, until = self._listened(), time.monotonic() + STARTS_WITHIN
         command = ["-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py"), APPLICATION]
         self.spawn(command, self._env)
@@ -82,6 +84,11 @@ class Server(Process):
             if time.monotonic() > until:
                 raise RuntimeError(f"{self.name} does not start, see {self.log_file}")
             time.sleep(0.05)
+        self.wait_until_it_serves()
+
+    def wait_until_it_serves(self) -> None:
+        """Return when a worker answers; on a busy machine that is seconds after the master listens."""
+        urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/sync/live", timeout=STARTS_WITHIN).close()
 
     def signal_worker(self, number: int, worker: int) -> None:
         """Send a signal to a worker, unless it is gone."""
