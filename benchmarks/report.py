@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from .phases import Plan, Row
+from .phases import Row
 from .server import ROOT
 
 PACKAGES = ("gunicorn", "gevent", "greenlet", "Flask", "Werkzeug", "PyJWT")
@@ -46,18 +46,18 @@ FIGURES = (
 )
 
 
-def facts(plan: Plan) -> dict[str, str]:
+def facts(measured: str, configuration: str) -> dict[str, str]:
     """Return what a reader must know to compare: when, where, with what. Asked at the start: a tree may move on."""
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "measured": f"{plan.streams:,} idle streams, {plan.repeats} repeats",
+        "measured": measured,
         "machine": f"{os.cpu_count()} x {cpu[1] if cpu else 'unknown'}, "
         f"{int(memory[1]) / 2**20 if memory else 0:.0f} GiB, {os.uname().sysname} {os.uname().release}",
         "versions": ", ".join([f"CPython {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]),
         "commit": _commit(),
-        "configuration": "gunicorn.conf.py, one gevent worker",
+        "configuration": configuration,
     }
 
 

@@ -2,6 +2,7 @@
 
     with Gunicorn(key, folder) as server:      one gevent worker running benchmarks.host
         server.private_kib()                   what its processes hold alone
+        server.descriptors(), .threads()       the same in descriptors and threads
         with server.usage() as usage: ...      what they and their core did meanwhile
 
 The whole process group is killed at the end, whatever happened, so neither Ctrl-C nor a failed start leaves anything.
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,11 @@ CONNECTIONS = 20_000
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
 """The same core twice on a machine with one: the figures then say so by both shares."""
+
+BARE_HOST = "benchmarks.host:app"
+BACKEND = "benchmarks.host:create_backend()"
+FOR_FIGURES: Mapping[str, object] = {"worker-class": "gevent", "keep-alive": 75}
+"""Options with which gunicorn does not close a pushing connection just when it is used."""
 
 _LISTENING = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
 _CLK_TCK = os.sysconf("SC_CLK_TCK")
@@ -50,16 +56,27 @@ class Usage:
 
 
 class Gunicorn:
-    """One stock gevent worker with the project's own configuration."""
+    """One worker with the project's own configuration; `options` are gunicorn's, `settings` the environment's."""
 
-    def __init__(self, key: str, folder: Path) -> None:
-        self._log = folder / "gunicorn.log"
-        with self._log.open("wb") as log:
+    def __init__(
+        self,
+        key: str,
+        folder: Path,
+        *,
+        app: str = BARE_HOST,
+        options: Mapping[str, object] = FOR_FIGURES,
+        settings: Mapping[str, str] | None = None,
+        core: int | None = SERVER_CORE,
+    ) -> None:
+        self.log_file = folder / "gunicorn.log"
+        environment = _environment(key) | {"BENCHMARK_FOLDER": str(folder)} | dict(settings or {})
+        with self.log_file.open("wb") as log:
             self._master = subprocess.Popen(
-                _command(), cwd=folder, stdout=log, stderr=log, env=_environment(key), start_new_session=True
+                _command(app, options), cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True
             )
         try:
-            os.sched_setaffinity(self._master.pid, {SERVER_CORE})  # long before it forks: the worker inherits it
+            if core is not None:
+                os.sched_setaffinity(self._master.pid, {core})  # long before it forks: the worker inherits it
             self.port = self._wait_for_port()
         except BaseException:
             self.kill()
@@ -85,8 +102,24 @@ class Gunicorn:
 
     def private_kib(self) -> int:
         """Return Private_Dirty of all server processes together."""
-        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self._processes()]
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.processes()]
         return sum(int(value) for text in rollups for value in re.findall(r"Private_Dirty:\s+(\d+) kB", text))
+
+    def descriptors(self) -> int:
+        """Return how many descriptors the server processes have open."""
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.processes())
+
+    def threads(self) -> int:
+        """Return how many native threads the server processes have."""
+        return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.processes())
+
+    def log(self) -> str:
+        """Return what gunicorn and the application have logged so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def reload(self) -> None:
+        """Tell the master to replace its worker."""
+        self._master.send_signal(signal.SIGHUP)
 
     @contextmanager
     def usage(self) -> Iterator[Usage]:
@@ -100,10 +133,11 @@ class Gunicorn:
         usage.others_cpu = max(0.0, core - usage.server_cpu - generator_here)
 
     def _clocks(self) -> tuple[float, float, float, float]:
-        server = sum(time.clock_gettime(_cpu_clock(pid)) for pid in self._processes())
+        server = sum(time.clock_gettime(_cpu_clock(pid)) for pid in self.processes())
         return time.perf_counter(), server, time.process_time(), _core_busy(SERVER_CORE)
 
-    def _processes(self) -> list[int]:
+    def processes(self) -> list[int]:
+        """Return the process ids, the master's first."""
         master = self._master.pid
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
         return [master, *map(int, children.split())]
@@ -111,22 +145,16 @@ class Gunicorn:
     def _wait_for_port(self) -> int:
         until = time.monotonic() + STARTS_WITHIN
         while time.monotonic() < until and self._master.poll() is None:
-            if listening := _LISTENING.search(self._log.read_text(errors="replace")):
+            if listening := _LISTENING.search(self.log()):
                 return int(listening[1])
             time.sleep(0.02)
-        raise RuntimeError(f"gunicorn did not start:\n{self._log.read_text(errors='replace')}")
+        raise RuntimeError(f"gunicorn did not start:\n{self.log()}")
 
 
-def _command() -> list[str]:
-    options = {
-        "config": ROOT / "gunicorn.conf.py",
-        "bind": "127.0.0.1:0",
-        "worker-class": "gevent",
-        "workers": 1,
-        "keep-alive": 75,  # the pushing connections; gunicorn would close one just when it is used
-    }
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", "benchmarks.host:app"]
+def _command(app: str, options: Mapping[str, object]) -> list[str]:
+    every = {"config": ROOT / "gunicorn.conf.py", "bind": "127.0.0.1:0", "workers": 1, **options}
+    flags = [text for name, value in every.items() for text in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", app]
 
 
 def _environment(key: str) -> dict[str, str]:

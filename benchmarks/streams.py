@@ -25,8 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     quick = {"paced_seconds": 5.0, "saturated_seconds": 2.0} if options.quick else {}
     plan = Plan(options.streams, options.repeat or (1 if options.quick else 3), **quick)
-    facts = report.facts(plan)
-    _prepare()
+    facts = report.facts(
+        f"{plan.streams:,} idle streams, {plan.repeats} repeats", "gunicorn.conf.py, one gevent worker"
+    )
+    prepare()
     try:
         rows = list(measure(plan))
     except KeyboardInterrupt:
@@ -63,7 +65,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """Take a core, all descriptors, and no pauses for the collector; turn both signals into an orderly end."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
