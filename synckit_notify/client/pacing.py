@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 
 from ..errors import NetworkError, ServerError
 
@@ -59,6 +59,17 @@ class RetryPolicy:
     def raised(self, floor: float) -> "RetryPolicy":
         """Return a policy that waits at least this long."""
         return replace(self, floor=max(self.floor, min(floor, LONGEST_FLOOR)))
+
+
+class StreamState(StrEnum):
+    """What the stream is doing."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    POLLING = "polling"
+    WAITING = "waiting"
+    NEEDS_AUTH = "needs_auth"
+    CLOSED = "closed"
 
 
 class SyncNotification(Enum):
