@@ -127,7 +127,7 @@ def bare(postgresql: PostgreSQL) -> Iterator[str]:
         connection.execute("DROP DATABASE bare WITH (FORCE)")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
     """The settings that name an empty database: none for SQLite, which is the default."""
     if request.param == "sqlite":
@@ -146,7 +146,7 @@ def quick_passwords() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
 def shared_app(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quick_passwords: None
 ) -> Iterator[Flask]:
