@@ -2,6 +2,7 @@
 
 In: SYNCKIT_BIND, SYNCKIT_WORKERS, SYNCKIT_WORKER_CONNECTIONS, SYNCKIT_METRICS from the environment. Nothing is
 monkey-patched here: the gevent worker does that itself after the fork, and one of another class must stay unpatched.
+What strangers send cannot hold up the streams: see `synckit_notify.guard`, whose hooks gunicorn finds here by name.
 """
 
 import gc
@@ -11,6 +12,9 @@ import resource
 import shutil
 import tempfile
 from typing import Any
+
+from synckit_notify import guard
+from synckit_notify.guard import post_request, pre_request, when_ready  # noqa: F401
 
 DESCRIPTORS_BESIDE_STREAMS = 100
 """Database files, log files, the broker, the event loop: what a worker opens besides its connections."""
@@ -53,6 +57,8 @@ timeout = 30  # a worker whose hub is blocked this long is replaced; an open str
 graceful_timeout = 10  # streams end by themselves within a second of SIGTERM, this is for pushes and pulls
 keepalive = 2  # seconds; an idle connection takes a stream's seat, and a worker that stops waits for it
 forwarder_headers = ""  # no header replaces SCRIPT_NAME: most proxies would pass on what a client sent
+limit_request_fields = 50  # gunicorn looks a head over with each piece that comes of it: its own limits allow 800 KiB
+limit_request_field_size = 4094  # and 0.45 s of processor time, which all streams wait for; these 200 KiB and 0.025 s
 control_socket_disable = True  # nothing uses it, and several servers of one user would fight over its path
 
 
@@ -85,6 +91,7 @@ def post_worker_init(worker: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1_000)
+    guard.post_worker_init(worker)
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -4,11 +4,8 @@ A contender starts on a port of its own with a key and a keepalive in whole seco
 `generator`. One that cannot run here says what to install, and is left out by name.
 """
 
-import inspect
 from collections.abc import Callable
 from typing import NamedTuple
-
-from synckit_notify import settings
 
 from . import nchan, starlette
 from .generator import Programs
@@ -36,21 +33,19 @@ def nothing() -> str:
     return ""
 
 
-def parking_missing() -> str:
-    """Say whether the package can park streams yet."""
-    known = "SYNCKIT_PARKING" in inspect.getsource(settings)
-    return "" if known else "a synckit_notify with the setting SYNCKIT_PARKING"
-
-
 def start_generator(programs: Programs, key: str, keepalive: int) -> Server:
     """Start ours with a greenlet for every stream."""
-    off = {} if parking_missing() else {"SYNCKIT_PARKING": "0"}
-    return gunicorn(key, programs.folder, SYNCKIT_KEEPALIVE_SECONDS=str(keepalive), **off)
+    return _start_ours(programs, key, keepalive, parking="0")
 
 
 def start_parked(programs: Programs, key: str, keepalive: int) -> Server:
     """Start ours with streams that hold no greenlet."""
-    return gunicorn(key, programs.folder, SYNCKIT_KEEPALIVE_SECONDS=str(keepalive), SYNCKIT_PARKING="1")
+    return _start_ours(programs, key, keepalive, parking="1")
+
+
+def _start_ours(programs: Programs, key: str, keepalive: int, *, parking: str) -> Server:
+    settings = {"SYNCKIT_KEEPALIVE_SECONDS": str(keepalive), "SYNCKIT_PARKING": parking}
+    return gunicorn(key, programs.folder, settings=settings)
 
 
 def start_nchan(programs: Programs, key: str, keepalive: int) -> Server:
@@ -82,7 +77,7 @@ CONTENDERS = (
         "parked",
         "the same with SYNCKIT_PARKING=1: no greenlet while a stream is idle",
         "",
-        parking_missing,
+        nothing,
         start_parked,
         nothing,
         ours=True,

@@ -1,15 +1,17 @@
 """The load generator: thousands of event streams and a few pushing connections on one epoll, one thread.
 
     load = Load(port, key)
-    load.open(users, on_changed)    connect, until the first bytes `: connected` have come; distinct JWTs
-    load.push(user)                 POST, without waiting for the answer
-    load.turn(timeout)              read what is there: on_changed(stream, frames) for every read with frames in it
+    load.open(requests, on_changed)   connect, until the first bytes `: connected` have come; distinct JWTs
+    load.push(user)                   POST on a kept connection, without waiting for the answer
+    load.call(request, on_answer)     any other request, on a connection of its own
+    load.turn(timeout)                read what is there: on_changed(stream, frames) for every read with frames in it
 
 Sockets are raw and carry HTTP written by hand, so that the generator stays far below one core. Frames are counted by
 their first line; should a read ever cut that line in two, a delivery would be missing and the run would say so.
 Everything unexpected raises: an answer that is no 200, a stream that ends, silence.
 """
 
+import re
 import select
 import socket
 import time
@@ -29,7 +31,9 @@ SILENCE_SECONDS = 10.0
 """Nothing at all from the server for so long is a failure."""
 
 _CHANGED = b"event: changed\n"
+_KEEPALIVE = b": keepalive\n"
 _CONNECTED = b": connected\n\n"
+_LENGTH = re.compile(rb"\r\ncontent-length: (\d+)\r\n", re.IGNORECASE)
 _BIND_ADDRESS_NO_PORT = 24  # ip(7); the port is chosen at connect, by both addresses
 _READ = 4096  # sixteen buffered frames are 352 bytes
 
@@ -37,24 +41,30 @@ _READ = 4096  # sixteen buffered frames are 352 bytes
 class Stream:
     """One open event stream of a user."""
 
-    __slots__ = ("_head", "_load", "on_changed", "sock", "user")
+    __slots__ = ("_head", "_load", "on_changed", "on_keepalive", "sock", "user")
 
-    def __init__(self, load: "Load", user: str, sock: socket.socket, on_changed: "OnChanged") -> None:
+    def __init__(
+        self, load: "Load", user: str, sock: socket.socket, on_changed: "OnChanged", on_keepalive: "OnKeepalive"
+    ) -> None:
         self.user = user
         self.sock = sock
         self.on_changed = on_changed
+        self.on_keepalive = on_keepalive
         self._load = load
         self._head: bytes | None = b""
 
-    def read(self) -> None:
+    def handle(self) -> None:
         """Take what has come: the head of the answer first, then frames."""
         data = self.sock.recv(_READ)
         if not data:
             raise RuntimeError(f"a stream of {self.user} ended: {self._head!r}")
         if self._head is not None:
             self._begin(data)
-        elif frames := data.count(_CHANGED):
+            return
+        if frames := data.count(_CHANGED):
             self.on_changed(self, frames)
+        if _KEEPALIVE in data:
+            self.on_keepalive(self)
 
     def _begin(self, data: bytes) -> None:
         head = (self._head or b"") + data
@@ -66,37 +76,69 @@ class Stream:
             self._load.connected += 1
 
 
-class Pusher:
-    """One kept connection for pushes."""
+class Caller:
+    """One connection for requests that are answered at once, one after the other."""
 
-    __slots__ = ("_load", "sock")
+    __slots__ = ("_answer", "_load", "_on_answer", "_unsent", "sock")
 
     def __init__(self, load: "Load", sock: socket.socket) -> None:
         self.sock = sock
         self._load = load
+        self._unsent = self._answer = b""
+        self._on_answer: OnAnswer | None = None
 
-    def read(self) -> None:
-        """Take an answer; from then on the connection is free again."""
+    def send(self, request: bytes, on_answer: "OnAnswer") -> None:
+        """Send as soon as the connection allows; `on_answer(caller, answer)` when all of the answer has come."""
+        self._unsent, self._answer, self._on_answer = request, b"", on_answer
+        self._load.watch(self, select.EPOLLIN | select.EPOLLOUT)
+
+    def handle(self) -> None:
+        """Send, or take a part of the answer."""
+        if self._unsent:
+            self._unsent = self._unsent[self.sock.send(self._unsent) :]
+            if not self._unsent:
+                self._load.watch(self, select.EPOLLIN)
+            return
         data = self.sock.recv(_READ)
-        if not data.startswith(b"HTTP/1.1 204 "):
-            raise RuntimeError(f"a push failed: {data!r}")
-        self._load.idle_pushers.append(self)
+        if not data and self._on_answer is None:  # idle for gunicorn's keep-alive time
+            self._load.forget(self)
+            return
+        if not data:
+            raise RuntimeError(f"the server closed a connection instead of answering: {self._answer!r}")
+        self._answer += data
+        head, end, body = self._answer.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head + b"\r\n")
+        if end and len(body) >= (int(length[1]) if length else 0):
+            on_answer, self._on_answer = self._on_answer or ignore, None
+            on_answer(self, self._answer)
 
 
 OnChanged = Callable[[Stream, int], None]
-End = TypeVar("End", Stream, Pusher)
+OnKeepalive = Callable[[Stream], None]
+OnAnswer = Callable[[Caller, bytes], None]
+End = TypeVar("End", Stream, Caller)
+
+
+def ignore(*_: object) -> None:
+    """Nobody waits for this."""
+
+
+def bare_push(user: str) -> bytes:
+    """A push to the bare host."""
+    return f"POST /push/{APP}/{user} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode()
 
 
 class Load:
     """All connections of the generator to one server; a context manager that closes them."""
 
-    def __init__(self, port: int, key: str) -> None:
+    def __init__(self, port: int, key: str, push_of: Callable[[str], bytes] = bare_push) -> None:
         self.connected = 0
-        self.idle_pushers: list[Pusher] = []
+        self._idle_pushers: list[Caller] = []
         self._address = ("127.0.0.1", port)
         self._key = key
+        self._push_of = push_of
         self._epoll = select.epoll()
-        self._ends: dict[int, Stream | Pusher] = {}
+        self._ends: dict[int, Stream | Caller] = {}
 
     def __enter__(self) -> "Load":
         return self
@@ -111,12 +153,13 @@ class Load:
         port, key = self._address[1], self._key
         return [(user, subscription(port, key, user, n)) for user in users for n in range(devices_each)]
 
-    def open(self, requests: Sequence[tuple[str, bytes]], on_changed: OnChanged) -> None:
+    def open(
+        self, requests: Sequence[tuple[str, bytes]], on_changed: OnChanged, on_keepalive: OnKeepalive = ignore
+    ) -> None:
         """Open a stream for every request and return when all have received their first frame."""
         before = self.connected
         for started, (user, request) in enumerate(requests):
-            stream = Stream(self, user, self._connect(), on_changed)
-            self._add(stream)
+            stream = self._add(Stream(self, user, self._connect(), on_changed, on_keepalive))
             stream.sock.send(request)
             while started - (self.connected - before) >= AT_ONCE:
                 self.turn(SILENCE_SECONDS, must_hear=True)
@@ -125,8 +168,28 @@ class Load:
 
     def push(self, user: str) -> None:
         """Send a push for a user on an idle connection, or on a new one."""
-        pusher = self.idle_pushers.pop() if self.idle_pushers else self._add(Pusher(self, self._connect()))
-        pusher.sock.send(f"POST /push/{APP}/{user} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode())
+        pusher = self._idle_pushers.pop() if self._idle_pushers else self._add(Caller(self, self._connect()))
+        pusher.send(self._push_of(user), self._pushed)
+
+    def call(self, request: bytes, on_answer: OnAnswer) -> None:
+        """Send a request on a new connection, which is closed when the answer has come."""
+
+        def answered(caller: Caller, answer: bytes) -> None:
+            self.forget(caller)
+            on_answer(caller, answer)
+
+        self._add(Caller(self, self._connect())).send(request, answered)
+
+    def forget(self, caller: Caller) -> None:
+        """Close a connection for requests."""
+        del self._ends[caller.sock.fileno()]
+        caller.sock.close()
+        if caller in self._idle_pushers:
+            self._idle_pushers.remove(caller)
+
+    def watch(self, end: Stream | Caller, events: int) -> None:
+        """Tell what an end waits for."""
+        self._epoll.modify(end.sock, events)
 
     def turn(self, timeout: float, *, must_hear: bool = False) -> None:
         """Read from everything that has something, waiting at most `timeout` seconds for the first."""
@@ -135,15 +198,20 @@ class Load:
         if must_hear and not events:
             raise RuntimeError(f"nothing came from the server for {timeout:g} s")
         for descriptor, _ in events:
-            ends[descriptor].read()
+            ends[descriptor].handle()
 
     def _connect(self) -> socket.socket:
         sock = socket.socket()
         sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         sock.bind((SOURCES[len(self._ends) % len(SOURCES)], 0))
-        sock.connect(self._address)  # the kernel answers, however busy the server is: see AT_ONCE
         sock.setblocking(False)
+        sock.connect_ex(self._address)  # done at once by the kernel, unless the server's backlog is full: see AT_ONCE
         return sock
+
+    def _pushed(self, pusher: Caller, answer: bytes) -> None:
+        if not answer.startswith(b"HTTP/1.1 20"):
+            raise RuntimeError(f"a push failed: {answer!r}")
+        self._idle_pushers.append(pusher)
 
     def _add(self, end: End) -> End:
         self._ends[end.sock.fileno()] = end
@@ -153,11 +221,16 @@ class Load:
 
 def subscription(port: int, key: str, user: str, device: int, query: str = "") -> bytes:
     """Return a request for a stream with a token of its own and the headers an HTTP client sends."""
-    now = int(time.time())
-    claims = {"sub": user, "app": APP, "device": f"device-{device}", "iat": now, "exp": now + 3600}
-    token = jwt.encode(claims, key, algorithm="HS256")
     return (
         f"GET /api/sync/subscribe?app_id={APP}{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
         "Accept: text/event-stream\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
-        f"User-Agent: synckit-notify/0.1\r\nCache-Control: no-store\r\nAuthorization: Bearer {token}\r\n\r\n"
+        "User-Agent: synckit-notify/0.1\r\nCache-Control: no-store\r\n"
+        f"Authorization: Bearer {make_token(key, user, f'device-{device}')}\r\n\r\n"
     ).encode()
+
+
+def make_token(key: str, user: str, device: str | None = None, *, life: int = 3600) -> str:
+    """Return a token that counts, unless its life is over already."""
+    now = int(time.time())
+    claims = {"sub": user, "app": APP, "iat": now, "exp": now + life} | ({"device": device} if device else {})
+    return jwt.encode(claims, key, algorithm="HS256")

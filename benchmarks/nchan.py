@@ -73,7 +73,7 @@ def start(folder: Path, keepalive: int) -> Server:
     port = _free_port()
     text = CONFIGURATION.format(module=_module(), connections=CONNECTIONS, port=port, keepalive=keepalive)
     (folder / "nginx.conf").write_text(text)
-    return Server(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], folder, {}, port)
+    return Server(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], folder, {}, port=port)
 
 
 def _module() -> Path | None:

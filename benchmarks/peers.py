@@ -105,7 +105,9 @@ def _facts(plan: Plan, contenders: Sequence[Contender]) -> dict[str, str]:
     present = [contender.name for contender in contenders]
     absent = [contender.name for contender in CONTENDERS if contender.name not in present]
     peers = [text for contender in contenders if (text := contender.version())]
-    facts = report.facts(plan.streams, plan.repeats)
+    facts = report.facts(
+        f"{plan.streams:,} idle streams, {plan.repeats} repeats", "gunicorn.conf.py, one gevent worker"
+    )
     facts["versions"] = ", ".join([facts["versions"], *peers])
     facts["seconds"] = (
         f"pushes at a pace {plan.paced_seconds:g}, each saturation {plan.saturated_seconds:g}, "

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .load import SILENCE_SECONDS, Load, Stream
+from .load import SILENCE_SECONDS, Load, Stream, ignore
 from .server import Server, gunicorn
 
 Row = dict[str, Any]
@@ -95,10 +95,6 @@ def server_and_load() -> Iterator[tuple[Server, Load]]:
         load.open(load.requests(warm_up, DEVICES_EACH), ignore)
         time.sleep(SETTLE_SECONDS)
         yield server, load
-
-
-def ignore(stream: Stream, frames: int) -> None:
-    """Nobody pushes to the streams of the warm-up."""
 
 
 def idle(plan: Plan) -> Iterator[Row]:

@@ -46,12 +46,12 @@ FIGURES = (
 )
 
 
-def facts(streams: int, repeats: int) -> dict[str, str]:
+def facts(measured: str, configuration: str) -> dict[str, str]:
     """Return what a reader must know to compare. Asked at the start: a tree may move on."""
     return {
         **surroundings(),
-        "measured": f"{streams:,} idle streams, {repeats} repeats",
-        "configuration": "gunicorn.conf.py, one gevent worker",
+        "measured": measured,
+        "configuration": configuration,
     }
 
 

@@ -27,6 +27,11 @@ CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
 """The same core twice on a machine with one: the figures then say so by both shares."""
 
+BARE_HOST = "benchmarks.host:app"
+BACKEND = "benchmarks.host:create_backend()"
+FOR_FIGURES: Mapping[str, object] = {"worker-class": "gevent", "keep-alive": 75}
+"""Options with which gunicorn does not close a pushing connection just when it is used."""
+
 _LISTENING = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _CLK_TCK = os.sysconf("SC_CLK_TCK")
 
@@ -56,9 +61,17 @@ class Server:
     Its port is the one given, or the one its log names. Nothing of the environment of whoever runs this reaches it.
     """
 
-    def __init__(self, command: list[str], folder: Path, env: Mapping[str, str], port: int | None = None) -> None:
-        self._log = folder / "server.log"
-        with self._log.open("wb") as log:
+    def __init__(
+        self,
+        command: list[str],
+        folder: Path,
+        env: Mapping[str, str],
+        *,
+        port: int | None = None,
+        core: int | None = SERVER_CORE,
+    ) -> None:
+        self.log_file = folder / "server.log"
+        with self.log_file.open("wb") as log:
             self._master = subprocess.Popen(
                 command,
                 cwd=folder,
@@ -66,7 +79,7 @@ class Server:
                 stderr=log,
                 env=_environment(env),
                 start_new_session=True,
-                preexec_fn=lambda: os.sched_setaffinity(0, {SERVER_CORE}),
+                preexec_fn=lambda: os.sched_setaffinity(0, CORES if core is None else {core}),
             )
         try:
             self.port = self._wait_for_port(command[0], port)
@@ -94,8 +107,24 @@ class Server:
 
     def private_kib(self) -> int:
         """Return Private_Dirty of all server processes together."""
-        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self._processes()]
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.processes()]
         return sum(int(value) for text in rollups for value in re.findall(r"Private_Dirty:\s+(\d+) kB", text))
+
+    def descriptors(self) -> int:
+        """Return how many descriptors the server processes have open."""
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.processes())
+
+    def threads(self) -> int:
+        """Return how many native threads the server processes have."""
+        return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.processes())
+
+    def log(self) -> str:
+        """Return what the server and its application have logged so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def reload(self) -> None:
+        """Tell a gunicorn's master to replace its worker."""
+        self._master.send_signal(signal.SIGHUP)
 
     @contextmanager
     def usage(self, generator: int | None = None) -> Iterator[Usage]:
@@ -110,10 +139,11 @@ class Server:
         usage.others_cpu = max(0.0, core - usage.server_cpu - generator_here)
 
     def _clocks(self, generator: int) -> tuple[float, float, float, float]:
-        server = sum(time.clock_gettime(_cpu_clock(pid)) for pid in self._processes())
+        server = sum(time.clock_gettime(_cpu_clock(pid)) for pid in self.processes())
         return time.perf_counter(), server, time.clock_gettime(_cpu_clock(generator)), _core_busy(SERVER_CORE)
 
-    def _processes(self) -> list[int]:
+    def processes(self) -> list[int]:
+        """Return the process ids, the master's first."""
         master = self._master.pid
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
         return [master, *map(int, children.split())]
@@ -121,26 +151,29 @@ class Server:
     def _wait_for_port(self, command: str, port: int | None) -> int:
         until = time.monotonic() + STARTS_WITHIN
         while time.monotonic() < until and self._master.poll() is None:
-            listening = _LISTENING.search(self._log.read_text(errors="replace"))
+            listening = _LISTENING.search(self.log())
             found = int(listening[1]) if listening else port
             if found and _accepts(found):
                 return found
             time.sleep(0.02)
-        raise RuntimeError(f"{command} did not start:\n{self._log.read_text(errors='replace')}")
+        raise RuntimeError(f"{command} did not start:\n{self.log()}")
 
 
-def gunicorn(key: str, folder: Path, **settings: str) -> Server:
-    """Start one stock gevent worker with the project's own configuration, and settings of the notifier."""
-    options = {
-        "config": ROOT / "gunicorn.conf.py",
-        "bind": "127.0.0.1:0",
-        "worker-class": "gevent",
-        "workers": 1,
-        "keep-alive": 75,  # the pushing connections; gunicorn would close one just when it is used
-    }
-    flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", "benchmarks.host:app"]
-    return Server(command, folder, {"SYNCKIT_JWT_KEY": key, **settings})
+def gunicorn(
+    key: str,
+    folder: Path,
+    *,
+    app: str = BARE_HOST,
+    options: Mapping[str, object] = FOR_FIGURES,
+    core: int | None = SERVER_CORE,
+    settings: Mapping[str, str] | None = None,
+) -> Server:
+    """Start one worker with the project's own configuration; `options` are gunicorn's, `settings` the environment's."""
+    every = {"config": ROOT / "gunicorn.conf.py", "bind": "127.0.0.1:0", "workers": 1, **options}
+    flags = [text for name, value in every.items() for text in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", app]
+    env = {"SYNCKIT_JWT_KEY": key, "BENCHMARK_FOLDER": str(folder)} | dict(settings or {})
+    return Server(command, folder, env, core=core)
 
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -25,7 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     quick = {"paced_seconds": 5.0, "saturated_seconds": 2.0} if options.quick else {}
     plan = Plan(options.streams, options.repeat or (1 if options.quick else 3), **quick)
-    facts = report.facts(plan.streams, plan.repeats)
+    facts = report.facts(
+        f"{plan.streams:,} idle streams, {plan.repeats} repeats", "gunicorn.conf.py, one gevent worker"
+    )
     prepare()
     try:
         rows = list(measure(plan))

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "native": set(),
     "counts": set(),
     "logs": set(),
+    "guard": {"gunicorn"},
     "process": set(),
     "periodic": {"logs"},
     "channel": {"counts"},

@@ -100,11 +100,15 @@ def over_http(url: str) -> Send:
     return send
 
 
+def _forget_settings(patch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SYNCKIT_")]:
+        patch.delenv(name)
+
+
 @pytest.fixture(autouse=True)
 def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of whoever runs the tests must not reach them."""
-    for name in [name for name in os.environ if name.startswith("SYNCKIT_")]:
-        monkeypatch.delenv(name)
+    _forget_settings(monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +127,7 @@ def bare(postgresql: PostgreSQL) -> Iterator[str]:
         connection.execute("DROP DATABASE bare WITH (FORCE)")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
     """The settings that name an empty database: none for SQLite, which is the default."""
     if request.param == "sqlite":
@@ -132,12 +136,31 @@ def database(request: pytest.FixtureRequest) -> dict[str, str]:
     return {"SYNCKIT_DATABASE_URL": server.emptied()}
 
 
-@pytest.fixture
-def quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def quick_passwords() -> Iterator[None]:
     """Hash passwords in no time, for tests that log in by the hundred and are not about hashing."""
     quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(accounts, "_hasher", quick)
-    monkeypatch.setattr(accounts, "_DUMMY_HASH", quick.hash("nobody's"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "_hasher", quick)
+        patch.setattr(accounts, "_DUMMY_HASH", quick.hash("nobody's"))
+        yield
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
+def shared_app(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quick_passwords: None
+) -> Iterator[Flask]:
+    """One backend for all tests of a module, on either kind of database, with Alice's account in the app `notes`."""
+    settings = {"SYNCKIT_JWT_KEY": KEY}
+    if request.param == "postgresql":
+        settings["SYNCKIT_DATABASE_URL"] = request.getfixturevalue("postgresql").emptied()
+    with pytest.MonkeyPatch.context() as patch:
+        _forget_settings(patch)
+        app = create_app(settings, instance_path=tmp_path_factory.mktemp("shared"))
+    backend: Backend = app.extensions["synckit_backend"]
+    app.config["CREDENTIALS"] = add_account(backend)
+    yield app
+    backend.store.dispose()
 
 
 @pytest.fixture

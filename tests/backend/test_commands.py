@@ -15,7 +15,7 @@ from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from ..conftest import KEY, make_token
 from ..server import ROOT, clean_environment
-from .conftest import Caller, Send
+from .conftest import SQLITE_ONLY, Caller, Send
 
 Run = Callable[..., str]
 
@@ -100,6 +100,7 @@ def test_a_log_out_refuses_old_tokens_and_ends_the_streams(run: Run, app: Flask,
     assert "no such account" in refused(app, "user", "logout", "b@example.org")
 
 
+@SQLITE_ONLY
 @pytest.mark.parametrize(
     "address",
     [

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ..behind import wait_until
 from ..conftest import KEY
 from ..proxies import DEPLOY, shipped
 from ..server import GUNICORN, ROOT, Server
@@ -44,7 +45,7 @@ def test_the_service_starts_with_the_shipped_settings_and_tells_systemd(clone: P
             with Listener(server.port, "/api/sync/live", None) as alive:
                 assert alive.status == 200
             assert (tmp_path / "synckit.db").exists()
-            assert server.stop() == 0
+            assert server.stop(within=30) == 0
 
 
 def test_the_shipped_settings_are_for_production_and_hold_no_key(tmp_path: Path) -> None:
@@ -84,8 +85,8 @@ def test_what_is_copied_serves_is_healthy_and_ends_on_term(image: dict[str, list
     assert program == "gunicorn"
     with Server([GUNICORN, *options], tmp_path / workdir.strip("/"), LISTENING, env) as server:
         check = image["HEALTHCHECK"][0].partition("CMD ")[2].replace(":8000", f":{server.port}")
-        assert healthy(check)
-        assert server.stop(signal.SIGTERM) == 0
+        assert wait_until(lambda: healthy(check))
+        assert server.stop(signal.SIGTERM, within=30) == 0
     assert not healthy(check)
     assert (tmp_path / "data" / "synckit.db").exists()
 

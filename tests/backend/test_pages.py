@@ -10,12 +10,24 @@ from werkzeug.test import TestResponse
 
 from synckit_notify.backend import Backend, accounts, pages, sessions
 
-from .conftest import PASSWORD, add_account
+from .conftest import PASSWORD, SQLITE_ONLY, add_account
 from .visitor import CALLBACK, Visitor, sent_to
 
 TLS = "https://localhost"
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
+pytestmark = pytest.mark.parametrize("shared_app", ["sqlite"], indirect=True)
+
+
+@pytest.fixture
+def app(shared_app: Flask) -> Flask:
+    """The backend that all tests here share."""
+    return shared_app
+
+
+@pytest.fixture
+def credentials(shared_app: Flask) -> dict[str, str]:
+    """Alice's log-in there."""
+    return dict(shared_app.config["CREDENTIALS"])
 
 
 @pytest.fixture
@@ -183,13 +195,16 @@ def test_somebody_else_may_log_in_instead(person: Visitor) -> None:
     assert "Password" in person.visit().text
 
 
-@pytest.mark.parametrize("ending", [sessions.log_out, lambda c, user: sessions.set_password(c, user, "another hash")])
+@pytest.mark.parametrize("way", ["logged out", "a new password"])
 def test_a_log_out_everywhere_ends_it_too(
-    person: Visitor, backend: Backend, ending: Callable[..., Any], log_in: Callable[..., Any]
+    person: Visitor, backend: Backend, log_in: Callable[..., Any], way: str
 ) -> None:
-    user = log_in()[1]["user_id"]
+    user, same_again = log_in()[1]["user_id"], accounts.hash_password(PASSWORD)
     consent = person.log_in()
-    backend.store.write(lambda connection: ending(connection, user))
+    if way == "logged out":
+        backend.store.write(lambda connection: sessions.log_out(connection, user))
+    else:
+        backend.store.write(lambda connection: sessions.set_password(connection, user, same_again))
     answer = person.press(consent, "allow")
     assert (answer.status_code, answer.location) == (403, None)
     assert "Please log in again." in answer.text
@@ -233,6 +248,7 @@ def test_an_action_that_there_is_not_is_refused(person: Visitor) -> None:
     assert person.post({"secret": secret, "action": "format the disk"}).status_code == 422
 
 
+@SQLITE_ONLY
 def test_a_cookie_of_one_service_is_none_in_another(
     make_app: Callable[..., Flask], tmp_path: Any, person: Visitor
 ) -> None:

@@ -1,5 +1,6 @@
 """Who may no longer: a deleted device, a changed password, a log-out everywhere, a session that ended."""
 
+import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
@@ -14,8 +15,6 @@ from .conftest import PASSWORD, Answer, Caller, Send
 from .visitor import Visitor, grant
 
 REVOKED = b": bye revoked\n\n"
-
-pytestmark = pytest.mark.usefixtures("quick_passwords")
 
 
 class Device:
@@ -44,6 +43,20 @@ class Device:
         answers = {self.calls.get("/status")[0], self.refresh()[0]}
         assert answers in ({200}, {401, 400})
         return answers == {200}
+
+
+@pytest.fixture
+def app(shared_app: Flask) -> Flask:
+    """The backend that all tests here share."""
+    return shared_app
+
+
+@pytest.fixture
+def credentials(shared_app: Flask, backend: Backend) -> dict[str, str]:
+    """The log-in of somebody whom no other test knows."""
+    email, password_hash = f"{uuid.uuid4()}@example.org", accounts.hash_password(PASSWORD)
+    backend.store.write(lambda connection: accounts.add_user(connection, email, password_hash))
+    return dict(shared_app.config["CREDENTIALS"], email=email)
 
 
 @pytest.fixture
@@ -91,7 +104,7 @@ class TestADeletedDevice:
         first, again = device("phone"), device("phone")
         assert first.id == again.id
         named = device(device_id=first.id)
-        code = Visitor(app, credentials["api_key"]).allow()
+        code = Visitor(app, credentials["api_key"], email=credentials["email"]).allow()
         answer = send("POST", "/oauth/token", grant(credentials["api_key"], code) | {"device_id": first.id}, {})
         browser = Device(app, send, credentials["api_key"], answer)
         laptop = device("laptop")
@@ -186,10 +199,12 @@ class TestAChangedPassword:
         monkeypatch.setattr(accounts, "require_unchanged", overtaken)
         assert send("POST", "/auth", credentials, {})[0] == 401
 
-    def test_may_be_set_by_a_command_for_who_forgot_it(self, device: Make, app: Flask) -> None:
+    def test_may_be_set_by_a_command_for_who_forgot_it(
+        self, device: Make, app: Flask, credentials: dict[str, str]
+    ) -> None:
         phone = device("phone")
         with phone.stream() as stream:
-            words = ["synckit", "user", "password", "Alice@example.org", "--password", self.NEW]
+            words = ["synckit", "user", "password", credentials["email"].upper(), "--password", self.NEW]
             assert app.test_cli_runner().invoke(args=words).exit_code == 0
             assert stream.next_frame() == REVOKED
         assert not phone.is_welcome()

@@ -20,8 +20,17 @@ CALLBACK = "http://127.0.0.1:53123/callback"
 class Visitor:
     """Alice with a fresh browser; `asked` are the parameters that her app sends her with."""
 
-    def __init__(self, app: Flask, api_key: str, base_url: str = "http://localhost", **asked: str | None) -> None:
+    def __init__(
+        self,
+        app: Flask,
+        api_key: str,
+        *,
+        email: str = "alice@example.org",
+        base_url: str = "http://localhost",
+        **asked: str | None,
+    ) -> None:
         self.browser = app.test_client()
+        self._email = email
         self._base_url = base_url
         usual = {"response_type": "code", "client_id": api_key, "redirect_uri": CALLBACK, "state": "a state"}
         usual |= {"code_challenge": CHALLENGE, "code_challenge_method": "S256"}
@@ -42,9 +51,9 @@ class Visitor:
         """Send a form, whatever is in it."""
         return self.browser.post(f"/oauth/authorize?{self._query()}", data=form, base_url=self._base_url)
 
-    def log_in(self, email: str = "alice@example.org", password: str = PASSWORD) -> TestResponse:
+    def log_in(self) -> TestResponse:
         """Log in, and return the page that comes next."""
-        answer = self.press(self.visit(), "log_in", email=email, password=password)
+        answer = self.press(self.visit(), "log_in", email=self._email, password=PASSWORD)
         assert answer.status_code == 303, answer.text
         assert answer.location == f"?{self._query()}"
         return self.visit()

@@ -194,7 +194,7 @@ def tell(app: dict[str, App], story: list[Any], backend: Backend) -> None:
 
 
 @settings(
-    max_examples=150,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

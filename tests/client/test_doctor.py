@@ -17,6 +17,8 @@ from ..proxies import Nginx, certificate, free_port
 from ..server import GUNICORN, ROOT, Server, clean_environment, gunicorn
 from .misconfigured import haproxy, nginx
 
+pytestmark = pytest.mark.thorough
+
 HOSTS = "tests.hosts:create_app()"
 KEEPALIVE = {"SYNCKIT_KEEPALIVE_SECONDS": "0.3"}
 IMPATIENT, PATIENT = 1.5, 10.0

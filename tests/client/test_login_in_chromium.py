@@ -13,6 +13,8 @@ from synckit_notify.client import Account, NotAuthenticated, SyncKitClient
 from ..browser import ENTER, TAB, Browser
 from .test_assembled import EMAIL, PASSWORD, Service
 
+pytestmark = pytest.mark.thorough
+
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 READABLE = 4.5
 """The contrast that WCAG 2.2, criterion 1.4.3, asks of text."""

@@ -1,0 +1,240 @@
+"""What is thrown at the server: one function per attack, bounded in connections and in time, loopback only.
+
+    python -m benchmarks.attacks NAME PORT SECONDS SIZE    tokens as JSON on stdin; what became of it on stdout
+
+It runs as a process of its own, at the lowest priority, so that it does not delay those who measure; `abuse` starts
+it. The attacks are made of four movements: flood (ask again once answered), drip (say a byte a second), pipeline (ask
+on without waiting), churn (connect and be gone).
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .load import APP
+from .swarm import Connection, Swarm
+
+AT_ONCE = 200
+"""How many connections are opened before the others are looked after."""
+
+HOST = "HTTP/1.1\r\nHost: localhost\r\n"
+SUBSCRIBE = f"GET /api/sync/subscribe?app_id={APP} {HOST}"
+LIVE = f"GET /api/sync/live {HOST}\r\n"
+PUSH = f"POST /api/sync/push {HOST}"
+LOG_IN = f"POST /api/sync/auth {HOST}"
+
+OUR_LINE, LONGEST_LINE = (f"X-Bomb: {'x' * most}\r\n" for most in (4080, 8180))
+"""As long as gunicorn.conf.py lets one header be, of fifty; and gunicorn by default, of a hundred."""
+
+MALFORMED_LINES = (
+    "Authorization Bearer {token}",
+    "X-Line: \n{token}",
+    "X Space: {token}",
+    "Content-Length: {token}",
+    "Transfer-Encoding: {token}",
+    "Expect: {token}",
+)
+"""What gunicorn refuses, and mentions in its log."""
+
+METHODS = ["HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PROPFIND", "BREW", "get", "X"]
+PATHS = (f"/api/sync/subscribe?app_id={APP}", "/api/sync/live", "/api/sync/push", "/nowhere", "*")
+
+
+@dataclass(slots=True)
+class Attack:
+    """One attack while it runs. None of the tokens may ever be seen in a log."""
+
+    swarm: Swarm
+    good: list[str]
+    bad: list[str]
+    size: int
+    until: float
+
+    def goes_on(self) -> bool:
+        """Whether there is time left."""
+        return time.monotonic() < self.until
+
+    def fill(self, beginnings: Sequence[str], *, deaf: bool = False) -> Iterator[Connection]:
+        """Open some of the connections that are missing."""
+        for _ in range(min(AT_ONCE, self.size - len(self.swarm))):
+            yield self.swarm.open(beginnings[self.swarm.opened % len(beginnings)].encode(), deaf=deaf)
+
+
+def flood(attack: Attack, requests: Sequence[str]) -> None:
+    """On every connection send the next request as soon as the last is answered."""
+    sent = 0
+    while attack.goes_on():
+        sent += sum(1 for _ in attack.fill(requests))
+        for connection in attack.swarm.turn(0.02):
+            if connection.open:
+                sent += 1
+                connection.send(requests[sent % len(requests)].encode())
+
+
+def drip(attack: Attack, beginnings: Sequence[str]) -> None:
+    """Keep connections that have begun to say something, and go on with a byte a second."""
+    dripping: list[Connection] = []
+    while attack.goes_on():
+        for connection in dripping:
+            connection.send(b"z")
+        second = min(time.monotonic() + 1, attack.until)
+        while time.monotonic() < second:
+            dripping += attack.fill(beginnings)
+            attack.swarm.turn(0.02)
+        dripping = [connection for connection in dripping if connection.open]
+
+
+def pipeline(attack: Attack, beginning: str, more: str, *, deaf: bool = False) -> None:
+    """Send on and on without waiting for an answer."""
+    connections: list[Connection] = []
+    while attack.goes_on():
+        connections += attack.fill([beginning], deaf=deaf)
+        for connection in connections:
+            if not connection.unsent:
+                connection.send(more.encode())
+        attack.swarm.turn(0.02)
+        connections = [connection for connection in connections if connection.open]
+
+
+def churn(attack: Attack, beginnings: Sequence[str], *, after_answer: bool) -> None:
+    """Connect, send, and reset: once the answer begins, or at once."""
+    while attack.goes_on():
+        opened = list(attack.fill(beginnings))
+        answered = attack.swarm.turn(0.002)
+        for connection in answered if after_answer else opened:
+            connection.reset()
+
+
+def bearer(head: str, token: str, *lines: str) -> str:
+    """Return a whole head with a token."""
+    return "\r\n".join([f"{head}Authorization: Bearer {token}", *lines, "", ""])
+
+
+def slow_heads(attack: Attack) -> None:
+    """Slowloris: heads that never end."""
+    drip(attack, [f"{SUBSCRIBE}X-Slow: "])
+
+
+def fat_heads(attack: Attack) -> None:
+    """The same with heads as large as they may grow: under gunicorn.conf.py, and with gunicorn's own limits."""
+    drip(attack, [f"{SUBSCRIBE}{line * many}X-Slow: " for line, many in ((OUR_LINE, 48), (LONGEST_LINE, 98))])
+
+
+def header_bombs(attack: Attack) -> None:
+    """Whole heads at every limit of gunicorn, beyond it, and out of shape, with tokens where they do not belong."""
+    token = attack.good[0]
+    large = [
+        OUR_LINE * 48,
+        LONGEST_LINE * 98,
+        LONGEST_LINE * 101,
+        f"X-Bomb: {'x' * 20_000}\r\n",
+        "X-Many: 1\r\n" * 1000,
+    ]
+    malformed = [f"{line.format(token=token)}\r\n" for line in MALFORMED_LINES]
+    request_lines = [f"GET /{'x' * many} HTTP/1.1\r\n\r\n" for many in (4000, 5000)]
+    flood(attack, [f"{SUBSCRIBE}{lines}\r\n" for lines in large + malformed] + request_lines + [f"{token}\r\n\r\n"])
+
+
+def bad_tokens(attack: Attack) -> None:
+    """Tokens that do not count: garbage, expired, of a wrong key, 8 KiB long."""
+    flood(attack, [bearer(SUBSCRIBE, token) for token in attack.bad])
+
+
+def odd_methods(attack: Attack) -> None:
+    """Every method on every path."""
+    flood(attack, [f"{method} {path} {HOST}\r\n" for method in METHODS for path in PATHS])
+
+
+def pipelined_live(attack: Attack) -> None:
+    """A line of requests that never ends."""
+    pipeline(attack, LIVE, LIVE * 1000)
+
+
+def pipelined_refusals(attack: Attack) -> None:
+    """The same with a token that does not count."""
+    pipeline(attack, "", bearer(SUBSCRIBE, attack.bad[0]) * 300)
+
+
+def pipelined_streams(attack: Attack) -> None:
+    """One stream after the other asked for, behind the first."""
+    pipeline(attack, "", bearer(SUBSCRIBE, attack.good[0]) * 300)
+
+
+def unread_answers(attack: Attack) -> None:
+    """Requests whose answers are never read."""
+    pipeline(attack, LIVE, LIVE * 1000, deaf=True)
+
+
+def half_bodies(attack: Attack) -> None:
+    """Pushes and log-ins whose bodies never end."""
+    length = "Content-Length: 10000"
+    push = [bearer(PUSH, attack.good[0], line) for line in (length, "Transfer-Encoding: chunked")]
+    drip(attack, [f'{push[0]}{{"device_id": "', f"{push[1]}ffff\r\n", f'{LOG_IN}{length}\r\n\r\n{{"email": "'])
+
+
+def endless_bodies(attack: Attack) -> None:
+    """A body that nobody asked for, in one endless piece."""
+    pipeline(attack, f"PUT /api/sync/subscribe {HOST}Content-Length: 1000000000000\r\n\r\n", "x" * 2**18)
+
+
+def endless_chunks(attack: Attack) -> None:
+    """The same as an endless chunk, for a view that reads it."""
+    pipeline(attack, bearer(PUSH, attack.good[0], "Transfer-Encoding: chunked") + "fffffffff\r\n", "x" * 2**18)
+
+
+def refused_bodies(attack: Attack) -> None:
+    """Pushes of 8 MiB with a token that does not count."""
+    flood(attack, [bearer(PUSH, attack.bad[0], f"Content-Length: {2**23}") + "x" * 2**23])
+
+
+def connect_and_reset(attack: Attack) -> None:
+    """Connections that are gone before they have said anything, or in the middle of it."""
+    churn(attack, ["", SUBSCRIBE, LIVE], after_answer=False)
+
+
+def subscribe_and_reset(attack: Attack) -> None:
+    """Good streams that are gone once they are open."""
+    churn(attack, [bearer(SUBSCRIBE, token) for token in attack.good], after_answer=True)
+
+
+ATTACKS: dict[str, tuple[Callable[[Attack], None], int]] = {
+    "slow heads": (slow_heads, 3000),
+    "slow heads on every seat": (slow_heads, 8000),
+    "fat heads": (fat_heads, 500),
+    "header bombs": (header_bombs, 50),
+    "bad tokens": (bad_tokens, 500),
+    "odd methods": (odd_methods, 500),
+    "pipelined /live": (pipelined_live, 1),
+    "pipelined refusals": (pipelined_refusals, 50),
+    "pipelined streams": (pipelined_streams, 20),
+    "unread answers": (unread_answers, 300),
+    "half bodies": (half_bodies, 2000),
+    "endless bodies": (endless_bodies, 20),
+    "endless chunks": (endless_chunks, 20),
+    "refused 8 MiB": (refused_bodies, 20),
+    "connect and reset": (connect_and_reset, 200),
+    "subscribe and reset": (subscribe_and_reset, 200),
+}
+"""Every attack, and how many connections it takes in full."""
+
+
+def main(name: str, port: int, seconds: float, size: int) -> None:
+    """Run one attack and tell what became of it."""
+    os.nice(19)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    tokens = json.load(sys.stdin)
+    attack, _ = ATTACKS[name]
+    with Swarm(port) as swarm:
+        attack(Attack(swarm, tokens["good"], tokens["bad"], size, time.monotonic() + seconds))
+        held = len(swarm)
+    told = {"opened": swarm.opened, "held": held, "closed_on": swarm.closed_on}
+    print(json.dumps({**told, "sent_bytes": swarm.sent_bytes, "answers": dict(swarm.answers)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
