@@ -8,6 +8,9 @@ from collections.abc import Callable
 
 from .logs import log
 
+SETTLE_SECONDS = 5.0
+"""A thread that is not needed ends at once, unless the machine is busy."""
+
 Action = Callable[[], None]
 
 
@@ -59,7 +62,7 @@ class Periodic:
         thread = self._thread
         self._look.set()
         if thread is not None and not self._needed():
-            thread.join(self._seconds)
+            thread.join(self._seconds + SETTLE_SECONDS)
 
     def _run(self) -> None:
         while True:

@@ -14,6 +14,8 @@ from benchmarks.trials import verified
 
 from .conftest import need
 
+pytestmark = pytest.mark.thorough
+
 STREAMS_OF_USER = [3, 3]
 KEY = "a key of 32 bytes, or more, that the floor never looks at"
 

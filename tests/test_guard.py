@@ -16,6 +16,8 @@ from synckit_notify.guard import FairUnreader, FewAndDiscreet
 from .conftest import KEY
 from .server import gunicorn
 
+pytestmark = pytest.mark.thorough
+
 Pair = tuple[socket.socket, socket.socket]
 
 

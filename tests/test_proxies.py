@@ -21,6 +21,8 @@ from .outside import believed_lies, echo, revealed_metrics
 from .proxies import DEPLOY, Nginx, Proxy, free_port
 from .server import ROOT, Server, gunicorn
 
+pytestmark = pytest.mark.thorough
+
 VERSIONS = ["1.1", "2"]
 KEEPALIVE_SECONDS = 0.5
 DEVICES = 5

@@ -180,7 +180,7 @@ def test_the_registry_is_empty_after_every_way_to_go(server: Server, listen, way
 def test_a_thousand_streams_that_go_in_every_way_leave_nothing(tmp_path: Path, listen) -> None:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": "1", "SYNCKIT_MAX_STREAMS": "2000"}
     with gunicorn("tests.hosts:create_app()", tmp_path, "--worker-connections", "2000", env=env) as server:
-        listeners = [listen(server, f"user{number % 50}", device=f"{number}", life=30) for number in range(1000)]
+        listeners = [listen(server, f"user{number % 50}", device=f"{number}", life=600) for number in range(1000)]
         assert ready(server)["streams"] == 1000
         for number, listener in enumerate(listeners):
             if number % 4 == 0:

@@ -4,6 +4,8 @@ import pytest
 
 from benchmarks.torture.ledger import Episode, Ledger, Row
 
+pytestmark = pytest.mark.thorough
+
 NOW = 1_800_000_000.0
 PHONE, LAPTOP = "phone", "laptop"
 

@@ -100,6 +100,7 @@ def chromium(folder: Path, url: str) -> Iterator[None]:
             browser.terminate()
 
 
+@pytest.mark.thorough
 def test_in_a_browser_a_listed_page_streams_and_pulls_and_a_strange_one_sees_nothing(
     clone: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,8 @@ from ..server import GUNICORN, ROOT, Server
 from ..wire import Listener
 from .conftest import start
 
+pytestmark = pytest.mark.thorough
+
 LISTENING = r"Listening at: http://[\d.]+:(\d+)"
 
 

@@ -24,6 +24,8 @@ from .conftest import Caller, change, over_http, start
 from .postgresql import PostgreSQL
 from .test_store import run, settings
 
+pytestmark = pytest.mark.thorough
+
 HUB_CEILING_MS = 250.0  # five times the promise; a query that did not yield would make it a thousand
 
 START_TWICE = """

@@ -19,6 +19,8 @@ from ..valkey import Valkey
 from ..wire import CONNECTED, Listener
 from .conftest import PASSWORD, Caller, add_account, over_http, start
 
+pytestmark = pytest.mark.thorough
+
 AT_ONCE = 5.0
 """Seconds; the promise is one, measured are some hundredths."""
 

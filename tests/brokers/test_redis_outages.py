@@ -15,6 +15,8 @@ from ..client.proxy import Proxy
 from ..valkey import Valkey
 from .conftest import QUICK, Heard, MakeBroker, MakeProcess, Process, until
 
+pytestmark = pytest.mark.thorough
+
 ALICE, BOB = Notice("notes", "alice"), Notice("notes", "bob")
 AT_ONCE = 0.05
 """Seconds; a publish that waited for the broker in any way would take an answer's time, which is twenty times that."""

@@ -13,6 +13,8 @@ from ..server import ROOT, clean_environment
 from ..valkey import Valkey
 from .conftest import MakeProcess, until
 
+pytestmark = pytest.mark.thorough
+
 HUB_CEILING_MS = 250
 """Five times the promise, since these tests share the machine; a hub that waited would stand for 700 at least."""
 

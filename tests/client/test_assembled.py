@@ -245,12 +245,17 @@ def test_a_reset_connection_comes_back_by_itself(proxied: tuple[Proxy, SyncKitCl
         assert ear.hears(before, within=15.0)
 
 
+@pytest.mark.thorough
 def test_a_proxy_that_holds_bytes_back_is_found_out_and_polled_through(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
     proxy.mode = "hold"
-    with phone.subscribe_notifications() as stream:
-        assert next(stream) is CHANGED
-        assert stream.state is StreamState.POLLING, stream.reason
+    ear = Ear(phone)
+    ear._thread.start()
+    try:
+        assert ear.hears(0, within=15.0), "one attempt that held back its bytes is enough to look"
+        assert ear.until(lambda: ear.stream.state is StreamState.POLLING, within=20.0), ear.states
+    finally:
+        ear.__exit__()
 
 
 def test_a_storm_of_503_is_waited_out_as_the_server_asks(proxied: tuple[Proxy, SyncKitClient]) -> None:

@@ -10,6 +10,8 @@ from synckit_notify.client import NotAuthenticated, StreamState, SyncKitClient
 
 from .test_assembled import EMAIL, PASSWORD, Ear, Service
 
+pytestmark = pytest.mark.thorough
+
 AT_ONCE = 5.0
 """Seconds; the promise is one, measured are some hundredths."""
 
