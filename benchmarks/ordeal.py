@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
-from .load import make_token
 from .phases import Row
 from .server import BACKEND, ROOT, SERVER_CORE, Gunicorn
 from .watch import Watch
+from .wire import make_token
 
 SEATS = 5_000
 """Connections of the worker: fewer than the largest attack takes."""

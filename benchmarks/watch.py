@@ -8,18 +8,16 @@ A keepalive is due a period after the last bytes of its stream: its lateness is 
 come by the end counts as late as it is by then: a server that stands still must not look punctual.
 """
 
-import json
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 
-from .load import Caller, Load, Stream, ignore, make_token
+from .load import Caller, Load, Stream, ignore
 from .server import Gunicorn
+from .wire import LIVE, backend_push, make_token, register_device
 
 DEVICES_EACH = 3
 PUSH_EVERY, ASK_EVERY, SAMPLE_EVERY = 0.4, 0.1, 0.25
 PUSHED_USER = "user-0"
-LIVE = b"GET /api/sync/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Question:
@@ -60,7 +58,7 @@ class Watch:
         self._heard_at: dict[Stream, float] = {}
         self._load = Load(server.port, key, self._push)
         self._token = make_token(key, PUSHED_USER)
-        self._device = self._register(server)
+        self._device = register_device(server.port, self._token)
         users = [f"user-{n}" for n in range(-(-streams // DEVICES_EACH))]
         self._load.open(self._load.requests(users, DEVICES_EACH), self._changed, self._kept_alive)
 
@@ -112,15 +110,4 @@ class Watch:
         self._questions.answered()
 
     def _push(self, user: str) -> bytes:
-        change = {"table": "t", "op": "INSERT", "row_id": "1", "timestamp": "2026-01-01T00:00:00Z", "data": "x"}
-        body = json.dumps({"device_id": self._device, "changes": [change]})
-        head = f"POST /api/sync/push HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-        return f"{head}Authorization: Bearer {self._token}\r\n\r\n{body}".encode()
-
-    def _register(self, server: Gunicorn) -> str:
-        """Return the device that pushes; it listens to nothing."""
-        body = json.dumps({"device_name": "pusher", "platform": "linux"}).encode()
-        url = f"http://127.0.0.1:{server.port}/api/sync/devices"
-        request = urllib.request.Request(url, body, {"Authorization": f"Bearer {self._token}"})
-        with urllib.request.urlopen(request) as answer:
-            return str(json.load(answer)["id"])
+        return backend_push(self._token, self._device)
