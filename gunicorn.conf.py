@@ -56,6 +56,7 @@ worker_connections = _seats(_wanted_connections)
 timeout = 30  # a worker whose hub is blocked this long is replaced; an open stream does not count as blocked
 graceful_timeout = 10  # streams end by themselves within a second of SIGTERM, this is for pushes and pulls
 keepalive = 2  # seconds; an idle connection takes a stream's seat, and a worker that stops waits for it
+forwarder_headers = ""  # no header replaces SCRIPT_NAME: most proxies would pass on what a client sent
 limit_request_fields = 50  # gunicorn looks a head over with each piece that comes of it: its own limits allow 800 KiB
 limit_request_field_size = 4094  # and 0.45 s of processor time, which all streams wait for; these 200 KiB and 0.025 s
 control_socket_disable = True  # nothing uses it, and several servers of one user would fight over its path

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from .load import APP
 from .swarm import Connection, Swarm
-from .wire import APP
 
 AT_ONCE = 200
 """How many connections are opened before the others are looked after."""

@@ -19,8 +19,8 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .load import Load
-from .wire import backend_push, make_token, register_device, subscribe
+from .load import Load, make_token, subscription
+from .watch import backend_push, register_device
 
 USERS = 50
 PUSHES_PER_SECOND = 20
@@ -123,7 +123,7 @@ class Crowd:
     def __init__(self, port: int, key: str, size: int, counts: Counter[str]) -> None:
         self.counts = counts
         self.slowest = 0.0
-        self._key = key
+        self._port, self._key = port, key
         self._size = size
         self._dice = random.Random(size)
         self.load = Load(port, key)
@@ -199,12 +199,12 @@ class Crowd:
         user, way = self._dice.choice(list(self._requests)), self._dice.choice(WAYS)
         stay = self._dice.uniform(0.5, LONGEST_STAY)
         life = int(stay) + 5 if way == "expire" else 3600
-        token = make_token(self._key, user, f"device-{self.counts['opened']}", life=life)
+        request = subscription(self._port, self._key, user, self.counts["opened"], life=life)
         leaves_at = now + (life + LINGER if way == "expire" else stay)
         visitor = self.load.add(Visitor(self, user, self.load.connect(), way, leaves_at))
         self._visitors.add(visitor)
         self.counts["opened"] += 1
-        visitor.sock.send(subscribe(token))
+        visitor.sock.send(request)
 
     def _push(self, now: float) -> None:
         self._push_at = now + 1 / PUSHES_PER_SECOND

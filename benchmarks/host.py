@@ -2,7 +2,8 @@
 
 `app` is the bare one: the Notifier, a push without a database. There is no sweep hook and no revocation hook, so the
 figures are those of the stream path alone. `create_backend()` is what people run, with its database in the folder of
-the run. Both tell of the process that serves them. The key comes through the environment, made anew for each server.
+the run. Both tell of the process that serves them. The key, made anew for each server, and what a benchmark sets come
+through the environment.
 """
 
 import gc
@@ -15,9 +16,11 @@ from flask import Flask
 from synckit_notify import Notifier
 from synckit_notify.backend import create_app
 
+FROM_ENVIRONMENT = ("SYNCKIT_JWT_KEY", "SYNCKIT_KEEPALIVE_SECONDS", "SYNCKIT_PARKING")
+
 app = Flask(__name__)
 app.config.update(
-    SYNCKIT_JWT_KEY=os.environ["SYNCKIT_JWT_KEY"],
+    {name: os.environ[name] for name in FROM_ENVIRONMENT if name in os.environ},
     SYNCKIT_MAX_STREAMS_PER_CHANNEL=1_000_000,  # the fan-out puts a thousand streams on one channel
 )
 notifier = Notifier(app)

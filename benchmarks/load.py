@@ -17,8 +17,9 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from .wire import bare_push, make_token, subscribe
+import jwt
 
+APP = "bench"
 AT_ONCE = 64
 """How many streams connect at the same time; far below every backlog."""
 
@@ -86,7 +87,7 @@ class Caller:
         self._on_answer: OnAnswer | None = None
 
     def send(self, request: bytes, on_answer: "OnAnswer") -> None:
-        """Send as soon as the connection allows; `on_answer(caller, answer)` when all of it has come or no more will."""
+        """Send as soon as the connection allows; `on_answer(caller, answer)` when all of it has come, or it broke."""
         self._unsent, self._answer, self._on_answer = request, b"", on_answer
         self._load.watch(self, select.EPOLLIN | select.EPOLLOUT)
 
@@ -132,6 +133,11 @@ def ignore(*_: object) -> None:
     """Nobody waits for this."""
 
 
+def bare_push(user: str) -> bytes:
+    """A push to the bare host."""
+    return f"POST /push/{APP}/{user} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n".encode()
+
+
 class Load:
     """All connections of the generator to one server; a context manager that closes them."""
 
@@ -154,8 +160,8 @@ class Load:
 
     def requests(self, users: Iterable[str], devices_each: int) -> list[tuple[str, bytes]]:
         """Return (user, request) for every device of every user; signing is no part of a measurement."""
-        devices = [f"device-{n}" for n in range(devices_each)]
-        return [(user, subscribe(make_token(self._key, user, device))) for user in users for device in devices]
+        port, key = self._address[1], self._key
+        return [(user, subscription(port, key, user, n)) for user in users for n in range(devices_each)]
 
     def open(
         self, requests: Sequence[tuple[str, bytes]], on_changed: OnChanged, on_keepalive: OnKeepalive = ignore
@@ -224,3 +230,20 @@ class Load:
         if not answer.startswith(b"HTTP/1.1 20"):
             raise RuntimeError(f"a push failed: {answer!r}")
         self._idle_pushers.append(pusher)
+
+
+def subscription(port: int, key: str, user: str, device: int, query: str = "", *, life: int = 3600) -> bytes:
+    """Return a request for a stream with a token of its own and the headers an HTTP client sends."""
+    return (
+        f"GET /api/sync/subscribe?app_id={APP}{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        "Accept: text/event-stream\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
+        "User-Agent: synckit-notify/0.1\r\nCache-Control: no-store\r\n"
+        f"Authorization: Bearer {make_token(key, user, f'device-{device}', life=life)}\r\n\r\n"
+    ).encode()
+
+
+def make_token(key: str, user: str, device: str | None = None, *, life: int = 3600) -> str:
+    """Return a token that counts, unless its life is over already."""
+    now = int(time.time())
+    claims = {"sub": user, "app": APP, "iat": now, "exp": now + life} | ({"device": device} if device else {})
+    return jwt.encode(claims, key, algorithm="HS256")

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 
+from .load import make_token
 from .phases import Row
-from .server import BACKEND, ROOT, SERVER_CORE, Gunicorn
+from .server import BACKEND, ROOT, SERVER_CORE, Server, gunicorn
 from .watch import Watch
-from .wire import make_token
 
 SEATS = 5_000
 """Connections of the worker: fewer than the largest attack takes."""
@@ -55,7 +55,7 @@ class Holdings:
     threads: int
 
     @classmethod
-    def of(cls, server: Gunicorn) -> "Holdings":
+    def of(cls, server: Server) -> "Holdings":
         """Look."""
         return cls(server.processes(), server.private_kib(), server.descriptors(), server.threads())
 
@@ -64,7 +64,7 @@ class Holdings:
 class Target:
     """A server with its well-behaved streams, and what an attacker may know or invent."""
 
-    server: Gunicorn
+    server: Server
     watch: Watch
     period: float
     most_threads: int
@@ -85,7 +85,7 @@ def target(
     every = {"SYNCKIT_KEEPALIVE_SECONDS": str(period), "SYNCKIT_WORKER_CONNECTIONS": str(SEATS), **(settings or {})}
     with (
         tempfile.TemporaryDirectory(prefix="synckit-abuse-") as folder,
-        Gunicorn(key, Path(folder), app=BACKEND, options=options, settings=every, core=core) as server,
+        gunicorn(key, Path(folder), app=BACKEND, options=options, core=core, settings=every) as server,
         Watch(server, key, streams, period) as watch,
     ):
         until = time.monotonic() + 2 * period + 0.5

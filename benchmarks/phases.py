@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from .load import SILENCE_SECONDS, Load, Stream, ignore
-from .server import Gunicorn
+from .server import Server, gunicorn
 
 Row = dict[str, Any]
 
@@ -83,12 +83,12 @@ class Gate:
 
 
 @contextmanager
-def server_and_load() -> Iterator[tuple[Gunicorn, Load]]:
+def server_and_load() -> Iterator[tuple[Server, Load]]:
     """Start a server with a key of its own and warm it up; end everything afterwards."""
     key = secrets.token_hex(32)
     with (
         tempfile.TemporaryDirectory(prefix="synckit-bench-") as folder,
-        Gunicorn(key, Path(folder)) as server,
+        gunicorn(key, Path(folder)) as server,
         Load(server.port, key) as load,
     ):
         warm_up = [f"warm-up-{n}" for n in range(WARM_UP_STREAMS // DEVICES_EACH)]
@@ -111,7 +111,7 @@ def idle(plan: Plan) -> Iterator[Row]:
         yield row | {"kib_per_stream_later": (server.private_kib() - before) / plan.streams}
 
 
-def connect(server: Gunicorn, load: Load, requests: list[tuple[str, bytes]], delays: Delays) -> Row:
+def connect(server: Server, load: Load, requests: list[tuple[str, bytes]], delays: Delays) -> Row:
     """Open all streams, and ask the server how many it has registered."""
     with server.usage() as usage:
         load.open(requests, delays.arrived)
@@ -127,7 +127,7 @@ def connect(server: Gunicorn, load: Load, requests: list[tuple[str, bytes]], del
     }
 
 
-def push_and_time(server: Gunicorn, load: Load, users: list[str], delays: Delays, seconds: float) -> Row:
+def push_and_time(server: Server, load: Load, users: list[str], delays: Delays, seconds: float) -> Row:
     """Push at a pace, and take the time to every frame."""
     with server.usage() as usage:
         pushes = push_at_a_pace(load, delays, users, seconds)

@@ -47,17 +47,24 @@ FIGURES = (
 
 
 def facts(measured: str, configuration: str) -> dict[str, str]:
-    """Return what a reader must know to compare: when, where, with what. Asked at the start: a tree may move on."""
+    """Return what a reader must know to compare. Asked at the start: a tree may move on."""
+    return {
+        **surroundings(),
+        "measured": measured,
+        "configuration": configuration,
+    }
+
+
+def surroundings() -> dict[str, str]:
+    """Return when, where, and with what something is measured."""
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     return {
         "date": time.strftime("%Y-%m-%d %H:%M"),
-        "measured": measured,
         "machine": f"{os.cpu_count()} x {cpu[1] if cpu else 'unknown'}, "
         f"{int(memory[1]) / 2**20 if memory else 0:.0f} GiB, {os.uname().sysname} {os.uname().release}",
         "versions": ", ".join([f"CPython {platform.python_version()}", *(f"{p} {version(p)}" for p in PACKAGES)]),
         "commit": _commit(),
-        "configuration": configuration,
     }
 
 

@@ -1,8 +1,7 @@
-"""A real gunicorn to be measured: started on a free port of the loopback, pinned to one core, ended with its children.
+"""A real server to be measured: started on a free port of the loopback, pinned to one core, ended with its children.
 
-    with Gunicorn(key, folder) as server:      one gevent worker running benchmarks.host
+    with gunicorn(key, folder) as server:      one gevent worker running benchmarks.host
         server.private_kib()                   what its processes hold alone
-        server.descriptors(), .threads()       the same in descriptors and threads
         with server.usage() as usage: ...      what they and their core did meanwhile
 
 The whole process group is killed at the end, whatever happened, so neither Ctrl-C nor a failed start leaves anything.
@@ -11,6 +10,7 @@ The whole process group is killed at the end, whatever happened, so neither Ctrl
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,7 +32,7 @@ BACKEND = "benchmarks.host:create_backend()"
 FOR_FIGURES: Mapping[str, object] = {"worker-class": "gevent", "keep-alive": 75}
 """Options with which gunicorn does not close a pushing connection just when it is used."""
 
-_LISTENING = re.compile(r"Listening at: http://127\.0\.0\.1:(\d+)")
+_LISTENING = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _CLK_TCK = os.sysconf("SC_CLK_TCK")
 
 
@@ -55,34 +55,39 @@ class Usage:
         }
 
 
-class Gunicorn:
-    """One worker with the project's own configuration; `options` are gunicorn's, `settings` the environment's."""
+class Server:
+    """One server in a process group of its own, pinned to the first core.
+
+    Its port is the one given, or the one its log names. Nothing of the environment of whoever runs this reaches it.
+    """
 
     def __init__(
         self,
-        key: str,
+        command: list[str],
         folder: Path,
+        env: Mapping[str, str],
         *,
-        app: str = BARE_HOST,
-        options: Mapping[str, object] = FOR_FIGURES,
-        settings: Mapping[str, str] | None = None,
+        port: int | None = None,
         core: int | None = SERVER_CORE,
     ) -> None:
-        self.log_file = folder / "gunicorn.log"
-        environment = _environment(key) | {"BENCHMARK_FOLDER": str(folder)} | dict(settings or {})
+        self.log_file = folder / "server.log"
         with self.log_file.open("wb") as log:
             self._master = subprocess.Popen(
-                _command(app, options), cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True
+                command,
+                cwd=folder,
+                stdout=log,
+                stderr=log,
+                env=_environment(env),
+                start_new_session=True,
+                preexec_fn=lambda: os.sched_setaffinity(0, CORES if core is None else {core}),
             )
         try:
-            if core is not None:
-                os.sched_setaffinity(self._master.pid, {core})  # long before it forks: the worker inherits it
-            self.port = self._wait_for_port()
+            self.port = self._wait_for_port(command[0], port)
         except BaseException:
             self.kill()
             raise
 
-    def __enter__(self) -> "Gunicorn":
+    def __enter__(self) -> "Server":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,27 +119,28 @@ class Gunicorn:
         return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.processes())
 
     def log(self) -> str:
-        """Return what gunicorn and the application have logged so far."""
+        """Return what the server and its application have logged so far."""
         return self.log_file.read_text(errors="replace")
 
     def reload(self) -> None:
-        """Tell the master to replace its worker."""
+        """Tell a gunicorn's master to replace its worker."""
         self._master.send_signal(signal.SIGHUP)
 
     @contextmanager
-    def usage(self) -> Iterator[Usage]:
-        """Measure the block: server and generator by their own clocks, the core by the kernel's ticks."""
-        usage, before = Usage(), self._clocks()
+    def usage(self, generator: int | None = None) -> Iterator[Usage]:
+        """Measure the block: server and generator (else this process) by their clocks, the core by ticks."""
+        pid = os.getpid() if generator is None else generator
+        usage, before = Usage(), self._clocks(pid)
         yield usage
         usage.seconds, usage.server_cpu, usage.generator_cpu, core = (
-            now - then for now, then in zip(self._clocks(), before, strict=True)
+            now - then for now, then in zip(self._clocks(pid), before, strict=True)
         )
         generator_here = usage.generator_cpu if GENERATOR_CORE == SERVER_CORE else 0.0
         usage.others_cpu = max(0.0, core - usage.server_cpu - generator_here)
 
-    def _clocks(self) -> tuple[float, float, float, float]:
+    def _clocks(self, generator: int) -> tuple[float, float, float, float]:
         server = sum(time.clock_gettime(_cpu_clock(pid)) for pid in self.processes())
-        return time.perf_counter(), server, time.process_time(), _core_busy(SERVER_CORE)
+        return time.perf_counter(), server, time.clock_gettime(_cpu_clock(generator)), _core_busy(SERVER_CORE)
 
     def processes(self) -> list[int]:
         """Return the process ids, the master's first."""
@@ -142,26 +148,45 @@ class Gunicorn:
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
         return [master, *map(int, children.split())]
 
-    def _wait_for_port(self) -> int:
+    def _wait_for_port(self, command: str, port: int | None) -> int:
         until = time.monotonic() + STARTS_WITHIN
         while time.monotonic() < until and self._master.poll() is None:
-            if listening := _LISTENING.search(self.log()):
-                return int(listening[1])
+            listening = _LISTENING.search(self.log())
+            found = int(listening[1]) if listening else port
+            if found and _accepts(found):
+                return found
             time.sleep(0.02)
-        raise RuntimeError(f"gunicorn did not start:\n{self.log()}")
+        raise RuntimeError(f"{command} did not start:\n{self.log()}")
 
 
-def _command(app: str, options: Mapping[str, object]) -> list[str]:
+def gunicorn(
+    key: str,
+    folder: Path,
+    *,
+    app: str = BARE_HOST,
+    options: Mapping[str, object] = FOR_FIGURES,
+    core: int | None = SERVER_CORE,
+    settings: Mapping[str, str] | None = None,
+) -> Server:
+    """Start one worker with the project's own configuration; `options` are gunicorn's, `settings` the environment's."""
     every = {"config": ROOT / "gunicorn.conf.py", "bind": "127.0.0.1:0", "workers": 1, **options}
     flags = [text for name, value in every.items() for text in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", app]
+    command = [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", app]
+    env = {"SYNCKIT_JWT_KEY": key, "BENCHMARK_FOLDER": str(folder)} | dict(settings or {})
+    return Server(command, folder, env, core=core)
 
 
-def _environment(key: str) -> dict[str, str]:
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
     """The environment without the settings of whoever runs this."""
     foreign = ("SYNCKIT_", "FLASK_", "GUNICORN_", "GEVENT_", "PYTHON")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    return clean | {"SYNCKIT_JWT_KEY": key, "SYNCKIT_WORKER_CONNECTIONS": str(CONNECTIONS), "PYTHONPATH": str(ROOT)}
+    return clean | {"SYNCKIT_WORKER_CONNECTIONS": str(CONNECTIONS), "PYTHONPATH": str(ROOT), **settings}
+
+
+def _accepts(port: int) -> bool:
+    """Whether somebody listens there."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _cpu_clock(pid: int) -> int:

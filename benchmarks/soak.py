@@ -24,7 +24,7 @@ from . import report
 from .crowd import FAULTS, Crowd
 from .ordeal import STOCK, Holdings
 from .phases import Row
-from .server import BACKEND, Gunicorn
+from .server import BACKEND, Server, gunicorn
 from .streams import prepare
 
 ROUNDS = 10
@@ -72,7 +72,7 @@ def soak(seconds: float, streams: int, parked: bool, counts: Counter[str]) -> It
     settings = {"SYNCKIT_KEEPALIVE_SECONDS": "2"} | ({"SYNCKIT_PARKING": "1"} if parked else {})
     with (
         tempfile.TemporaryDirectory(prefix="synckit-soak-") as folder,
-        Gunicorn(key, Path(folder), app=BACKEND, options=STOCK, settings=settings) as server,
+        gunicorn(key, Path(folder), app=BACKEND, options=STOCK, settings=settings) as server,
         Crowd(server.port, key, streams, counts) as crowd,
     ):
         for number in range(1, ROUNDS + 1):
@@ -81,7 +81,7 @@ def soak(seconds: float, streams: int, parked: bool, counts: Counter[str]) -> It
             yield {"round": number, "opened": counts["opened"], "reloads": reloads, **at_rest(server, crowd)}
 
 
-def crowd_comes(server: Gunicorn, crowd: Crowd, seconds: float, reloads: int) -> None:
+def crowd_comes(server: Server, crowd: Crowd, seconds: float, reloads: int) -> None:
     """Let a crowd come and go; now and then replace the worker, and tell how it goes."""
     began = time.monotonic()
     reload_at = [began + seconds * (n + 0.5) / reloads for n in range(reloads)]
@@ -96,7 +96,7 @@ def crowd_comes(server: Gunicorn, crowd: Crowd, seconds: float, reloads: int) ->
             print(f"  {len(crowd)} here; {_listed(crowd.counts)}", file=sys.stderr, flush=True)
 
 
-def at_rest(server: Gunicorn, crowd: Crowd) -> Row:
+def at_rest(server: Server, crowd: Crowd) -> Row:
     """Let all go, wait until the server knows, and return what it holds."""
     crowd.leave()
     give_up = time.monotonic() + GONE_WITHIN
@@ -125,12 +125,12 @@ def table(facts: dict[str, str], rounds: Sequence[Row], counts: Counter[str], se
     return "\n".join([*head, "", f"| {' | '.join(COLUMNS)} |", rule, *lines, "", _listed(counts), "", verdict])
 
 
-def _is_alone(server: Gunicorn) -> bool:
+def _is_alone(server: Server) -> bool:
     """Whether there is one worker again, without streams."""
     return len(server.processes()) == 2 and _streams(server) == 0
 
 
-def _streams(server: Gunicorn) -> int:
+def _streams(server: Server) -> int:
     return int(json.loads(server.get("/api/sync/ready"))["streams"])
 
 

@@ -59,10 +59,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.repeat is not None and options.repeat < 1:
         parser.error("--repeat: at least once")
-    room = resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 9 // 10 - WARM_UP_STREAMS
-    if not 3 <= options.streams <= room or room < CHANNEL_STREAMS:
-        parser.error(f"--streams: the descriptors of a process here allow 3 to {room}")
+    check_streams(parser, options.streams)
     return options
+
+
+def check_streams(parser: argparse.ArgumentParser, streams: int) -> None:
+    """End the command if a process here cannot have so many connections."""
+    room = resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 9 // 10 - WARM_UP_STREAMS
+    if not 3 <= streams <= room or room < CHANNEL_STREAMS:
+        parser.error(f"--streams: the descriptors of a process here allow 3 to {room}")
 
 
 def prepare() -> None:

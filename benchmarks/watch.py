@@ -8,16 +8,18 @@ A keepalive is due a period after the last bytes of its stream: its lateness is 
 come by the end counts as late as it is by then: a server that stands still must not look punctual.
 """
 
+import json
 import time
+import urllib.request
 from collections.abc import Callable, Sequence
 
-from .load import Caller, Load, Stream, ignore
-from .server import Gunicorn
-from .wire import LIVE, backend_push, make_token, register_device
+from .load import Caller, Load, Stream, ignore, make_token
+from .server import Server
 
 DEVICES_EACH = 3
 PUSH_EVERY, ASK_EVERY, SAMPLE_EVERY = 0.4, 0.1, 0.25
 PUSHED_USER = "user-0"
+LIVE = b"GET /api/sync/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Question:
@@ -50,7 +52,7 @@ class Question:
 class Watch:
     """All that is well-behaved; a context manager that closes it."""
 
-    def __init__(self, server: Gunicorn, key: str, streams: int, period: float) -> None:
+    def __init__(self, server: Server, key: str, streams: int, period: float) -> None:
         self._period = period
         self._late: list[float] = []
         self._pushes = Question(PUSH_EVERY, DEVICES_EACH)
@@ -111,3 +113,20 @@ class Watch:
 
     def _push(self, user: str) -> bytes:
         return backend_push(self._token, self._device)
+
+
+def backend_push(token: str, device: str) -> bytes:
+    """Return a push of one change to the reference backend."""
+    change = {"table": "t", "op": "INSERT", "row_id": "1", "timestamp": "2026-01-01T00:00:00Z", "data": "x"}
+    body = json.dumps({"device_id": device, "changes": [change]})
+    head = f"POST /api/sync/push HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Authorization: Bearer {token}\r\n\r\n{body}".encode()
+
+
+def register_device(port: int, token: str) -> str:
+    """Register a device at the reference backend, which may push and listens to nothing; return its id."""
+    body = json.dumps({"device_name": "pusher", "platform": "linux"}).encode()
+    url = f"http://127.0.0.1:{port}/api/sync/devices"
+    request = urllib.request.Request(url, body, {"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return str(json.load(answer)["id"])

@@ -57,24 +57,26 @@ class Subscriber:
         """Who it is, kept only where the host must be asked again whether they are still welcome."""
         self.parked: Any = None
         """What to ring with, where no thread of its own waits."""
-        self.pending: deque[bytes] | tuple[()] = ()
+        self.pending: deque[bytes] | tuple[bytes, ...] = ()
         self.end: End | None = None
 
     def offer(self, frame: bytes) -> None:
         """Buffer a frame, the oldest dropped when full. The caller holds the lock."""
-        if self.pending:
-            self.channel.counts.dropped += len(self.pending) == BUFFERED_FRAMES
-            self.pending.append(frame)
-        else:
-            # Only while something is pending: even an empty deque takes 0.7 KiB, and most streams are idle.
-            self.pending = deque((frame,), maxlen=BUFFERED_FRAMES)
+        pending = self.pending
+        if not pending:
+            self.pending = (frame,)  # most are taken before a second comes, and even an empty deque takes 0.7 KiB
+            return
+        if isinstance(pending, tuple):
+            pending = self.pending = deque(pending, maxlen=BUFFERED_FRAMES)
+        self.channel.counts.dropped += len(pending) == BUFFERED_FRAMES
+        pending.append(frame)
 
     def take(self) -> bytes:
         """Return the buffered frames joined, and forget them."""
         with self.channel.lock:
             pending, self.pending = self.pending, ()
             self.channel.counts.frames += len(pending)
-        return b"".join(pending)
+        return pending[0] if len(pending) == 1 else b"".join(pending)
 
     def wait(self, seconds: float) -> None:
         """Sleep until something is pending, the stream shall end, or the time is over."""

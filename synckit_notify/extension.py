@@ -78,7 +78,10 @@ class Notifier:
         )
 
     def disconnect(self, app_id: Id, user_id: Id, device: Id | None = None) -> None:
-        """End the streams of a user, or of one device. Move the valid-since moment first, else the client returns."""
+        """End the streams of a user, or those that may be one device's: that name it, or none.
+
+        Move the valid-since moment first, else the client returns.
+        """
         self._announce(Disconnect(canonical(app_id), canonical(user_id), None if device is None else canonical(device)))
 
     def authenticate(self, request: Request) -> Principal:

@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from . import native, process
@@ -84,7 +85,7 @@ class Parking:
         self._due: list[Parked] = []
         self._look = threading.Event()
         self._streams = 0
-        self._sentinel = threading.Event()
+        self._sentinel = _taken_lock()
         self._thread = Periodic("synckit-parking", tick, self._work, lambda: self._streams > 0, pause=self._pause)
         registry.ring = self.ring
 
@@ -107,14 +108,13 @@ class Parking:
         """Take over, and return when another stream has, or when none is left."""
         parked = Parked(stream, sock.detach())
         stream.writing = False
+        mine = _taken_lock()
+        self._let_sentinel_go(mine)
         self._streams += 1
         self._wheel.add(parked, stream.look_again)
         self._registry.park(stream.subscriber, parked)
         self._thread.ensure()
-        mine = threading.Event()
-        before, self._sentinel = self._sentinel, mine
-        before.set()
-        mine.wait()
+        mine.acquire()
 
     def _pause(self, seconds: float) -> None:
         self._look.wait(seconds)
@@ -137,7 +137,7 @@ class Parking:
         stream = parked.stream
         while parked.unsent or (stream.due(now) and not stream.over):
             if not parked.unsent:
-                parked.unsent = _chunks(stream.poll(now), last=stream.over)
+                parked.unsent = _chunk(stream.poll(now)) + (_LAST_CHUNK if stream.over else b"")
             self._write(parked)
             if parked.unsent:  # its room is waited for; what comes meanwhile is buffered
                 break
@@ -165,11 +165,21 @@ class Parking:
         os.close(number)
         self._streams -= 1
         if not self._streams:
-            self._sentinel.set()
+            self._let_sentinel_go(_taken_lock())
         self._closed(parked.stream)
 
+    def _let_sentinel_go(self, successor: threading.Lock) -> None:
+        before, self._sentinel = self._sentinel, successor
+        before.release()
 
-def _chunks(data: bytes, *, last: bool) -> bytes:
-    """Return data in the chunked coding of the head that gunicorn wrote (RFC 9112 section 7.1)."""
-    chunk = b"%X\r\n%b\r\n" % (len(data), data) if data else b""
-    return chunk + _LAST_CHUNK if last else chunk
+
+def _taken_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+@lru_cache(maxsize=64)
+def _chunk(data: bytes) -> bytes:
+    """Return data in the chunked coding of the head that gunicorn wrote (RFC 9112 section 7.1); nothing for nothing."""
+    return b"%X\r\n%b\r\n" % (len(data), data) if data else b""

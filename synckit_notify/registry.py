@@ -111,10 +111,13 @@ class Registry:
             return self._wake(channel, None)
 
     def end(self, key: ChannelKey, reason: End, device: str | None = None) -> int:
-        """Tell the streams of a channel, or of one device in it, to end; return how many."""
+        """Tell the streams of a channel, or of one device in it, to end; return how many.
+
+        A subscriber without a device may be that one, and returns if it is not.
+        """
         with self._lock:
             channel = self._channels.get(key)
-            return self._end([s for s in channel.subscribers if device in (None, s.device)], reason) if channel else 0
+            return self._end(_may_be(device, channel), reason) if channel else 0
 
     def end_all(self, reason: End) -> int:
         """Tell every stream of the process to end; return how many."""
@@ -169,6 +172,10 @@ class Registry:
             channel.ready.notify_all()
         if parked := [s.parked for s in subscribers if s.parked is not None]:
             self.ring(parked)
+
+
+def _may_be(device: str | None, channel: Channel) -> list[Subscriber]:
+    return [s for s in channel.subscribers if device is None or s.device in (None, device)]
 
 
 def _nobody_parks(parked: list[Any]) -> None:

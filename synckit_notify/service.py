@@ -164,6 +164,7 @@ def _normal(principal: Principal) -> Principal:
         app=canonical(principal.app),
         user=canonical(principal.user),
         device=None if principal.device is None else canonical(principal.device),
+        session=None if principal.session is None else canonical(principal.session),
         issued_at=None if principal.issued_at is None else aware(principal.issued_at),
         expires_at=None if principal.expires_at is None else aware(principal.expires_at),
     )

@@ -39,11 +39,15 @@ KeyRing = Mapping[str | None, bytes]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who opened a stream: compared as strings, times are aware UTC."""
+    """Who opened a stream: compared as strings, times are aware UTC.
+
+    `session` is carried for the host's `valid_since`, which may refuse what has ended; it is not interpreted here.
+    """
 
     app: str
     user: str
     device: str | None = None
+    session: str | None = None
     issued_at: datetime | None = None
     expires_at: datetime | None = None
 
@@ -80,6 +84,7 @@ class TokenVerifier:
             app=_identifier(claims, "app"),
             user=_identifier(claims, "sub"),
             device=_identifier(claims, "device") if claims.get("device") is not None else None,
+            session=_identifier(claims, "sid") if claims.get("sid") is not None else None,
             issued_at=issued_at,
             expires_at=expires_at,
         )

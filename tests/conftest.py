@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 import jwt
@@ -12,9 +13,12 @@ import pytest
 KEY = "an example key of 32 bytes, or more"
 
 
-def need(program: str) -> str:
-    """Return the path of a program; skip the test by its name where it is absent, fail under CI."""
-    path = shutil.which(program)
+def need(program: str, *folders: Path) -> str:
+    """Return the path of a program; skip the test by its name where it is absent, fail under CI.
+
+    `folders` are looked into after those of the environment.
+    """
+    path = shutil.which(program) or shutil.which(program, path=os.pathsep.join(map(str, reversed(folders))))
     if path is None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"needs {program}")
     return path
@@ -25,7 +29,7 @@ def make_token(
 ) -> str:
     """Return a signed token; claims given as None are left out."""
     now = int(time.time())
-    every = {"sub": user, "app": app, "iat": now, "exp": now + life} | claims
+    every: dict[str, Any] = {"sub": user, "app": app, "iat": now, "exp": now + life} | claims
     headers = every.pop("headers", None)
     algorithm = every.pop("algorithm", "HS256")
     payload = json.dumps({name: value for name, value in every.items() if value is not None}).encode()

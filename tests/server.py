@@ -40,8 +40,7 @@ class Server:
 
     def workers(self) -> list[int]:
         """The process ids of the children."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
-        return [int(pid) for pid in children.split()]
+        return children(self.process.pid)
 
     def stop(self, sig: int = signal.SIGTERM, within: float = 10.0) -> int:
         """Send a signal and return the exit status; killed if it takes longer."""
@@ -91,6 +90,11 @@ def flask_run(app: str, folder: Path, env: dict[str, str] | None = None) -> Serv
     """Start Flask's development server."""
     command = ["-m", "flask", "--app", app, "run", "--port", "0", "--no-reload"]
     return Server(command, folder, r"Running on http://127\.0\.0\.1:(\d+)", env)
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def clean_environment() -> dict[str, str]:

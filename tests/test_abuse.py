@@ -4,7 +4,11 @@ The attacks of `python -m benchmarks.abuse` in small, one after the other on one
 that may be five times as late as promised. The figures come from the command.
 """
 
+import pytest
+
 from benchmarks.ordeal import LARGEST_GROWTH_KIB, broken, suffer, target
+
+pytestmark = pytest.mark.thorough
 
 CONNECTIONS = {
     "slow heads": 500,

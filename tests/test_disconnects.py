@@ -19,6 +19,7 @@ from .namespace import OtherMachine
 from .server import Server, flask_run, gunicorn
 from .wire import CHANGED, CONNECTED, KEEPALIVE, Listener
 
+THOROUGH = pytest.mark.thorough
 SEEN_WITHIN = 0.5  # five times the promise
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 APP = "tests.hosts:create_app()"
@@ -81,7 +82,10 @@ def test_a_client_that_closes_its_half_still_reads_a_clean_end(server: Server) -
     seconds_until(0, server, SEEN_WITHIN)
 
 
-@pytest.mark.parametrize(("worker_class", "parking"), [("gevent", "0"), ("gevent", "1"), ("gthread", "0")])
+@pytest.mark.parametrize(
+    ("worker_class", "parking"),
+    [("gevent", "0"), pytest.param("gevent", "1", marks=THOROUGH), pytest.param("gthread", "0", marks=THOROUGH)],
+)
 def test_one_that_vanishes_and_one_that_stops_reading_are_gone_in_time_and_delay_nobody(
     tmp_path: Path, worker_class: str, parking: str
 ) -> None:

@@ -24,7 +24,8 @@ ENDED_WITHIN = 2.5  # five times the promise
 EXITED_WITHIN = 6.0  # four times the promise
 FAREWELL = re.compile(rb": connected\n\nretry: \d+\n\n: bye draining\n\n")
 
-WORKERS = ["gevent", "parked", "gthread"]
+THOROUGH = pytest.mark.thorough
+WORKERS = ["gevent", pytest.param("parked", marks=THOROUGH), pytest.param("gthread", marks=THOROUGH)]
 APPS = {"ours": ("tests.crashing:create_app()", "/api/sync"), "foreign": ("tests.foreign:create_app()", "/v1/sync")}
 
 
@@ -224,7 +225,9 @@ def replaced_master() -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("worker_class", WORKERS)
-@pytest.mark.parametrize("change", ["HUP", "one worker", "USR2 and TERM"])
+@pytest.mark.parametrize(
+    "change", ["HUP", pytest.param("one worker", marks=THOROUGH), pytest.param("USR2 and TERM", marks=THOROUGH)]
+)
 def test_clients_that_come_back_meet_no_reset_and_no_refusal(
     tmp_path: Path, change: str, worker_class: str, replaced_master: list[int]
 ) -> None:

@@ -107,8 +107,8 @@ def test_a_forgotten_number_never_speaks_for_the_stream_that_has_it_next(room: R
 
 def test_waiting_ends_when_a_peer_leaves_and_not_before(room: Room) -> None:
     _, _, client = room.connect()
-    threading.Timer(0.1, client.close).start()
     began = time.monotonic()
+    threading.Timer(0.1, client.close).start()
     room.watch.wait(10.0)
     assert 0.05 < time.monotonic() - began < 5.0
 

@@ -111,9 +111,9 @@ def test_a_broker_url_is_checked_without_connecting(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["redis:/:secret@localhost", "redis://:sec/ret@localhost", "redis://:secret@localhost:x"]
+    "url", ["redis:/:hunter2@localhost", "redis://:hunt/er2@localhost", "redis://:hunter2@localhost:x"]
 )
 def test_a_password_in_a_wrong_broker_url_is_not_shown(url: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         Settings.read({"SYNCKIT_BROKER_URL": url}, own_tokens=True)
-    assert "sec" not in "".join(traceback.format_exception(raised.value)).replace("SYNCKIT_BROKER_URL", "")
+    assert "hunt" not in "".join(traceback.format_exception(raised.value))

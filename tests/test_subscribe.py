@@ -243,6 +243,15 @@ class TestOwnAuthentication:
         with open_stream(self.client(Principal(app=7, user=uuid4(), expires_at=soon)), "7", "anything") as stream:
             assert [stream.next_frame(), stream.next_frame(3)] == [CONNECTED, b": bye token_expired\n\n"]
 
+    def test_its_valid_since_is_asked_with_the_session(self) -> None:
+        asked: list[Principal] = []
+        app = Flask(__name__)
+        who = Principal(app="notes", user="alice", session=uuid4(), issued_at=datetime.now(UTC))
+        notifier = Notifier(app, authenticate=lambda request: who)
+        notifier.valid_since(lambda principal: asked.append(principal) or datetime.max)
+        assert_refused(app.test_client().get(f"{PATH}?app_id=notes"), 401)
+        assert [principal.session for principal in asked] == [str(who.session)]
+
     @pytest.mark.parametrize(("error", "status"), [(InvalidToken("who are you"), 401), (Forbidden("not you"), 403)])
     def test_its_refusal_is_answered(self, error: Exception, status: int) -> None:
         answer = self.client(error).get(f"{PATH}?app_id=notes")

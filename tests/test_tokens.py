@@ -43,6 +43,11 @@ def claims_text(exp: str) -> bytes:
     return f'{{"sub": "alice", "app": "notes", "iat": 0, "exp": {exp}}}'.encode()
 
 
+def test_a_token_may_name_its_session() -> None:
+    assert verify(make_token(sid="one")).session == "one"
+    assert verify(make_token()).session is None
+
+
 def test_a_good_token_names_user_app_and_device() -> None:
     principal = verify(make_token(device="laptop"))
     assert (principal.user, principal.app, principal.device) == ("alice", "notes", "laptop")
@@ -101,6 +106,8 @@ REFUSED = {
     "app a list": make_token(app=["notes"]),
     "device a number": make_token(device=7),
     "device empty": make_token(device=""),
+    "session a number": make_token(sid=7),
+    "session empty": make_token(sid=""),
 }
 
 

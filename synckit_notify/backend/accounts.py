@@ -43,6 +43,12 @@ class WrongCredentials(Refused):
         return {"WWW-Authenticate": "Bearer"}
 
 
+class WrongPassword(Refused):
+    """The token is good, but whoever holds it does not know the password."""
+
+    status = 403
+
+
 class Unknown(Refused):
     """No such device or account."""
 
@@ -65,22 +71,59 @@ def add_app(connection: Connection, name: str) -> tuple[str, str]:
 
 def add_user(connection: Connection, email: str, password_hash: str) -> str:
     """Store a new user; return the id. Raises Taken."""
-    normal = normalise(email)
-    if connection.execute(select(users.c.id).where(users.c.email == normal)).first():
-        raise Taken(f"there is an account {normal} already")
-    user_id = str(uuid.uuid4())
+    user_id, normal = str(uuid.uuid4()), normalise(email)
     row = {"id": user_id, "email": normal, "password_hash": password_hash, "created_at": now()}
-    connection.execute(users.insert().values(row))
+    statement = upsert(connection, users).values(row).on_conflict_do_nothing(index_elements=[users.c.email])
+    if connection.execute(statement.returning(users.c.id)).first() is None:
+        raise Taken(f"there is an account {normal} already")
     return user_id
 
 
-def log_in(store: Store, *, email: str, password: str, api_key: str) -> tuple[str, str]:
-    """Return the app's id and the user's id; raises WrongCredentials."""
-    app_id, user = store.read(lambda connection: _candidates(connection, email, api_key))
-    genuine = _password_matches(_DUMMY_HASH if user is None else user.password_hash, password)
-    if not genuine or app_id is None or user is None:
+def log_in(store: Store, *, email: str, password: str, api_key: str) -> tuple[str, Row[Any]]:
+    """Return the app's id and the user; raises WrongCredentials."""
+    app_id = store.read(lambda connection: find_client(connection, api_key))
+    user = recognise(store, email, password)  # also for a wrong key: the time that an answer takes must not tell
+    if app_id is None or user is None:
         raise WrongCredentials
-    return app_id, user.id
+    return app_id, user
+
+
+def recognise(store: Store, email: str, password: str) -> Row[Any] | None:
+    """Return the user with this e-mail and this password; for an unknown e-mail it takes as long."""
+    return _proven(store.read(lambda connection: account_of(connection, email)), password)
+
+
+def require_password(store: Store, user_id: str, password: str) -> Row[Any]:
+    """Return the user with this id and this password; raises WrongPassword."""
+    user = _proven(store.read(lambda connection: account(connection, user_id)), password)
+    if user is None:
+        raise WrongPassword("the old password is wrong")
+    return user
+
+
+def require_unchanged(connection: Connection, user: Row[Any]) -> None:
+    """Hold the user; raises WrongCredentials if the password was changed or all sessions ended since `user` was read.
+
+    Checking a password takes a tenth of a second, and a page may be open for minutes.
+    """
+    present = hold(connection, user.id)
+    if present is None or present != user:
+        raise WrongCredentials
+
+
+def account(connection: Connection, user_id: str) -> Row[Any] | None:
+    """Return the user with this id."""
+    return connection.execute(select(users).where(users.c.id == user_id)).first()
+
+
+def account_of(connection: Connection, email: str) -> Row[Any] | None:
+    """Return the user with this e-mail."""
+    return connection.execute(select(users).where(users.c.email == normalise(email))).first()
+
+
+def hold(connection: Connection, user_id: str) -> Row[Any] | None:
+    """Return the user with this id, whom nobody logs out or changes before this transaction has ended."""
+    return connection.execute(select(users).where(users.c.id == user_id).with_for_update()).first()
 
 
 def valid_since(connection: Connection, user_id: str) -> int | None:
@@ -109,7 +152,7 @@ def register_device(
         "created_at": now(),
     }
     identity = devices.c.name if installation_id is None else devices.c.installation_id
-    statement = upsert(devices).values(row)
+    statement = upsert(connection, devices).values(row)
     statement = statement.on_conflict_do_update(
         index_elements=[devices.c.app_id, devices.c.user_id, identity],
         index_where=NAMED if installation_id is None else INSTALLED,
@@ -129,6 +172,13 @@ def delete_device(connection: Connection, app: str, user: str, device_id: str) -
     deleted = connection.execute(devices.delete().where(_device(app, user, device_id)).returning(devices.c.id))
     if deleted.first() is None:
         raise Unknown("there is no such device")
+
+
+def hold_device(connection: Connection, app: str, user: str, device_id: str) -> str | None:
+    """Return the id of a registered device, which nobody deletes before this transaction has ended; else None."""
+    mine = select(devices.c.id).where(_device(app, user, device_id))
+    found: str | None = connection.execute(mine.with_for_update()).scalar()
+    return found
 
 
 def require_device(connection: Connection, app: str, user: str, device_id: str) -> None:
@@ -162,14 +212,10 @@ def normalise(email: str) -> str:
     return email.strip().casefold()
 
 
-def _candidates(connection: Connection, email: str, api_key: str) -> tuple[str | None, Row[Any] | None]:
-    app_id = find_client(connection, api_key)
-    return app_id, connection.execute(select(users).where(users.c.email == normalise(email))).first()
-
-
-def _password_matches(password_hash: str, password: str) -> bool:
+def _proven(user: Row[Any] | None, password: str) -> Row[Any] | None:
     with held(_hash_seats(os.getpid())):
-        return native.call(_verify, password_hash, password)
+        genuine = native.call(_verify, _DUMMY_HASH if user is None else user.password_hash, password)
+    return user if genuine else None
 
 
 def _verify(password_hash: str, password: str) -> bool:

@@ -16,6 +16,7 @@ from .changelog import Change, Query
 from .context import TOKEN_SECONDS, current_backend
 from .fields import Fields, Invalid, rfc3339
 from .schema import now
+from .sessions import Holder, Session
 
 LONGEST_ID = 128
 MOST_TABLES = 100
@@ -34,20 +35,42 @@ def auth() -> Answer:
     request.max_content_length = LARGEST_LOG_IN
     backend = current_backend()
     body = _body()
+    device = body.optional_text("device_id", longest=LONGEST_ID)
     app, user = accounts.log_in(
         backend.store,
         email=body.text("email", longest=accounts.LONGEST_EMAIL),
         password=body.text("password", longest=accounts.LONGEST_PASSWORD),
         api_key=body.text("api_key", longest=LONGEST_ID),
     )
-    session = backend.store.write(lambda connection: sessions.begin(connection, app, user))
-    return {
-        "token": backend.signer.sign(app, user, valid_since=session.valid_since),
-        "user_id": user,
-        "app_id": app,
-        "expires_in": TOKEN_SECONDS,
-        "refresh_token": session.refresh_token,
-    }
+
+    def begin(connection: Connection) -> Session:
+        accounts.require_unchanged(connection, user)
+        return sessions.begin(connection, app, user.id, device=device)
+
+    return _logged_in(backend.store.write(begin))
+
+
+@blueprint.post("/password")
+def change_password() -> Answer:
+    """Change the password and log out everywhere; the answer is that of a log-in, for the device that asks."""
+    who = _principal()
+    request.max_content_length = LARGEST_LOG_IN
+    body = _body()
+    backend = current_backend()
+    old, new = (body.text(name, longest=accounts.LONGEST_PASSWORD) for name in ("old_password", "new_password"))
+    user = accounts.require_password(backend.store, who.user, old)
+    new_hash = accounts.hash_password(new)
+
+    def change(connection: Connection) -> tuple[set[Holder], Session]:
+        accounts.require_unchanged(connection, user)
+        device = sessions.device_of(connection, who.session)
+        ended = sessions.set_password(connection, user.id, new_hash)
+        return ended, sessions.begin(connection, who.app, user.id, device=device)
+
+    ended, session = backend.store.write(change)
+    for holder in ended | {Holder(who.app, user.id, None)}:
+        backend.notifier.disconnect(*holder)
+    return _logged_in(session)
 
 
 @blueprint.post("/devices")
@@ -58,12 +81,16 @@ def register_device() -> Answer:
     name = body.text("device_name", longest=100)
     platform = body.choice("platform", accounts.PLATFORMS)
     installation = body.optional_text("installation_id", longest=LONGEST_ID)
-    device = current_backend().store.write(
-        lambda connection: accounts.register_device(
+
+    def register(connection: Connection) -> Row[Any]:
+        device = accounts.register_device(
             connection, who.app, who.user, name=name, platform=platform, installation_id=installation
         )
-    )
-    return _device(device)
+        if who.session is not None:
+            sessions.bind(connection, who.session, device.id)
+        return device
+
+    return _device(current_backend().store.write(register))
 
 
 @blueprint.get("/devices")
@@ -76,10 +103,12 @@ def list_devices() -> Answer:
 
 @blueprint.delete("/devices/<device_id>")
 def delete_device(device_id: str) -> Response:
-    """Forget a device."""
+    """Forget a device, and end its sessions and streams."""
     who = _principal()
     fields.check_text(device_id, "id", LONGEST_ID)
-    current_backend().store.write(lambda connection: accounts.delete_device(connection, who.app, who.user, device_id))
+    backend = current_backend()
+    holder = backend.store.write(lambda connection: sessions.delete_device(connection, who.app, who.user, device_id))
+    backend.notifier.disconnect(*holder)
     return Response(status=204)
 
 
@@ -163,6 +192,17 @@ def _principal() -> Principal:
 
 def _body() -> Fields:
     return fields.parse(request.get_data(cache=False))
+
+
+def _logged_in(session: Session) -> Answer:
+    signer = current_backend().signer
+    return {
+        "token": signer.sign(session.app, session.user, session=session.id, valid_since=session.valid_since),
+        "user_id": session.user,
+        "app_id": session.app,
+        "expires_in": TOKEN_SECONDS,
+        "refresh_token": session.refresh_token,
+    }
 
 
 def _change(entry: Fields) -> Change:

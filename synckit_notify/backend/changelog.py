@@ -4,7 +4,8 @@
     pull:  read the head ── read the rows behind the cursor, up to the head
 
 A push holds the head's lock until its commit, so `seq` is given in the order of the commits and a reader at cursor n
-never sees a row at or below n appear later. All functions are pieces of a transaction, to be run by a Store.
+never sees a row at or below n appear later. Behind that lock it waits for nobody, so no two pushes can deadlock. All
+functions are pieces of a transaction, to be run by a Store.
 """
 
 import hashlib
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, and_, select
+from sqlalchemy import Connection, Row, Select, and_, select, tuple_
 
 from ..errors import Refused
 from . import accounts
@@ -25,10 +26,12 @@ OPERATIONS = ("INSERT", "UPDATE", "DELETE")
 MOST_CHANGES = 500
 PAGE_CHARACTERS = 4 * 2**20
 """How much `data` a page holds, about: 500 full changes would be 125 MiB in memory at once."""
+ROWS_AT_ONCE = 32  # may be on their way here when a page turns out to be full
 
 PUSH_ID_MICROSECONDS = 7 * 24 * 3600 * 1_000_000
+MOST_FORGOTTEN = 100  # of them by a push: more than it adds
 COMMIT_MICROSECONDS = 2_000_000
-"""A push commits within this time of its `received_at`."""
+"""A push commits within this time of its `received_at`, and the clocks of several servers differ by less."""
 
 
 class Conflict(Refused):
@@ -116,7 +119,8 @@ def pull(connection: Connection, app: str, user: str, device_id: str, query: Que
     epoch = current_epoch(connection)
     if query.epoch not in (None, epoch) or query.cursor > head:
         raise Conflict("the log was replaced since this cursor was given: start again from cursor 0, without an epoch")
-    found = connection.execute(_selection(app, user, head, query))
+    some_at_a_time = {"yield_per": ROWS_AT_ONCE} if head - query.cursor > ROWS_AT_ONCE else {}
+    found = connection.execute(_selection(app, user, head, query), execution_options=some_at_a_time)
     rows, has_more = _page(found, query.limit)
     found.close()
     # A push may have its time already and not be committed: the clock alone would promise too much.
@@ -145,8 +149,7 @@ def changed_channels(connection: Connection, since: datetime) -> list[tuple[str,
 
 def current_epoch(connection: Connection) -> str:
     """Return the name of the log's life."""
-    epoch: str = connection.execute(select(meta.c.epoch)).scalar_one()
-    return epoch
+    return str(connection.execute(select(meta.c.epoch)).scalar_one())
 
 
 def renew_epoch(connection: Connection) -> str:
@@ -158,11 +161,9 @@ def renew_epoch(connection: Connection) -> str:
 
 def _lock_head(connection: Connection, app: str, user: str) -> tuple[int, int]:
     """Return the head's `seq` and `changed_at`, locked until the commit; zeros for a new channel."""
-    statement = upsert(heads).values(app_id=app, user_id=user, seq=0, changed_at=0)
-    statement = statement.on_conflict_do_update(
-        index_elements=[heads.c.app_id, heads.c.user_id], set_={"seq": heads.c.seq}
-    )
-    seq, changed_at = connection.execute(statement.returning(heads.c.seq, heads.c.changed_at)).one()
+    new = upsert(connection, heads).values(app_id=app, user_id=user, seq=0, changed_at=0)
+    either = new.on_conflict_do_update(index_elements=[heads.c.app_id, heads.c.user_id], set_={"seq": heads.c.seq})
+    seq, changed_at = connection.execute(either.returning(heads.c.seq, heads.c.changed_at)).one()
     return seq, changed_at
 
 
@@ -189,16 +190,25 @@ def _first_push(connection: Connection, device_id: str, push_id: str, digest: st
         return None
     if first.digest != digest:
         raise Conflict("push_id: was used for other changes")
-    cursor: int = first.cursor
-    return cursor
+    return int(first.cursor)
 
 
 def _remember_push(
     connection: Connection, device_id: str, push_id: str, digest: str, cursor: int, received_at: int
 ) -> None:
-    connection.execute(pushes.delete().where(pushes.c.received_at < now() - PUSH_ID_MICROSECONDS))
+    _forget_old_pushes(connection)
     row = {"device_id": device_id, "push_id": push_id, "digest": digest, "cursor": cursor, "received_at": received_at}
     connection.execute(pushes.insert().values(row))
+
+
+def _forget_old_pushes(connection: Connection) -> None:
+    """Delete ids that are over; those that another push is deleting at this moment are not waited for."""
+    ids = (pushes.c.device_id, pushes.c.push_id)
+    old = select(*ids).where(pushes.c.received_at < now() - PUSH_ID_MICROSECONDS)
+    # In order: without, PostgreSQL expects to find a hundred soon and reads the whole table for none.
+    some = old.order_by(pushes.c.received_at).limit(MOST_FORGOTTEN).with_for_update(skip_locked=True)
+    if found := connection.execute(some).all():
+        connection.execute(pushes.delete().where(tuple_(*ids).in_(found)))
 
 
 def _digest(pushed: Sequence[Change]) -> str:

@@ -12,9 +12,10 @@ from flask.cli import AppGroup
 from sqlalchemy import Connection
 
 from ..errors import Refused
-from . import accounts, changelog, sessions
+from . import accounts, changelog, clients, sessions
 from .context import PASTED_TOKEN_SECONDS, current_backend
 from .fields import check_text
+from .sessions import Holder
 
 T = TypeVar("T")
 
@@ -33,6 +34,17 @@ def add_app(name: str) -> None:
     _check(name, "NAME", 100)
     app_id, api_key = _write(lambda connection: accounts.add_app(connection, name))
     click.echo(f"App {name} has the id {app_id} and the API key {api_key}")
+
+
+@app_group.command("redirect")
+@click.argument("app_words", metavar="APP")
+@click.argument("uri")
+@click.option("--remove", is_flag=True, help="Take it away again.")
+def redirect(app_words: str, uri: str, remove: bool) -> None:
+    """Let a log-in in the browser answer an app at this address; addresses on the loopback need no such word."""
+    change = clients.forget if remove else clients.register
+    _write(lambda connection: change(connection, accounts.find_app(connection, app_words), uri))
+    click.echo(f"{app_words} is {'no longer' if remove else 'from now on'} answered at {uri}")
 
 
 @synckit.group("user")
@@ -59,10 +71,23 @@ def log_out(email: str) -> None:
 
     A server that shares no broker with this command ends them only at its client's next request.
     """
-    user, apps = _write(lambda connection: sessions.log_out(connection, email))
-    for app in apps:
-        current_backend().notifier.disconnect(app, user)
+    _end(_write(lambda connection: sessions.log_out(connection, accounts.find_user(connection, email))))
     click.echo(f"Every token of {accounts.normalise(email)} so far is refused from now on")
+
+
+@user_group.command("password")
+@click.argument("email")
+@click.password_option(help="Asked for when it is not given.")
+def set_password(email: str, password: str) -> None:
+    """Give a user a new password, and do all that `logout` does."""
+    _check(password, "--password", accounts.LONGEST_PASSWORD)
+    password_hash = accounts.hash_password(password)
+    _end(
+        _write(
+            lambda connection: sessions.set_password(connection, accounts.find_user(connection, email), password_hash)
+        )
+    )
+    click.echo(f"{accounts.normalise(email)} has a new password, and every token so far is refused from now on")
 
 
 @synckit.command("token")
@@ -105,6 +130,11 @@ def publish(app_words: str, user_words: str, device: str | None) -> None:
 def renew_epoch() -> None:
     """Run once after restoring a backup: every client then starts again from the beginning of the log."""
     click.echo(f"The log's epoch is now {_write(changelog.renew_epoch)}")
+
+
+def _end(holders: set[Holder]) -> None:
+    for holder in holders:
+        current_backend().notifier.disconnect(*holder)
 
 
 def _read(work: Callable[[Connection], T]) -> T:

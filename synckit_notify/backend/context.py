@@ -58,13 +58,14 @@ class Signer:
         user: str,
         *,
         device: str | None = None,
+        session: str | None = None,
         valid_since: int | None = None,
         seconds: int = TOKEN_SECONDS,
     ) -> str:
         """Return a token issued now, or at the user's valid-since moment if that lies a second ahead."""
         issued_at = max(int(time.time()), valid_since or 0)
         claims: dict[str, Any] = {"sub": user, "app": app, "iat": issued_at, "exp": issued_at + seconds}
-        optional = {"device": device, "iss": self.issuer, "aud": self.audience}
+        optional = {"device": device, "sid": session, "iss": self.issuer, "aud": self.audience}
         claims |= {name: value for name, value in optional.items() if value is not None}
         return jwt.encode(claims, self.key, self.algorithm, headers={"kid": self.kid} if self.kid is not None else None)
 

@@ -76,7 +76,7 @@ def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
         return
     password = secrets.token_hex(10)  # goes into a command line, where a leading dash would be an option
     password_hash = accounts.hash_password(password)
-    demo = backend.store.write(lambda connection: _make_demo(connection, password_hash))
+    demo = backend.store.write_alone(lambda connection: _make_demo(connection, password_hash))
     if demo is not None:
         token = backend.signer.sign(demo.app, demo.user, seconds=PASTED_TOKEN_SECONDS)
         prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"

@@ -32,7 +32,7 @@ class Clash(Refused):
 def create(connection: Connection, app: str, user: str, envelope: str) -> int:
     """Store the first envelope and return its version; raises Clash if there is one."""
     row = {"app_id": app, "user_id": user, "envelope": envelope, "version": 1, "updated_at": now()}
-    statement = upsert(envelopes).values(row).on_conflict_do_nothing().returning(envelopes.c.version)
+    statement = upsert(connection, envelopes).values(row).on_conflict_do_nothing().returning(envelopes.c.version)
     version: int | None = connection.execute(statement).scalar()
     if version is None:
         raise Clash("there is an envelope already: to replace it, name its version as expected_version")

@@ -1,8 +1,8 @@
-"""POST /oauth/token: a grant in, a pair of tokens out (RFC 6749, sections 5 and 6).
+"""What apps ask: POST /oauth/token, a grant in, a pair of tokens out (RFC 6749, sections 4 to 6); GET /oauth/userinfo.
 
 The body is a form, as the RFC says, or a JSON object, as upstream's documents show too. `client_id` is an app's API
 key; there is no client secret, since an app that a user installs cannot keep one. Each grant is a function from the
-body's fields to the answer, listed in GRANTS. Whatever is wrong with a request itself is told in the RFC's code words.
+body's fields to the answer, listed in GRANTS. Whatever is wrong with a request itself is told in the RFCs' code words.
 """
 
 import logging
@@ -11,11 +11,13 @@ from typing import Any
 
 from flask import Blueprint, request
 
-from ..errors import Refused
-from . import accounts, fields, sessions
+from ..errors import InvalidToken, Refused
+from . import accounts, authorization, fields, sessions
+from .authorization import OAuth2Error
+from .codes import Replayed
 from .context import TOKEN_SECONDS, current_backend
 from .fields import Fields, Invalid, Malformed
-from .sessions import Refusal, Session
+from .sessions import Holder, Refusal, Session
 
 LARGEST_BODY = 16 * 1024
 """Far above any request of ours: whoever asks here is a stranger still, and what he sends is parsed on the hub."""
@@ -36,7 +38,7 @@ class OAuthError(Refused):
 
 
 class InvalidGrant(OAuthError):
-    """The refresh token does not count."""
+    """The refresh token, the code or its proof does not count."""
 
     code = "invalid_grant"
 
@@ -58,6 +60,20 @@ class InvalidClient(OAuthError):
         return {"WWW-Authenticate": "Bearer"}  # HTTP wants one with every 401; Basic would open a browser's dialogue
 
 
+class UserNotFound(OAuthError):
+    """The token is good, and the user is not stored here (any more); upstream's word."""
+
+    code = "user_not_found"
+    status = 401
+
+    def __init__(self) -> None:
+        super().__init__("there is no such account")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+
+
 @blueprint.post("/token")
 def token() -> Answer:
     """Answer a grant."""
@@ -71,17 +87,54 @@ def token() -> Answer:
 
 def refresh(body: Fields) -> Answer:
     """Trade a refresh token for an access token and the next refresh token."""
-    refresh_token = body.text("refresh_token", longest=LONGEST_FIELD)
-    app = _client(body)
-    session = current_backend().store.write(lambda connection: sessions.renew(connection, app, refresh_token))
+    token = body.text("refresh_token", longest=LONGEST_FIELD)
+    app, backend = _client(body), current_backend()
+    holder, session = backend.store.write(
+        lambda connection: (sessions.holder(connection, token), sessions.renew(connection, app, token))
+    )
     if session is Refusal.REUSED:
         log.warning("a refresh token of app %s was sent again after its successor was used: its session is ended", app)
+        _disconnect(holder)
     if isinstance(session, Refusal):
         raise InvalidGrant(session.value)
     return _tokens(session)
 
 
-GRANTS: dict[str, Callable[[Fields], Answer]] = {"refresh_token": refresh}
+def exchange(body: Fields) -> Answer:
+    """Trade the code that a person's consent gave for the tokens of a new session."""
+    app = _client(body)
+    try:
+        session = authorization.redeemed(current_backend().store, app, body)
+    except OAuth2Error as error:
+        raise (InvalidGrant if error.error == InvalidGrant.code else OAuthError)(error.description) from error
+    if isinstance(session, Replayed):
+        if session.holder is not None:
+            log.warning("a code of app %s was sent again after it was exchanged: its session is ended", app)
+            _disconnect(session.holder)
+        raise InvalidGrant("the code was used before, or has expired: log in again")
+    return _tokens(session)
+
+
+GRANTS: dict[str, Callable[[Fields], Answer]] = {"refresh_token": refresh, "authorization_code": exchange}
+
+
+@blueprint.get("/userinfo")
+def userinfo() -> Answer:
+    """Tell whose token it is, as it is stored now."""
+    backend = current_backend()
+    who = backend.notifier.authenticate(request)
+    user = backend.store.read(lambda connection: accounts.account(connection, who.user))
+    if user is None:
+        raise UserNotFound
+    name = {"username": user.email, "display_name": user.email, "email": user.email, "avatar_url": None}
+    return {"sub": user.id, "user_id": user.id, "app_id": who.app} | name
+
+
+@blueprint.errorhandler(InvalidToken)
+def invalid_token(error: InvalidToken) -> tuple[Answer, int, dict[str, str]]:
+    """Answer as RFC 6750, section 3.1 says; to who sent no token at all the header tells no error."""
+    headers = error.headers if "Authorization" in request.headers else {"WWW-Authenticate": "Bearer"}
+    return {"error": "invalid_token", "error_description": str(error)}, error.status, headers
 
 
 @blueprint.errorhandler(OAuthError)
@@ -112,10 +165,15 @@ def _client(body: Fields) -> str:
     return app
 
 
+def _disconnect(holder: Holder | None) -> None:
+    if holder is not None:
+        current_backend().notifier.disconnect(*holder)
+
+
 def _tokens(session: Session) -> Answer:
     signer = current_backend().signer
     return {
-        "access_token": signer.sign(session.app, session.user, valid_since=session.valid_since),
+        "access_token": signer.sign(session.app, session.user, session=session.id, valid_since=session.valid_since),
         "token_type": "Bearer",
         "expires_in": TOKEN_SECONDS,
         "refresh_token": session.refresh_token,

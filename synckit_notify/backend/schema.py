@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData,
 
 from .. import ConfigurationError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 metadata = MetaData()
@@ -32,6 +32,13 @@ apps = Table(
     Column("name", Text, nullable=False),
     Column("api_key_hash", Text, nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
+)
+
+redirects = Table(
+    "redirects",
+    metadata,
+    Column("app_id", Text, primary_key=True),
+    Column("uri", Text, primary_key=True),
 )
 
 users = Table(
@@ -118,12 +125,25 @@ sessions = Table(
     Column("family_hash", Text, primary_key=True),
     Column("app_id", Text, nullable=False),
     Column("user_id", Text, nullable=False),
+    Column("device_id", Text),  # which device it is, once that is known
+    Column("code_hash", Text, unique=True),  # of the authorization code it began with, if it began with one
     Column("current_hash", Text, nullable=False),  # of the last token given
     Column("previous_hash", Text),  # of the token it was given for, and the salt that led from one to the other
     Column("salt", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False, index=True),
     Index("sessions_by_user", "user_id", "app_id", "expires_at"),
+)
+
+codes = Table(
+    "codes",
+    metadata,
+    Column("code_hash", Text, primary_key=True),
+    Column("app_id", Text, nullable=False),
+    Column("user_id", Text, nullable=False, index=True),
+    Column("redirect_uri", Text, nullable=False),
+    Column("challenge", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False, index=True),
 )
 
 envelopes = Table(
@@ -138,15 +158,17 @@ envelopes = Table(
 
 
 def prepare(connection: Connection) -> None:
-    """Make the tables unless another process was faster; needs a write transaction."""
+    """Make the tables unless another process was faster; to be run alone."""
     if not is_prepared(connection):
         metadata.create_all(connection, checkfirst=False)
         connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION, epoch=new_epoch()))
 
 
 def is_prepared(connection: Connection) -> bool:
-    """Tell whether the tables are there; raises ConfigurationError for a version that this release does not know."""
-    if not inspect(connection).has_table(meta.name):
+    """Tell whether the tables are there; raises ConfigurationError for what this release cannot use."""
+    ours, found = set(metadata.tables), set(inspect(connection).get_table_names())
+    if meta.name not in found:
+        _refuse(ours & found, "holds tables of another program: {}; name an empty one")
         return False
     version = connection.execute(select(meta.c.schema_version)).scalar()
     if version != SCHEMA_VERSION:
@@ -154,7 +176,13 @@ def is_prepared(connection: Connection) -> bool:
             f"SYNCKIT_DATABASE_URL: the database has schema version {version}, this release knows only "
             f"{SCHEMA_VERSION}; run the release that made it, or name another database"
         )
+    _refuse(ours - found, "lacks tables: {}; restore a whole backup, or name another database")
     return True
+
+
+def _refuse(tables: set[str], words: str) -> None:
+    if tables:
+        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: the database {words.format(', '.join(sorted(tables)))}")
 
 
 def new_epoch() -> str:

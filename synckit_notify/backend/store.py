@@ -1,54 +1,65 @@
-"""The database of one process: `read` and `write` run one whole transaction each, off gevent's hub.
+"""The database of one process: `read`, `write` and `write_alone` run one whole transaction each.
 
-In: a function `work(connection)` that issues SQL and returns plain values; it runs in a native thread, so it must not
-use Flask, locks or `native` itself. Out: what it returned, after the commit, or what it raised, after the rollback.
-A database that stays locked is a Busy (503). All that is SQLite's own is in this file.
-
-Connections are taken and given back by the calling greenlet, so SQLAlchemy's own locks stay on the hub's thread; only
-BEGIN .. COMMIT goes to the pool. Nothing is opened at import or by the constructor: each process opens for itself.
+In: a function `work(connection)` that issues SQL and returns plain values; it may run in a native thread, so it must
+not use Flask, locks or `native` itself. Out: what it returned, after the commit, or what it raised, after the rollback.
+A database that stays locked or is away is a Busy (503). What SQLite and PostgreSQL do differently is in a module of
+each, behind the protocol Database. Nothing is opened at import or by the constructor: each process opens for itself.
 """
 
+import logging
 import os
 import random
-import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event, make_url
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy import URL, Connection, Engine, Table, event, make_url
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects import sqlite as sqlite_dialect
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from .. import ConfigurationError, native
+from .. import ConfigurationError
 from ..errors import Refused
+from . import sqlite
 
 __all__ = ["Busy", "Store", "held", "upsert"]
-
-BUSY_SECONDS = 5.0
-"""How long SQLite waits for another process's lock."""
 
 QUEUE_SECONDS = 10.0
 """How long a request waits for its turn in this process."""
 
-READERS = 6
-"""With one writer and two password hashes (accounts) this leaves one of gevent's ten native threads to others."""
-
-OLDEST_SQLITE = (3, 35)
-"""The first with RETURNING."""
-
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class Database(Protocol):
+    """What differs from one kind of database to the next; its modules are `sqlite` and `postgres`."""
+
+    READERS: int
+    WRITERS: int
+    READ: Sequence[str]
+    WRITE: Sequence[str]
+    ALONE: Sequence[str]
+
+    def check(self, url: URL) -> None: ...
+    def make_engine(self, url: URL) -> Engine: ...
+    def run(self, connection: Connection, work: Callable[[Connection], T]) -> T: ...
+    def is_busy(self, error: BaseException | None) -> bool: ...
 
 
 class Busy(Refused):
-    """The server is overloaded, or another program holds the database; come back a little later."""
+    """The server is overloaded, or its database is locked or away; come back a little later.
+
+    `reason` is the driver's, for the operator alone.
+    """
 
     status = 503
 
-    def __init__(self) -> None:
+    def __init__(self, reason: str | None = None) -> None:
         super().__init__("the server is busy, try again")
+        self.reason = reason
 
     @property
     def headers(self) -> dict[str, str]:
@@ -77,21 +88,25 @@ class Store:
     """Transactions on one database; any thread or greenlet may call anything, in any process after a fork."""
 
     def __init__(self, url: str) -> None:
-        self._url = _checked(url)
+        self._url = _parsed(url)
+        self._database = _database(self._url)
+        self._database.check(self._url)
         self._opened: dict[int, _Opened] = {}
 
     def read(self, work: Callable[[Connection], T]) -> T:
         """Run `work` on one unchanging snapshot of the database."""
         opened = self._open()
-        with held(opened.reading):
-            return opened.run("BEGIN", work)
+        return opened.run(opened.reading, self._database.READ, work)
 
     def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` alone among all writers, and commit."""
+        """Run `work` and commit. On PostgreSQL others write meanwhile: only what is locked stays as it was read."""
         opened = self._open()
-        # The lock is taken here and not by SQLite: a greenlet can wait for it, a native thread would be used up.
-        with held(opened.writing):
-            return opened.run("BEGIN IMMEDIATE", work)
+        return opened.run(opened.writing, self._database.WRITE, work)
+
+    def write_alone(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` and commit, one after the other with all that is run by this method, in whichever process."""
+        opened = self._open()
+        return opened.run(opened.writing, self._database.ALONE, work)
 
     def dispose(self) -> None:
         """Close this process's connections; the next transaction opens new ones."""
@@ -102,101 +117,71 @@ class Store:
     def _open(self) -> "_Opened":
         pid = os.getpid()
         opened = self._opened.get(pid)
-        return opened if opened is not None else self._opened.setdefault(pid, _Opened.of(self._url))
+        return opened if opened is not None else self._opened.setdefault(pid, _Opened.of(self._database, self._url))
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
+    database: Database
     engine: Engine
-    writing: Lock
     reading: Lock
+    writing: Lock
 
     @classmethod
-    def of(cls, url: URL) -> "_Opened":
-        return cls(_make_engine(url), threading.Lock(), threading.BoundedSemaphore(READERS))
+    def of(cls, database: Database, url: URL) -> "_Opened":
+        engine = database.make_engine(url)
+        event.listen(engine, "begin", _begin)
+        readers, writers = threading.BoundedSemaphore(database.READERS), threading.BoundedSemaphore(database.WRITERS)
+        return cls(database, engine, readers, writers)
 
-    def run(self, begin: str, work: Callable[[Connection], T]) -> T:
-        connection = self.engine.connect().execution_options(synckit_begin=begin)
-        try:
-            result, error = native.call(_transaction, connection, work)
-        except BaseException:
-            # This greenlet was killed while the native thread works on: the connection stays with that thread.
-            connection.detach()
-            raise
-        connection.close()
-        if error is not None:
-            raise error
-        return cast(T, result)
-
-
-def _transaction(connection: Connection, work: Callable[[Connection], T]) -> tuple[T | None, Exception | None]:
-    """Run one transaction; its errors are values, so that what kills the waiting greenlet can be told from them."""
-    try:
-        with connection.begin():
-            return work(connection), None
-    except OperationalError as error:
-        return None, Busy() if _is_busy(error.orig) else error
-    except Exception as error:
-        return None, error
+    def run(self, seats: Lock, begin: Sequence[str], work: Callable[[Connection], T]) -> T:
+        # Turns are taken here and not in the database: a greenlet can wait for one, a native thread would be used up.
+        with held(seats):
+            try:
+                connection = self.engine.connect().execution_options(synckit_begin=begin)
+                return self.database.run(connection, work)
+            except DBAPIError as error:
+                if not self.database.is_busy(error.orig):
+                    raise
+                log.warning("a transaction was given up: %s", error.orig)
+                raise Busy(str(error.orig)) from None  # a driver's traceback for every request would hide all else
 
 
-def _is_busy(error: BaseException | None) -> bool:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _checked(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError("SYNCKIT_DATABASE_URL: give a URL like sqlite:////var/lib/synckit.db") from error
-    if parsed.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {parsed.drivername!r} is not supported, only sqlite is")
-    if parsed.database in (None, "", ":memory:"):
-        raise ConfigurationError("SYNCKIT_DATABASE_URL: name a file, several connections must see the same data")
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
-        raise ConfigurationError(f"SQLite 3.35 or newer is needed, this Python has {sqlite3.sqlite_version}")
-    return parsed
-
-
-def _make_engine(url: URL) -> Engine:
-    engine = create_engine(
-        url,
-        poolclass=QueuePool,
-        pool_size=READERS + 1,  # never more are in use, so taking one never waits
-        max_overflow=0,
-        connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
-        hide_parameters=True,  # an error's text goes to the log, and they are hashes, e-mails and ciphertext
-    )
-    event.listen(engine, "connect", _set_up)
-    event.listen(engine, "begin", _begin)
-    return engine
+def upsert(connection: Connection, table: Table) -> sqlite_dialect.Insert | postgresql.Insert:
+    """Return an INSERT that may have an ON CONFLICT."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite_dialect.insert(table)
 
 
 def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("synckit_begin", "BEGIN"))
+    for words in connection.get_execution_options().get("synckit_begin", ()):
+        connection.exec_driver_sql(words)
 
 
-def _set_up(connection: Any, record: object) -> None:
-    connection.isolation_level = None  # the driver would begin by itself, late and never IMMEDIATE
-    _use_wal(connection)
-    # A cursor that was answered must survive a power cut: a `seq` given twice is a change that somebody never pulls.
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise ConfigurationError(
+            "SYNCKIT_DATABASE_URL: give a URL like sqlite:////var/lib/synckit.db or postgresql://user@host/database"
+        ) from error
 
 
-def _use_wal(connection: Any) -> None:
-    """Let readers and the writer work side by side.
+def _database(url: URL) -> Database:
+    match url.get_backend_name():
+        case "sqlite":
+            return sqlite
+        case "postgresql" | "postgres":
+            return _postgres()
+        case name:
+            raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {name!r} is not supported, only sqlite and postgresql are")
 
-    Only the first switch of a new file needs a lock, and SQLite does not wait for that one, so we do.
-    """
-    until = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if not _is_busy(error) or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
-        else:
-            return
+
+def _postgres() -> Database:
+    """Return the module, which loads psycopg: nobody needs that for SQLite."""
+    try:
+        from . import postgres
+    except ImportError as error:
+        raise ConfigurationError(
+            "SYNCKIT_DATABASE_URL: psycopg is missing, install it with: pip install 'synckit-notify[postgres]'"
+        ) from error
+    return postgres

@@ -5,6 +5,7 @@ makes one connection and speaks the protocol, nothing else; watching over the co
 what was sent, so the URL's password is taken out of every sentence. This file is imported only for a URL that needs it.
 """
 
+import codecs
 import contextlib
 import random
 from collections.abc import Iterator
@@ -23,6 +24,10 @@ OURS: dict[str, Any] = {
     "health_check_interval": 0,
 }
 """What a URL cannot change; everything else it may say as redis-py reads it."""
+
+LONGEST_SENTENCE = 200
+
+codecs.lookup("idna")  # else the first look-up of a host imports it in our thread, and a fork just then is a deadlock
 
 
 class Lost(Exception):
@@ -90,10 +95,10 @@ class Connection:
             raise Lost(self._sentence(error)) from None
 
     def _sentence(self, error: Exception) -> str:
-        sentence = f"{type(error).__name__}: {error}"
+        text = str(error).partition(", with args")[0]  # then a broker that knows no AUTH repeats what it was sent
         for secret in self._secrets:
-            sentence = sentence.replace(secret, "***")
-        return sentence
+            text = text.replace(secret, "***")
+        return f"{type(error).__name__}: {' '.join(text.split())[:LONGEST_SENTENCE]}"
 
 
 def pause(failures: int, longest: float) -> float:

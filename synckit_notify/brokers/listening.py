@@ -24,6 +24,12 @@ log = logging.getLogger("synckit_notify")
 COMPLAINT_SECONDS = 60.0
 """Between two log lines about messages that are none of ours."""
 
+IN_A_ROW = 50
+"""Messages, 3 ms of work, then a breath: after an outage thousands come at once, and reading them does not yield."""
+
+BREATH_SECONDS = 0.001
+"""Not 0: gevent turns such sleeps into callbacks, and looks at timers and sockets after fifty of them only."""
+
 Receive = Callable[[Message], None]
 
 
@@ -53,6 +59,7 @@ class Echo:
         self._since = now
         self._asked = False
         self._sent_at: float | None = None
+        self._due_at = 0.0
         self._heard_at: float | None = None
 
     def ask(self, now: float) -> bool:
@@ -62,10 +69,10 @@ class Echo:
         self._asked = True
         return True
 
-    def sent(self, at: float) -> None:
-        """Note that the broker took a probe, sent at that moment."""
+    def sent(self, at: float, taken_at: float) -> None:
+        """Note that the broker took a probe; we may well hear it before we know."""
         if at >= self._since:
-            self._sent_at = at
+            self._sent_at, self._due_at = at, taken_at + self._timing.answer
 
     def heard(self, now: float) -> None:
         """Note that a message of our own came."""
@@ -76,11 +83,11 @@ class Echo:
         """Whether the broker took a probe that should have come back by now."""
         if self._sent_at is None or (self._heard_at is not None and self._heard_at >= self._sent_at):
             return False
-        return now - self._sent_at > self._timing.answer
+        return now > self._due_at
 
     def fresh(self, now: float) -> bool:
         """Whether this process heard itself lately."""
-        return self._heard_at is not None and now - self._heard_at <= self._timing.probe + self._timing.answer
+        return self._heard_at is not None and now - self._heard_at <= self._timing.probe + 2 * self._timing.answer
 
 
 class Listener:
@@ -108,9 +115,10 @@ class Listener:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._subscribed_at: float | None = None
-        self._asked_at: float | None = None
+        self._owed_since: float | None = None
         self._failures = 0
         self._complained_at = float("-inf")
+        self._heard = 0
         self.gaps = 0
         self.invalid = 0
 
@@ -162,16 +170,19 @@ class Listener:
         connection = self._connection = self._connect()
         try:
             connection.send(("SUBSCRIBE", self._channel))
-            self._asked_at = time.monotonic()
-            ping_at = self._asked_at + self._timing.ping
+            self._owed_since = time.monotonic()
+            ping_at = self._owed_since + self._timing.ping
             while not self._closing.is_set():
-                until = ping_at if self._asked_at is None else self._asked_at + self._timing.answer
+                until = ping_at if self._owed_since is None else self._owed_since + self._timing.answer
                 answer = connection.wait(until - time.monotonic())
                 now = time.monotonic()
-                self._check(now) if answer is None else self._handle(answer, now)
-                if self._asked_at is None and now >= ping_at:
+                if answer is None:
+                    self._check(now)
+                else:
+                    self._handle(answer, now)
+                if self._owed_since is None and now >= ping_at:
                     connection.send(("PING",))
-                    self._asked_at, ping_at = now, now + self._timing.ping
+                    self._owed_since, ping_at = now, now + self._timing.ping
                 if self.connected and self._echo.ask(now):
                     self._probe()
         finally:
@@ -179,17 +190,19 @@ class Listener:
 
     def _check(self, now: float) -> None:
         """Raise Lost if something should have come by now. Asked only when nothing is left to read."""
-        if self._asked_at is not None and now - self._asked_at >= self._timing.answer:
+        if self._owed_since is not None and now - self._owed_since >= self._timing.answer:
             raise Lost("it does not answer")
         if self._echo.missing(now):
             raise Lost("this process is deaf: what it sends does not come back")
 
     def _handle(self, answer: Any, now: float) -> None:
+        if self._owed_since is not None:
+            self._owed_since = now  # whoever talks is alive, even if the PONG takes its time on a slow line
         match answer:
             case [b"message", _, data]:
                 self._hear(data, now)
             case [b"pong", *_] | b"PONG":
-                self._asked_at = None
+                self._owed_since = None
             case [b"subscribe", *_]:
                 self._subscribe(now)
             case _:
@@ -198,13 +211,16 @@ class Listener:
     def _subscribe(self, now: float) -> None:
         if self._failures:
             log.info("the broker is back")
-        self._asked_at = None
+        self._owed_since = None
         self._echo.begin(now)
         self._subscribed_at = now
         self._confirmed()
         self._deliver(Gap())
 
     def _hear(self, data: bytes, now: float) -> None:
+        self._heard += 1
+        if self._heard % IN_A_ROW == 0:
+            time.sleep(BREATH_SECONDS)
         try:
             sender, content = decode(data)
         except ValueError as error:

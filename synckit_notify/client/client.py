@@ -11,13 +11,14 @@ import os
 import threading
 import time
 import weakref
+import webbrowser
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Self
 
 import httpx2
 
-from ..errors import NoMasterKey, ServerError, StateError
+from ..errors import NoMasterKey, ServerError
 from .changes import (
     BEGINNING,
     Account,
@@ -31,6 +32,7 @@ from .changes import (
     Status,
     to_text,
 )
+from .login import log_in
 from .masterkey import Encryption
 from .session import Session
 from .state import Pending, State
@@ -74,6 +76,10 @@ class SyncKitClient:
         """Log in; raises NotAuthenticated for wrong credentials, StateError if the state is another account's."""
         return self._session.authenticate(email, password)
 
+    def login(self, *, open_browser: Callable[[str], object] = webbrowser.open, timeout: float = 300.0) -> Account:
+        """Log in in the browser; `open_browser` is given the address. Raises as `authenticate`, and if declined."""
+        return log_in(self._session, open_browser, timeout)
+
     def register_device(self, name: str, platform: str) -> Device:
         """Register this installation, or rename it; needed before push and pull, again if the server forgot it."""
         body = {"device_name": name, "platform": platform, "installation_id": self._state.installation_id}
@@ -90,7 +96,7 @@ class SyncKitClient:
         takes, and NoMasterKey; then nothing is kept.
         """
         entries = list(entries)
-        device = self._device_id()
+        device = self._state.device_id()
         if entries:
             sealed = list(batches(entries, self._sealing(), self._session.account()))
             self._state.add_pending(digest(entries), sealed)
@@ -205,7 +211,7 @@ class SyncKitClient:
         restart: Callable[[Position], tuple[Position, bool]],
     ) -> Iterator[Page]:
         """Yield pages from a position on, at least one; from the beginning again if the log was replaced."""
-        device = self._device_id()
+        device = self._state.device_id()
         while True:
             asked = {"device_id": device, "cursor": position.cursor, "epoch": position.epoch}
             try:
@@ -230,7 +236,7 @@ class SyncKitClient:
         self._state.advance(start.cursor, last.end, None if last.has_more else to_text(last.server_time))
 
     def _opened(self, page: Page) -> list[PulledChange]:
-        return page.opened(self._sealing, self._session.account(), self._device_id())
+        return page.opened(self._sealing, self._session.account(), self._state.device_id())
 
     def _encryption(self) -> Encryption:
         if not self._encrypt:
@@ -242,9 +248,3 @@ class SyncKitClient:
         if self._codec is None:
             raise NoMasterKey("set up encryption first, in each process")
         return self._codec
-
-    def _device_id(self) -> str:
-        device = self._state.device()
-        if device is None:
-            raise StateError("this installation is no device yet: call register_device first")
-        return device.id

@@ -1,12 +1,15 @@
-"""`synckit` on the command line: watch an account, or see two devices talk; nothing of the server is needed.
+"""`synckit` on the command line: watch an account, see two devices talk, examine the way to a server.
 
     synckit listen   connects and prints each notification and each change of state with its time
     synckit demo     runs two devices and prints how long each of five changes took from one to the other
+    synckit doctor   opens a stream as a device does, and prints what hinders it and which line of which proxy to change
 
-The account comes from options or from SYNCKIT_URL, SYNCKIT_API_KEY, SYNCKIT_EMAIL and SYNCKIT_PASSWORD.
+Nothing of the server is needed. Accounts come from options or from SYNCKIT_URL, SYNCKIT_API_KEY,
+SYNCKIT_EMAIL and SYNCKIT_PASSWORD.
 """
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +22,7 @@ import click
 from ..errors import SyncKitError
 from .changes import BEGINNING, ChangeEntry, PulledChange, PullFilter
 from .client import SyncKitClient
+from .doctor import Address, Report, examine, readable_token
 from .stream import SyncNotification
 
 CHANGES = 5
@@ -89,6 +93,30 @@ def demo(**account: str) -> None:
             for number in range(1, CHANGES + 1):
                 heard, pulled = watch.time(laptop, f"demo {time.time_ns()}")
                 click.echo(f"{number:<8}{heard:>11.1f} ms{pulled:>12.1f} ms")
+
+
+@main.command()
+@click.argument("url")
+@click.option(
+    "--token", envvar="SYNCKIT_TOKEN", required=True, show_envvar=True, help="An access token; never printed."
+)
+@click.option("--app", required=True, help="The id of the app that the token is for.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Listen so long, not for two keepalives.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
+def doctor(url: str, token: str, app: str, seconds: float | None, as_json: bool) -> None:
+    """Examine the way from here to a stream of the server at URL.
+
+    Each line is `ok`, `warn` or `FAIL`; under the latter two stand the reason and the lines to change. The exit status
+    is 1 if there is a FAIL. Leave the token in SYNCKIT_TOKEN to keep it out of the shell's history.
+    """
+    try:
+        address, token = Address.read(url), readable_token(token)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    with Report(str(address.subscribe), as_json) as report:
+        for finding in examine(address, token=token, app=app, seconds=seconds, progress=report.wait):
+            report.say(finding)
+    sys.exit(1 if report.failed else 0)
 
 
 class Watch:

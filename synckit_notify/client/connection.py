@@ -36,7 +36,7 @@ class Line:
     """Sends requests to one server; `http` is left open at the end, unless it was made here."""
 
     def __init__(self, server_url: str, http: httpx2.Client | None) -> None:
-        self.url = _checked(server_url)
+        self.url = checked(server_url)
         self._owned = http is None
         self._http = httpx2.Client() if http is None else http
         self._connections: weakref.WeakSet[HttpEventConnection] = weakref.WeakSet()
@@ -196,7 +196,7 @@ def words(status: int, content: bytes, secrets: Iterable[str]) -> str:
     return "".join(character if character.isprintable() else " " for character in said.strip())[:LONGEST_WORDS]
 
 
-def _checked(server_url: str) -> str:
+def checked(server_url: str) -> str:
     """Return an address without a slash at its end; raises ValueError."""
     try:
         url = httpx2.URL(server_url)

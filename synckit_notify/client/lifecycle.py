@@ -9,17 +9,20 @@ Raised is what waiting cannot mend: NotAuthenticated, and ServerError for a refu
 
 import math
 from collections.abc import Callable, Mapping
-from enum import Enum, StrEnum, auto
+from enum import Enum, auto
 
 from .. import sse
 from ..errors import NotAuthenticated, ServerError
-from .pacing import Notices, Polling, RetryPolicy, keepalive_period, passes, retry_after
+from .pacing import Notices, Polling, RetryPolicy, StreamState, keepalive_period, passes, retry_after
 
 OPENING_SECONDS = 10.0
 """A server of ours says `: connected` at once (contract, section 1); if nothing came by then, a proxy holds it back."""
 
 SLOW_FAILURE_SECONDS = 5.0
 """An attempt that fails later than this ran into a time limit: nginx, when it buffers, holds even the headers back."""
+
+CONVICTION = 2
+"""So many of those in a row make a proxy, if the server answers otherwise: one may have been an outage that is over."""
 
 SILENT_PERIODS = 2.5
 """Two keepalives may be lost or late before a stream counts as dead."""
@@ -32,17 +35,6 @@ FRESH_SECONDS = 60.0
 
 GATHER_SECONDS = 2.0
 """The `CHANGED` after a reconnect waits up to this long, so that a fleet does not pull in the same second."""
-
-
-class StreamState(StrEnum):
-    """What the stream is doing."""
-
-    CONNECTING = "connecting"
-    CONNECTED = "connected"
-    POLLING = "polling"
-    WAITING = "waiting"
-    NEEDS_AUTH = "needs_auth"
-    CLOSED = "closed"
 
 
 class Task(Enum):
@@ -71,6 +63,7 @@ class Lifecycle:
         self._was_live = self._live = self._token_unproven = False
         self._opened_at = self._last_bytes_at = self._silent_at = self._silence = self._floor = 0.0
         self._refreshed_at = -math.inf
+        self._suspicion = 0
 
     @property
     def look_again(self) -> float:
@@ -98,7 +91,7 @@ class Lifecycle:
     def connect_failed(self, reason: str, now: float, *, took: float) -> None:
         """The attempt got no answer."""
         if took >= SLOW_FAILURE_SECONDS:
-            self._suspect_a_proxy(reason, now)
+            self._suspect_a_proxy(reason, now, suspicion=1)
         else:
             self.lost(reason, now)
 
@@ -124,7 +117,7 @@ class Lifecycle:
         if self._live:
             self.lost(f"nothing heard for {self._silence:g} s", now)
         else:
-            self._suspect_a_proxy("the connection holds its bytes back", now)
+            self._suspect_a_proxy("the connection holds its bytes back", now, suspicion=CONVICTION)
 
     def lost(self, reason: str, now: float, *, task: Task = Task.CONNECT, at_least: float = 0.0) -> None:
         """The stream is over, or did not come about: wait, then do the task."""
@@ -167,15 +160,19 @@ class Lifecycle:
 
     def polled(self, position: tuple[str, int], now: float) -> None:
         """The server's position is known; the first one has moved by definition."""
+        if self._polling.moved(position):
+            self.notices.changed(now)
+        if not self._polling.active and self._suspicion < CONVICTION:
+            self.lost("the server answers again", now)
+            return
         if not self._polling.active:
             self._polling.plan_probe(now)
             self._announce(StreamState.POLLING, "a proxy holds the stream back")
-        if self._polling.moved(position):
-            self.notices.changed(now)
         self._plan_poll(now)
 
     def poll_failed(self, reason: str, now: float) -> None:
         """The network is down, so it is not, or not only, a proxy."""
+        self._suspicion = 0
         self._polling.stop()
         self.lost(reason, now)
 
@@ -199,7 +196,7 @@ class Lifecycle:
         self.notices.changed(now + GATHER_SECONDS * self._random() if self._was_live else now)
         self._was_live = self._live = True
         self._opened_at, self._silent_at = now, now + self._silence
-        self._token_unproven = False
+        self._token_unproven, self._suspicion = False, 0
         self._polling.stop()
         self._announce(StreamState.CONNECTED, "")
 
@@ -230,8 +227,9 @@ class Lifecycle:
     def _is_fresh(self, now: float) -> bool:
         return now - self._refreshed_at < FRESH_SECONDS
 
-    def _suspect_a_proxy(self, reason: str, now: float) -> None:
+    def _suspect_a_proxy(self, reason: str, now: float, *, suspicion: int) -> None:
         """An ordinary request will show whether it is one."""
+        self._suspicion += suspicion
         if self._polling.active:
             self.lost(reason, now)
         else:

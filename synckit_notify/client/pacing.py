@@ -1,20 +1,25 @@
 """When: the next attempt, poll, probe and notification; whether there was a sleep; what a server's answer says of time.
 
 Numbers and headers in, seconds out; chance is a `draw` or a function from 0 to 1, the time of day an argument. Nothing
-here waits or reads a clock. The session may use `RetryPolicy`, `passes` and `retry_after` as well as the stream.
+here waits or reads a clock. The session may use `RetryPolicy`, `pause` and `retry_after` as well as the stream.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
+
+from ..errors import NetworkError, ServerError
 
 LONGEST_FLOOR = 60.0
 """A `retry:` counts up to here: a server's slip must not silence a device for a day."""
 
 LONGEST_RETRY_AFTER = 900.0
 """A Retry-After counts up to here, for the same reason; a date may also come from a clock that is wrong."""
+
+LONGEST_PAUSE = 60.0
+"""A server that asks for a longer pause gets none: its answer is raised, and the app may plan by `retry_after`."""
 
 DEFAULT_KEEPALIVE, SHORTEST_KEEPALIVE, LONGEST_KEEPALIVE = 30.0, 0.1, 600.0
 """Seconds between keepalives (seed); no proxy waits longer than the last, so a header beyond it is absurd."""
@@ -54,6 +59,17 @@ class RetryPolicy:
     def raised(self, floor: float) -> "RetryPolicy":
         """Return a policy that waits at least this long."""
         return replace(self, floor=max(self.floor, min(floor, LONGEST_FLOOR)))
+
+
+class StreamState(StrEnum):
+    """What the stream is doing."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    POLLING = "polling"
+    WAITING = "waiting"
+    NEEDS_AUTH = "needs_auth"
+    CLOSED = "closed"
 
 
 class SyncNotification(Enum):
@@ -153,6 +169,14 @@ class SleepWatch:
 def passes(status: int) -> bool:
     """Whether an answer other than success may be another one later, without anybody doing something about it."""
     return not 400 <= status <= 499 or status in _PASSING
+
+
+def pause(error: NetworkError | ServerError) -> float | None:
+    """Return the seconds to wait at least before a repeat, None if a repeat has no point."""
+    if isinstance(error, NetworkError):
+        return 0.0
+    asked = error.retry_after or 0.0
+    return asked if passes(error.status) and asked <= LONGEST_PAUSE else None
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:

@@ -14,24 +14,23 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import httpx2
 
 from ..errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from .changes import Account
 from .connection import Line, parsed, words
-from .pacing import RetryPolicy, passes, retry_after
+from .pacing import RetryPolicy, pause, retry_after
 from .state import State, Tokens
 from .stream import EventConnection
-from .wire import member
+from .wire import member, read_tokens
 
 EARLY_SECONDS = 30.0
 """A token is renewed so long before its end, so that it does not expire on the way (upstream's number)."""
 
 RETRIES = 3
 POLICY = RetryPolicy(base=0.5, cap=8.0)
-LONGEST_PAUSE = 60.0
-"""A server that asks for a longer pause gets none: its answer is raised, and the app may plan by `retry_after`."""
 
 LEASE_SECONDS = 60.0
 """Longer than a renewal may take; a process that dies in one keeps the others waiting for so long."""
@@ -72,14 +71,24 @@ class Session:
 
     def authenticate(self, email: str, password: str) -> Account:
         """Log in; one attempt. Raises NotAuthenticated for wrong credentials, StateError for another account."""
-        credentials = {"email": email, "password": password, "api_key": self._api_key}
+        credentials = {"email": email, "password": password, "api_key": self._api_key} | self._device()
         response = self._line.send("POST", "/api/sync/auth", body=credentials)
         if response.status_code == 401:
             raise NotAuthenticated(words(401, response.content, (password, self._api_key)))
-        answer = self._answer(response, password)
-        account = Account(member(answer, "user_id", str), member(answer, "app_id", str))
-        self._state.log_in(account, self._tokens(answer, "token"))
-        return account
+        return self._enter(self._answer(response, password), "token")
+
+    def authorize_url(self, **asked: str) -> str:
+        """Return the address of the server's page for a log-in in the browser."""
+        query = {"response_type": "code", "client_id": self._api_key, "code_challenge_method": "S256"} | asked
+        return f"{self._line.url}/oauth/authorize?{urlencode(query)}"
+
+    def exchange(self, **proof: str) -> Account:
+        """Trade an authorization code for tokens; one attempt. Raises NotAuthenticated, StateError as a log-in."""
+        form = {"grant_type": "authorization_code", "client_id": self._api_key} | proof | self._device()
+        response = self._line.send("POST", "/oauth/token", form=form)
+        if response.status_code in (400, 401):
+            raise NotAuthenticated(words(response.status_code, response.content, (*proof.values(), self._api_key)))
+        return self._enter(self._answer(response, *proof.values()), "access_token")
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, safe: bool) -> dict[str, Any]:
         """Return the answer to a request with the token; where a repeat is `safe`, passing trouble is waited out.
@@ -91,7 +100,7 @@ class Session:
             try:
                 return self._answer(self._authorized(method, path, body))
             except (NetworkError, ServerError) as error:
-                asked = _pause(error)
+                asked = pause(error)
                 if retries == 0 or asked is None or self._closed.is_set():
                     raise
                 delay, policy = policy.apply(self._random(), at_least=asked)
@@ -111,9 +120,7 @@ class Session:
         """Subscribe, one attempt; raises NetworkError, NotAuthenticated."""
         account = self.account()
         tokens = self._subscribed_with = self._fresh()
-        device = self._state.device()
-        query = {"app_id": account.app_id} | ({"device_id": device.id} if device is not None else {})
-        return self._line.subscribe(query, tokens.access, self._secrets())
+        return self._line.subscribe({"app_id": account.app_id} | self._device(), tokens.access, self._secrets())
 
     def position(self) -> tuple[str, int]:
         """Return the server's epoch and cursor; one attempt. Raises as `call` does."""
@@ -124,6 +131,10 @@ class Session:
         """End waits and connections; calls after raise NetworkError."""
         self._closed.set()
         self._line.close()
+
+    def closed(self) -> bool:
+        """Tell whether `close` was called."""
+        return self._closed.is_set()
 
     def account(self) -> Account:
         """Return who is logged in; raises NotAuthenticated."""
@@ -137,6 +148,16 @@ class Session:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _enter(self, answer: Mapping[str, Any], name: str) -> Account:
+        account = Account(member(answer, "user_id", str), member(answer, "app_id", str))
+        self._state.log_in(account, read_tokens(answer, name, self._clock()))
+        return account
+
+    def _device(self) -> dict[str, str]:
+        """Name the device, once it is registered."""
+        device = self._state.device()
+        return {} if device is None else {"device_id": device.id}
 
     def _authorized(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx2.Response:
         tokens = self._fresh()
@@ -194,15 +215,8 @@ class Session:
             self._state.replace_tokens(refresh_token, None)
         if code in ("invalid_grant", "invalid_client", "unauthorized_client"):
             raise NotAuthenticated(f"log in again: {words(response.status_code, response.content, secrets)}")
-        self._state.replace_tokens(refresh_token, self._tokens(self._answer(response), "access_token", refresh_token))
-
-    def _tokens(self, answer: Mapping[str, Any], name: str, refresh_token: str | None = None) -> Tokens:
-        """Read tokens out of an answer; one without a refresh token leaves the one there is (RFC 6749, section 6)."""
-        life = answer.get("expires_in")
-        if life is not None and (type(life) not in (int, float) or not 0 < life < 1e10):
-            raise ProtocolError("the server's expires_in is no time")
-        refresh = refresh_token if answer.get("refresh_token") is None else _token(answer, "refresh_token")
-        return Tokens(_token(answer, name), refresh, None if life is None else float(life), self._clock())
+        renewed = read_tokens(self._answer(response), "access_token", self._clock(), refresh_token)
+        self._state.replace_tokens(refresh_token, renewed)
 
     def _left(self, tokens: Tokens) -> float:
         """Return the seconds that a token still counts; a clock that was set back says nothing."""
@@ -231,19 +245,3 @@ class Session:
         if not isinstance(answer, dict):
             raise ProtocolError("the answer is no JSON object: is this the address of a SyncKit server?")
         return answer
-
-
-def _pause(error: NetworkError | ServerError) -> float | None:
-    """Return the seconds to wait at least before a repeat, None if a repeat has no point."""
-    if isinstance(error, NetworkError):
-        return 0.0
-    asked = error.retry_after or 0.0
-    return asked if passes(error.status) and asked <= LONGEST_PAUSE else None
-
-
-def _token(answer: Mapping[str, Any], name: str) -> str:
-    """Return a token that can stand in a header; the error of one that cannot would quote it."""
-    token = member(answer, name, str)
-    if not token or not all("!" <= character <= "~" for character in token):
-        raise ProtocolError(f"the server's {name} is no token")
-    return token

@@ -126,6 +126,13 @@ class State:
         created_at = datetime.fromisoformat(row["device_created_at"])
         return Device(row["device_id"], row["device_name"], row["device_platform"], created_at)
 
+    def device_id(self) -> str:
+        """Return the registered device's id; raises StateError before it is registered."""
+        device = self.device()
+        if device is None:
+            raise StateError("this installation is no device yet: call register_device first")
+        return device.id
+
     def keep_device(self, device: Device) -> None:
         """Remember the registered device."""
         with self._transaction():

@@ -16,8 +16,8 @@ from typing import Protocol, Self
 
 from ..errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from ..sse import Decoder
-from .lifecycle import Lifecycle, StreamState, Task
-from .pacing import RetryPolicy, SleepWatch, SyncNotification
+from .lifecycle import Lifecycle, Task
+from .pacing import RetryPolicy, SleepWatch, StreamState, SyncNotification
 
 __all__ = ["EventConnection", "RetryPolicy", "StreamSession", "StreamState", "SyncNotification", "SyncNotifyStream"]
 

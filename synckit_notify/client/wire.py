@@ -16,6 +16,7 @@ from typing import Any, Protocol, Self, TypeVar
 from ..errors import NoMasterKey, ProtocolError
 from .changes import OPERATIONS, Account, ChangeEntry, Device, Position, PulledChange, Status, to_text
 from .encryption import EntryContext
+from .state import Tokens
 
 MOST_CHANGES, LARGEST_DATA = 500, 256 * 1024
 LARGEST_BATCH = 6 * 2**20
@@ -98,6 +99,15 @@ def digest(entries: Iterable[ChangeEntry]) -> str:
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
 
+def read_tokens(answer: Mapping[str, Any], name: str, now: float, refresh_token: str | None = None) -> Tokens:
+    """Read tokens; an answer without a refresh token leaves the one there is (RFC 6749, section 6)."""
+    life = answer.get("expires_in")
+    if life is not None and (type(life) not in (int, float) or not 0 < life < 1e10):
+        raise ProtocolError("the server's expires_in is no time")
+    refresh = refresh_token if answer.get("refresh_token") is None else _token(answer, "refresh_token")
+    return Tokens(_token(answer, name), refresh, None if life is None else float(life), now)
+
+
 def member(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
     """Return a member of a server's JSON object; raises ProtocolError unless it is there and of this very type."""
     value = answer.get(name) if isinstance(answer, dict) else None
@@ -163,3 +173,11 @@ def _opened(change: Mapping[str, Any], codec: Codec, account: Account) -> Pulled
         device_id=member(change, "device_id", str),
         received_at=moment(change, "received_at"),
     )
+
+
+def _token(answer: Mapping[str, Any], name: str) -> str:
+    """Return a token that can stand in a header; the error of one that cannot would quote it."""
+    token = member(answer, name, str)
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise ProtocolError(f"the server's {name} is no token")
+    return token

@@ -10,15 +10,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from argon2 import PasswordHasher
 from flask import Flask
 
 from synckit_notify.backend import Backend, accounts, create_app
 
 from ..conftest import KEY, make_token
 from ..server import GUNICORN, ROOT, Server
+from .postgresql import PostgreSQL
 
 Answer = tuple[int, Any]
 Send = Callable[[str, str, Any, dict[str, str]], Answer]
+
+SQLITE_ONLY = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""For a test in which the kind of database makes no difference."""
 
 AT = "2026-01-31T12:00:00Z"
 PASSWORD = "correct horse"
@@ -95,20 +100,76 @@ def over_http(url: str) -> Send:
     return send
 
 
+def _forget_settings(patch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SYNCKIT_")]:
+        patch.delenv(name)
+
+
 @pytest.fixture(autouse=True)
 def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The settings of whoever runs the tests must not reach them."""
-    for name in [name for name in os.environ if name.startswith("SYNCKIT_")]:
-        monkeypatch.delenv(name)
+    _forget_settings(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A server for all the tests of this process."""
+    with PostgreSQL() as server:
+        yield server
 
 
 @pytest.fixture
-def make_app(tmp_path: Path) -> Iterator[Callable[..., Flask]]:
+def bare(postgresql: PostgreSQL) -> Iterator[str]:
+    """A database of PostgreSQL's without a table, to which nobody is connected."""
+    with postgresql.connect() as connection:
+        connection.execute("CREATE DATABASE bare")
+        yield postgresql.url("bare")
+        connection.execute("DROP DATABASE bare WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
+def database(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings that name an empty database: none for SQLite, which is the default."""
+    if request.param == "sqlite":
+        return {}
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    return {"SYNCKIT_DATABASE_URL": server.emptied()}
+
+
+@pytest.fixture(scope="module")
+def quick_passwords() -> Iterator[None]:
+    """Hash passwords in no time, for tests that log in by the hundred and are not about hashing."""
+    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accounts, "_hasher", quick)
+        patch.setattr(accounts, "_DUMMY_HASH", quick.hash("nobody's"))
+        yield
+
+
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
+def shared_app(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quick_passwords: None
+) -> Iterator[Flask]:
+    """One backend for all tests of a module, on either kind of database, with Alice's account in the app `notes`."""
+    settings = {"SYNCKIT_JWT_KEY": KEY}
+    if request.param == "postgresql":
+        settings["SYNCKIT_DATABASE_URL"] = request.getfixturevalue("postgresql").emptied()
+    with pytest.MonkeyPatch.context() as patch:
+        _forget_settings(patch)
+        app = create_app(settings, instance_path=tmp_path_factory.mktemp("shared"))
+    backend: Backend = app.extensions["synckit_backend"]
+    app.config["CREDENTIALS"] = add_account(backend)
+    yield app
+    backend.store.dispose()
+
+
+@pytest.fixture
+def make_app(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[..., Flask]]:
     """Make applications on one database; their connections are closed at the end."""
     made: list[Flask] = []
 
     def make(**config: object) -> Flask:
-        made.append(create_app({"SYNCKIT_JWT_KEY": KEY} | config, instance_path=tmp_path / "instance"))
+        made.append(create_app({"SYNCKIT_JWT_KEY": KEY} | database | config, instance_path=tmp_path / "instance"))
         return made[-1]
 
     yield make
@@ -182,7 +243,7 @@ def start(clone: Path, **settings: str) -> Server:
 
 
 @pytest.fixture
-def service(clone: Path) -> Iterator[Server]:
+def service(clone: Path, database: dict[str, str]) -> Iterator[Server]:
     """The service under gunicorn and gevent, one worker, with the tests' key."""
-    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production") as server:
+    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production", **database) as server:
         yield server

@@ -46,7 +46,7 @@ def largest_gap(folder: Path) -> float:
 
     push("warm-up")
     gaps: list[float] = []
-    ticker = gevent.spawn(_tick, gaps)
+    ticker = gevent.spawn(tick, gaps)
     work = [gevent.spawn(push, f"user {number}") for number in range(PUSHERS)]
     work += [gevent.spawn(log_in) for _ in range(LOG_INS)]
     gevent.sleep(0.05)
@@ -57,7 +57,7 @@ def largest_gap(folder: Path) -> float:
     return max(gaps)
 
 
-def _tick(gaps: list[float]) -> None:
+def tick(gaps: list[float]) -> None:
     last = time.perf_counter()
     while True:
         gevent.sleep(0.001)

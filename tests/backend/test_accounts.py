@@ -11,7 +11,8 @@ from flask import Flask
 from synckit_notify.backend import Backend, sessions
 
 from ..conftest import KEY
-from .conftest import Caller, Send, change
+from .conftest import SQLITE_ONLY, Caller, Send, change
+from .visitor import Visitor
 
 LONG_KEY = "an example key of 48 bytes, or a little more than that"
 
@@ -34,24 +35,35 @@ def test_whatever_is_wrong_in_a_log_in_the_answer_is_one(log_in: Callable[..., A
     assert log_in(**wrong) == (401, {"error": "the API key, the e-mail or the password is wrong"})
 
 
-def test_an_unknown_account_costs_as_much_time_as_a_known_one(log_in: Callable[..., Any]) -> None:
-    def seconds(**fields: str) -> float:
+@SQLITE_ONLY
+@pytest.mark.parametrize("way", ["the app", "the page"])
+def test_an_unknown_account_costs_as_much_time_as_a_known_one(
+    log_in: Callable[..., Any], app: Flask, credentials: dict[str, str], way: str
+) -> None:
+    person = Visitor(app, credentials["api_key"])
+    page = person.visit()
+
+    def seconds(email: str) -> float:
         started = time.thread_time()
-        log_in(**fields)
+        if way == "the app":
+            log_in(email=email, password="wrong")
+        else:
+            person.press(page, "log_in", email=email, password="wrong")
         return time.thread_time() - started
 
-    known = min(seconds(password="wrong") for _ in range(3))
-    unknown = min(seconds(email="bob@example.org") for _ in range(3))
+    known = min(seconds("alice@example.org") for _ in range(3))
+    unknown = min(seconds("bob@example.org") for _ in range(3))
     assert unknown == pytest.approx(known, rel=0.5)
 
 
 def test_a_log_out_refuses_every_older_token_and_no_newer_one(
     backend: Backend, send: Send, log_in: Callable[..., Any]
 ) -> None:
+    user = log_in()[1]["user_id"]
     for _ in range(3):  # within one second, of which a token's `iat` knows no parts
         before = Caller(send, log_in()[1]["token"])
         assert before.get("/status")[0] == 200
-        backend.store.write(lambda connection: sessions.log_out(connection, "alice@example.org"))
+        backend.store.write(lambda connection: sessions.log_out(connection, user))
         assert before.get("/status")[0] == 401
         assert Caller(send, log_in()[1]["token"]).get("/status")[0] == 200
 

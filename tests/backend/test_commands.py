@@ -15,7 +15,7 @@ from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from ..conftest import KEY, make_token
 from ..server import ROOT, clean_environment
-from .conftest import Caller, Send
+from .conftest import SQLITE_ONLY, Caller, Send
 
 Run = Callable[..., str]
 
@@ -98,6 +98,40 @@ def test_a_log_out_refuses_old_tokens_and_ends_the_streams(run: Run, app: Flask,
     new = Caller(send, last_word(run("token", "--app", "notes", "--user", "a@example.org")))
     assert new.get("/status")[0] == 200
     assert "no such account" in refused(app, "user", "logout", "b@example.org")
+
+
+@SQLITE_ONLY
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://notes.example.org/",
+        "http://127.0.0.1/",
+        "https://",
+        "https://notes.example.org/#part",
+        "https://user@notes.example.org/",
+        "https://notes.example.org\\@evil.example/",
+        "https://nötes.example.org/",
+        "javascript:alert(1)",
+        "data:text/html,x",
+        "notes:/done",
+        "file:///etc/passwd",
+        "com.example.notes:/done#part",
+        "https://notes.example.org/" + "x" * 2048,
+        "",
+    ],
+)
+def test_an_address_that_others_may_listen_at_is_not_registered(run: Run, app: Flask, address: str) -> None:
+    run("app", "add", "notes")
+    assert "Error: give https://" in refused(app, "app", "redirect", "notes", address)
+
+
+def test_an_address_is_registered_for_an_app_that_there_is_and_taken_away_once(run: Run, app: Flask) -> None:
+    run("app", "add", "notes")
+    for words in (["notes", "https://notes.example.org/done"], ["notes", "com.example.notes:/done?a=b"]):
+        assert "from now on answered at" in run("app", "redirect", *words)
+        assert "no longer answered at" in run("app", "redirect", *words, "--remove")
+        assert "no such address" in refused(app, "app", "redirect", *words, "--remove")
+    assert "no such app" in refused(app, "app", "redirect", "mail", "https://mail.example.org/")
 
 
 def test_publish_tells_streams_here_and_marks_the_channel(run: Run, app: Flask, backend: Backend) -> None:

@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 from synckit_notify.backend import Backend, accounts
 
 from ..conftest import KEY
-from .conftest import Caller, Send
+from .conftest import SQLITE_ONLY, Caller, Send
 
 FORM = "application/x-www-form-urlencoded"
 Ask = Callable[..., TestResponse]
@@ -82,13 +82,14 @@ WRONG = [
     ({"client_id": ""}, 400, "invalid_request", "client_id: is missing"),
     ({"refresh_token": "x" * 129}, 400, "invalid_request", "refresh_token: at most 128 characters"),
     ({"client_id": "a\0b"}, 400, "invalid_request", "client_id: NUL and lone surrogates are not allowed"),
-    ({"grant_type": "password"}, 400, "unsupported_grant_type", "grant_type: one of refresh_token"),
-    ({"grant_type": "authorization_code"}, 400, "unsupported_grant_type", "grant_type: one of refresh_token"),
+    ({"grant_type": "password"}, 400, "unsupported_grant_type", "grant_type: one of refresh_token, authorization_code"),
+    ({"grant_type": "authorization_code"}, 400, "invalid_request", "code: is missing"),
     ({"client_id": "nobody"}, 401, "invalid_client", "client_id: no app has this API key"),
     ({"refresh_token": "none"}, 400, "invalid_grant", "the refresh token is unknown or has expired"),
 ]
 
 
+@SQLITE_ONLY
 @pytest.mark.parametrize(("wrong", "status", "code", "sentence"), WRONG)
 def test_what_is_wrong_is_told_in_the_rfcs_words_and_costs_no_session(
     ask: Ask, fields: dict[str, str], wrong: dict[str, str], status: int, code: str, sentence: str

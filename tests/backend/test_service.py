@@ -17,7 +17,7 @@ from synckit_notify.backend import Backend, create_app
 from ..conftest import KEY, make_token, need
 from ..server import ROOT, Server, clean_environment
 from ..wire import Listener
-from .conftest import Caller, add_account, change, over_http, start
+from .conftest import SQLITE_ONLY, Caller, add_account, change, over_http, start
 
 HUB_CEILING_MS = 50.0
 
@@ -35,30 +35,30 @@ def printed(server: Server, text: str) -> str:
     return server.log
 
 
-def test_pushes_from_eight_threads_and_two_processes_are_numbered_without_gap_and_no_reader_misses_one(
-    clone: Path,
+def test_pushes_from_sixteen_threads_and_two_processes_are_numbered_without_gap_and_no_reader_misses_one(
+    clone: Path, database: dict[str, str]
 ) -> None:
-    pushes, size = 25, 3
-    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production", SYNCKIT_WORKERS="2") as server:
+    pushers, pushes, size = 16, 12, 3
+    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production", SYNCKIT_WORKERS="2", **database) as server:
         alice = caller(server)
-        devices = [alice.register(f"device {number}") for number in range(8)]
+        devices = [alice.register(f"device {number}") for number in range(pushers)]
 
         def push(device: str) -> list[int]:
             rows = [[f"{device} {number} {part}" for part in range(size)] for number in range(pushes)]
             return [alice.push(device, *map(change, row)) for row in rows]
 
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(pushers) as pool:
             running = [pool.submit(push, device) for device in devices]
             seen: list[dict[str, object]] = []
-            while len(seen) < 8 * pushes * size:
+            while len(seen) < pushers * pushes * size:
                 page = alice.pull(devices[0], len(seen), limit=7)
                 seen += page["changes"]
                 assert page["cursor"] == len(seen)
                 if not page["changes"] and all(future.done() for future in running):
                     break
             cursors = [cursor for future in running for cursor in future.result()]
-        assert sorted(cursors) == list(range(size, 8 * pushes * size + 1, size))
-        assert [row["seq"] for row in seen] == list(range(1, 8 * pushes * size + 1))
+        assert sorted(cursors) == list(range(size, pushers * pushes * size + 1, size))
+        assert [row["seq"] for row in seen] == list(range(1, pushers * pushes * size + 1))
         assert len({row["row_id"] for row in seen}) == len(seen)
         assert [row["received_at"] for row in seen] == sorted(str(row["received_at"]) for row in seen)
 
@@ -73,11 +73,10 @@ def test_the_same_push_sent_many_times_at_once_is_stored_once(service: Server) -
     assert alice.get("/status")[1]["change_count"] == 15
 
 
-def test_one_refresh_token_sent_many_times_at_once_has_one_successor(clone: Path) -> None:
-    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production", SYNCKIT_WORKERS="2") as server:
-        backend: Backend = create_app({"SYNCKIT_JWT_KEY": KEY}, instance_path=clone / "instance").extensions[
-            "synckit_backend"
-        ]
+def test_one_refresh_token_sent_many_times_at_once_has_one_successor(clone: Path, database: dict[str, str]) -> None:
+    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production", SYNCKIT_WORKERS="2", **database) as server:
+        app = create_app({"SYNCKIT_JWT_KEY": KEY} | database, instance_path=clone / "instance")
+        backend: Backend = app.extensions["synckit_backend"]
         credentials = add_account(backend)
         backend.store.dispose()
         ask = over_http(server.url)
@@ -111,6 +110,7 @@ def test_neither_sqlite_nor_argon2_stops_the_hub(tmp_path: Path) -> None:
     assert statistics.median(gaps) < HUB_CEILING_MS, gaps
 
 
+@SQLITE_ONLY
 def test_a_push_wakes_the_other_devices_of_the_same_user_and_app(service: Server) -> None:
     alice = caller(service)
     laptop, phone = alice.register("laptop"), alice.register("phone")
@@ -143,6 +143,7 @@ def test_the_publish_command_reaches_a_server_that_shares_no_broker_with_it(clon
             listener.next_frame(0.5)
 
 
+@SQLITE_ONLY
 def test_a_body_that_is_too_large_is_told_so_over_a_real_connection(service: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
     connection.request("POST", "/api/sync/push", b" " * (9 * 2**20), caller(service).headers)
@@ -151,8 +152,17 @@ def test_a_body_that_is_too_large_is_told_so_over_a_real_connection(service: Ser
     connection.close()
 
 
-def test_several_workers_starting_at_once_on_an_empty_folder_offer_one_demo(clone: Path) -> None:
-    with start(clone, SYNCKIT_WORKERS="3") as server:
+def test_no_header_of_a_client_moves_the_path(service: Server) -> None:
+    """gunicorn believes SCRIPT_NAME from any local peer, a proxy that passes it on included; a wrong one is a 500."""
+    for path in ("/api/sync/live", "/moved/api/sync/live"):
+        with Listener(service.port, path, None, headers="SCRIPT_NAME: /moved\r\n") as answer:
+            assert answer.status == (200 if path == "/api/sync/live" else 404)
+
+
+def test_several_workers_starting_at_once_on_an_empty_database_offer_one_demo(
+    clone: Path, database: dict[str, str]
+) -> None:
+    with start(clone, SYNCKIT_WORKERS="3", **database) as server:
         printed(server, "Push in another")
         token = server.log.split("Bearer ")[1].split("'")[0]
         demo = Caller(over_http(server.url), token)
@@ -160,7 +170,7 @@ def test_several_workers_starting_at_once_on_an_empty_folder_offer_one_demo(clon
             assert demo.get("/status")[0] == 200
         assert server.log.count("This database was empty") == 1
         assert "Traceback" not in server.log
-    with start(clone) as server:
+    with start(clone, **database) as server:
         assert caller(server).get("/status")[0] == 401  # not the tests' key
         assert "This database was empty" not in server.log
 

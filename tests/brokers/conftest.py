@@ -19,19 +19,23 @@ QUICK = Timing(ping=0.1, probe=0.2, answer=1.0, longest_pause=0.1)
 
 
 class Heard:
-    """Receives messages and remembers them; `gaps` apart from the rest."""
+    """Receives messages and remembers them, and apart from the rest when a gap came."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self.gaps = 0
+        self.gap_times: list[float] = []
         self.threads: set[str] = set()
 
     def __call__(self, message: Message) -> None:
         self.threads.add(threading.current_thread().name)
         if isinstance(message, Gap):
-            self.gaps += 1
+            self.gap_times.append(time.monotonic())
         else:
             self.messages.append(message)
+
+    @property
+    def gaps(self) -> int:
+        return len(self.gap_times)
 
 
 class Process:

@@ -105,7 +105,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @example([("laptop", OURS_LATER, False), ("phone", OTHERS_LOST, False), ("laptop", OURS_LATER, True)])
 @given(CHANGES)
 def test_no_change_is_lost_by_waiting_and_merging(changes: list[tuple[str, str, bool]]) -> None:

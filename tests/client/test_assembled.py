@@ -299,7 +299,7 @@ def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None
     sealed = everything._session.call(
         "POST",
         "/api/sync/pull",
-        {"device_id": everything._device_id(), "cursor": laptop.status().cursor - 1},
+        {"device_id": everything._state.device_id(), "cursor": laptop.status().cursor - 1},
         safe=True,
     )
     assert "secret row" not in sealed["changes"][0]["data"]

@@ -36,10 +36,29 @@ def test_a_word_in_the_tenth_second_is_soon_enough() -> None:
     assert Story(StreamOf(Silence(9.9), CONNECTED)).next() == (9.9, "CHANGED")
 
 
-def test_a_proxy_that_holds_even_the_headers_leads_to_polling() -> None:
-    story = Story(AnswerNothing(10), positions=[7])
-    assert story.next() == (10, "CHANGED")
+def test_a_proxy_that_holds_even_the_headers_twice_leads_to_polling() -> None:
+    story = Story(AnswerNothing(10), AnswerNothing(10), positions=[7, 8])
+    assert story.take(2) == [(10, "CHANGED"), (20.1, "CHANGED")]
     assert story.stream.state is StreamState.POLLING
+
+
+@pytest.mark.parametrize("seconds", [5, 10])
+def test_an_outage_that_ends_during_an_attempt_is_no_proxy(seconds: float) -> None:
+    story = Story(AnswerNothing(seconds), QUIET, positions=[7])
+    assert story.take(2) == [(seconds, "CHANGED"), (seconds + 0.1, "CHANGED")]
+    assert "polling" not in dict(story.states)
+
+
+def test_outages_with_a_live_stream_between_them_do_not_add_up() -> None:
+    story = Story(AnswerNothing(10), StreamOf(CONNECTED, BreakOff()), AnswerNothing(10), QUIET, positions=[7])
+    story.take(3)
+    assert "polling" not in dict(story.states)
+
+
+def test_an_outage_that_outlasts_a_poll_is_no_proxy_either() -> None:
+    story = Story(AnswerNothing(10), AnswerNothing(10), QUIET, positions=[NetworkError("no answer in time"), 7])
+    story.take(2)
+    assert "polling" not in dict(story.states)
 
 
 def test_a_network_that_swallows_everything_does_not() -> None:

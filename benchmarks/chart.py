@@ -1,0 +1,56 @@
+"""Rows in, one picture out: a panel for each of six figures, a bar for each contender, a line from min to max."""
+
+import importlib.util
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .comparison import CONNECTS, EVENT_CPU, KEEPALIVE_CPU, MEMORY, P99, SAT1, Figure, Rows
+
+PANELS = (
+    (MEMORY, "less is better"),
+    (SAT1, "more is better"),
+    (EVENT_CPU, "less is better"),
+    (KEEPALIVE_CPU, "less is better"),
+    (CONNECTS, "more is better; nchan and the floor check no token"),
+    (P99, "less is better"),
+)
+OURS, OTHERS = "#1f6f5c", "#b4b9bf"
+
+
+def missing() -> str:
+    """Say what must be installed first, nothing if all is there."""
+    return "" if importlib.util.find_spec("matplotlib") else "pip install -e '.[bench]'"
+
+
+def draw(rows: Rows, ours: Sequence[str], title: str, path: Path) -> None:
+    """Save the picture as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Picture
+
+    picture = Picture(figsize=(12, 7), layout="constrained")
+    FigureCanvasAgg(picture)
+    picture.suptitle(title, fontsize=11)
+    for axes, (figure, note) in zip(picture.subplots(2, 3).flat, PANELS, strict=True):
+        _panel(axes, rows, figure, ours)
+        axes.set_title(f"{figure.label}\n", fontsize=10, loc="left")
+        axes.text(0, 1.02, note, transform=axes.transAxes, fontsize=8, color="#666666")
+    picture.savefig(path, dpi=120)
+
+
+def _panel(axes: Any, rows: Rows, figure: Figure, ours: Sequence[str]) -> None:
+    names = [name for name in rows.names if rows.values(name, figure)]
+    all_values = [list(rows.values(name, figure).values()) for name in names]
+    middles = [statistics.median(values) for values in all_values]
+    spread = [
+        [middle - min(values) for middle, values in zip(middles, all_values, strict=True)],
+        [max(values) - middle for middle, values in zip(middles, all_values, strict=True)],
+    ]
+    bars = axes.barh(names, middles, xerr=spread, color=[OURS if name in ours else OTHERS for name in names])
+    axes.bar_label(bars, [f"{middle:,.{figure.digits}f}" for middle in middles], padding=4, fontsize=8)
+    axes.margins(x=0.2)
+    axes.locator_params(axis="x", nbins=5)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)

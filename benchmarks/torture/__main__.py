@@ -1,0 +1,178 @@
+"""The command: `python -m benchmarks.torture` runs the torture for minutes and says whether a change was lost or late.
+
+    start the site ── chaos strikes, devices push ── heal ── devices finish ── everybody must hold everything ── verdict
+
+One line every few seconds on stderr, the summary on stdout. Exit status 1 when a change was lost, doubled or late, 130
+on Ctrl-C; what was started is ended in any case. Its logs are kept when something was wrong.
+"""
+
+import argparse
+import json
+import os
+import queue
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .chaos import FAULTS, Chaos, Fault
+from .ledger import Ledger
+from .site import Plan, Site
+
+ALL_IS_WELL = "Every device holds the whole log, in order, and none was stale for too long."
+LOOK_SECONDS = 0.5
+STATUS_SECONDS = 5.0
+PATIENCE_SECONDS = 90.0
+"""So long the devices get to begin, and to finish: what is late can then be told from what is lost."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Torture, print, and return the exit status."""
+    plan, faults, file = _options(arguments)
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, _interrupt_once)
+    folder = Path(tempfile.mkdtemp(prefix="synckit-torture-"))
+    print(f"seed {plan.seed}; logs in {folder}", file=sys.stderr, flush=True)
+    try:
+        with Site(folder, plan) as site:
+            summary = torture(site, plan, faults)
+        summary["tracebacks"] = _tracebacks(folder)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        shutil.rmtree(folder)
+        return 130
+    print(report(summary))
+    if file is not None:
+        file.write_text(json.dumps(summary, indent=1) + "\n")
+    if not summary["wrong"]:
+        shutil.rmtree(folder)
+    return 1 if summary["wrong"] else 0
+
+
+def torture(site: Site, plan: Plan, faults: Sequence[Fault]) -> dict[str, Any]:
+    """Run the whole plan on a site that has started, and return what is to be said about it."""
+    ledger = Ledger(site.devices)
+    chaos = Chaos(site, ledger.episodes, faults, plan.seed)
+    began = time.time()
+    _watch(site, ledger, began, until=began + PATIENCE_SECONDS, enough=lambda: ledger.streams == plan.devices)
+    chaos.start()
+    try:
+        _watch(site, ledger, began, until=time.time() + plan.seconds)
+    finally:
+        chaos.stop()  # before the site ends, or it would start something again
+    for client in site.clients:
+        client.command("finish")
+    _watch(site, ledger, began, until=time.time() + PATIENCE_SECONDS, enough=ledger.complete)
+    return _summary(ledger, chaos, plan, faults, began)
+
+
+def _watch(
+    site: Site, ledger: Ledger, began: float, *, until: float, enough: Callable[[], bool] = lambda: False
+) -> None:
+    """Keep the ledger up to date and tell how it goes, until a moment or until it is enough."""
+    next_status = time.time()
+    while (now := time.time()) < until and not enough():
+        _take(site, ledger, now + LOOK_SECONDS)
+        ledger.read(site.new_rows())
+        present = ledger.judge(time.time())
+        if now >= next_status:
+            next_status = now + STATUS_SECONDS
+            print(_status(ledger, now - began, present.seconds), file=sys.stderr, flush=True)
+
+
+def _take(site: Site, ledger: Ledger, until: float) -> None:
+    while (left := until - time.time()) > 0:
+        try:
+            ledger.told(site.messages.get(timeout=left))
+        except queue.Empty:
+            return
+
+
+def _status(ledger: Ledger, elapsed: float, stale: float) -> str:
+    active = [episode.kind for episode in ledger.episodes if episode.healed is None]
+    return (
+        f"[{elapsed:4.0f} s] {ledger.counts['answers']} pushes, {ledger.streams}/{len(ledger.devices)} streams, "
+        f"{len(ledger.episodes)} faults, stale now {stale:.1f} s, longest {ledger.longest.seconds:.1f} s"
+        + (f", {len(ledger.wrong)} WRONG" if ledger.wrong else "")
+        + (f"; now: {', '.join(active)}" if active else "")
+    )
+
+
+def _summary(ledger: Ledger, chaos: Chaos, plan: Plan, faults: Sequence[Fault], began: float) -> dict[str, Any]:
+    struck = Counter(episode.kind for episode in ledger.episodes)
+    return {
+        "seed": plan.seed,
+        "seconds": round(time.time() - began),
+        "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
+        "devices": len(ledger.devices),
+        "changes in the log": sum(map(len, ledger.log.values())),
+        "changes pulled": sum(len(holder.held) for holder in ledger.devices.values()),
+        "longest staleness": round(ledger.longest.seconds, 1),
+        "longest staleness of a connected device": round(ledger.longest_connected.seconds, 1),
+        "longest staleness, faults included": round(ledger.longest_in_all.seconds, 1),
+        "counts": dict(sorted(ledger.counts.items())),
+        "faults": {
+            fault.kind: {"struck": struck[fault.kind], "stale after": round(ledger.longest_after[fault.kind], 1)}
+            for fault in faults
+        },
+        "troubles": dict(ledger.troubles.most_common()),
+        "wrong": ledger.verdict() + [f"a fault failed: {failure}" for failure in chaos.failures],
+    }
+
+
+def report(summary: Mapping[str, Any]) -> str:
+    """Return the summary as text."""
+    lines = [f"{name}: {value}" for name, value in summary.items() if not isinstance(value, dict | list)]
+    for name in ("counts", "troubles"):
+        lines += ["", f"{name}:", *(f"  {count:5}  {what}" for what, count in summary[name].items())]
+    lines += ["", "faults: how often, and how stale a device was after one (s)"]
+    lines += [f"  {seen['struck']:5}  {seen['stale after']:4}  {kind}" for kind, seen in summary["faults"].items()]
+    return "\n".join([*lines, "", *(summary["wrong"] or [ALL_IS_WELL])])
+
+
+def _interrupt_once(sign: int, frame: object) -> None:
+    """Interrupt, but not what is done then: a second signal would leave processes behind."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _tracebacks(folder: Path) -> int:
+    return sum(log.read_text(errors="replace").count("Traceback (most") for log in folder.glob("*.log"))
+
+
+def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path | None]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.torture", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long faults strike (default 10)")
+    parser.add_argument("--devices", type=int, default=24)
+    parser.add_argument("--users", type=int, default=6)
+    parser.add_argument("--networks", type=int, default=3, help="client processes, each behind a proxy (default 3)")
+    parser.add_argument("--pushes", type=float, default=3.0, metavar="PER_SECOND", help="of all devices together")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only the faults with these words in their name")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="repeats a run, roughly")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the summary as JSON")
+    given = parser.parse_args(arguments)
+    if not 1 <= given.users <= given.devices or given.networks < 1 or given.minutes <= 0 or given.pushes <= 0:
+        parser.error("at least one user, one network, and a device for each user")
+    faults = [fault for fault in FAULTS if given.only in fault.kind]
+    if not faults:
+        parser.error(f"--only: one of {', '.join(fault.kind for fault in FAULTS)}")
+    plan = Plan(
+        seconds=given.minutes * 60,
+        devices=given.devices,
+        users=given.users,
+        networks=given.networks,
+        pushes_per_second=given.pushes,
+        seed=given.seed,
+    )
+    return plan, faults, given.json
+
+
+if __name__ == "__main__":
+    sys.exit(main())

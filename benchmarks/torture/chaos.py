@@ -1,0 +1,209 @@
+"""The faults: a table of what is broken, how, for how long and whom it may hold up; and the thread that deals them out.
+
+    storm ── one to four faults of different parts, at the same time ──▶ all healed ──▶ calm ──▶ next storm
+
+The kinds come from a shuffled deck, so that each strikes as often as the others. A calm is longer than the bound of
+staleness, or nothing would ever be held against it.
+"""
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from synckit_notify.client.lifecycle import SILENT_PERIODS
+from synckit_notify.stream import RECONNECT_MILLISECONDS
+
+from .ledger import BOUND_SECONDS, Episode
+from .network import Network
+from .processes import Client
+from .site import KEEPALIVE_SECONDS, Site
+
+CALM_SECONDS = (BOUND_SECONDS + 2.0, BOUND_SECONDS + 8.0)
+MOST_AT_ONCE = 4
+LONGEST_RETRY_SECONDS = RECONNECT_MILLISECONDS[1] / 1000
+WATCHDOG_SECONDS = SILENT_PERIODS * KEEPALIVE_SECONDS
+
+Strike = Callable[[Site, random.Random], "Hit"]
+
+
+def nothing(*_: object) -> None:
+    """Heal what heals by itself."""
+
+
+class Hit(NamedTuple):
+    """What a fault did: to what, how to heal it, and which networks' devices it may hold up; None is all of them."""
+
+    target: str
+    heal: Callable[[], object] = nothing
+    touches: frozenset[int] | None = None
+
+
+class Fault(NamedTuple):
+    """A kind of fault; two of one part never strike together."""
+
+    kind: str
+    part: str
+    strike: Strike
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+
+NOBODY: frozenset[int] = frozenset()
+"""The broker only makes things fast: without it the sweep keeps everybody within the bound."""
+
+
+def _signal_worker(number: int, healing: int = 0) -> Strike:
+    def strike(site: Site, chance: random.Random) -> Hit:
+        server = chance.choice(site.servers)
+        worker = chance.choice(server.workers())
+        server.signal_worker(number, worker)
+        return Hit(f"{server.name}, process {worker}", lambda: server.signal_worker(healing, worker))
+
+    return strike
+
+
+def _kill_master(site: Site, chance: random.Random) -> Hit:
+    server = chance.choice(site.servers)
+    server.signal(signal.SIGKILL)
+    return Hit(server.name, server.start)
+
+
+def _reload_master(site: Site, chance: random.Random) -> Hit:
+    server = chance.choice(site.servers)
+    server.signal(signal.SIGHUP)
+    return Hit(server.name)
+
+
+def _kill_broker(site: Site, chance: random.Random) -> Hit:
+    site.broker.kill()
+    return Hit("broker", site.broker.start, NOBODY)
+
+
+def _hang_broker(site: Site, chance: random.Random) -> Hit:
+    site.broker.pause()
+    return Hit("broker", site.broker.resume, NOBODY)
+
+
+def _order_broker(*command: str) -> Strike:
+    def strike(site: Site, chance: random.Random) -> Hit:
+        with site.broker.client() as operator:
+            operator.execute_command(*command)
+        return Hit("broker", touches=NOBODY)
+
+    return strike
+
+
+def _on_network(begin: Callable[[Network], object], end: Callable[[Network], object] = nothing) -> Strike:
+    def strike(site: Site, chance: random.Random) -> Hit:
+        number = chance.randrange(len(site.networks))
+        begin(site.networks[number])
+        return Hit(f"network {number}", lambda: end(site.networks[number]), frozenset({number}))
+
+    return strike
+
+
+def _on_client(begin: Callable[[Client], object], end: Callable[[Client], object] = nothing) -> Strike:
+    def strike(site: Site, chance: random.Random) -> Hit:
+        number = chance.randrange(len(site.clients))
+        begin(site.clients[number])
+        return Hit(f"client {number}", lambda: end(site.clients[number]), frozenset({number}))
+
+    return strike
+
+
+def _lock_database(site: Site, chance: random.Random) -> Hit:
+    return Hit("database", site.lock_database())
+
+
+def _log_out(site: Site, chance: random.Random) -> Hit:
+    return Hit(site.log_out(chance))
+
+
+DRAINED = (LONGEST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+"""A server that drains asks its clients to stay away for a while: until then it is not healed."""
+
+NOTICED = (WATCHDOG_SECONDS, WATCHDOG_SECONDS)
+"""Of a stream that died without a word its device can know only by the watchdog."""
+
+FAULTS = (
+    Fault("worker -9", "server", _signal_worker(signal.SIGKILL)),
+    Fault("worker hangs", "server", _signal_worker(signal.SIGSTOP, signal.SIGCONT), (1.0, 10.0)),
+    Fault("worker TERM", "server", _signal_worker(signal.SIGTERM), DRAINED),
+    Fault("master -9, started again", "server", _kill_master, (0.0, 3.0)),
+    Fault("master HUP", "server", _reload_master, DRAINED),
+    Fault("broker -9, started again", "broker", _kill_broker, (0.5, 6.0)),
+    Fault("broker hangs", "broker", _hang_broker, (1.0, 12.0)),
+    Fault("broker FLUSHALL", "broker", _order_broker("FLUSHALL")),
+    Fault("broker CLIENT KILL pubsub", "broker", _order_broker("CLIENT", "KILL", "TYPE", "pubsub")),
+    Fault("broker CLIENT KILL normal", "broker", _order_broker("CLIENT", "KILL", "TYPE", "normal")),
+    Fault("network cut", "network", _on_network(Network.cut)),
+    Fault("network refuses", "network", _on_network(Network.refuse, Network.accept), (1.0, 6.0)),
+    Fault("network holds streams back", "network", _on_network(Network.hold, Network.release), (1.0, 8.0)),
+    Fault("network silent, then reset", "network", _on_network(Network.fall_silent, Network.recover), (1.0, 15.0)),
+    Fault(
+        "network loses answers, then reset", "network", _on_network(Network.lose_answers, Network.recover), (1.0, 8.0)
+    ),
+    Fault("network forgets streams", "network", _on_network(Network.forget_streams), NOTICED),
+    Fault("client's sockets shut down", "client", _on_client(Client.sever)),
+    Fault("client -9, started again", "client", _on_client(Client.kill, Client.start), (0.0, 2.0)),
+    Fault("client hangs", "client", _on_client(Client.pause, Client.resume), (1.0, 12.0)),
+    Fault("database locked", "database", _lock_database, (1.0, 8.0)),
+    Fault("user logged out", "database", _log_out),
+)
+
+
+class Chaos(threading.Thread):
+    """Strikes until it is told to stop; every fault that struck is healed before the thread ends."""
+
+    def __init__(self, site: Site, episodes: list[Episode], faults: Sequence[Fault], seed: int) -> None:
+        super().__init__(name="chaos", daemon=True)
+        self.failures: list[str] = []
+        self._site, self._episodes, self._faults = site, episodes, faults
+        self._random = random.Random(seed)
+        self._deck: list[Fault] = []
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Strike no more, heal everything, and return when that is done."""
+        self._stopping.set()
+        self.join()
+
+    def run(self) -> None:
+        """Deal storms."""
+        while not self._stopping.wait(self._random.uniform(*CALM_SECONDS)):
+            storm = [
+                threading.Thread(target=self._episode, args=(fault, self._random.random())) for fault in self._deal()
+            ]
+            for each in storm:
+                each.start()
+            for each in storm:
+                each.join()
+
+    def _deal(self) -> list[Fault]:
+        """Take the next kinds out of the deck, of different parts."""
+        dealt: list[Fault] = []
+        for _ in range(self._random.randint(1, MOST_AT_ONCE)):
+            if not self._deck:
+                self._deck = self._random.sample(self._faults, len(self._faults))
+            taken = {fault.part for fault in dealt}
+            fault = next((fault for fault in self._deck if fault.part not in taken), None)
+            if fault is not None:
+                self._deck.remove(fault)
+                dealt.append(fault)
+        return dealt
+
+    def _episode(self, fault: Fault, seed: float) -> None:
+        chance = random.Random(seed)
+        struck = time.time()
+        try:
+            hit = fault.strike(self._site, chance)
+            touches = frozenset(range(len(self._site.networks))) if hit.touches is None else hit.touches
+            episode = Episode(fault.kind, hit.target, touches, struck)
+            self._episodes.append(episode)
+            self._stopping.wait(chance.uniform(*fault.seconds))
+            hit.heal()
+            episode.healed = time.time()
+        except Exception as error:
+            self.failures.append(f"{fault.kind}: {type(error).__name__}: {error}")

@@ -1,0 +1,207 @@
+"""A client process of the torture: SDK devices with their state in files, each pushing at random and pulling when told.
+
+    stdin   one line of JSON, an Order; then commands: `sever` breaks every socket, `finish` ends the pushing, the end
+            of the file ends the process
+    stdout  one line of JSON for each thing that happened: {"is", "device", "at", ...}
+
+    pushing  rows        before they are given to the SDK
+    pushed               the server has answered all rows of this device so far
+    pulled   changes     a page, before it is confirmed: [[seq, row, data is sound], ...]
+    noticed              a CHANGED, and the pull after it has worked
+    state    state       of the stream, with its reason
+    logged_in            since it had to, and could
+    trouble  text        what the SDK raised; the device tries again
+    broken   text        what nobody expected
+    finished             nothing is pending
+    device   id          registered
+
+The process may be killed at any moment and started again with the same Order.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import random
+import socket
+import stat
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from synckit_notify.client import (
+    ChangeEntry,
+    NotAuthenticated,
+    PulledChange,
+    StreamState,
+    SyncKitClient,
+    SyncKitError,
+    SyncNotification,
+    SyncNotifyStream,
+)
+from synckit_notify.client.stream import RetryPolicy
+
+IMPATIENT = RetryPolicy(base=0.25, cap=1.0)
+"""For faults that come more often than any backoff is meant for: after a few the usual one waits up to a minute."""
+
+AGAIN_SECONDS = 0.5
+MOST_ROWS = 3
+
+
+class Resident(NamedTuple):
+    """A device of this process."""
+
+    name: str
+    email: str
+    pushes_per_second: float
+
+
+class Order(NamedTuple):
+    """Who lives in this process, and where the servers are."""
+
+    url: str
+    api_key: str
+    password: str
+    folder: str
+    seed: int
+    devices: list[Resident]
+
+
+class ImpatientClient(SyncKitClient):
+    """Whose streams come back sooner."""
+
+    def subscribe_notifications(self, on_state: Callable[[StreamState, str], None] | None = None) -> SyncNotifyStream:
+        """Return a stream with the policy for the torture."""
+        stream = SyncNotifyStream(self._session, on_state=on_state, policy=IMPATIENT)
+        self._streams.add(stream)
+        return stream
+
+
+class Device:
+    """One device: a thread that listens and pulls, a thread that pushes."""
+
+    def __init__(self, order: Order, resident: Resident, finishing: threading.Event) -> None:
+        self._name, self._email, self._pace = resident
+        self._password = order.password
+        self._finishing = finishing
+        self._random = random.Random(f"{order.seed} {self._name}")
+        state = Path(order.folder) / f"{self._name}.state"
+        self._client = ImpatientClient(order.url, api_key=order.api_key, state=state, encrypt=False)
+        self._rows = 0
+
+    def start(self) -> None:
+        """Register, then listen and push until the process ends."""
+        threading.Thread(target=self._live, daemon=True).start()
+
+    def _live(self) -> None:
+        self._insist(self._register)
+        threading.Thread(target=self._push, daemon=True).start()
+        while True:
+            self._insist(self._listen)
+
+    def _register(self) -> None:
+        self._tell("device", id=self._client.register_device(self._name, "linux").id)
+
+    def _listen(self) -> None:
+        with self._client.subscribe_notifications(on_state=self._state_changed) as stream:
+            for notification in stream:
+                if notification is SyncNotification.CHANGED:
+                    self._insist(lambda: self._client.pull(apply=self._pulled))
+                    self._tell("noticed")
+
+    def _pulled(self, changes: list[PulledChange]) -> None:
+        self._tell("pulled", changes=[[c.seq, c.row_id, c.data == {"row": c.row_id}] for c in changes])
+
+    def _push(self) -> None:
+        while not self._finishing.wait(self._random.expovariate(self._pace)):
+            entries = [self._entry() for _ in range(self._random.randint(1, MOST_ROWS))]
+            self._tell("pushing", rows=[entry.row_id for entry in entries])
+            self._works(partial(self._send, entries))
+        self._insist(lambda: self._send([]))
+        self._tell("finished")
+
+    def _send(self, entries: list[ChangeEntry]) -> None:
+        self._client.push(entries)
+        self._tell("pushed")
+
+    def _entry(self) -> ChangeEntry:
+        self._rows += 1
+        row = f"{self._name} {os.getpid()} {self._rows}"
+        return ChangeEntry("rows", "INSERT", row, datetime.now(UTC), {"row": row})
+
+    def _insist(self, call: Callable[[], object]) -> None:
+        while not self._works(call):
+            time.sleep(AGAIN_SECONDS)
+
+    def _works(self, call: Callable[[], object]) -> bool:
+        try:
+            call()
+        except NotAuthenticated:
+            with contextlib.suppress(SyncKitError):
+                self._client.authenticate(self._email, self._password)
+                self._tell("logged_in")
+        except SyncKitError as error:
+            self._tell("trouble", text=f"{type(error).__name__}: {error}")
+        else:
+            return True
+        return False
+
+    def _state_changed(self, state: StreamState, reason: str) -> None:
+        self._tell("state", state=state, reason=reason)
+
+    def _tell(self, what: str, **fields: Any) -> None:
+        tell({"is": what, "device": self._name, "at": time.time(), **fields})
+
+
+_telling = threading.Lock()
+
+
+def tell(message: dict[str, Any]) -> None:
+    """Write a line, past all buffers: it has been told even if the process is killed at once."""
+    line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+    with _telling:
+        while line:
+            line = line[os.write(1, line) :]
+
+
+def tell_broken(failure: threading.ExceptHookArgs) -> None:
+    """Tell of an exception that ended a thread."""
+    text = "".join(traceback.format_exception(failure.exc_type, failure.exc_value, failure.exc_traceback))
+    tell({"is": "broken", "device": "", "at": time.time(), "text": text})
+
+
+def sever() -> None:
+    """Shut down every socket of this process."""
+    for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(number).st_mode):
+                with socket.socket(fileno=os.dup(number)) as sock:
+                    sock.shutdown(socket.SHUT_RDWR)
+
+
+def main() -> int:
+    """Live until stdin ends."""
+    threading.excepthook = tell_broken
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s.%(msecs)03d %(name)s %(threadName)s %(message)s", datefmt="%H:%M:%S"
+    )
+    order = Order(**json.loads(sys.stdin.readline()))
+    finishing = threading.Event()
+    for resident in order.devices:
+        Device(order, Resident(*resident), finishing).start()
+    for command in sys.stdin:
+        if command == "sever\n":
+            sever()
+        elif command == "finish\n":
+            finishing.set()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

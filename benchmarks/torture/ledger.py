@@ -1,0 +1,247 @@
+"""Who pushed, pulled and waited: what the devices tell and what the database holds, compared.
+
+    told(message)  ──▶ attempts, answers, pulled changes, notices
+    read(rows)     ──▶ the log, as it is in the database
+    judge(now)     ──▶ faults in order and content, each written once; and how stale every device is
+
+A device holds what it must when it has pulled the changes of its user's other devices, in the order of the log, none
+left out, none twice unless its process was killed in between; and when the log has each row it pushed exactly once.
+
+The clock of staleness runs from a change's `received_at` until its device has pulled it. Of that time only the longest
+stretch counts in which no fault touched the device, so one that is reached within the bound after each fault is fine.
+A second clock runs only while the device's stream is connected, too: that is what the contract promises.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from synckit_notify.client.lifecycle import GATHER_SECONDS
+
+BOUND_SECONDS = 10.0
+"""No device may be stale for longer after the last fault that touched it was healed."""
+
+PROMISED_SECONDS = 5.0
+"""Nor for longer than this while its stream is connected and no fault touches it (contract, section 1)."""
+
+
+class Row(NamedTuple):
+    """A change as the database has it; `at` is its `received_at` in Unix seconds."""
+
+    user: str
+    seq: int
+    row: str
+    device_id: str
+    at: float
+
+
+@dataclass(slots=True)
+class Episode:
+    """A fault that struck; `touches` are the networks whose devices it may hold up."""
+
+    kind: str
+    target: str
+    touches: frozenset[int]
+    struck: float
+    healed: float | None = None
+
+
+@dataclass(slots=True)
+class Holder:
+    """What one device has told."""
+
+    user: str
+    network: int
+    id: str = ""
+    state: str = ""
+    since: float = math.inf
+    """When its first stream was connected; before, nobody expects it to be up to date."""
+    connected: float = math.inf
+    """Since when its stream has been connected."""
+    held: dict[int, tuple[str, float]] = field(default_factory=dict)
+    last: int = 0
+    forgiven: int = 0
+    """Changes up to here may come again: the process was killed."""
+    next: int = 1
+    """The first `seq` that is not judged."""
+    new: int = 0
+    finished: bool = False
+    attempted: set[str] = field(default_factory=set)
+    unanswered: set[str] = field(default_factory=set)
+
+
+class Staleness(NamedTuple):
+    """How long a device had to wait for a change, at a stretch; `after` is the fault before it, if there was one."""
+
+    seconds: float = 0.0
+    device: str = ""
+    row: str = ""
+    after: str = ""
+
+
+class Ledger:
+    """Everything that is known; for one thread."""
+
+    def __init__(self, devices: Mapping[str, tuple[str, int]]) -> None:
+        self.devices = {name: Holder(user, network) for name, (user, network) in devices.items()}
+        self.log: dict[str, list[Row]] = {user: [] for user, _ in devices.values()}
+        self.episodes: list[Episode] = []
+        self.wrong: list[str] = []
+        self.answered: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        self.troubles: Counter[str] = Counter()
+        self.longest = Staleness()
+        self.longest_connected = Staleness()
+        self.longest_in_all = Staleness()
+        self.longest_after: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def streams(self) -> int:
+        """How many devices say that their stream is connected."""
+        return sum(holder.state == "connected" for holder in self.devices.values())
+
+    def told(self, message: Mapping[str, Any]) -> None:
+        """Take a line of a client process."""
+        if message["is"] == "broken":
+            self.wrong.append(f"a thread of a client ended: {message['text']}")
+            return
+        if message["is"] == "ended":
+            self._ended(message["network"])
+            return
+        holder = self.devices[message["device"]]
+        match message["is"]:
+            case "device":
+                holder.id = message["id"]
+            case "pushing":
+                holder.attempted.update(message["rows"])
+                holder.unanswered.update(message["rows"])
+                self.counts["pushes"] += 1
+            case "pushed":
+                self.answered |= holder.unanswered
+                holder.unanswered.clear()
+                self.counts["answers"] += 1
+            case "pulled":
+                self._pulled(message["device"], holder, message["changes"], message["at"])
+            case "noticed":
+                self.counts["notices"] += 1
+                self.counts["spurious notices"] += holder.new == 0
+                holder.new = 0
+            case "state":
+                holder.state = message["state"]
+                holder.connected = message["at"] if holder.state == "connected" else math.inf
+                holder.since = min(holder.since, holder.connected)
+                self.counts[f"streams {message['state']}"] += 1
+            case "logged_in":
+                self.counts["log-ins"] += 1
+            case "trouble":
+                self.troubles[message["text"]] += 1
+            case "finished":
+                holder.finished = True
+
+    def _ended(self, network: int) -> None:
+        """The process of these devices ended: a page may come again, and a push may never have begun."""
+        for holder in self.devices.values():
+            if holder.network == network:
+                holder.forgiven, holder.state, holder.connected = holder.last, "", math.inf
+                holder.unanswered.clear()
+
+    def read(self, rows: Iterable[Row]) -> None:
+        """Take new rows of the database, in the order in which it numbers them."""
+        for row in rows:
+            log = self.log[row.user]
+            if row.seq != len(log) + 1:
+                self.wrong.append(f"the log of {row.user} goes on with {row.seq} after {len(log)}")
+            log.append(row)
+
+    def judge(self, now: float) -> Staleness:
+        """Compare every device with the log; return the longest staleness that has not ended."""
+        present = Staleness()
+        for name, holder in self.devices.items():
+            log = self.log[holder.user]
+            while holder.next <= len(log) and self._settled(name, holder, log[holder.next - 1]):
+                holder.next += 1
+            if holder.next <= len(log):
+                row = log[holder.next - 1]
+                present = max(present, self._stale(name, holder, row, now))
+        return present
+
+    def complete(self) -> bool:
+        """Whether everybody has finished and holds everything."""
+        return all(h.finished and h.next > len(self.log[h.user]) for h in self.devices.values())
+
+    def verdict(self) -> list[str]:
+        """Return what is wrong at the end; call it after the last `judge`."""
+        wrong = list(self.wrong)
+        for longest, bound in (self.longest, BOUND_SECONDS), (self.longest_connected, PROMISED_SECONDS):
+            if longest.seconds > bound:
+                wrong.append(f"stale for more than {bound:g} s: {longest}")
+        for name, holder in self.devices.items():
+            log = self.log[holder.user]
+            if holder.next <= len(log):
+                wrong.append(f"{name} lacks {log[holder.next - 1]} and holds {holder.last} of {len(log)}")
+            if not holder.finished:
+                wrong.append(f"{name} has pushes that were never answered")
+            stored = Counter(row.row for row in log if row.device_id == holder.id)
+            wrong += [f"{name} pushed {row!r}, the log has it {n} times" for row, n in stored.items() if n > 1]
+            wrong += [f"the log has {row!r}, which {name} never pushed" for row in stored.keys() - holder.attempted]
+            lost = (holder.attempted & self.answered) - stored.keys()
+            wrong += [f"{name} was told that {row!r} is stored, and it is not" for row in lost]
+        return wrong
+
+    def _pulled(self, name: str, holder: Holder, changes: list[tuple[int, str, bool]], at: float) -> None:
+        holder.new += len(changes)
+        for seq, row, sound in changes:
+            if not sound:
+                self.wrong.append(f"{name} pulled {seq} {row!r} with other data than was pushed")
+            if seq in holder.held:
+                self.counts["repeats after a kill"] += 1
+                if seq > holder.forgiven or holder.held[seq][0] != row:
+                    self.wrong.append(f"{name} pulled {seq} {row!r} twice")
+                continue
+            if seq <= holder.last:
+                self.wrong.append(f"{name} pulled {seq} {row!r} after {holder.last}")
+            holder.held[seq] = row, at
+            holder.last = max(holder.last, seq)
+
+    def _settled(self, name: str, holder: Holder, row: Row) -> bool:
+        """Judge a row of the log; False if the device may still get it."""
+        if row.device_id == holder.id:
+            if row.seq in holder.held:
+                self.wrong.append(f"{name} pulled its own {row.seq} {row.row!r}")
+            return True
+        held = holder.held.get(row.seq)
+        if held is None:
+            if row.seq < holder.last:
+                self.wrong.append(f"{name} holds {holder.last}, but not {row}")
+            return row.seq < holder.last
+        if held[0] != row.row:
+            self.wrong.append(f"{name} holds {held[0]!r} as {row.seq}, which is {row.row!r}")
+        self._stale(name, holder, row, held[1])
+        return True
+
+    def _stale(self, name: str, holder: Holder, row: Row, until: float) -> Staleness:
+        """Measure how long a device has waited for a row, and keep the longest."""
+        begin = max(row.at, holder.since)
+        seconds, episode = self._calm(holder.network, begin, until)
+        staleness = Staleness(seconds, name, row.row, "" if episode is None else episode.kind)
+        connected, _ = self._calm(holder.network, max(row.at, holder.connected + GATHER_SECONDS), until)
+        self.longest = max(self.longest, staleness)
+        self.longest_connected = max(self.longest_connected, staleness._replace(seconds=connected))
+        self.longest_in_all = max(self.longest_in_all, Staleness(until - begin, name, row.row))
+        self.longest_after[staleness.after] = max(self.longest_after[staleness.after], seconds)
+        return staleness
+
+    def _calm(self, network: int, begin: float, end: float) -> tuple[float, Episode | None]:
+        """Return the longest stretch of a time in which no fault touched a network, and the last fault before it."""
+        stretch, calm_since, last, before = 0.0, begin, None, None
+        for episode in self.episodes:  # in the order in which they struck
+            if episode.struck > end:
+                break
+            if network in episode.touches and (episode.healed is None or episode.healed > calm_since):
+                if episode.struck - calm_since > stretch:
+                    stretch, before = episode.struck - calm_since, last
+                calm_since = end if episode.healed is None else episode.healed
+            last = episode
+        return (end - calm_since, last) if end - calm_since > stretch else (stretch, before)

@@ -1,0 +1,147 @@
+"""The processes of a torture, each with a process group of its own, so that killing one leaves nothing of it behind.
+
+Server   a gunicorn with the project's configuration; its master and its workers can be signalled
+Client   the devices of one network; what they tell goes into a queue
+"""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.server import clean_environment
+from tests.valkey import free_port
+
+from ..server import ROOT
+from .devices import Order
+
+STARTS_WITHIN = 60.0
+APPLICATION = "tests.client.short_lived:create()"
+"""The reference backend with tokens of a life that we choose."""
+
+
+class Process:
+    """A child with a process group of its own; what it complains of goes to a log."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.log_file = folder / f"{name}.log"
+        self.log_file.touch()
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def spawn(self, command: list[str], env: Mapping[str, str], *, talks: bool = False) -> "subprocess.Popen[bytes]":
+        """Start a Python program, after whatever was left of the last one is ended."""
+        self.kill()
+        with self.log_file.open("ab") as log:
+            self.child = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=self.folder,
+                env=clean_environment() | {"PYTHONPATH": str(ROOT), **env},
+                start_new_session=True,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else log,
+                stderr=log,
+            )
+        return self.child
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process itself; one that has ended does not hear it."""
+        if self.child is not None:
+            self.child.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill the whole group."""
+        if self.child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGKILL)
+            self.child.wait()
+
+
+class Server(Process):
+    """A gunicorn with the project's own configuration, always on the same port."""
+
+    def __init__(self, folder: Path, name: str, env: Mapping[str, str]) -> None:
+        super().__init__(folder, name)
+        self.port = free_port()
+        self._env = {**env, "SYNCKIT_BIND": f"127.0.0.1:{self.port}"}
+
+    def start(self) -> None:
+        """Start, and wait until it listens; it tries again while the orphans of a killed master hold the port."""
+        began, until = self._listened(), time.monotonic() + STARTS_WITHIN
+        command = ["-m", "gunicorn", "--config", str(ROOT / "gunicorn.conf.py"), APPLICATION]
+        self.spawn(command, self._env)
+        while self._listened() == began:
+            if time.monotonic() > until:
+                raise RuntimeError(f"{self.name} does not start, see {self.log_file}")
+            time.sleep(0.05)
+
+    def signal_worker(self, number: int, worker: int) -> None:
+        """Send a signal to a worker, unless it is gone."""
+        if worker in self._children():
+            os.kill(worker, number)
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers, at least one: a master that lost all is about to have new ones."""
+        while not (workers := self._children()):
+            time.sleep(0.05)
+        return workers
+
+    def _children(self) -> list[int]:
+        master = self.child.pid if self.child is not None else 0
+        return [int(pid) for pid in Path(f"/proc/{master}/task/{master}/children").read_text().split()]
+
+    def _listened(self) -> int:
+        return self.log_file.read_text(errors="replace").count("Listening at")
+
+
+class Client(Process):
+    """The process of the devices of one network; what they tell goes into a queue, with an `ended` after the last."""
+
+    def __init__(
+        self, folder: Path, name: str, number: int, order: Order, messages: "queue.Queue[dict[str, Any]]"
+    ) -> None:
+        super().__init__(folder, name)
+        self._number, self._order, self._messages = number, order, messages
+        self._reader: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start, also again after a kill."""
+        if self._reader is not None:
+            self._reader.join()  # so that `ended` comes before the first word of the next life
+        child = self.spawn(["-m", "benchmarks.torture.devices"], {}, talks=True)
+        self.command(json.dumps(self._order._asdict()))
+        self._reader = threading.Thread(target=self._read, args=(child.stdout,), daemon=True)
+        self._reader.start()
+
+    def sever(self) -> None:
+        """Shut down all its sockets."""
+        self.command("sever")
+
+    def pause(self) -> None:
+        """Let it hang, as a machine that is asleep."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self.signal(signal.SIGCONT)
+
+    def command(self, words: str) -> None:
+        """Write a line to the process; one that was just killed does not read it."""
+        if self.child is not None and self.child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.child.stdin.write(words.encode() + b"\n")
+                self.child.stdin.flush()
+
+    def _read(self, pipe: Any) -> None:
+        for line in pipe:
+            with contextlib.suppress(ValueError):  # a line that was cut by a kill
+                self._messages.put(json.loads(line))
+        self._messages.put({"is": "ended", "network": self._number})

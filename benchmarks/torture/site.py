@@ -1,0 +1,181 @@
+"""What runs in a torture: one broker, two servers on one database, networks, and a client process behind each network.
+
+    with Site(folder, plan) as site:
+        site.servers[0].kill() ...     the faults of `chaos`
+        site.messages                  what the devices tell, a queue
+        site.new_rows()                what the database got since the last time
+
+Every process has a group of its own, and all groups are killed at the end, whatever happened.
+"""
+
+import contextlib
+import queue
+import random
+import secrets
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synckit_notify.backend import create_app
+from tests.server import clean_environment
+from tests.valkey import Valkey
+
+from ..server import ROOT
+from .devices import Order, Resident
+from .ledger import Row
+from .network import Network
+from .processes import APPLICATION, STARTS_WITHIN, Client, Server
+
+SERVERS = 2
+WORKERS = 2
+KEEPALIVE_SECONDS = 1.0
+"""Short, so that the SDK's watchdog notices a dead stream within 2.5 s."""
+
+TOKEN_SECONDS = 120
+"""So that tokens are renewed in the midst of everything, about every minute and a half."""
+
+PASSWORD = "correct horse battery"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much of everything."""
+
+    seconds: float
+    devices: int
+    users: int
+    networks: int
+    pushes_per_second: float
+    seed: int
+
+    def residents(self) -> dict[str, tuple[int, int]]:
+        """Return (user's number, network) of each device: a user's devices are spread over the networks."""
+        return {f"device-{n}": (n % self.users, n // self.users % self.networks) for n in range(self.devices)}
+
+    def pace(self, user: int) -> float:
+        """Return the pushes per second of each device of a user: each user pushes half as often as the one before.
+
+        So some changes are soon followed by others, and some by none for so long that a lost notice is noticed.
+        """
+        devices = sum(owner == user for owner, _ in self.residents().values())
+        share = 0.5**user / sum(0.5**n for n in range(self.users))
+        return self.pushes_per_second * share / devices
+
+
+class Site:
+    """A context manager."""
+
+    def __init__(self, folder: Path, plan: Plan) -> None:
+        self.folder = folder
+        self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.broker = Valkey(folder)
+        env = self._environment()
+        self.servers = [Server(folder, f"server-{n}", env) for n in range(SERVERS)]
+        self.networks: list[Network] = []
+        self.clients: list[Client] = []
+        self._plan, self._env, self._last_row = plan, env, 0
+
+    def __enter__(self) -> "Site":
+        try:
+            self.broker.start()
+            api_key, users = self._accounts()
+            self._start(api_key, users)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (*self.clients, *self.servers):
+            process.kill()
+        for network in self.networks:
+            network.close()
+        self.broker.kill()
+
+    def lock_database(self) -> Callable[[], None]:
+        """Take the lock of the writers, as a backup or a shell that was left open; return what gives it back."""
+        connection = sqlite3.connect(self._database, timeout=30.0, isolation_level=None, check_same_thread=False)
+        connection.execute("BEGIN IMMEDIATE")
+        return connection.close
+
+    def log_out(self, chance: random.Random) -> str:
+        """End all sessions of a user, by the backend's command; return which."""
+        email = _email(chance.randrange(self._plan.users))
+        command = [sys.executable, "-m", "flask", "--app", APPLICATION, "synckit", "user", "logout", email]
+        env = clean_environment() | {"PYTHONPATH": str(ROOT)} | self._env
+        subprocess.run(command, cwd=self.folder, env=env, capture_output=True, check=True, timeout=STARTS_WITHIN)
+        return email
+
+    def new_rows(self) -> list[Row]:
+        """Return what was committed since the last call, in the order of the log."""
+        with contextlib.closing(sqlite3.connect(self._database, timeout=30.0)) as connection:
+            query = (
+                "SELECT rowid, user_id, seq, row_id, device_id, received_at FROM changes WHERE rowid > ? ORDER BY rowid"
+            )
+            found = connection.execute(query, (self._last_row,)).fetchall()
+        if found:
+            self._last_row = found[-1][0]
+        return [Row(user, seq, row, device, at / 1e6) for _, user, seq, row, device, at in found]
+
+    def _accounts(self) -> tuple[str, list[str]]:
+        """Make the database, an app and the users; return the app's key and the users' ids."""
+        app = create_app(self._env, instance_path=self._database.parent)
+
+        def last_word(*words: str) -> str:
+            result = app.test_cli_runner().invoke(args=["synckit", *words], catch_exceptions=False)
+            if result.exit_code:
+                raise RuntimeError(f"flask synckit {words[0]}: {result.output}")
+            return str(result.output.split()[-1])
+
+        api_key = last_word("app", "add", "torture")
+        users = [last_word("user", "add", _email(n), "--password", PASSWORD) for n in range(self._plan.users)]
+        app.extensions["synckit_backend"].store.dispose()
+        return api_key, users
+
+    def _start(self, api_key: str, users: list[str]) -> None:
+        self.devices = {name: (users[user], network) for name, (user, network) in self._plan.residents().items()}
+        for server in self.servers:
+            server.start()
+        for n in range(self._plan.networks):
+            self.networks.append(Network([server.port for server in self.servers]))
+            self.clients.append(Client(self.folder, f"client-{n}", n, self._order(n, api_key), self.messages))
+            self.clients[n].start()
+
+    def _order(self, number: int, api_key: str) -> Order:
+        residents = self._plan.residents().items()
+        return Order(
+            url=f"http://127.0.0.1:{self.networks[number].port}",
+            api_key=api_key,
+            password=PASSWORD,
+            folder=str(self.folder),
+            devices=[
+                Resident(name, _email(user), self._plan.pace(user))
+                for name, (user, network) in residents
+                if network == number
+            ],
+            seed=self._plan.seed,
+        )
+
+    @property
+    def _database(self) -> Path:
+        return self.folder / "instance" / "synckit.db"
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "INSTANCE": str(self.folder / "instance"),
+            "TOKEN_SECONDS": str(TOKEN_SECONDS),
+            "SYNCKIT_JWT_KEY": secrets.token_hex(32),
+            "SYNCKIT_ENV": "production",
+            "SYNCKIT_WORKERS": str(WORKERS),
+            "SYNCKIT_WORKER_CONNECTIONS": "500",
+            "SYNCKIT_BROKER_URL": self.broker.url,
+            "SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
+        }
+
+
+def _email(user: int) -> str:
+    return f"user-{user}@example.org"

@@ -1,0 +1,151 @@
+"""What is measured of each contender: three trials, each on a fresh server, each yielding flat rows of numbers.
+
+    idle        N streams of three devices a user ──▶ connects, memory; then 50 pushes/s over them ──▶ delays
+    fan_out     1,000 streams of one channel ──▶ sat1: the next push when all have the last; sat: up to four at once
+    keepalives  3,000 idle streams with a keepalive every second ──▶ the processor time of each
+
+A row says how many deliveries were due and how many came, counted where they arrive, and how busy both cores were. A
+server that fails gives a row that says so, and the run goes on.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .contenders import Contender
+from .generator import Generator, Programs
+from .phases import CHANNEL_STREAMS, DEVICES_EACH, PUSHES_PER_SECOND, SETTLE_SECONDS, WARM_UP_STREAMS
+from .server import Server
+
+Row = dict[str, Any]
+
+WARM_UP = [DEVICES_EACH] * (WARM_UP_STREAMS // DEVICES_EACH)
+SURPLUS_SECONDS = 0.3
+"""Deliveries that nobody pushed would come within this."""
+
+KEEPALIVE_TOLERANCE = 0.25
+"""A keepalive that comes late may fall out of the few seconds; all other counts must be exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured; full or quick."""
+
+    streams: int
+    repeats: int
+    paced_seconds: float = 20.0
+    saturated_seconds: float = 5.0
+    keepalive_streams: int = 3_000
+    keepalive_seconds: float = 8.0
+
+
+class Trial(NamedTuple):
+    """One way to load a fresh server."""
+
+    measure: Callable[[Contender, Programs, Plan], Iterator[Row]]
+    seconds: Callable[[Plan], float]
+    """About how long it takes."""
+
+
+def idle(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
+    """Yield the rows `connects` and `delays`."""
+    whole, rest = divmod(plan.streams, DEVICES_EACH)
+    with server_and_generator(contender, programs, [DEVICES_EACH] * whole + [rest]) as (server, generator):
+        before = server.private_kib()
+        with server.usage(generator.pid) as usage:
+            connected = generator.ask(f"open {plan.streams}")["connected"]
+        time.sleep(SETTLE_SECONDS)
+        yield {
+            "phase": "connects",
+            "expected": plan.streams,
+            "received": connected - WARM_UP_STREAMS,
+            "kib_per_stream": (server.private_kib() - before) / plan.streams,
+            "connects_per_second": plan.streams / usage.seconds,
+            "cpu_us": usage.server_cpu / plan.streams * 1e6,
+            **usage.shares(),
+        }
+        first, last = len(WARM_UP), len(WARM_UP) + whole - 1
+        with server.usage(generator.pid) as usage:
+            counted = generator.ask(f"pace {first} {last} {PUSHES_PER_SECOND} {plan.paced_seconds}")
+        yield {"phase": "delays", **_received(generator, counted), **_only(counted, "_ms"), **usage.shares()}
+
+
+def fan_out(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
+    """Yield the rows `sat1` and `sat`, after a moment of the same that nobody measures."""
+    with server_and_generator(contender, programs, [CHANNEL_STREAMS]) as (server, generator):
+        generator.ask(f"open {CHANNEL_STREAMS}")
+        channel = len(WARM_UP)
+        generator.ask(f"saturate {channel} 1 {plan.saturated_seconds / 10}")
+        for phase, outstanding in (("sat1", 1), ("sat", 4)):
+            with server.usage(generator.pid) as usage:
+                counted = generator.ask(f"saturate {channel} {outstanding} {plan.saturated_seconds}")
+            frames = max(1, counted["frames"])
+            yield {
+                "phase": phase,
+                **_received(generator, counted),
+                "events_per_second": frames / counted["seconds"],
+                "cpu_us": usage.server_cpu / frames * 1e6,
+                "events_per_read": frames / max(1, counted["reads"]),
+                "bytes_per_event": counted["bytes"] / frames,
+                **usage.shares(),
+            }
+
+
+def keepalives(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
+    """Yield the row `keepalives`: all that the server does meanwhile, shared among them."""
+    if contender.floor:
+        return
+    with server_and_generator(contender, programs, [plan.keepalive_streams], keepalive=1) as (server, generator):
+        generator.ask(f"open {plan.keepalive_streams}")
+        generator.ask("listen 2")
+        with server.usage(generator.pid) as usage:
+            counted = generator.ask(f"listen {plan.keepalive_seconds}")
+        yield {
+            "phase": "keepalives",
+            "expected": int((plan.keepalive_streams + WARM_UP_STREAMS) * plan.keepalive_seconds),
+            "received": counted["keepalives"],
+            "tolerance": KEEPALIVE_TOLERANCE,
+            "cpu_us": usage.server_cpu / max(1, counted["keepalives"]) * 1e6,
+            **usage.shares(),
+        }
+
+
+TRIALS = (
+    Trial(idle, lambda plan: plan.paced_seconds + plan.streams / 2_500 + 4),
+    Trial(fan_out, lambda plan: 2.1 * plan.saturated_seconds + 5),
+    Trial(keepalives, lambda plan: plan.keepalive_seconds + plan.keepalive_streams / 2_500 + 5),
+)
+
+
+@contextmanager
+def server_and_generator(
+    contender: Contender, programs: Programs, channels: Sequence[int], keepalive: int = 30
+) -> Iterator[tuple[Server, Generator]]:
+    """Start a server with a key of its own and warm it up; end everything afterwards."""
+    key = secrets.token_hex(32)
+    with (
+        contender.start(programs, key, keepalive) as server,
+        Generator(programs, server, key, [*WARM_UP, *channels]) as generator,
+    ):
+        generator.ask(f"open {WARM_UP_STREAMS}")
+        time.sleep(SETTLE_SECONDS)
+        yield server, generator
+
+
+def verified(row: Row) -> bool:
+    """Whether everything that was due arrived, no more and no less."""
+    if "failed" in row:
+        return False
+    return bool(abs(row["received"] - row["expected"]) <= row["expected"] * row.get("tolerance", 0))
+
+
+def _received(generator: Generator, counted: Row) -> Row:
+    in_the_end = generator.ask(f"linger {SURPLUS_SECONDS}")["frames"]
+    return {"expected": counted["expected"], "received": in_the_end}
+
+
+def _only(counted: Row, ending: str) -> Row:
+    return {key: value for key, value in counted.items() if key.endswith(ending)}

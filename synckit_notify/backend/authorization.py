@@ -1,0 +1,200 @@
+"""What an app may ask a person for: the authorization code grant of RFC 6749 with PKCE (RFC 7636), on Authlib.
+
+    asked ──▶ the person decides ──▶ decided: where to go, with a code ── in a minute, once ──▶ redeemed: a Session
+
+Authlib reads the parameters and judges them; the classes below tell it what is stored, and which of its choices are
+ours: public clients, S256 only, a `state` always. It raises OAuth2Error, with a `redirect_uri` where the app is to be
+told by a redirect, and without one where that may be anybody's address. Nothing here knows Flask or a page.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from authlib.oauth2 import OAuth2Error
+from authlib.oauth2.rfc6749 import (
+    AuthorizationCodeMixin,
+    AuthorizationServer,
+    ClientMixin,
+    InvalidRequestError,
+    OAuth2Request,
+)
+from authlib.oauth2.rfc6749.grants import AuthorizationCodeGrant
+from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
+from authlib.oauth2.rfc7636 import CodeChallenge
+from sqlalchemy import Row
+
+from . import clients, codes
+from .clients import LONGEST_ADDRESS, Client
+from .codes import Replayed
+from .fields import Fields
+from .sessions import Session
+from .store import Store
+
+__all__ = ["Asked", "OAuth2Error", "asked", "decided", "redeemed"]
+
+PARAMETERS = ("response_type", "client_id", "redirect_uri", "state", "scope", "code_challenge", "code_challenge_method")
+GRANT_PARAMETERS = ("grant_type", "client_id", "code", "redirect_uri", "code_verifier")
+CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)
+
+logging.getLogger("authlib").setLevel(logging.INFO)  # below that it writes out API keys
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that a person may decide about."""
+
+    app_name: str
+    redirect_uri: str
+
+
+def asked(store: Store, query: Fields) -> Asked:
+    """Return what an app asks for; raises OAuth2Error, and Invalid for a parameter that is out of bounds."""
+    grant = _Server(store).get_consent_grant(_given(query))
+    return Asked(grant.client.client.name, grant.redirect_uri)
+
+
+def decided(store: Store, query: Fields, user: Row[Any] | None) -> str:
+    """Return where to send a person who allowed it; None is one who declined.
+
+    Raises as `asked`, also for who declined, and WrongCredentials if the user's sessions ended since `user` was read.
+    """
+    server = _Server(store)
+    grant = server.get_consent_grant(_given(query))
+    location: str = server.create_authorization_response(grant.request, user, grant)
+    return location
+
+
+def redeemed(store: Store, app: str, body: Fields) -> Session | Replayed:
+    """Return the session that an app's code is exchanged for; raises OAuth2Error and Invalid."""
+    device = body.optional_text("device_id", longest=128)
+    request = _Request({name: body.text(name, longest=LONGEST_ADDRESS) for name in GRANT_PARAMETERS})
+    code = request.form["code"]
+    if store.read(lambda connection: codes.was_redeemed(connection, app, code)):
+        return store.write(lambda connection: codes.end_replayed(connection, app, code))
+    _Server(store).get_token_grant(request).validate_token_request()
+    return store.write(lambda connection: codes.redeem(connection, request.authorization_code.row, device))
+
+
+class _Client(ClientMixin):
+    """An app, as Authlib asks about it."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    def check_redirect_uri(self, redirect_uri: str) -> bool:
+        return self.client.may_be_answered_at(redirect_uri)
+
+    def get_allowed_scope(self, scope: str) -> str | None:
+        return None if scope else ""  # there are none; to grant less than was asked for would have to be told
+
+    def check_response_type(self, response_type: str) -> bool:
+        return True  # _PKCE looks at it
+
+    def check_grant_type(self, grant_type: str) -> bool:
+        return True
+
+    def check_endpoint_auth_method(self, method: str, endpoint: str) -> bool:
+        return method == "none"
+
+
+class _Code(AuthorizationCodeMixin):
+    """A code that was given, as Authlib asks about it."""
+
+    code_challenge_method = "S256"
+
+    def __init__(self, row: Row[Any]) -> None:
+        self.row = row
+        self.code_challenge = row.challenge
+
+    def get_redirect_uri(self) -> str:
+        return str(self.row.redirect_uri)
+
+
+class _Request(OAuth2Request):
+    """The parameters of a request, wherever they came from."""
+
+    def __init__(self, parameters: Mapping[str, str]) -> None:
+        # Authlib wants to see TLS here. Whether that ends in a proxy before us is nothing that it could know.
+        super().__init__("POST", "https://localhost/oauth")
+        self.payload = BasicOAuth2Payload(parameters)
+        self._parameters = parameters
+
+    @property
+    def form(self) -> Mapping[str, str]:
+        return self._parameters
+
+
+class _Server(AuthorizationServer):
+    """Authlib on our tables, with one grant; made for one request."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.store = store
+        self.register_grant(_CodeGrant, [_PKCE()])
+
+    def query_client(self, client_id: str) -> _Client | None:
+        client = self.store.read(lambda connection: clients.find(connection, client_id))
+        return None if client is None else _Client(client)
+
+    def create_oauth2_request(self, request: Mapping[str, str]) -> OAuth2Request:
+        return _Request(request)
+
+    def handle_response(self, status: int, body: object, headers: list[tuple[str, str]]) -> str:
+        return dict(headers)["Location"]
+
+    def handle_error_response(self, request: OAuth2Request, error: OAuth2Error) -> None:
+        raise error
+
+    def send_signal(self, name: str, *args: object, **kwargs: object) -> None:
+        """Nobody listens."""
+
+
+class _CodeGrant(AuthorizationCodeGrant):
+    """What Authlib leaves to us: whether an address is good, and where codes are kept."""
+
+    TOKEN_ENDPOINT_AUTH_METHODS = ("none",)
+
+    @classmethod
+    def check_authorization_endpoint(cls, request: OAuth2Request) -> bool:
+        return True  # for any response type: _PKCE looks at it
+
+    @staticmethod
+    def validate_authorization_redirect_uri(request: OAuth2Request, client: _Client) -> str:
+        uri: str = request.payload.redirect_uri or ""
+        if not client.check_redirect_uri(uri):  # Authlib's own words would quote it, with whatever is in it
+            raise InvalidRequestError("redirect_uri: is neither on the loopback nor registered for this app")
+        return uri
+
+    def save_authorization_code(self, code: str, request: OAuth2Request) -> None:
+        app, given = request.client.client.app, request.payload
+        bound = {"redirect_uri": given.redirect_uri, "challenge": given.data["code_challenge"]}
+        self.server.store.write(lambda connection: codes.give(connection, code, app=app, user=request.user, **bound))
+
+    def query_authorization_code(self, code: str, client: _Client) -> _Code | None:
+        row = self.server.store.read(lambda connection: codes.find(connection, client.client.app, code))
+        return None if row is None else _Code(row)
+
+
+class _PKCE(CodeChallenge):
+    """S256 or nothing; Authlib would let an app do without, or send its secret in the clear."""
+
+    def validate_code_challenge(self, grant: _CodeGrant, redirect_uri: str) -> None:
+        given = grant.request.payload.data
+        if "response_type" not in given:
+            raise InvalidRequestError("response_type: is missing")
+        if given["response_type"] != "code":
+            raise OAuth2Error("response_type: only code is supported", error="unsupported_response_type")
+        if "state" not in given:
+            raise InvalidRequestError("state: is missing")
+        if given.get("code_challenge_method") != "S256":
+            raise InvalidRequestError("code_challenge_method: must be S256")
+        if CHALLENGE.fullmatch(given.get("code_challenge", "")) is None:
+            raise InvalidRequestError("code_challenge: must be 43 characters of base64url")
+
+
+def _given(query: Fields) -> dict[str, str]:
+    texts = {name: query.optional_text(name, longest=LONGEST_ADDRESS) for name in PARAMETERS}
+    return {name: text for name, text in texts.items() if text is not None}

@@ -1,0 +1,107 @@
+"""What is SQLite's own: one file, one writer at a time, and calls that block the whole thread.
+
+In: a URL that names a file. Out: an engine, and `run`, which sends BEGIN .. COMMIT to the native pool. Connections are
+taken and given back by the calling greenlet, so SQLAlchemy's own locks stay on the hub's thread. For Store alone.
+"""
+
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
+
+from .. import ConfigurationError, native
+
+READERS, WRITERS = 6, 1
+"""With two password hashes (accounts) this leaves one of gevent's ten native threads to others."""
+
+READ: Sequence[str] = ["BEGIN"]
+WRITE: Sequence[str] = ["BEGIN IMMEDIATE"]
+ALONE = WRITE
+
+BUSY_SECONDS = 5.0
+"""How long SQLite waits for another process's lock."""
+
+OLDEST_SQLITE = (3, 35)
+"""The first with RETURNING."""
+
+T = TypeVar("T")
+
+
+def check(url: URL) -> None:
+    """Raise ConfigurationError for a URL that cannot work."""
+    if url.drivername not in ("sqlite", "sqlite+pysqlite"):
+        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {url.drivername!r} is not supported, write sqlite:///")
+    if url.database in (None, "", ":memory:"):
+        raise ConfigurationError("SYNCKIT_DATABASE_URL: name a file, several connections must see the same data")
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise ConfigurationError(f"SQLite 3.35 or newer is needed, this Python has {sqlite3.sqlite_version}")
+
+
+def make_engine(url: URL) -> Engine:
+    """Return an engine that has not connected yet."""
+    engine = create_engine(
+        url,
+        poolclass=QueuePool,
+        pool_size=READERS + WRITERS,  # never more are in use, so taking one never waits
+        max_overflow=0,
+        connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
+        hide_parameters=True,  # an error's text goes to the log, and they are hashes, e-mails and ciphertext
+    )
+    event.listen(engine, "connect", _set_up)
+    return engine
+
+
+def run(connection: Connection, work: Callable[[Connection], T]) -> T:
+    """Run one transaction in a native thread and give the connection back."""
+    try:
+        result, error = native.call(_transaction, connection, work)
+    except BaseException:
+        # This greenlet was killed while the native thread works on: the connection stays with that thread.
+        connection.detach()
+        raise
+    connection.close()
+    if error is not None:
+        raise error
+    return cast(T, result)
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Tell whether a driver's error may be gone at the next try."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
+def _transaction(connection: Connection, work: Callable[[Connection], T]) -> tuple[T | None, Exception | None]:
+    """Run one transaction; its errors are values, so that what kills the waiting greenlet can be told from them."""
+    try:
+        with connection.begin():
+            return work(connection), None
+    except Exception as error:
+        return None, error
+
+
+def _set_up(connection: Any, record: object) -> None:
+    connection.isolation_level = None  # the driver would begin by itself, late and never IMMEDIATE
+    _use_wal(connection)
+    # A cursor that was answered must survive a power cut: a `seq` given twice is a change that somebody never pulls.
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _use_wal(connection: Any) -> None:
+    """Let readers and the writer work side by side.
+
+    Only the first switch of a new file needs a lock, and SQLite does not wait for that one, so we do.
+    """
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return

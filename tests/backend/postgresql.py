@@ -1,0 +1,119 @@
+"""A PostgreSQL server of the tests' own, from Debian's package: in a new folder, on a Unix socket, gone with its run.
+
+It refuses to run as root, so there it runs as the package's user. Nothing is synchronised to the disk.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from synckit_notify.backend import schema
+
+from ..conftest import need
+
+DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+STARTS_WITHIN = 20.0
+SETTINGS = ["listen_addresses=", "fsync=off", "full_page_writes=off", "shared_buffers=16MB", "max_connections=60"]
+
+
+class PostgreSQL:
+    """A running server; a context manager that ends it and leaves nothing behind."""
+
+    def __init__(self) -> None:
+        self._binaries = Path(need("postgres", *DEBIAN)).resolve().parent
+        need("setpriv")
+        self._folder = Path(tempfile.mkdtemp(prefix="synckit-postgres-"))
+        if os.geteuid() == 0:
+            shutil.chown(self._folder, "postgres", "postgres")
+        initdb = [str(self._binaries / "initdb"), "--no-sync", "--auth=trust", "--username=synckit", "--encoding=UTF8"]
+        initdb += ["--locale=C", "--no-instructions", f"--pgdata={self._folder}/data"]
+        subprocess.run(_unprivileged(initdb), check=True, stdout=subprocess.DEVNULL, cwd=self._folder)
+        self.start()
+
+    def start(self) -> None:
+        """Start the server, again after `stop`."""
+        command = [str(self._binaries / "postgres"), "-D", f"{self._folder}/data", "-k", str(self._folder)]
+        command += [word for setting in SETTINGS for word in ("-c", setting)]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(_unprivileged(command), stderr=log, cwd=self._folder)
+        until = time.monotonic() + STARTS_WITHIN
+        while True:
+            try:
+                return psycopg.connect(self.url()).close()
+            except psycopg.OperationalError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Stop the server at once, as a crash does."""
+        self._process.send_signal(signal.SIGQUIT)
+        self._process.wait()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Let the server be down for a block."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let the server and its sessions stand still for a block, at most ten seconds; the kernel answers for them."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
+        pids = [self._process.pid, *map(int, children.split())]
+        thaw = threading.Timer(10.0, _signal_all, [pids, signal.SIGCONT])
+        thaw.start()
+        _signal_all(pids, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            thaw.cancel()
+            _signal_all(pids, signal.SIGCONT)
+
+    def url(self, database: str = "postgres") -> str:
+        """Return a URL as the setting takes it; psycopg takes it too. Its password, `secret`, is not asked for."""
+        return f"postgresql://synckit:secret@/{database}?host={self._folder}"
+
+    def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        """Return a connection on which each statement is a transaction of its own."""
+        return psycopg.connect(self.url(database), autocommit=True)
+
+    def emptied(self) -> str:
+        """Return the URL of a database without a row, and without a session that an earlier test has left."""
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        with self.connect() as connection:
+            connection.execute(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE {others}")
+            if connection.execute("SELECT to_regclass('meta')").fetchone() != (None,):
+                connection.execute(";".join(f"DELETE FROM {name}" for name in schema.metadata.tables if name != "meta"))
+        return self.url()
+
+    def __enter__(self) -> "PostgreSQL":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        shutil.rmtree(self._folder)
+
+
+def _signal_all(pids: list[int], sig: int) -> None:
+    for pid in pids:
+        os.kill(pid, sig)
+
+
+def _unprivileged(command: list[str]) -> list[str]:
+    """Return a command that ends with this process, and is not run as root."""
+    other = ["--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
+    return ["setpriv", "--pdeathsig=QUIT", *other, *command]

@@ -1,0 +1,107 @@
+"""The unit, the settings and the container file of `deploy/`, as far as they run without systemd and without podman."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ..behind import wait_until
+from ..conftest import KEY
+from ..proxies import DEPLOY, shipped
+from ..server import GUNICORN, ROOT, Server
+from ..wire import Listener
+from .conftest import start
+
+LISTENING = r"Listening at: http://[\d.]+:(\d+)"
+
+
+def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze") or pytest.skip("needs systemd-analyze")  # seldom there, so not under CI
+    unit = tmp_path / "synckit.service"
+    unit.write_text(shipped("synckit.service", {"/opt/synckit/.venv/bin/gunicorn": sys.executable}))
+    verified = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True)
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def settings(folder: Path, **places: str) -> dict[str, str]:
+    """The shipped settings, with the database in a folder and a free port."""
+    text = shipped("synckit.env", places | {"/var/lib/synckit": str(folder), "127.0.0.1:8000": "127.0.0.1:0"})
+    return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+
+
+def test_the_service_starts_with_the_shipped_settings_and_tells_systemd(clone: Path, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(10)
+        every = settings(tmp_path, **{"JWT_KEY=": f"JWT_KEY={KEY}"}) | {"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        with start(clone, **every) as server:
+            assert b"READY=1" in systemd.recv(4096).split(b"\n")
+            with Listener(server.port, "/api/sync/live", None) as alive:
+                assert alive.status == 200
+            assert (tmp_path / "synckit.db").exists()
+            assert server.stop(within=30) == 0
+
+
+def test_the_shipped_settings_are_for_production_and_hold_no_key(tmp_path: Path) -> None:
+    shipped_settings = settings(tmp_path)
+    assert (shipped_settings["SYNCKIT_ENV"], shipped_settings["SYNCKIT_JWT_KEY"]) == ("production", "")
+
+
+@pytest.fixture
+def image() -> dict[str, list[str]]:
+    """The instructions of the container file: what follows each word, comments and line ends left out."""
+    text = re.sub(r"^#.*\n", "", (DEPLOY / "Containerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    instructions: dict[str, list[str]] = {}
+    for line in filter(None, text.splitlines()):
+        word, rest = line.split(maxsplit=1)
+        instructions.setdefault(word, []).append(rest)
+    return instructions
+
+
+def test_the_image_runs_as_nobody_and_holds_no_secret(image: dict[str, list[str]]) -> None:
+    (user,) = image["USER"]
+    assert int(user) > 0
+    assert not re.search(r"KEY|PASSWORD|TOKEN|SECRET", " ".join(image["ENV"] + image["ARG"]))
+    copied = {name for line in image["COPY"] for name in line.split()[:-1]}
+    assert copied == {"setup.cfg", "pyproject.toml", "README.md", "synckit_notify", "gunicorn.conf.py", "wsgi.py"}
+
+
+def test_what_is_copied_serves_is_healthy_and_ends_on_term(image: dict[str, list[str]], tmp_path: Path) -> None:
+    for line in image["COPY"]:
+        *names, folder = line.split()
+        for name in names:
+            copy_into(tmp_path / folder.strip("/"), ROOT / name)
+    (tmp_path / "data").mkdir()
+    env = dict(word.split("=", 1) for word in " ".join(image["ENV"]).replace("/data", f"{tmp_path}/data").split())
+    env |= {"SYNCKIT_BIND": "127.0.0.1:0", "SYNCKIT_JWT_KEY": KEY, "PYTHONPATH": str(tmp_path / "src")}
+    (command,), (workdir,) = image["CMD"], image["WORKDIR"]
+    program, *options = json.loads(command)
+    assert program == "gunicorn"
+    with Server([GUNICORN, *options], tmp_path / workdir.strip("/"), LISTENING, env) as server:
+        check = image["HEALTHCHECK"][0].partition("CMD ")[2].replace(":8000", f":{server.port}")
+        assert wait_until(lambda: healthy(check))
+        assert server.stop(signal.SIGTERM, within=30) == 0
+    assert not healthy(check)
+    assert (tmp_path / "data" / "synckit.db").exists()
+
+
+def copy_into(folder: Path, source: Path) -> None:
+    """Do what COPY does: a file goes into the folder, of a folder its contents go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    else:
+        shutil.copy(source, folder)
+
+
+def healthy(check: str) -> bool:
+    """Run the health check as the engine does, without a shell."""
+    python, *arguments = json.loads(check)
+    assert python == "python"
+    return subprocess.run([sys.executable, *arguments], capture_output=True).returncode == 0

@@ -1,0 +1,193 @@
+"""Streams behind the nginx of `deploy/nginx.conf`, which runs as it is shipped, in front of a real gunicorn.
+
+HTTP/1.1 and HTTP/2 to the device, TLS in both. HAProxy and Caddy go through the same in `python -m benchmarks.proxies`,
+which also prints the true figures; here the ceilings are wide.
+"""
+
+import json
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .behind import Route, added_delays, death, departure, expected_body, first_bytes, idle_life, wait_until, whole_body
+from .conftest import make_token, need
+from .crowd import disturb, hang_up
+from .curl import Curl
+from .outside import believed_lies, echo, revealed_metrics
+from .proxies import DEPLOY, Nginx, Proxy, free_port
+from .server import ROOT, Server, gunicorn
+
+VERSIONS = ["1.1", "2"]
+KEEPALIVE_SECONDS = 0.5
+DEVICES = 5
+GUNICORN_CONF = ("--config", str(ROOT / "gunicorn.conf.py"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs() -> None:
+    for program in ("nginx", "openssl", "curl"):
+        need(program)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The smallest host, under the gunicorn.conf.py that the proxy's times are made for."""
+    env = {"SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS)}
+    with gunicorn("tests.hosts:create_app()", tmp_path_factory.mktemp("service"), *GUNICORN_CONF, env=env) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def nginx(service: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    with Nginx(tmp_path_factory.mktemp("nginx"), service.port) as started:
+        yield started
+
+
+def through(proxy: Proxy, service: Server, version: str = "2") -> Route:
+    return Route(service, proxy.url, version, make_token)
+
+
+@pytest.fixture(params=VERSIONS)
+def route(request: pytest.FixtureRequest, service: Server, nginx: Proxy) -> Route:
+    return through(nginx, service, request.param)
+
+
+def test_the_head_is_the_services_own(route: Route) -> None:
+    with route.subscribe("alice") as stream:
+        assert (stream.version, stream.status) == (f"HTTP/{route.version}", 200)
+        expected = {
+            "content-type": "text/event-stream",
+            "cache-control": "no-store, no-transform",
+            "synckit-keepalive": f"{KEEPALIVE_SECONDS:g}",
+        }
+        assert expected.items() <= stream.headers.items()
+
+
+def test_every_byte_up_to_the_clean_end_is_the_services_own(route: Route) -> None:
+    assert whole_body(route, pushes=20) == expected_body(pushes=20)
+
+
+def test_nothing_is_held_back(route: Route, service: Server) -> None:
+    direct = Route(service, service.url, "1.1", make_token)
+    assert statistics.median(added_delays(direct, route, pushes=20, pause=0.01)) < 0.05
+    assert statistics.median(first_bytes(route, streams=5)) < 0.25
+
+
+def test_a_refusal_is_the_services_own(nginx: Proxy) -> None:
+    with Curl(f"{nginx.url}/api/sync/subscribe?app_id=notes", None) as refused:
+        assert refused.status == 401
+        assert refused.headers["www-authenticate"].startswith("Bearer")
+        assert list(json.loads(refused.read_to_end())) == ["error"]
+
+
+def test_keepalives_hold_a_silent_stream_open_past_the_idle_limit(service: Server, tmp_path: Path) -> None:
+    with Nginx(tmp_path, service.port, idle_limit="2500ms") as proxy:
+        assert idle_life(through(proxy, service), at_most=4.0) >= 4.0
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same service with its keepalive of 30 s: whatever happens sooner is the proxy's doing."""
+    with gunicorn("tests.hosts:create_app()", tmp_path_factory.mktemp("quiet"), *GUNICORN_CONF) as started:
+        yield started
+
+
+def test_the_idle_limit_is_the_one_of_the_file(quiet: Server, tmp_path: Path) -> None:
+    with Nginx(tmp_path, quiet.port, idle_limit="1s") as proxy:
+        assert idle_life(through(proxy, quiet), at_most=20.0) < 10.0
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_service_is_told_when_a_device_goes(quiet: Server, tmp_path: Path, version: str) -> None:
+    with Nginx(tmp_path, quiet.port) as proxy:
+        assert departure(through(proxy, quiet, version)) < 10.0
+
+
+def test_a_service_that_dies_does_not_look_as_if_it_had_ended(route: Route) -> None:
+    assert death(route) == "cut"
+
+
+def test_a_reload_of_the_service_ends_streams_cleanly_and_refuses_nobody(route: Route) -> None:
+    outcome = hang_up(route, DEVICES)
+    assert outcome.all_hear
+    assert outcome.ends.keys() == {"clean"}
+    assert outcome.ends.total() >= DEVICES
+    assert outcome.pushes.answers.keys() == {200}
+    assert outcome.back_after < 25.0
+
+
+def test_streams_survive_a_reload_of_nginx(route: Route, nginx: Proxy) -> None:
+    before = nginx.workers()
+    outcome = disturb(route, DEVICES, disturbance=nginx.reload, settled=lambda: {*nginx.workers()} - {*before})
+    assert outcome.all_hear
+    assert outcome.ends == Counter()
+    assert outcome.pushes.answers.keys() == {200}
+
+
+def test_what_an_old_nginx_still_holds_at_its_limit_comes_back(service: Server, tmp_path: Path) -> None:
+    with Nginx(tmp_path, service.port, shutdown_limit="1s") as proxy:
+        before = proxy.workers()
+        outcome = disturb(
+            through(proxy, service),
+            DEVICES,
+            disturbance=proxy.reload,
+            settled=lambda: not {*proxy.workers()} & {*before},
+        )
+    assert outcome.all_hear
+    assert outcome.ends == Counter(cut=DEVICES)
+    assert outcome.pushes.answers.keys() == {200}
+
+
+@pytest.mark.parametrize(("file", "setting"), [("nginx.conf", "keepalive_timeout"), ("Caddyfile", "keepalive")])
+def test_a_kept_connection_is_closed_before_gunicorn_closes_it(file: str, setting: str) -> None:
+    """Else a push could be sent just when gunicorn closes, and nobody may send it twice."""
+    (kept,) = re.findall(r"^keepalive = (\d+)", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)
+    (idle,) = re.findall(rf"{setting} (\d+)s", (DEPLOY / file).read_text())
+    assert int(idle) < int(kept)
+
+
+@pytest.fixture(scope="module")
+def secretive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """nginx in front of a service that would tell everything."""
+    with echo() as port, Nginx(tmp_path_factory.mktemp("secretive"), port) as proxy:
+        yield proxy
+
+
+def test_metrics_are_not_for_the_outside(secretive: Proxy) -> None:
+    assert revealed_metrics(secretive.url) == []
+
+
+def test_the_service_learns_from_nginx_alone_who_asks(secretive: Proxy) -> None:
+    assert believed_lies(secretive.url) == []
+
+
+def test_no_log_holds_a_token(tmp_path: Path) -> None:
+    token = make_token()
+    with Nginx(tmp_path, upstream=free_port()) as proxy:
+        with Curl(f"{proxy.url}/oauth/authorize?code=secret", token) as unanswered:
+            assert unanswered.status == 502
+            assert list(json.loads(unanswered.read_to_end())) == ["error"]
+        access_log = tmp_path / "access.log"
+        assert wait_until(lambda: "GET /oauth/authorize HTTP/2.0 502" in access_log.read_text())
+        assert "secret" not in access_log.read_text()
+        assert "connect() failed" in proxy.logs
+        assert token not in proxy.logs
+
+
+def test_a_body_over_8_mib_is_refused_in_json(secretive: Proxy, tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    with body.open("wb") as file:
+        file.truncate(8 * 2**20 + 1)
+    with Curl(f"{secretive.url}/api/sync/push", None, "--data-binary", f"@{body}") as answer:
+        assert answer.status == 413
+        assert list(json.loads(answer.read_to_end())) == ["error"]
+
+
+def test_plain_http_leads_to_tls(secretive: Proxy) -> None:
+    with Curl(f"http://127.0.0.1:{secretive.plain_port}/oauth/authorize?client_id=x", None) as answer:
+        assert answer.status == 301
+        assert answer.headers["location"] == "https://sync.example.org/oauth/authorize?client_id=x"
