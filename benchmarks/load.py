@@ -14,9 +14,8 @@ Everything unexpected raises: an answer that is no 200, a stream that ends, sile
 import re
 import select
 import socket
-import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jwt
 
@@ -88,7 +87,7 @@ class Caller:
         self._on_answer: OnAnswer | None = None
 
     def send(self, request: bytes, on_answer: "OnAnswer") -> None:
-        """Send as soon as the connection allows; `on_answer(caller, answer)` when all of the answer has come."""
+        """Send as soon as the connection allows; `on_answer(caller, answer)` when all of it has come, or it broke."""
         self._unsent, self._answer, self._on_answer = request, b"", on_answer
         self._load.watch(self, select.EPOLLIN | select.EPOLLOUT)
 
@@ -99,24 +98,35 @@ class Caller:
             if not self._unsent:
                 self._load.watch(self, select.EPOLLIN)
             return
-        data = self.sock.recv(_READ)
-        if not data and self._on_answer is None:  # idle for gunicorn's keep-alive time
-            self._load.forget(self)
-            return
-        if not data:
-            raise RuntimeError(f"the server closed a connection instead of answering: {self._answer!r}")
+        try:
+            data = self.sock.recv(_READ)
+        except OSError:
+            data = b""
         self._answer += data
+        if self._on_answer is None:  # closed after gunicorn's keep-alive time
+            self._load.forget(self)
+        elif not data or self._is_complete():
+            on_answer, self._on_answer = self._on_answer, None
+            on_answer(self, self._answer)
+
+    def _is_complete(self) -> bool:
         head, end, body = self._answer.partition(b"\r\n\r\n")
         length = _LENGTH.search(head + b"\r\n")
-        if end and len(body) >= (int(length[1]) if length else 0):
-            on_answer, self._on_answer = self._on_answer or ignore, None
-            on_answer(self, self._answer)
+        return bool(end) and len(body) >= (int(length[1]) if length else 0)
+
+
+class End(Protocol):
+    """Anything with a connection of its own; `handle` is called when the connection has what the end waits for."""
+
+    sock: socket.socket
+
+    def handle(self) -> None: ...
 
 
 OnChanged = Callable[[Stream, int], None]
 OnKeepalive = Callable[[Stream], None]
 OnAnswer = Callable[[Caller, bytes], None]
-End = TypeVar("End", Stream, Caller)
+AnyEnd = TypeVar("AnyEnd", bound=End)
 
 
 def ignore(*_: object) -> None:
@@ -138,7 +148,7 @@ class Load:
         self._key = key
         self._push_of = push_of
         self._epoll = select.epoll()
-        self._ends: dict[int, Stream | Caller] = {}
+        self._ends: dict[int, End] = {}
 
     def __enter__(self) -> "Load":
         return self
@@ -159,7 +169,7 @@ class Load:
         """Open a stream for every request and return when all have received their first frame."""
         before = self.connected
         for started, (user, request) in enumerate(requests):
-            stream = self._add(Stream(self, user, self._connect(), on_changed, on_keepalive))
+            stream = self.add(Stream(self, user, self.connect(), on_changed, on_keepalive))
             stream.sock.send(request)
             while started - (self.connected - before) >= AT_ONCE:
                 self.turn(SILENCE_SECONDS, must_hear=True)
@@ -168,7 +178,7 @@ class Load:
 
     def push(self, user: str) -> None:
         """Send a push for a user on an idle connection, or on a new one."""
-        pusher = self._idle_pushers.pop() if self._idle_pushers else self._add(Caller(self, self._connect()))
+        pusher = self._idle_pushers.pop() if self._idle_pushers else self.add(Caller(self, self.connect()))
         pusher.send(self._push_of(user), self._pushed)
 
     def call(self, request: bytes, on_answer: OnAnswer) -> None:
@@ -178,16 +188,31 @@ class Load:
             self.forget(caller)
             on_answer(caller, answer)
 
-        self._add(Caller(self, self._connect())).send(request, answered)
+        self.add(Caller(self, self.connect())).send(request, answered)
 
-    def forget(self, caller: Caller) -> None:
-        """Close a connection for requests."""
-        del self._ends[caller.sock.fileno()]
-        caller.sock.close()
-        if caller in self._idle_pushers:
-            self._idle_pushers.remove(caller)
+    def connect(self) -> socket.socket:
+        """Return a connection, without waiting for it."""
+        sock = socket.socket()
+        sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
+        sock.bind((SOURCES[len(self._ends) % len(SOURCES)], 0))
+        sock.setblocking(False)
+        sock.connect_ex(self._address)  # done at once by the kernel, unless the server's backlog is full: see AT_ONCE
+        return sock
 
-    def watch(self, end: Stream | Caller, events: int) -> None:
+    def add(self, end: AnyEnd) -> AnyEnd:
+        """Look after an end from now on."""
+        self._ends[end.sock.fileno()] = end
+        self._epoll.register(end.sock, select.EPOLLIN)
+        return end
+
+    def forget(self, end: End) -> None:
+        """Close an end's connection."""
+        del self._ends[end.sock.fileno()]
+        end.sock.close()
+        if end in self._idle_pushers:
+            self._idle_pushers.remove(end)
+
+    def watch(self, end: End, events: int) -> None:
         """Tell what an end waits for."""
         self._epoll.modify(end.sock, events)
 
@@ -198,34 +223,22 @@ class Load:
         if must_hear and not events:
             raise RuntimeError(f"nothing came from the server for {timeout:g} s")
         for descriptor, _ in events:
-            ends[descriptor].handle()
-
-    def _connect(self) -> socket.socket:
-        sock = socket.socket()
-        sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
-        sock.bind((SOURCES[len(self._ends) % len(SOURCES)], 0))
-        sock.setblocking(False)
-        sock.connect_ex(self._address)  # done at once by the kernel, unless the server's backlog is full: see AT_ONCE
-        return sock
+            if (end := ends.get(descriptor)) is not None:  # an end may have closed another's connection
+                end.handle()
 
     def _pushed(self, pusher: Caller, answer: bytes) -> None:
         if not answer.startswith(b"HTTP/1.1 20"):
             raise RuntimeError(f"a push failed: {answer!r}")
         self._idle_pushers.append(pusher)
 
-    def _add(self, end: End) -> End:
-        self._ends[end.sock.fileno()] = end
-        self._epoll.register(end.sock, select.EPOLLIN)
-        return end
 
-
-def subscription(port: int, key: str, user: str, device: int, query: str = "") -> bytes:
+def subscription(port: int, key: str, user: str, device: int, query: str = "", *, life: int = 3600) -> bytes:
     """Return a request for a stream with a token of its own and the headers an HTTP client sends."""
     return (
         f"GET /api/sync/subscribe?app_id={APP}{query} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
         "Accept: text/event-stream\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
         "User-Agent: synckit-notify/0.1\r\nCache-Control: no-store\r\n"
-        f"Authorization: Bearer {make_token(key, user, f'device-{device}')}\r\n\r\n"
+        f"Authorization: Bearer {make_token(key, user, f'device-{device}', life=life)}\r\n\r\n"
     ).encode()
 
 

@@ -60,7 +60,7 @@ class Watch:
         self._heard_at: dict[Stream, float] = {}
         self._load = Load(server.port, key, self._push)
         self._token = make_token(key, PUSHED_USER)
-        self._device = self._register(server)
+        self._device = register_device(server.port, self._token)
         users = [f"user-{n}" for n in range(-(-streams // DEVICES_EACH))]
         self._load.open(self._load.requests(users, DEVICES_EACH), self._changed, self._kept_alive)
 
@@ -112,15 +112,21 @@ class Watch:
         self._questions.answered()
 
     def _push(self, user: str) -> bytes:
-        change = {"table": "t", "op": "INSERT", "row_id": "1", "timestamp": "2026-01-01T00:00:00Z", "data": "x"}
-        body = json.dumps({"device_id": self._device, "changes": [change]})
-        head = f"POST /api/sync/push HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-        return f"{head}Authorization: Bearer {self._token}\r\n\r\n{body}".encode()
+        return backend_push(self._token, self._device)
 
-    def _register(self, server: Server) -> str:
-        """Return the device that pushes; it listens to nothing."""
-        body = json.dumps({"device_name": "pusher", "platform": "linux"}).encode()
-        url = f"http://127.0.0.1:{server.port}/api/sync/devices"
-        request = urllib.request.Request(url, body, {"Authorization": f"Bearer {self._token}"})
-        with urllib.request.urlopen(request) as answer:
-            return str(json.load(answer)["id"])
+
+def backend_push(token: str, device: str) -> bytes:
+    """Return a push of one change to the reference backend."""
+    change = {"table": "t", "op": "INSERT", "row_id": "1", "timestamp": "2026-01-01T00:00:00Z", "data": "x"}
+    body = json.dumps({"device_id": device, "changes": [change]})
+    head = f"POST /api/sync/push HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Authorization: Bearer {token}\r\n\r\n{body}".encode()
+
+
+def register_device(port: int, token: str) -> str:
+    """Register a device at the reference backend, which may push and listens to nothing; return its id."""
+    body = json.dumps({"device_name": "pusher", "platform": "linux"}).encode()
+    url = f"http://127.0.0.1:{port}/api/sync/devices"
+    request = urllib.request.Request(url, body, {"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        return str(json.load(answer)["id"])

@@ -59,6 +59,17 @@ class FairUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn is untyped
         return data
 
 
+class NamedListener:
+    """What is left of a listener that a stopping worker has closed: gunicorn asks for its name with each connection."""
+
+    def __init__(self, listener: Any) -> None:
+        self._name = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        """Return the address."""
+        return self._name
+
+
 class FewAndDiscreet(logging.Filter):
     """Lets through few of the lines that clients can make gunicorn write, and nothing they sent: it may be a token."""
 
@@ -90,6 +101,8 @@ def post_worker_init(worker: Any) -> None:
     """Read fairly, and log sparingly, in a worker that has loaded its application."""
     parser.SocketUnreader = FairUnreader
     worker.log.error_log.addFilter(FewAndDiscreet())
+    if worker.cfg.worker_class_str == "gevent":
+        _answer_what_was_accepted(worker)
 
 
 def pre_request(worker: Any, req: Any) -> None:
@@ -101,6 +114,13 @@ def pre_request(worker: Any, req: Any) -> None:
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     """What the view left of the body has its time, and the next head."""
     req.unreader.give_time()
+
+
+def _answer_what_was_accepted(worker: Any) -> None:
+    """Connections that a busy worker had accepted when it was stopped were reset, as their listener had no name now."""
+    handle = worker.handle
+    names = {listener: NamedListener(listener) for listener in worker.sockets}
+    worker.handle = lambda listener, client, address: handle(names[listener], client, address)
 
 
 def _is_of_a_client(record: logging.LogRecord) -> bool:

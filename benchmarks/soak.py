@@ -1,0 +1,158 @@
+"""The command: `python -m benchmarks.soak` lets streams come and go for minutes and looks for what is lost or left.
+
+    ten rounds on one gunicorn with the reference backend; in each a crowd comes, hears pushes, and goes again
+        1       the first worker warms up         2-4   the worker is replaced several times a round (HUP)
+        5       the last worker warms up          6-10  nobody interferes: what grows now, leaks
+    after each round, all closed: open streams, descriptors, threads, greenlets, objects, memory
+
+A line every few seconds and one per round on stderr, a summary on stdout. Exit status 1 when a push was unheard by a
+stream that stayed, when a stream broke off, or when something is left; 130 on Ctrl-C. All traffic is on the loopback.
+"""
+
+import argparse
+import json
+import secrets
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from . import report
+from .crowd import FAULTS, Crowd
+from .ordeal import STOCK, Holdings
+from .phases import Row
+from .server import BACKEND, Server, gunicorn
+from .streams import prepare
+
+ROUNDS = 10
+RELOADED = range(2, 5)
+RELOADS_A_ROUND = 3
+LAST_WARM_UP = 5
+
+GONE_WITHIN = 30.0
+"""Seconds until everything of a round must be closed: deaf visitors stay for 5, an old worker for 10."""
+
+TELL_EVERY = 5.0
+
+
+COLUMNS = ("round", "opened", "reloads", "descriptors", "threads", "greenlets", "objects", "memory_kib")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Soak, print, and return the exit status."""
+    options = _options(arguments)
+    facts = report.facts(
+        f"{options.minutes:g} minutes, {options.streams} streams at a time",
+        f"gunicorn.conf.py, one gevent worker{', parked streams' * options.parked}, the reference backend",
+    )
+    prepare()
+    rounds: list[Row] = []
+    counts: Counter[str] = Counter()
+    try:
+        for row in soak(options.minutes * 60 / ROUNDS, options.streams, options.parked, counts):
+            rounds.append(row)
+            print(f"round {row['round']} of {ROUNDS}: {_told(row)}", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    sentences = lost(counts) + left(rounds)
+    print(table(facts, rounds, counts, sentences))
+    if options.json:
+        report_ = {**facts, "rounds": rounds, "counts": counts, "broken": sentences}
+        options.json.write_text(json.dumps(report_, indent=1) + "\n")
+    return 1 if sentences else 0
+
+
+def soak(seconds: float, streams: int, parked: bool, counts: Counter[str]) -> Iterator[Row]:
+    """Yield what is held after each round, everything closed; count in `counts` what happened."""
+    key = secrets.token_hex(32)
+    settings = {"SYNCKIT_KEEPALIVE_SECONDS": "2"} | ({"SYNCKIT_PARKING": "1"} if parked else {})
+    with (
+        tempfile.TemporaryDirectory(prefix="synckit-soak-") as folder,
+        gunicorn(key, Path(folder), app=BACKEND, options=STOCK, settings=settings) as server,
+        Crowd(server.port, key, streams, counts) as crowd,
+    ):
+        for number in range(1, ROUNDS + 1):
+            reloads = RELOADS_A_ROUND if number in RELOADED else 0
+            crowd_comes(server, crowd, seconds, reloads)
+            yield {"round": number, "opened": counts["opened"], "reloads": reloads, **at_rest(server, crowd)}
+
+
+def crowd_comes(server: Server, crowd: Crowd, seconds: float, reloads: int) -> None:
+    """Let a crowd come and go; now and then replace the worker, and tell how it goes."""
+    began = time.monotonic()
+    reload_at = [began + seconds * (n + 0.5) / reloads for n in range(reloads)]
+    tell_at = began + TELL_EVERY
+    while (now := time.monotonic()) < began + seconds:
+        crowd.turn()
+        if reload_at and now >= reload_at[0]:
+            del reload_at[0]
+            server.reload()
+        if now >= tell_at:
+            tell_at += TELL_EVERY
+            print(f"  {len(crowd)} here; {_listed(crowd.counts)}", file=sys.stderr, flush=True)
+
+
+def at_rest(server: Server, crowd: Crowd) -> Row:
+    """Let all go, wait until the server knows, and return what it holds."""
+    crowd.leave()
+    give_up = time.monotonic() + GONE_WITHIN
+    while not (crowd.gone and _is_alone(server)) and time.monotonic() < give_up:
+        crowd.listen(time.monotonic())
+    holdings = json.loads(server.get("/holdings"))
+    return {"streams": _streams(server), **holdings, **asdict(Holdings.of(server)), "here": len(crowd)}
+
+
+def lost(counts: Counter[str]) -> list[str]:
+    """Return what must not have happened."""
+    return [f"{counts[fault]:,} x {fault}" for fault in FAULTS if counts[fault]]
+
+
+def left(rounds: Sequence[Row]) -> list[str]:
+    """Return what was not given back."""
+    return []
+
+
+def table(facts: dict[str, str], rounds: Sequence[Row], counts: Counter[str], sentences: Sequence[str]) -> str:
+    """Return the whole report."""
+    head = [f"- {name}: {value}" for name, value in facts.items()]
+    lines = [f"| {' | '.join(str(row[name]) for name in COLUMNS)} |" for row in rounds]
+    rule = f"|{'--:|' * len(COLUMNS)}"
+    verdict = "; ".join(sentences) or "Nothing was lost, nothing is left."
+    return "\n".join([*head, "", f"| {' | '.join(COLUMNS)} |", rule, *lines, "", _listed(counts), "", verdict])
+
+
+def _is_alone(server: Server) -> bool:
+    """Whether there is one worker again, without streams."""
+    return len(server.processes()) == 2 and _streams(server) == 0
+
+
+def _streams(server: Server) -> int:
+    return int(json.loads(server.get("/api/sync/ready"))["streams"])
+
+
+def _told(row: Row) -> str:
+    return ", ".join(f"{row[name]:,} {name}" for name in COLUMNS[1:])
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long in all (default 10)")
+    parser.add_argument("--streams", type=int, default=300, help="how many are open at a time (default 300)")
+    parser.add_argument("--parked", action="store_true", help="streams without a greenlet each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the raw rows")
+    options = parser.parse_args(arguments)
+    if not 0.5 <= options.minutes <= 24 * 60 or not 10 <= options.streams <= 5_000:
+        parser.error("--minutes from 0.5, --streams from 10 to 5,000")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())
