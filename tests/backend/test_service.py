@@ -51,10 +51,11 @@ def test_pushes_from_sixteen_threads_and_two_processes_are_numbered_without_gap_
             running = [pool.submit(push, device) for device in devices]
             seen: list[dict[str, object]] = []
             while len(seen) < pushers * pushes * size:
+                all_pushed = all(future.done() for future in running)  # asked before the pull, which then sees all
                 page = alice.pull(devices[0], len(seen), limit=7)
                 seen += page["changes"]
                 assert page["cursor"] == len(seen)
-                if not page["changes"] and all(future.done() for future in running):
+                if not page["changes"] and all_pushed:
                     break
             cursors = [cursor for future in running for cursor in future.result()]
         assert sorted(cursors) == list(range(size, pushers * pushes * size + 1, size))
