@@ -14,6 +14,7 @@ Everything unexpected raises: an answer that is no 200, a stream that ends, sile
 import re
 import select
 import socket
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
