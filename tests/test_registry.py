@@ -9,6 +9,8 @@ from synckit_notify.channel import BUFFERED_FRAMES, ChannelKey, End, Subscriber
 from synckit_notify.errors import TooManyStreams
 from synckit_notify.registry import Registry
 
+from .test_native import under_gevent
+
 ALICE = ChannelKey("notes", "alice")
 BOB = ChannelKey("notes", "bob")
 ALICE_ELSEWHERE = ChannelKey("tasks", "alice")
@@ -192,3 +194,29 @@ def test_ten_threads_that_subscribe_push_and_release_leave_nothing() -> None:
         thread.join()
     assert len(registry) == 0
     assert not registry._channels
+
+
+def test_under_gevent_nobody_else_runs_while_the_registry_is_locked() -> None:
+    """Else waiting and waking took a round of the hub each, one after the other: keepalives seconds late under load."""
+    done = under_gevent("""
+        import gevent
+        from synckit_notify.channel import ChannelKey
+        from synckit_notify.registry import Registry
+
+        registry, alice = Registry(), ChannelKey("notes", "alice")
+        looks = []
+
+        def look_on_and_on():
+            while True:
+                looks.append(registry._lock.locked())
+                gevent.sleep(0)
+
+        looking = gevent.spawn(look_on_and_on)
+        waiting = [gevent.spawn(registry.subscribe(alice).wait, 5.0) for _ in range(3)]
+        gevent.sleep(0.05)
+        registry.deliver(alice)
+        gevent.joinall(waiting)
+        looking.kill()
+        print(len(looks) > 10, any(looks))
+    """)
+    assert done.stdout == "True False\n", done.stderr
