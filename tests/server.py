@@ -1,5 +1,6 @@
 """Real servers for the tests: gunicorn or `flask run` as a child process on a free port of the loopback."""
 
+import contextlib
 import os
 import re
 import signal
@@ -58,7 +59,8 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         for pid in self.workers() if self.process.poll() is None else []:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it was ending by itself
+                os.kill(pid, signal.SIGKILL)
         self.process.kill()
         self.process.wait()
 
