@@ -90,8 +90,8 @@ class Ready(threading.Condition):
     """A Condition of a lock that is known to be held.
 
     The standard one makes sure of it by trying the lock, and gevent lets all others run after a try that fails: with
-    the registry's lock held, at every wait and every wake-up. On a busy worker each of these was a round of its hub, one
-    after the other, and keepalives came seconds late.
+    the registry's lock held, at every wait and every wake-up. On a busy worker each of these was a round of its hub,
+    one after the other, and keepalives came seconds late.
     """
 
     def _is_owned(self) -> bool:
