@@ -141,6 +141,7 @@ def test_without_the_broker_a_push_waits_for_nothing_and_the_sweep_tells(start, 
         assert pair.ready(pair.b)["ready"], "an outage of the broker takes no push and no pull out of service"
 
 
+@pytest.mark.thorough
 def test_a_broker_that_is_dead_from_the_start_costs_no_more_than_a_sweep(start, tmp_path: Path) -> None:
     pair = start(FOREIGN, "redis://127.0.0.1:9")
     with pair.listen() as phone:
@@ -149,6 +150,7 @@ def test_a_broker_that_is_dead_from_the_start_costs_no_more_than_a_sweep(start, 
         assert not pair.ready(pair.b)["connected"]
 
 
+@pytest.mark.thorough
 def test_a_host_without_a_sweep_hears_after_the_broker_is_back(start, broker: Valkey) -> None:
     pair = start(PLAIN, broker.url)
     with pair.listen() as phone:
@@ -160,6 +162,7 @@ def test_a_host_without_a_sweep_hears_after_the_broker_is_back(start, broker: Va
         assert phone.next_news(15.0) == CHANGED
 
 
+@pytest.mark.thorough
 def test_a_log_out_that_nobody_heard_of_is_found_after_the_next_gap(start, broker: Valkey, tmp_path: Path) -> None:
     pair = start(FOREIGN, broker.url)
     with pair.listen() as phone:
@@ -172,6 +175,7 @@ def test_a_log_out_that_nobody_heard_of_is_found_after_the_next_gap(start, broke
         assert phone.read_to_end(10.0).endswith(b": bye revoked\n\n")
 
 
+@pytest.mark.thorough
 def test_a_script_that_publishes_and_exits_is_heard(start, broker: Valkey) -> None:
     pair = start(PLAIN, broker.url)
     with pair.listen() as phone:
@@ -187,6 +191,7 @@ def test_a_script_that_publishes_and_exits_is_heard(start, broker: Valkey) -> No
         assert phone.next_news(1.0) == CHANGED
 
 
+@pytest.mark.thorough
 def test_a_worker_that_is_killed_and_replaced_joins_again(start, broker: Valkey) -> None:
     pair = start(PLAIN, broker.url)
     with pair.listen() as phone:
@@ -217,11 +222,13 @@ def test_several_workers_of_one_master_tell_each_other(tmp_path: Path, broker: V
         assert "SYNCKIT_BROKER_URL" not in server.log
 
 
+@pytest.mark.thorough
 def test_several_workers_without_a_broker_are_told_what_to_set(tmp_path: Path) -> None:
     with gunicorn(PLAIN, tmp_path, workers=2) as server:
         wait_until(lambda: "set SYNCKIT_BROKER_URL to redis://" in server.log)
 
 
+@pytest.mark.thorough
 def test_two_machines_whose_cable_is_pulled_lose_nothing(tmp_path: Path) -> None:
     """The database is one file here, as the notices' way is what is tested."""
     with OtherMachine() as far, contextlib.ExitStack() as stack:

@@ -145,7 +145,7 @@ def test_a_push_while_a_stream_is_being_opened_is_never_missed(server: Server, l
     """The client's rule is to pull once it is connected: what it does not pull then it must hear of."""
     dice = random.Random(20261123)
     heard, pulled = 0, 0
-    for number in range(150):
+    for number in range(60):
         user = f"opening-{number}"
         delay = dice.uniform(0, 0.004)
         pushing = threading.Thread(target=lambda user=user, delay=delay: (time.sleep(delay), push(server, user)))
@@ -157,8 +157,8 @@ def test_a_push_while_a_stream_is_being_opened_is_never_missed(server: Server, l
             else:
                 pulled += 1
         pushing.join()
-    assert heard > 5, "the race must really be raced"
-    assert pulled > 5, "the race must really be raced"
+    assert heard > 2, "the race must really be raced"
+    assert pulled > 2, "the race must really be raced"
 
 
 WAYS_TO_GO = {

@@ -194,7 +194,7 @@ def tell(app: dict[str, App], story: list[Any], backend: Backend) -> None:
 
 
 @settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
