@@ -108,7 +108,7 @@ def test_a_push_on_one_machine_is_heard_on_the_other_but_not_by_its_own_device(s
         began = time.monotonic()
         pair.push("laptop")
         assert phone.next_news(1.0) == CHANGED
-        assert time.monotonic() - began < 0.25
+        assert time.monotonic() - began < 1.0
         assert read_all(laptop) == 0
         assert pair.ready(pair.b) == pair.ready(pair.b) | {"broker": "redis", "echo": True, "invalid": 0}
 
