@@ -116,20 +116,25 @@ def accepted(route: Route, user: str) -> Curl:
 
 
 def departure(route: Route) -> float:
-    """Return how many seconds after a device's departure the service was told.
+    """Return how many seconds after a device's departure the service was told; the proxy must be fresh."""
+    stream, connection = on_its_own(route, "leaving")
+    began = time.monotonic()
+    stream.close()
+    assert wait_until(lambda: not connection & open_connections(route.server.port))
+    return time.monotonic() - began
+
+
+def on_its_own(route: Route, user: str) -> tuple[Curl, set[str]]:
+    """Return an open stream and the connection on which it reaches the service.
 
     The proxy must be fresh: on a connection that it had kept from before nothing could be told apart.
     """
-    port = route.server.port
-    others = open_connections(port)
-    stream = route.subscribe("leaving")
+    others = open_connections(route.server.port)
+    stream = route.subscribe(user)
     assert stream.next_frame() == CONNECTED
-    its_own = open_connections(port) - others
-    assert its_own
-    began = time.monotonic()
-    stream.close()
-    assert wait_until(lambda: not its_own & open_connections(port))
-    return time.monotonic() - began
+    connection = open_connections(route.server.port) - others
+    assert connection
+    return stream, connection
 
 
 def death(route: Route) -> str:

@@ -13,7 +13,9 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from .server import ROOT, children, clean_environment
 
@@ -25,7 +27,7 @@ class Proxy:
     """A proxy in front of a service on the loopback; a context manager that ends it.
 
     `idle_limit` replaces the 75 s after which the shipped file lets a silent stream go, `shutdown_limit` the 15 minutes
-    for which an old process lives on after a reload.
+    for which an old process lives on after a reload, `times` whatever other time a test cannot wait for.
     """
 
     name: str
@@ -33,7 +35,15 @@ class Proxy:
     idle_limits: tuple[str, ...]
     shutdown_limit: str
 
-    def __init__(self, folder: Path, upstream: int, *, idle_limit: str = "75s", shutdown_limit: str = "15m") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        upstream: int,
+        *,
+        idle_limit: str = "75s",
+        shutdown_limit: str = "15m",
+        times: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port, self.plain_port, self.admin_port = (free_port() for _ in range(3))
@@ -41,7 +51,7 @@ class Proxy:
         places = self._places(*certificate(folder)) | {"127.0.0.1:8000": f"127.0.0.1:{upstream}"}
         places |= {f"{name} 75s": f"{name} {idle_limit}" for name in self.idle_limits}
         places |= {f"{self.shutdown_limit} 15m": f"{self.shutdown_limit} {shutdown_limit}"}
-        self.config.write_text(shipped(self.file, places))
+        self.config.write_text(shipped(self.file, places | dict(times)))
         self._log = (folder / "output.log").open("wb")
         self.process = subprocess.Popen(
             self._command(),

@@ -13,7 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from .behind import Route, added_delays, death, departure, expected_body, first_bytes, idle_life, wait_until, whole_body
+from .behind import (
+    Route,
+    added_delays,
+    death,
+    departure,
+    expected_body,
+    first_bytes,
+    idle_life,
+    on_its_own,
+    open_connections,
+    wait_until,
+    whole_body,
+)
 from .conftest import make_token, need
 from .crowd import disturb, hang_up
 from .curl import Curl
@@ -93,8 +105,9 @@ def test_keepalives_hold_a_silent_stream_open_past_the_idle_limit(service: Serve
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The same service with its keepalive of 30 s: whatever happens sooner is the proxy's doing."""
-    with gunicorn("tests.hosts:create_app()", tmp_path_factory.mktemp("quiet"), *GUNICORN_CONF) as started:
+    """The same service, its keepalive 30 s and its connections kept: whatever happens sooner is the proxy's doing."""
+    options = (*GUNICORN_CONF, "--keep-alive", "75")
+    with gunicorn("tests.hosts:create_app()", tmp_path_factory.mktemp("quiet"), *options) as started:
         yield started
 
 
@@ -107,6 +120,17 @@ def test_the_idle_limit_is_the_one_of_the_file(quiet: Server, tmp_path: Path) ->
 def test_the_service_is_told_when_a_device_goes(quiet: Server, tmp_path: Path, version: str) -> None:
     with Nginx(tmp_path, quiet.port) as proxy:
         assert departure(through(proxy, quiet, version)) < 10.0
+
+
+def test_the_connection_of_a_stream_that_has_ended_is_not_used_again(quiet: Server, tmp_path: Path) -> None:
+    """gunicorn closes it at a reload, and a push that was sent on it just then was answered 502."""
+    with Nginx(tmp_path, quiet.port, times={"keepalive_timeout 1s": "keepalive_timeout 60s"}) as proxy:
+        route = through(proxy, quiet)
+        stream, connection = on_its_own(route, "ending")
+        with stream:
+            route.revoke("ending")
+            stream.read_to_end()
+        assert wait_until(lambda: not connection & open_connections(quiet.port), within=20.0)
 
 
 def test_a_service_that_dies_does_not_look_as_if_it_had_ended(route: Route) -> None:
@@ -144,11 +168,10 @@ def test_what_an_old_nginx_still_holds_at_its_limit_comes_back(service: Server, 
     assert outcome.pushes.answers.keys() == {200}
 
 
-@pytest.mark.parametrize(("file", "setting"), [("nginx.conf", "keepalive_timeout"), ("Caddyfile", "keepalive")])
-def test_a_kept_connection_is_closed_before_gunicorn_closes_it(file: str, setting: str) -> None:
+def test_a_kept_connection_is_closed_before_gunicorn_closes_it() -> None:
     """Else a push could be sent just when gunicorn closes, and nobody may send it twice."""
     (kept,) = re.findall(r"^keepalive = (\d+)", (ROOT / "gunicorn.conf.py").read_text(), re.MULTILINE)
-    (idle,) = re.findall(rf"{setting} (\d+)s", (DEPLOY / file).read_text())
+    (idle,) = re.findall(r"keepalive_timeout (\d+)s", (DEPLOY / "nginx.conf").read_text())
     assert int(idle) < int(kept)
 
 
