@@ -7,6 +7,7 @@ started is ended in any case.
 """
 
 import argparse
+import os
 import re
 import shutil
 import signal
@@ -108,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, signal.default_int_handler)
     facts = surroundings() | {"proxies": ", ".join(map(version_of, options.proxies))}
+    facts["load average"] = f"{os.getloadavg()[0]:.1f} before"
     try:
         columns = list(measure(options.proxies, options.pushes))
     except KeyboardInterrupt:
