@@ -43,8 +43,8 @@ SLACK = {
     "memory_kib": 4_096,
 }
 """How much more than before may be held. gevent's pool of native threads breathes, with some greenlets to each. Objects
-are counted after a full collection; of ten minutes' streams 10,000 fall into the last five rounds, so that one object
-left by every tenth shows. Memory has the arenas' fragments and SQLite's page cache in it; 0.4 KiB a stream shows."""
+are counted after a full collection; of ten minutes' streams 8,000 fall into the last five rounds: one object left by
+every eighth shows. Memory has the arenas' fragments and SQLite's page cache in it; half a KiB a stream shows."""
 
 TELL_EVERY = 5.0
 
