@@ -31,6 +31,8 @@ HEARD_WITHIN = 6.0
 LATE = 1.0
 """Heard later than this is counted, for the summary: it was the sweep that told, not the notice."""
 
+SLOWEST = "ms to the slowest"
+
 WAYS = ("close", "reset", "half-close", "go deaf", "expire")
 LINGER = 5.0
 """How long those who half-closed or went deaf stay before they close."""
@@ -122,7 +124,6 @@ class Crowd:
 
     def __init__(self, port: int, key: str, size: int, counts: Counter[str]) -> None:
         self.counts = counts
-        self.slowest = 0.0
         self._port, self._key = port, key
         self._size = size
         self._dice = random.Random(size)
@@ -176,7 +177,7 @@ class Crowd:
         if push is not None and visitor in push.missing:
             push.missing.remove(visitor)
             delay = time.monotonic() - push.sent_at
-            self.slowest = max(self.slowest, delay)
+            self.counts[SLOWEST] = max(self.counts[SLOWEST], round(delay * 1000))
             self.counts["heard"] += 1
             self.counts["heard late"] += delay > LATE
 
