@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with Site(folder, plan) as site:
             summary = torture(site, plan, faults)
-        summary["tracebacks"] = _tracebacks(folder)
+        summary["wrong"] += _tracebacks(folder)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         shutil.rmtree(folder)
@@ -143,8 +143,10 @@ def _interrupt_once(sign: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _tracebacks(folder: Path) -> int:
-    return sum(log.read_text(errors="replace").count("Traceback (most") for log in folder.glob("*.log"))
+def _tracebacks(folder: Path) -> list[str]:
+    """Look for what nobody expected: a request that failed on the server, a thread that ended."""
+    counts = {log.name: log.read_text(errors="replace").count("Traceback (most") for log in folder.glob("*.log")}
+    return [f"{count} tracebacks in {name}" for name, count in counts.items() if count]
 
 
 def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path | None]:

@@ -105,7 +105,7 @@ class Ledger:
     def told(self, message: Mapping[str, Any]) -> None:
         """Take a line of a client process."""
         if message["is"] == "broken":
-            self.wrong.append(f"a thread of a client ended: {message['text']}")
+            self.wrong.append(message["text"])
             return
         if message["is"] == "ended":
             self._ended(message["network"])

@@ -151,4 +151,7 @@ class Client(Process):
         for line in pipe:
             with contextlib.suppress(ValueError):  # a line that was cut by a kill
                 self._messages.put(json.loads(line))
+        if (child := self.child) is not None:
+            text = f"{self.name} ended by itself with {child.wait()}, see {self.log_file}"
+            self._messages.put({"is": "broken", "text": text})
         self._messages.put({"is": "ended", "network": self._number})
