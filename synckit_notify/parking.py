@@ -62,16 +62,15 @@ class Wheel:
         return [parked for step in range(began, self._next) for parked in self._slots.pop(step, ())]
 
 
+def works_here() -> bool:
+    """Whether this process's server lets go of a socket: gunicorn's gevent worker does."""
+    worker = process.gunicorn_worker()
+    return worker is not None and worker.cfg.worker_class_str == "gevent" and native.is_patched()
+
+
 def can_park(environ: Mapping[str, Any], sock: socket.socket) -> bool:
     """Whether this request's connection can be written to without its server."""
-    worker = process.gunicorn_worker()
-    return (
-        worker is not None
-        and worker.cfg.worker_class_str == "gevent"
-        and native.is_patched()
-        and not hasattr(sock, "unwrap")
-        and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
-    )
+    return not hasattr(sock, "unwrap") and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
 
 
 class Parking:

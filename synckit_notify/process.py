@@ -59,7 +59,7 @@ def stream_limit(*, parking: bool = False) -> int | None:
     if worker is None:
         return None
     cfg = worker.cfg
-    if parking and cfg.worker_class_str == "gevent":
+    if parking:
         return _descriptors() * 9 // 10
     seats: int = cfg.threads if cfg.worker_class_str == "gthread" else cfg.worker_connections
     return min(seats, _descriptors()) * 9 // 10

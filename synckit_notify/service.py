@@ -17,7 +17,7 @@ from . import brokers, metrics, process
 from .channel import ChannelKey, Subscriber
 from .errors import InvalidToken
 from .logs import log
-from .parking import TICK_SECONDS
+from .parking import TICK_SECONDS, works_here
 from .registry import Registry
 from .settings import Settings
 from .tokens import Principal
@@ -95,7 +95,8 @@ class Service:
     def _make_worker(self) -> Worker:
         if not self._warned:
             self._warned = self._warn_of_faults()
-        limit = process.stream_limit(parking=self.settings.parking)
+        parks = self.settings.parking and works_here()
+        limit = process.stream_limit(parking=parks)
         registry = Registry(
             max_streams=limit if self.settings.max_streams is None else self.settings.max_streams,
             max_per_channel=self.settings.max_streams_per_channel,
@@ -107,7 +108,7 @@ class Service:
             sweep_seconds=self.settings.sweep_seconds,
             revoked=self._was_revoked if self._hooks.valid_since else None,
             metrics=metrics.connect(),
-            parking_tick=min(TICK_SECONDS, self.settings.keepalive_seconds / 20) if self.settings.parking else None,
+            parking_tick=min(TICK_SECONDS, self.settings.keepalive_seconds / 20) if parks else None,
         )
 
     def _warn_of_faults(self) -> bool:

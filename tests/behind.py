@@ -18,6 +18,7 @@ from pathlib import Path
 from .curl import PATIENCE_SECONDS, Curl
 from .proxies import Proxy
 from .server import Server
+from .waiting import until
 from .wire import CHANGED, CONNECTED, KEEPALIVE
 
 
@@ -172,10 +173,7 @@ def open_connections(port: int) -> set[str]:
 
 def wait_until(condition: Callable[[], object], within: float = PATIENCE_SECONDS) -> bool:
     """Wait for a condition, and tell whether it came true in time."""
-    until = time.monotonic() + within
-    while not (true := condition()) and time.monotonic() < until:
-        time.sleep(0.01)
-    return bool(true)
+    return until(condition, within)
 
 
 def post(url: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from .conftest import KEY, make_token
 from .server import gunicorn
+from .waiting import until
 from .wire import CHANGED, CONNECTED, Listener
 
 STREAMS = 20
@@ -256,7 +257,4 @@ def test_clients_that_come_back_meet_no_reset_and_no_refusal(
 
 
 def wait_until(condition: Callable[[], bool], within: float = 10.0) -> None:
-    until = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
-        time.sleep(0.02)
+    assert until(condition, within), "it did not come to pass"

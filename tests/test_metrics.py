@@ -2,7 +2,6 @@
 
 import logging
 import re
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 from . import hosts
 from .conftest import make_token
 from .server import Server, gunicorn
+from .waiting import until
 from .wire import Listener
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
@@ -93,22 +93,15 @@ def test_two_workers_answer_for_both(tmp_path: Path) -> None:
     with gunicorn("tests.hosts:create_app()", tmp_path, workers=2, env=env) as server:
         listeners = [Listener(server.port, SUBSCRIBE, make_token(str(number))) for number in range(20)]
         try:
-            assert until(lambda: scrape(server)["synckit_streams_open"] == 20)
+            assert until(lambda: scrape(server)["synckit_streams_open"] == 20, 6.0)
             assert {scrape(server)["synckit_streams_opened_total"] for _ in range(10)} == {20.0}
             for listener in listeners[:10]:
                 listener.close()
-            assert until(lambda: scrape(server)["synckit_streams_open"] == 10)
-            assert until(lambda: ended(scrape(server)) == 10)
+            assert until(lambda: scrape(server)["synckit_streams_open"] == 10, 6.0)
+            assert until(lambda: ended(scrape(server)) == 10, 6.0)
         finally:
             for listener in listeners:
                 listener.close()
-
-
-def until(condition, seconds: float = 6.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.05)
-    return bool(condition())
 
 
 class TestLines:

@@ -15,6 +15,8 @@ from synckit_notify.periodic import Periodic
 from synckit_notify.registry import Registry
 from synckit_notify.stream import Deadline, Stream
 
+from .waiting import until
+
 ALICE = ChannelKey("notes", "alice")
 CHANGED_CHUNK = b"16\r\nevent: changed\ndata:\n\n\r\n"
 NEVER = Deadline(float("inf"), End.MAX_AGE)
@@ -89,13 +91,6 @@ class Client:
         while more := self.socket.recv(65536):
             data += more
         return data
-
-
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.002)
-    return condition()
 
 
 @pytest.fixture

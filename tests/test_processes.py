@@ -21,6 +21,7 @@ from .conftest import make_token
 from .namespace import OtherMachine
 from .server import ROOT, Server, clean_environment, gunicorn
 from .valkey import Valkey
+from .waiting import until
 from .wire import CHANGED, CONNECTED, Listener
 
 HEARD_WITHIN = 5.0  # contract section 1, with the broker gone and the sweep at work
@@ -63,10 +64,7 @@ def post(url: str, **headers: str) -> None:
 
 
 def wait_until(condition: Callable[[], bool], within: float = 20.0) -> None:
-    end = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.02)
+    assert until(condition, within), "it did not come to pass"
 
 
 def read_all(listener: Listener, seconds: float = 0.3) -> int:

@@ -1,8 +1,6 @@
 """After a gap everybody is woken, spread when they are many, and asked again whether they are still welcome."""
 
 import threading
-import time
-from collections.abc import Callable
 
 import pytest
 
@@ -14,16 +12,11 @@ from synckit_notify.registry import Registry
 from synckit_notify.repair import AT_ONCE, SPREAD_SECONDS, Repair
 from synckit_notify.worker import Worker
 
+from .waiting import until
+
 
 def users(registry: Registry, number: int) -> list[Subscriber]:
     return [registry.subscribe(ChannelKey("notes", str(user)), "phone") for user in range(number)]
-
-
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    return condition()
 
 
 def test_a_few_are_woken_at_once() -> None:

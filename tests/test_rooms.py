@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "metrics": {"brokers", "counts", "process", "prometheus_client"},
     "stream": {"sse", "channel", "registry"},
     "tokens": {"errors", "jwt"},
-    "brokers": {"errors", "redis"},
+    "brokers": {"errors", "logs", "redis"},
     "settings": {"errors", "tokens", "brokers"},
     "cors": {"flask"},
     "worker": {

@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -19,15 +18,9 @@ from synckit_notify.registry import Registry
 from synckit_notify.repair import Sweep
 from synckit_notify.worker import Worker
 
+from .waiting import until
+
 ALICE = ChannelKey("notes", "alice")
-
-
-def until(condition, seconds: float = 5.0) -> bool:
-    """Whether the condition comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.005)
-    return bool(condition())
 
 
 def running(name: str) -> list[threading.Thread]:

@@ -9,17 +9,15 @@
 Otherwise nobody would notice a broker that hangs, or a subscription that a failover left behind on another server.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..logs import log
 from .base import Gap, Message
 from .connection import Connection, Lost, pause
 from .messages import Probe, decode
-
-log = logging.getLogger("synckit_notify")
 
 COMPLAINT_SECONDS = 60.0
 """Between two log lines about messages that are none of ours."""

@@ -8,19 +8,17 @@ nor the hub ever waits for the broker: `publish` puts the message into a bounded
 """
 
 import atexit
-import logging
 import os
 import secrets
 import time
 from collections.abc import Callable
 
+from ..logs import log
 from .base import Gap, Link, Message
 from .connection import Server
 from .listening import DEFAULT_TIMING, Echo, Listener, Timing
 from .messages import Probe, is_sound
 from .sending import LIMIT, Sender
-
-log = logging.getLogger("synckit_notify")
 
 CLOSING_SECONDS = 2.0
 

@@ -8,17 +8,15 @@ A notice leaves the set before it is sent, so that one published meanwhile is no
 arrived all the same: rather twice than never. When the set is full, one Gap takes the place of everything in it.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from itertools import islice
 
+from ..logs import log
 from .base import Gap, Message, Notice
 from .connection import Connection, Lost, pause
 from .messages import Content, Probe, encode
-
-log = logging.getLogger("synckit_notify")
 
 LIMIT = 10_000
 """Waiting messages; a few MB at most."""

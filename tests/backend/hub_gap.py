@@ -10,12 +10,13 @@ monkey.patch_all()
 
 import sqlite3  # noqa: E402
 import sys  # noqa: E402
-import time  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import gevent  # noqa: E402
 
 from synckit_notify.backend import Backend, accounts, create_app  # noqa: E402
+
+from ..ticking import tick  # noqa: E402
 
 PUSHERS, PUSHES, LOG_INS = 8, 15, 3
 LOCKED_SECONDS = 0.4
@@ -55,15 +56,6 @@ def largest_gap(folder: Path) -> float:
     ticker.kill()
     backend.store.dispose()
     return max(gaps)
-
-
-def tick(gaps: list[float]) -> None:
-    last = time.perf_counter()
-    while True:
-        gevent.sleep(0.001)
-        now = time.perf_counter()
-        gaps.append(now - last)
-        last = now
 
 
 def _hold_write_lock(database: str) -> None:

@@ -17,7 +17,7 @@ from synckit_notify.backend import accounts, changelog  # noqa: E402
 from synckit_notify.backend.changelog import Change, Query  # noqa: E402
 from synckit_notify.backend.store import Store  # noqa: E402
 
-from .hub_gap import tick  # noqa: E402
+from ..ticking import tick  # noqa: E402
 
 SLOW_SECONDS = 1.0
 

@@ -12,6 +12,7 @@ from synckit_notify.brokers import Broker, Gap, Message
 from synckit_notify.brokers.listening import Timing
 from synckit_notify.brokers.redis import RedisBroker
 
+from .. import waiting
 from ..valkey import Valkey
 
 QUICK = Timing(ping=0.1, probe=0.2, answer=1.0, longest_pause=0.1)
@@ -89,7 +90,4 @@ def process(broker: MakeBroker) -> MakeProcess:
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
     """Whether the condition comes true in time."""
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.002)
-    return bool(condition())
+    return waiting.until(condition, seconds)

@@ -12,13 +12,14 @@ monkey.patch_all()
 import os  # noqa: E402
 import signal  # noqa: E402
 import sys  # noqa: E402
-import time  # noqa: E402
 
 import gevent  # noqa: E402
 
 from synckit_notify.brokers import Message, Notice  # noqa: E402
 from synckit_notify.brokers.listening import Timing  # noqa: E402
 from synckit_notify.brokers.redis import RedisBroker  # noqa: E402
+
+from ..ticking import tick  # noqa: E402
 
 
 def largest_gap(port: int, process_id: int) -> float:
@@ -30,7 +31,7 @@ def largest_gap(port: int, process_id: int) -> float:
     broker.start(heard.append)
     other.start(lambda message: None)
     _until(lambda: broker.link().echo and other.link().echo)
-    work = [gevent.spawn(_tick, gaps), gevent.spawn(_publish, other)]
+    work = [gevent.spawn(tick, gaps), gevent.spawn(_publish, other)]
     os.kill(process_id, signal.SIGSTOP)
     _until(lambda: not broker.link().connected)
     gevent.sleep(0.5)
@@ -42,15 +43,6 @@ def largest_gap(port: int, process_id: int) -> float:
     broker.close()
     other.close()
     return max(gaps)
-
-
-def _tick(gaps: list[float]) -> None:
-    last = time.perf_counter()
-    while True:
-        gevent.sleep(0.001)
-        now = time.perf_counter()
-        gaps.append(now - last)
-        last = now
 
 
 def _publish(broker: RedisBroker) -> None:
