@@ -7,6 +7,8 @@ from collections.abc import Callable
 def until(condition: Callable[[], object], seconds: float = 5.0) -> bool:
     """Whether the condition comes true in time."""
     end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
+    while time.monotonic() < end:
+        if condition():
+            return True
         time.sleep(0.005)
     return bool(condition())
