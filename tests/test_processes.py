@@ -214,7 +214,7 @@ def test_several_workers_of_one_master_tell_each_other(tmp_path: Path, broker: V
             listeners = []
 
             def both_workers_have_some() -> bool:
-                """A worker listens to the broker from its first stream on, and one that starts late gets none at first."""
+                """A worker listens to the broker from its first stream on, and a late one gets none at first."""
                 listeners.append(stack.enter_context(pair.listen(f"device {len(listeners)}")))
                 return len(listeners) >= 12 and all(pair.ready(server)["connected"] for _ in range(10))
 
