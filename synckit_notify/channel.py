@@ -6,6 +6,7 @@ any wait to be written. All of it is guarded by the one lock of the registry tha
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -61,22 +62,21 @@ class Subscriber:
         self.end: End | None = None
 
     def offer(self, frame: bytes) -> None:
-        """Buffer a frame, the oldest dropped when full. The caller holds the lock."""
+        """Buffer one more frame, the oldest dropped when full. The caller holds the lock."""
         pending = self.pending
-        if not pending:
-            self.pending = (frame,)  # most are taken before a second comes, and even an empty deque takes 0.7 KiB
-            return
-        if isinstance(pending, tuple):
+        if isinstance(pending, tuple):  # most are taken before a second comes, and even an empty deque takes 0.7 KiB
             pending = self.pending = deque(pending, maxlen=BUFFERED_FRAMES)
         self.channel.counts.dropped += len(pending) == BUFFERED_FRAMES
         pending.append(frame)
 
     def take(self) -> bytes:
         """Return the buffered frames joined, and forget them."""
+        if not self.pending:  # whoever offers one now also wakes
+            return b""
         with self.channel.lock:
             pending, self.pending = self.pending, ()
             self.channel.counts.frames += len(pending)
-        return pending[0] if len(pending) == 1 else b"".join(pending)
+        return joined(pending)
 
     def wait(self, seconds: float) -> None:
         """Sleep until something is pending, the stream shall end, or the time is over."""
@@ -84,6 +84,11 @@ class Subscriber:
             if not self.pending and self.end is None:
                 self.channel.ready = self.channel.ready or Ready(self.channel.lock)
                 self.channel.ready.wait(seconds)
+
+
+def joined(pending: Sequence[bytes]) -> bytes:
+    """Return frames as one piece, to be written at once."""
+    return pending[0] if len(pending) == 1 else b"".join(pending)
 
 
 class Ready(threading.Condition):

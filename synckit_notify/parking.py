@@ -3,7 +3,7 @@
     gunicorn writes the head and the first frames ──▶ its socket is taken from it ──▶ its greenlet ends
 
     a push, an end ── ring ──┐
-    the wheel: a deadline ───┼──▶ Stream.poll ──▶ write what fits ──▶ over? close
+    the wheel: a deadline ───┼──▶ Stream.turn ──▶ write what fits ──▶ over? close
     room in the socket ──────┘
 
 The rules are those of `stream`, the buffers those of `registry`; only the waiting is another. For plain HTTP/1.1 under
@@ -16,6 +16,7 @@ import os
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -50,11 +51,11 @@ class Wheel:
     def __init__(self, tick: float, now: float) -> None:
         self._tick = tick
         self._next = int(now / tick)
-        self._slots: dict[int, list[Parked]] = {}
+        self._slots: defaultdict[int, list[Parked]] = defaultdict(list)
 
     def add(self, parked: Parked, at: float) -> None:
         """Look at it in the first step that is not before this moment."""
-        self._slots.setdefault(max(self._next, int(at / self._tick) + 1), []).append(parked)
+        self._slots[max(self._next, int(at / self._tick) + 1)].append(parked)
 
     def due(self, now: float) -> list[Parked]:
         """Take out whom it is time for."""
@@ -122,41 +123,49 @@ class Parking:
     def _work(self) -> None:
         now = time.monotonic()
         due, self._due = self._due, []
-        for parked in due:
-            self._turn(parked, now)
-        for parked in self._wheel.due(now):
+        self._turn(due, now)
+        timed = self._wheel.due(now)
+        self._turn(timed, now)
+        for parked in timed:
             if parked.number >= 0:
-                self._turn(parked, now)
                 self._wheel.add(parked, parked.stream.look_again)
 
-    def _turn(self, parked: Parked, now: float) -> None:
-        """Write what there is to write, and close what is over."""
-        if parked.number < 0:
-            return
-        stream = parked.stream
-        while parked.unsent or (stream.due(now) and not stream.over):
-            if not parked.unsent:
-                parked.unsent = _chunk(stream.poll(now)) + (_LAST_CHUNK if stream.over else b"")
-            self._write(parked)
-            if parked.unsent:  # its room is waited for; what comes meanwhile is buffered
-                break
-        end = stream.subscriber.end
-        if (stream.over and not parked.unsent) or (end is not None and end.peer_is_gone):
-            self._close(parked)
+    def _turn(self, several: list[Parked], now: float) -> None:
+        """Write what there is to write, and close what is over; what has no room is left alone until it has."""
+        free = [parked for parked in several if not parked.unsent or self._has_room(parked)]
+        waiting = self._registry.take([parked.stream.subscriber for parked in free])
+        for parked, frames in zip(free, waiting, strict=True):
+            stream = parked.stream
+            if data := stream.turn(frames, now):
+                self._write(parked, _chunk(data) + _LAST_CHUNK if stream.over else _chunk(data))
+            elif stream.over and parked.number >= 0 and not parked.unsent:
+                self._write(parked, _LAST_CHUNK)
 
-    def _write(self, parked: Parked) -> None:
+    def _has_room(self, parked: Parked) -> bool:
+        """Write the rest of an earlier chunk, and tell whether all of it went."""
+        end = parked.stream.subscriber.end
+        if end is not None and end.peer_is_gone:
+            self._close(parked)
+            return False
+        self._write(parked, parked.unsent)
+        return parked.number >= 0 and not parked.unsent
+
+    def _write(self, parked: Parked, chunk: bytes) -> None:
+        stream = parked.stream
         try:
-            sent = os.write(parked.number, parked.unsent)
+            sent = os.write(parked.number, chunk)
         except BlockingIOError:
             sent = 0
         except OSError:  # whatever it was to end for: nothing can be written any more
-            self._registry.end_one(parked.stream.subscriber, End.RESET)
-            parked.unsent, parked.stream.over = b"", True
-            return
-        parked.unsent = parked.unsent[sent:]
-        parked.stream.writing = bool(parked.unsent)
-        if parked.unsent:
+            self._registry.end_one(stream.subscriber, End.RESET)
+            sent, stream.over = len(chunk), True
+        if sent < len(chunk):  # what comes meanwhile is buffered
+            parked.unsent = chunk[sent:]
             self._peers.await_room(parked.number)
+            return
+        parked.unsent, stream.writing = b"", False
+        if stream.over:
+            self._close(parked)
 
     def _close(self, parked: Parked) -> None:
         number, parked.number = parked.number, -1

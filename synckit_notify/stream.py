@@ -54,7 +54,7 @@ def deadline(now: float, *, seconds_to_expiry: float | None, max_age: float | No
 class Stream:
     """One stream between its first byte and its last."""
 
-    __slots__ = ("_deadline", "_keepalive", "_last_bytes_at", "opened_at", "over", "subscriber", "writing")
+    __slots__ = ("_ends_at", "_keepalive", "_last_bytes_at", "_reason", "opened_at", "over", "subscriber", "writing")
 
     def __init__(self, subscriber: Subscriber, *, keepalive: float, ends: Deadline) -> None:
         self.subscriber = subscriber
@@ -62,14 +62,14 @@ class Stream:
         self.writing = False
         """Whether the last bytes that `poll` gave are being written."""
         self._keepalive = keepalive
-        self._deadline = ends
+        self._ends_at, self._reason = ends
         self.opened_at: float | None = None
         self._last_bytes_at = -math.inf
 
     @property
     def look_again(self) -> float:
         """When `poll` has something to say at the latest, even if nobody pushes."""
-        return min(self._last_bytes_at + self._keepalive, self._deadline.at)
+        return min(self._last_bytes_at + self._keepalive, self._ends_at)
 
     def due(self, now: float) -> bool:
         """Whether `poll` has something to say already, or has said all."""
@@ -84,28 +84,31 @@ class Stream:
 
         From then on `subscriber.end` is the reason.
         """
-        if now >= self._deadline.at:
-            self.subscriber.end = self.subscriber.end or self._deadline.reason
+        return self.turn(self.subscriber.take(), now)
+
+    def turn(self, frames: bytes, now: float) -> bytes:
+        """Do what `poll` does, for one who has taken the pending frames already."""
+        if now >= self._ends_at:
+            self.subscriber.end = self.subscriber.end or self._reason
         if self.subscriber.end is not None:
-            self.over = True
-            return self._last_bytes(self.subscriber.end)
-        data = self.subscriber.take()
+            return self._last_bytes(self.subscriber.end, frames)
         if self.opened_at is None:
             self.opened_at = now
-            data = sse.CONNECTED + data
-        if not data and now >= self._last_bytes_at + self._keepalive:
-            data = sse.KEEPALIVE
-        if data:
+            frames = sse.CONNECTED + frames
+        if not frames and now >= self._last_bytes_at + self._keepalive:
+            frames = sse.KEEPALIVE
+        if frames:
             self._last_bytes_at, self.writing = now, True
-        return data
+        return frames
 
     def wait(self, now: float, until: float = math.inf) -> None:
         """Sleep until `poll` has something to say, at most until `until`; it may also wake early."""
         self.writing = False
         self.subscriber.wait(max(0.0, min(self.look_again, until) - now))
 
-    def _last_bytes(self, reason: End) -> bytes:
-        return b"" if reason.peer_is_gone else self.subscriber.take() + farewell(reason)
+    def _last_bytes(self, reason: End, frames: bytes) -> bytes:
+        told, self.over = self.over or reason.peer_is_gone, True
+        return b"" if told else frames + farewell(reason)
 
 
 def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
