@@ -21,7 +21,6 @@ from .channel import Channel, ChannelKey, End, Subscriber, joined
 from .counts import Counts
 from .errors import TooManyStreams
 
-
 _ONE_CHANGE = (sse.CHANGED,)
 
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from synckit_notify import sse
-from synckit_notify.channel import BUFFERED_FRAMES, ChannelKey, End, Subscriber
+from synckit_notify.channel import BUFFERED_FRAMES, ChannelKey, End, Ready, Subscriber
 from synckit_notify.errors import TooManyStreams
 from synckit_notify.registry import Registry
 
@@ -175,6 +175,34 @@ def test_waiting_ends_with_a_push_an_end_or_the_time() -> None:
         wake()
         waiting.join(5)
         assert not waiting.is_alive()
+
+
+def test_a_wave_is_taken_at_once_and_what_is_asked_for_twice_is_given_once() -> None:
+    registry = Registry()
+    phone, tablet = registry.subscribe(ALICE), registry.subscribe(BOB)
+    registry.deliver(ALICE), registry.deliver(ALICE)
+    assert registry.take([phone, tablet, phone]) == [sse.CHANGED * 2, b"", b""]
+    assert registry.counts.frames == 2
+
+
+def test_a_notice_wakes_all_who_wait_and_none_who_comes_after() -> None:
+    lock = threading.Lock()
+    ready, woken = Ready(lock), []
+
+    def wait() -> None:
+        with lock:
+            woken.append(ready.wait(5.0))
+
+    waiting = [threading.Thread(target=wait) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    while any(thread.is_alive() for thread in waiting):  # a thread may come after a notice, and waits for the next
+        with lock:
+            ready.notify_all()
+    assert woken == [True] * 3
+    with lock:
+        assert not ready.wait(0.01)
+        assert not lock.acquire(blocking=False), "whoever waited holds the lock again"
 
 
 def test_ten_threads_that_subscribe_push_and_release_leave_nothing() -> None:
