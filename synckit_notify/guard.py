@@ -38,6 +38,7 @@ class FairUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn is untyped
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
+        self._others_went = False
         self.give_time()
 
     def give_time(self) -> None:
@@ -54,9 +55,16 @@ class FairUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn is untyped
             raise ConnectionResetError(errno.ECONNRESET, "the client is too slow") from None
         finally:
             self.sock.settimeout(before)
-            time.sleep(0)  # the others: under gevent what has come is now worked on in turn, and timers in between
+            self.let_others_go()
+            self._others_went = True
         self._until += len(data) / SLOWEST_BODY
         return data
+
+    def let_others_go(self) -> None:
+        """Under gevent what has come is now worked on in turn, and timers in between; not twice for one request."""
+        if not self._others_went:
+            time.sleep(0)
+        self._others_went = False
 
 
 class NamedListener:
@@ -107,7 +115,7 @@ def post_worker_init(worker: Any) -> None:
 
 def pre_request(worker: Any, req: Any) -> None:
     """Let the others go first, since one piece may hold a hundred requests; then the body has its time."""
-    time.sleep(0)
+    req.unreader.let_others_go()
     req.unreader.give_time()
 
 

@@ -7,11 +7,12 @@
     room in the socket ──────┘
 
 The rules are those of `stream`, the buffers those of `registry`; only the waiting is another. For plain HTTP/1.1 under
-gunicorn's gevent worker; everything else keeps its generator. The last greenlet that came stays until the next one
-comes or no stream is left: a stopping worker waits for its greenlets, and so for the parked streams' last bytes.
+gunicorn's gevent worker; everything else keeps its generator. One greenlet stays until another relieves it or no stream
+is left: a stopping worker waits for its greenlets, and so for the parked streams' last bytes.
 """
 
 import errno
+import math
 import os
 import socket
 import threading
@@ -30,6 +31,9 @@ from .stream import Stream
 
 TICK_SECONDS = 0.25
 """How late a keepalive may be: the wheel's step."""
+
+RELIEF_SECONDS = 0.25
+"""A storm of connects need not relieve the greenlet that stays each time."""
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
@@ -86,6 +90,7 @@ class Parking:
         self._look = threading.Event()
         self._streams = 0
         self._sentinel = _taken_lock()
+        self._relieve_at = -math.inf
         self._thread = Periodic("synckit-parking", tick, self._work, lambda: self._streams > 0, pause=self._pause)
         registry.ring = self.ring
 
@@ -105,16 +110,18 @@ class Parking:
         self._look.set()
 
     def _park(self, stream: Stream, sock: socket.socket) -> None:
-        """Take over, and return when another stream has, or when none is left."""
+        """Take the socket over; of those that come, now and then one stays until the next that stays comes."""
         parked = Parked(stream, sock.detach())
         stream.writing = False
-        mine = _taken_lock()
-        self._let_sentinel_go(mine)
         self._streams += 1
         self._wheel.add(parked, stream.look_again)
         self._registry.park(stream.subscriber, parked)
         self._thread.ensure()
-        mine.acquire()
+        if (now := time.monotonic()) >= self._relieve_at:
+            self._relieve_at = now + RELIEF_SECONDS
+            mine = _taken_lock()
+            self._let_sentinel_go(mine)
+            mine.acquire()
 
     def _pause(self, seconds: float) -> None:
         self._look.wait(seconds)
@@ -173,6 +180,7 @@ class Parking:
         os.close(number)
         self._streams -= 1
         if not self._streams:
+            self._relieve_at = -math.inf
             self._let_sentinel_go(_taken_lock())
         self._closed(parked.stream)
 

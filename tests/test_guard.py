@@ -80,6 +80,20 @@ def test_a_piece_is_small_however_much_is_wanted(pair: Pair) -> None:
     assert len(FairUnreader(server).chunk(2**20)) <= guard.PIECE
 
 
+def test_a_request_lets_the_others_go_once_and_each_that_came_with_it_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(guard.time, "sleep", pauses.append)
+    client, server = pair
+    client.send(b"three requests in one piece")
+    reader = FairUnreader(server)
+    reader.chunk()
+    for request in range(3):
+        guard.pre_request(None, SimpleNamespace(unreader=reader))
+        assert len(pauses) == 1 + request
+
+
 def test_whoever_takes_no_answer_is_dropped_by_the_kernel() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         guard.when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listening)]))
