@@ -16,7 +16,7 @@ from flask import Flask
 from synckit_notify import Notifier
 from synckit_notify.backend import create_app
 
-FROM_ENVIRONMENT = ("SYNCKIT_JWT_KEY", "SYNCKIT_KEEPALIVE_SECONDS", "SYNCKIT_PARKING")
+FROM_ENVIRONMENT = ("SYNCKIT_JWT_KEY", "SYNCKIT_KEEPALIVE_SECONDS", "SYNCKIT_PARKING", "SYNCKIT_BROKER_URL")
 
 app = Flask(__name__)
 app.config.update(

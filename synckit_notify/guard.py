@@ -5,7 +5,8 @@
 A gevent worker is one thread, and only waiting passes it on. gunicorn's own reading does not wait while bytes are
 there: one client that sends requests, or a body that nobody wants, without a pause had the worker to itself, until the
 master replaced it and all its streams were cut. With these hooks whoever sends waits for the others after each piece
-and before each request, bodies come in time, who takes no answer is cut off, and malformed requests fill no log;
+and before each request, bodies come in time, who takes no answer is cut off, malformed requests fill no log, and whom a
+worker that stops has waited for in vain is hung up on without an answer to what was never asked;
 `python -m benchmarks.abuse` shows the difference. It knows gunicorn and nothing of Flask, and does threads no harm.
 """
 
@@ -53,6 +54,10 @@ class FairUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn is untyped
             data: bytes = self.sock.recv(min(size_hint or self.mxchunk, PIECE))
         except TimeoutError:
             raise ConnectionResetError(errno.ECONNRESET, "the client is too slow") from None
+        except BaseException as error:
+            if type(error).__name__ == "GreenletExit":  # gunicorn would answer 500 to a connection that asks nothing
+                raise ConnectionResetError(errno.ECONNRESET, "the worker waits no longer") from None
+            raise
         finally:
             self.sock.settimeout(before)
             self.let_others_go()

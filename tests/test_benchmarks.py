@@ -32,7 +32,7 @@ def loaded_floor(programs: Programs) -> Iterator[Generator]:
         start_floor(programs, KEY, 30) as server,
         Generator(programs, server, KEY, STREAMS_OF_USER, silence=0.3) as load,
     ):
-        assert load.ask("open 6") == {"connected": 6}
+        assert load.ask("open 6") == {"connected": 6, "refused": 0}
         yield load
 
 

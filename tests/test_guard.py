@@ -1,6 +1,7 @@
 """The hooks for gunicorn by name: fair reading, deadlines, listeners that drop the deaf, a log that tells little."""
 
 import logging
+import signal
 import socket
 import threading
 import time
@@ -185,4 +186,20 @@ def test_on_a_real_server_what_is_half_sent_gives_its_place_back(tmp_path: Path,
                 client.sendall(sent)
                 answer = b"".join(iter(lambda client=client: client.recv(65536), b""))
             assert answer[9:12] == status
+        assert "Traceback" not in server.log
+
+
+def test_a_worker_that_stops_answers_nothing_to_a_kept_connection_that_asks_nothing(tmp_path: Path) -> None:
+    """gunicorn's own 500, sent when its grace is over, would be taken for the answer to the next request."""
+    configuration = tmp_path / "hooks.py"
+    configuration.write_text(CONFIGURATION + "graceful_timeout = 1\nkeepalive = 30\nguard.BODY_SECONDS = 30\n")
+    env = {"SYNCKIT_JWT_KEY": KEY, "INSTANCE": str(tmp_path / "instance")}
+    with (
+        gunicorn("tests.crashing:create_app()", tmp_path, "--config", str(configuration), env=env) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10.0) as client,
+    ):
+        client.sendall(b"GET /api/sync/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        server.process.send_signal(signal.SIGHUP)
+        assert client.recv(65536) == b""
         assert "Traceback" not in server.log

@@ -10,6 +10,8 @@
        pace FIRST LAST RATE SECONDS             RATE pushes a second to users FIRST..LAST, at fixed times, answered or not
        listen SECONDS                           only read
        linger SECONDS                           the same, adding to what the command before has counted
+       patient                                  from now on whoever is refused or ended comes back, as clients do
+       storm SECONDS                            until all streams have ended once and are back
 
    It knows no server: what it sends comes from the files. What comes back is counted by the words "changed" and
    "keepalive", however the bytes were cut; heads are left out. Whatever is unexpected ends it with a line on stderr. */
@@ -29,6 +31,7 @@
 #include <unistd.h>
 
 enum { AT_ONCE = 64, RING = 64, BATCH = 512, SOURCES = 8, ANSWER = 2048 };
+enum { WHEEL = 8192, BACKLOG = 1000, UNASKED = 1000 }; /* milliseconds, connects under way, milliseconds without `retry:` */
 
 struct request { int user, length; char *bytes; };
 struct requests { struct request *all; int count; };
@@ -36,6 +39,7 @@ struct pusher { int fd, length; char answer[ANSWER]; };
 struct end {               /* one connection, found by its descriptor */
     struct pusher *pusher; /* NULL: a stream */
     int user, begun;       /* begun: the head of its answer has ended */
+    int request, retry;    /* its place in `streams`; the milliseconds it was asked to wait */
     unsigned received;     /* frames since the command began */
     int head_end, changed, keepalive; /* how much of each word the last bytes were */
 };
@@ -45,7 +49,8 @@ static struct requests streams, pushes;
 static int *stream_count, *push_of; /* by user: open streams; its request in `pushes` */
 static double *pushed_at, silence;  /* by user */
 static struct pusher **idle;
-static int idle_count, pusher_count, users, epoll, port, opened, connected;
+static int idle_count, pusher_count, users, epoll, port, opened, connected, underway;
+static int patient, ended, asked, refused, due[WHEEL], *next_due; /* due: who connects again in which millisecond */
 static struct rlimit descriptors;
 
 static long frames, keepalives, bytes, reads, delays_room; /* since the command began */
@@ -135,6 +140,20 @@ static void push(int user)
     send_request(pusher->fd, &pushes.all[push_of[user]]);
 }
 
+static int is_idle(struct pusher *pusher)
+{
+    int place = 0;
+    while (place < idle_count && idle[place] != pusher) place++;
+    return place < idle_count;
+}
+
+/* Its next push connects again. */
+static void hang_up(struct pusher *pusher)
+{
+    close(pusher->fd);
+    pusher->fd = 0;
+}
+
 /* Take a part of an answer; with the last one the connection is free again. */
 static void answer(struct pusher *pusher, const char *data, int length)
 {
@@ -148,6 +167,38 @@ static void answer(struct pusher *pusher, const char *data, int length)
     if (pusher->length - (body + 4 - text) >= (said && said < body ? atoi(said + 15) : 0)) idle[idle_count++] = pusher;
 }
 
+/* Connect one stream of the file. */
+static void come(int number)
+{
+    struct request *request = &streams.all[number];
+    send_request(connect_to_server((struct end){.user = request->user, .request = number}), request);
+    underway++;
+}
+
+/* Take the end of a stream, or a refusal, and note when it will come back. */
+static void go(int fd)
+{
+    struct end *end = &ends[fd];
+    int *slot = &due[((long)(now() * 1000) + (end->retry ? end->retry : UNASKED)) % WHEEL];
+    next_due[end->request] = *slot;
+    *slot = end->request;
+    end->begun ? (connected--, ended++, asked += end->retry > 0) : (underway--, refused++);
+    close(fd);
+}
+
+/* Connect again whose time has come, below the server's backlog. */
+static void come_back(void)
+{
+    static long at;
+    for (long until = now() * 1000, first = until - WHEEL + 1; (at = at > first ? at : first) < until; at++)
+        for (int *slot = &due[at % WHEEL]; *slot >= 0;) {
+            int number = *slot;
+            if (underway >= BACKLOG) return;
+            *slot = next_due[number];
+            come(number);
+        }
+}
+
 static void frame(struct end *end)
 {
     frames++;
@@ -157,12 +208,19 @@ static void frame(struct end *end)
         have[complete++ % RING] = 0;
 }
 
-static void stream(struct end *end, const char *data, int length)
+static void stream(int fd, const char *data, int length)
 {
+    struct end *end = &ends[fd];
+    const char *retry = patient ? strstr(data, "retry: ") : NULL;
     int at = 0, begins = !end->begun;
-    if (begins && strncmp(data, "HTTP/1.1 200", 12)) die("a stream was refused: %.*s", length, data);
+    if (begins && strncmp(data, "HTTP/1.1 200", 12)) {
+        if (!patient) die("a stream was refused: %.*s", length, data);
+        go(fd);
+        return;
+    }
+    if (retry) end->retry = atoi(retry + 7);
     for (; at < length && !end->begun; at++) end->begun = matched("\r\n\r\n", &end->head_end, data[at]);
-    connected += begins && end->begun;
+    if (begins && end->begun) connected++, underway--;
     bytes += length - at;
     reads += at < length;
     for (; at < length; at++) {
@@ -180,9 +238,13 @@ static int turn(double seconds)
     for (int n = 0; n < count; n++) {
         struct end *end = &ends[events[n].data.fd];
         int length = recv(events[n].data.fd, data, sizeof data - 1, 0);
+        if (length <= 0 && patient && (!end->pusher || is_idle(end->pusher))) {
+            end->pusher ? hang_up(end->pusher) : go(events[n].data.fd);
+            continue;
+        }
         if (length <= 0) die("a %s ended: %s", end->pusher ? "push" : "stream", length ? strerror(errno) : "closed");
         data[length] = 0;
-        end->pusher ? answer(end->pusher, data, length) : stream(end, data, length);
+        end->pusher ? answer(end->pusher, data, length) : stream(events[n].data.fd, data, length);
     }
     return count;
 }
@@ -201,15 +263,29 @@ static void open_streams(int count)
     double heard = now();
     int until = opened + count < streams.count ? opened + count : streams.count;
     while (connected < until) {
-        while (opened < until && opened - connected < AT_ONCE) {
-            struct request *request = &streams.all[opened++];
-            send_request(connect_to_server((struct end){.user = request->user}), request);
-            stream_count[request->user]++;
+        come_back();
+        for (; opened < until && underway < AT_ONCE; opened++) {
+            come(opened);
+            stream_count[streams.all[opened].user]++;
         }
         if (turn(0.1)) heard = now();
         if (now() - heard > silence) die("%d of %d streams got no answer", until - connected, count);
     }
-    printf("{\"connected\": %d}\n", connected);
+    printf("{\"connected\": %d, \"refused\": %d}\n", connected, refused);
+}
+
+/* The clock runs from the first end to the last return. */
+static void storm(double seconds)
+{
+    int all = connected;
+    double until = now() + seconds, first = 0;
+    for (ended = asked = refused = 0; (ended < all || connected < all) && now() < until;) {
+        come_back();
+        turn(0.005);
+        if (ended && !first) first = now();
+    }
+    printf("{\"expected\": %d, \"ended\": %d, \"asked\": %d, \"refused\": %d, \"received\": %d, \"seconds\": %f}\n", all,
+           ended, asked, refused, connected, now() - first);
 }
 
 static void saturate(int user, int outstanding, double seconds)
@@ -282,6 +358,8 @@ int main(int words, char **word)
     streams = read_requests(word[3]);
     pushes = read_requests(word[4]);
     ends = room(descriptors.rlim_max, sizeof *ends);
+    next_due = room(streams.count, sizeof *next_due);
+    memset(due, -1, sizeof due);
     stream_count = room(users, sizeof *stream_count);
     push_of = room(users, sizeof *push_of);
     pushed_at = room(users, sizeof *pushed_at);
@@ -293,6 +371,8 @@ int main(int words, char **word)
         else if (sscanf(line, "pace %d %d %lf %lf", &a, &b, &x, &y) == 4) pace(a, b, x, y);
         else if (sscanf(line, "listen %lf", &x) == 1) begin(), linger(x);
         else if (sscanf(line, "linger %lf", &x) == 1) linger(x);
+        else if (sscanf(line, "storm %lf", &x) == 1) storm(x);
+        else if (!strcmp(line, "patient\n")) patient = 1, puts("{}");
         else die("unknown command: %s", line);
         fflush(stdout);
     }
