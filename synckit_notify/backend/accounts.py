@@ -10,6 +10,7 @@ import os
 import secrets
 import threading
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from argon2 import PasswordHasher
@@ -28,6 +29,14 @@ LONGEST_EMAIL, LONGEST_PASSWORD = 254, 1024
 _hasher = PasswordHasher(parallelism=1)
 _DUMMY_HASH = f"$argon2id$v=19$m={_hasher.memory_cost},t={_hasher.time_cost},p=1${'A' * 22}${'A' * 43}"
 """Checked for an unknown account, so that an answer's time does not tell which accounts exist."""
+
+
+Admit = Callable[[], None]
+"""Called when it is a password's turn to be checked; may raise instead of letting it."""
+
+
+def _everybody() -> None:
+    pass
 
 
 class WrongCredentials(Refused):
@@ -79,23 +88,23 @@ def add_user(connection: Connection, email: str, password_hash: str) -> str:
     return user_id
 
 
-def log_in(store: Store, *, email: str, password: str, api_key: str) -> tuple[str, Row[Any]]:
+def log_in(store: Store, *, email: str, password: str, api_key: str, admit: Admit = _everybody) -> tuple[str, Row[Any]]:
     """Return the app's id and the user; raises WrongCredentials."""
     app_id = store.read(lambda connection: find_client(connection, api_key))
-    user = recognise(store, email, password)  # also for a wrong key: the time that an answer takes must not tell
+    user = recognise(store, email, password, admit)  # also for a wrong key: the time that an answer takes must not tell
     if app_id is None or user is None:
         raise WrongCredentials
     return app_id, user
 
 
-def recognise(store: Store, email: str, password: str) -> Row[Any] | None:
+def recognise(store: Store, email: str, password: str, admit: Admit = _everybody) -> Row[Any] | None:
     """Return the user with this e-mail and this password; for an unknown e-mail it takes as long."""
-    return _proven(store.read(lambda connection: account_of(connection, email)), password)
+    return _proven(store.read(lambda connection: account_of(connection, email)), password, admit)
 
 
-def require_password(store: Store, user_id: str, password: str) -> Row[Any]:
+def require_password(store: Store, user_id: str, password: str, admit: Admit = _everybody) -> Row[Any]:
     """Return the user with this id and this password; raises WrongPassword."""
-    user = _proven(store.read(lambda connection: account(connection, user_id)), password)
+    user = _proven(store.read(lambda connection: account(connection, user_id)), password, admit)
     if user is None:
         raise WrongPassword("the old password is wrong")
     return user
@@ -212,8 +221,9 @@ def normalise(email: str) -> str:
     return email.strip().casefold()
 
 
-def _proven(user: Row[Any] | None, password: str) -> Row[Any] | None:
+def _proven(user: Row[Any] | None, password: str, admit: Admit) -> Row[Any] | None:
     with held(_hash_seats(os.getpid())):
+        admit()
         genuine = native.call(_verify, _DUMMY_HASH if user is None else user.password_hash, password)
     return user if genuine else None
 

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, changelog, fields, keys, sessions
+from . import accounts, changelog, fields, keys, limiting, sessions
 from .changelog import Change, Query
 from .context import TOKEN_SECONDS, current_backend
 from .fields import Fields, Invalid, rfc3339
@@ -41,6 +41,7 @@ def auth() -> Answer:
         email=body.text("email", longest=accounts.LONGEST_EMAIL),
         password=body.text("password", longest=accounts.LONGEST_PASSWORD),
         api_key=body.text("api_key", longest=LONGEST_ID),
+        admit=limiting.admit,
     )
 
     def begin(connection: Connection) -> Session:
@@ -58,7 +59,7 @@ def change_password() -> Answer:
     body = _body()
     backend = current_backend()
     old, new = (body.text(name, longest=accounts.LONGEST_PASSWORD) for name in ("old_password", "new_password"))
-    user = accounts.require_password(backend.store, who.user, old)
+    user = accounts.require_password(backend.store, who.user, old, limiting.admit)
     new_hash = accounts.hash_password(new)
 
     def change(connection: Connection) -> tuple[set[Holder], Session]:

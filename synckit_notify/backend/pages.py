@@ -24,7 +24,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.urls import iri_to_uri
 
 from ..errors import Refused
-from . import accounts, authorization, fields
+from . import accounts, authorization, fields, limiting
 from .authorization import Asked, OAuth2Error
 from .context import current_backend
 from .fields import Fields, Invalid
@@ -115,7 +115,7 @@ def _log_in(asked: Asked, visit: Visit, form: Fields) -> Response:
         password = form.text("password", longest=accounts.LONGEST_PASSWORD)
     except Invalid:
         return _page(asked, visit, problem=WRONG)
-    user = accounts.recognise(current_backend().store, email, password)
+    user = accounts.recognise(current_backend().store, email, password, limiting.admit)
     if user is None:
         return _page(asked, visit, problem=WRONG, email=email)
     return _keep(_again(), Visit(_secret(), user.id, user.valid_since))
