@@ -83,7 +83,7 @@ def _named_in_json() -> str:
 def _named_in_form() -> str:
     """Return the account that a page's form names; other buttons than that to log in count for the address."""
     email = fields.parse_form(_body()).optional_text("email", longest=LARGEST_BODY, shortest=0)
-    return _account(email) if email else address()
+    return _account(email) if email else f"nobody at {address()}"
 
 
 def _holder() -> str:
