@@ -50,7 +50,7 @@ class Settings:
             max_stream_seconds=_seconds(config, "SYNCKIT_MAX_STREAM_SECONDS"),
             broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
             broker_namespace=broker_namespace(config),
-            sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
+            sweep_seconds=sweep_seconds(config),
             metrics=_metrics(config),
             parking=_switch(config, "SYNCKIT_PARKING"),
             cors_origins=cors_origins(config),
@@ -89,6 +89,11 @@ def broker_namespace(config: Mapping[str, Any]) -> str:
     if not namespace.isprintable():
         raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE: {namespace!r} must be printable")
     return namespace
+
+
+def sweep_seconds(config: Mapping[str, Any]) -> float:
+    """Return how often each process with open streams asks for what has changed."""
+    return _seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0
 
 
 def _origin(text: str) -> str:

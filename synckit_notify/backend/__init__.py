@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from .. import ConfigurationError, Notifier, Principal, cors
 from ..errors import Refused
 from ..settings import cors_origins
-from . import api, changelog, commands, development, limiting, oauth, pages, schema, sessions
+from . import api, changelog, commands, development, limiting, oauth, pages, rollcall, schema, sessions
 from .context import EXTENSION_NAME, Backend, Signer
 from .store import Store
 
@@ -90,7 +90,12 @@ def _make_notifier(store: Store) -> Notifier:
 
     @notifier.changed_channels
     def changed_channels(since: datetime) -> list[tuple[str, str, datetime]]:
-        return store.read(lambda connection: changelog.changed_channels(connection, since))
+        found, questions = store.read(
+            lambda connection: (changelog.changed_channels(connection, since), rollcall.unanswered(connection))
+        )
+        if questions:
+            rollcall.answer(store, questions, notifier.streams())
+        return found
 
     @notifier.ready_check
     def ready() -> None:

@@ -28,6 +28,7 @@ from . import accounts, authorization, fields, limiting
 from .authorization import Asked, OAuth2Error
 from .context import current_backend
 from .fields import Fields, Invalid
+from .passwords import LONGEST_PASSWORD
 
 VISIT_SECONDS = 600
 LARGEST_FORM = 16 * 1024
@@ -112,7 +113,7 @@ def _protect(response: Response) -> Response:
 def _log_in(asked: Asked, visit: Visit, form: Fields) -> Response:
     try:
         email = form.text("email", longest=accounts.LONGEST_EMAIL)
-        password = form.text("password", longest=accounts.LONGEST_PASSWORD)
+        password = form.text("password", longest=LONGEST_PASSWORD)
     except Invalid:
         return _page(asked, visit, problem=WRONG)
     user = accounts.recognise(current_backend().store, email, password, limiting.admit)

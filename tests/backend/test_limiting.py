@@ -88,7 +88,7 @@ def test_a_refusal_takes_no_hash_for_a_known_account_nor_for_an_unknown_one(
     for email in ("alice@example.org", "nobody@example.org"):
         for host in range(3):
             attempts.fail(f"192.0.2.{host}", email=email)
-    monkeypatch.setattr("synckit_notify.backend.accounts._verify", lambda *words: hashed.append(words))
+    monkeypatch.setattr("synckit_notify.backend.passwords._verify", lambda *words: hashed.append(words))
     for email in ("alice@example.org", "nobody@example.org"):
         assert attempts.fail("198.51.100.1", email=email) == 429
     assert hashed == []
@@ -102,7 +102,7 @@ def test_many_attempts_at_once_find_room_for_no_more(attempts: Attempts, monkeyp
         time.sleep(0.02)
         return False
 
-    monkeypatch.setattr("synckit_notify.backend.accounts._verify", slowly)
+    monkeypatch.setattr("synckit_notify.backend.passwords._verify", slowly)
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda host: attempts.fail(f"192.0.2.{host}"), range(20)))
     assert set(answers) == {401, 429}
