@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 
 import click
 from flask import current_app
+from flask.cli import with_appcontext
 from sqlalchemy import Connection
 
 from ...settings import sweep_seconds
@@ -25,6 +26,7 @@ Lines = list[tuple[str, str, int, list[str]]]
 @click.command("connected")
 @click.option("--wait", type=click.FloatRange(min=0), help="Seconds; by default a little longer than a sweep takes.")
 @click.option("--limit", "most", default=MOST_SHOWN, type=click.IntRange(min=1), show_default=True, help="Users shown.")
+@with_appcontext
 def connected(wait: float | None, most: int) -> None:
     """Print who is connected: app, user, streams and the devices that have named themselves.
 
