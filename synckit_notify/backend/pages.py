@@ -168,7 +168,7 @@ def _page(asked: Asked, visit: Visit | None, *, problem: str = "", email: str = 
 
 
 def _refusal(reason: str, status: int, **headers: str) -> Response:
-    content = render_template("refused.html", style=Markup(STYLE), reason=reason)
+    content = render_template("refused.html", style=Markup(STYLE), reason=reason, status=status)
     response = Response(content, status, headers)
     response.headers["Content-Security-Policy"] = _policy("'none'")
     return response

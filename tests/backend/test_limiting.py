@@ -117,6 +117,8 @@ def test_the_page_counts_with_the_log_in_and_answers_with_a_page(attempts: Attem
     answer = person.press(page, "log_in", email="alice@example.org", password=PASSWORD)
     assert (answer.status_code, answer.mimetype) == (429, "text/html")
     assert SENTENCE in answer.text
+    assert "Please wait" in answer.text
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     assert int(answer.headers["Retry-After"]) > 0
     assert attempts.log_in().status_code == 429
     assert person.press(person.visit(), "decline").status_code == 429  # any button, from this address
