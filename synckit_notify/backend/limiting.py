@@ -5,7 +5,7 @@
 
 Only failures count. Devices behind one address, a demo or a fleet that comes back log in as often as they like, and
 whoever has mistyped waits for a minute. What a right password costs is bounded elsewhere: two hashes at a time in each
-process (accounts), and 503 for who waits ten seconds for a turn.
+process (passwords), and 503 for who waits ten seconds for a turn.
 
 - By address: many accounts, tried from one place. IPv6 by /64, which is what one household or one machine is given.
 - By account: one account, tried from many places. It is the e-mail as it is compared, without the app, since a password
