@@ -19,7 +19,10 @@ _FOR_PREFLIGHT = {
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, Cache-Control",
     "Access-Control-Max-Age": "7200",  # seconds; Chromium remembers no longer
 }
-_FOR_ANSWER = {"Access-Control-Expose-Headers": "SyncKit-Keepalive, Retry-After, WWW-Authenticate"}
+_FOR_ANSWER = {
+    "Access-Control-Expose-Headers": "SyncKit-Keepalive, Retry-After, WWW-Authenticate, "
+    "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
+}
 
 
 def headers_for(origin: str | None, origins: Set[str], *, preflight: bool) -> dict[str, str]:

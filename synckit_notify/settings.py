@@ -49,8 +49,8 @@ class Settings:
             max_streams_per_channel=_count(config, "SYNCKIT_MAX_STREAMS_PER_CHANNEL") or 100,
             max_stream_seconds=_seconds(config, "SYNCKIT_MAX_STREAM_SECONDS"),
             broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
-            broker_namespace=_broker_namespace(config),
-            sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
+            broker_namespace=broker_namespace(config),
+            sweep_seconds=sweep_seconds(config),
             metrics=_metrics(config),
             parking=_switch(config, "SYNCKIT_PARKING"),
             cors_origins=cors_origins(config),
@@ -81,6 +81,19 @@ def cors_origins(config: Mapping[str, Any]) -> frozenset[str]:
     if not isinstance(origins, list | tuple | set | frozenset) or not all(isinstance(text, str) for text in origins):
         raise ConfigurationError("SYNCKIT_CORS_ORIGINS: give origins, separated by commas or spaces")
     return frozenset(_origin(text) for text in origins)
+
+
+def broker_namespace(config: Mapping[str, Any]) -> str:
+    """Return what the names of everything ours in a broker begin with."""
+    namespace = _text(config, "SYNCKIT_BROKER_NAMESPACE") or "synckit"
+    if not namespace.isprintable():
+        raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE: {namespace!r} must be printable")
+    return namespace
+
+
+def sweep_seconds(config: Mapping[str, Any]) -> float:
+    """Return how often each process with open streams asks for what has changed."""
+    return _seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0
 
 
 def _origin(text: str) -> str:
@@ -153,13 +166,6 @@ def _switch(config: Mapping[str, Any], name: str) -> bool:
     if text not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
         raise ConfigurationError(f"{name}: {value!r} is neither 1 nor 0")
     return text in ("1", "true", "yes", "on")
-
-
-def _broker_namespace(config: Mapping[str, Any]) -> str:
-    namespace = _text(config, "SYNCKIT_BROKER_NAMESPACE") or "synckit"
-    if not namespace.isprintable():
-        raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE: {namespace!r} must be printable")
-    return namespace
 
 
 def _text(config: Mapping[str, Any], name: str) -> str | None:

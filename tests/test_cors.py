@@ -18,7 +18,8 @@ SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"
 
 FOR_ANSWER = {
     "Access-Control-Allow-Origin": LISTED,
-    "Access-Control-Expose-Headers": "SyncKit-Keepalive, Retry-After, WWW-Authenticate",
+    "Access-Control-Expose-Headers": "SyncKit-Keepalive, Retry-After, WWW-Authenticate, "
+    "X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset",
 }
 FOR_PREFLIGHT = {
     "Access-Control-Allow-Origin": LISTED,

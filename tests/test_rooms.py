@@ -85,6 +85,7 @@ MAY_IMPORT = {
     "backend": {
         *("synckit_notify", "native", "errors", "settings", "cors"),
         *("flask", "werkzeug", "itsdangerous", "markupsafe", "sqlalchemy", "psycopg", "authlib"),
+        *("flask_limiter", "limits", "redis"),
         *("argon2", "click", "jwt"),
     },
 }

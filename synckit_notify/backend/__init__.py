@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from .. import ConfigurationError, Notifier, Principal, cors
 from ..errors import Refused
 from ..settings import cors_origins
-from . import api, changelog, commands, development, oauth, pages, schema, sessions
+from . import api, changelog, commands, development, limiting, oauth, pages, rollcall, schema, sessions
 from .context import EXTENSION_NAME, Backend, Signer
 from .store import Store
 
@@ -50,6 +50,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.register_blueprint(api.blueprint, url_prefix=prefix)
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
     app.register_blueprint(pages.blueprint, url_prefix="/oauth")
+    limiting.install(app)
     app.cli.add_command(commands.synckit)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)
@@ -89,7 +90,12 @@ def _make_notifier(store: Store) -> Notifier:
 
     @notifier.changed_channels
     def changed_channels(since: datetime) -> list[tuple[str, str, datetime]]:
-        return store.read(lambda connection: changelog.changed_channels(connection, since))
+        found, questions = store.read(
+            lambda connection: (changelog.changed_channels(connection, since), rollcall.unanswered(connection))
+        )
+        if questions:
+            rollcall.answer(store, questions, notifier.streams())
+        return found
 
     @notifier.ready_check
     def ready() -> None:

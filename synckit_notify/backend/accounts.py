@@ -1,33 +1,27 @@
 """Who may sync: apps with their API keys, users with their passwords, and devices.
 
-Functions on a `connection` are pieces of a transaction, to be run by a Store. Passwords are hashed and checked outside
-of any transaction, with argon2 in the native pool. Of a key or a password only a hash is stored.
+Functions on a `connection` are pieces of a transaction, to be run by a Store. Passwords are checked outside of any
+transaction (passwords). Of a key or a password only a hash is stored. A deleted account leaves its id behind and
+nothing else, so that a token which outlives it is refused.
 """
 
-import functools
 import hashlib
-import os
 import secrets
-import threading
 import uuid
 from typing import Any
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy import ColumnElement, Connection, Row, and_, select
 
-from .. import native
 from ..errors import Refused
+from .passwords import Admit, everybody, matches
 from .schema import INSTALLED, NAMED, apps, devices, now, users
-from .store import Store, held, upsert
+from .store import Store, upsert
 
 PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
-LONGEST_EMAIL, LONGEST_PASSWORD = 254, 1024
+LONGEST_EMAIL = 254
 
-# One lane: with several, a single log-in would take all cores from the streams. 64 MiB and 3 passes are the library's.
-_hasher = PasswordHasher(parallelism=1)
-_DUMMY_HASH = f"$argon2id$v=19$m={_hasher.memory_cost},t={_hasher.time_cost},p=1${'A' * 22}${'A' * 43}"
-"""Checked for an unknown account, so that an answer's time does not tell which accounts exist."""
+DISABLED = 253_402_300_799
+"""The `valid_since` of an account that is disabled: the last second of the year 9999, before which every token is."""
 
 
 class WrongCredentials(Refused):
@@ -79,23 +73,23 @@ def add_user(connection: Connection, email: str, password_hash: str) -> str:
     return user_id
 
 
-def log_in(store: Store, *, email: str, password: str, api_key: str) -> tuple[str, Row[Any]]:
+def log_in(store: Store, *, email: str, password: str, api_key: str, admit: Admit = everybody) -> tuple[str, Row[Any]]:
     """Return the app's id and the user; raises WrongCredentials."""
     app_id = store.read(lambda connection: find_client(connection, api_key))
-    user = recognise(store, email, password)  # also for a wrong key: the time that an answer takes must not tell
+    user = recognise(store, email, password, admit)  # also for a wrong key: the time that an answer takes must not tell
     if app_id is None or user is None:
         raise WrongCredentials
     return app_id, user
 
 
-def recognise(store: Store, email: str, password: str) -> Row[Any] | None:
+def recognise(store: Store, email: str, password: str, admit: Admit = everybody) -> Row[Any] | None:
     """Return the user with this e-mail and this password; for an unknown e-mail it takes as long."""
-    return _proven(store.read(lambda connection: account_of(connection, email)), password)
+    return _proven(store.read(lambda connection: account_of(connection, email)), password, admit)
 
 
-def require_password(store: Store, user_id: str, password: str) -> Row[Any]:
+def require_password(store: Store, user_id: str, password: str, admit: Admit = everybody) -> Row[Any]:
     """Return the user with this id and this password; raises WrongPassword."""
-    user = _proven(store.read(lambda connection: account(connection, user_id)), password)
+    user = _proven(store.read(lambda connection: account(connection, user_id)), password, admit)
     if user is None:
         raise WrongPassword("the old password is wrong")
     return user
@@ -130,12 +124,6 @@ def valid_since(connection: Connection, user_id: str) -> int | None:
     """Return the second before which a user's tokens do not count; None also for a user that is not stored."""
     found: int | None = connection.execute(select(users.c.valid_since).where(users.c.id == user_id)).scalar()
     return found
-
-
-def hash_password(password: str) -> str:
-    """Return a hash to store."""
-    with held(_hash_seats(os.getpid())):
-        return native.call(_hasher.hash, password)
 
 
 def register_device(
@@ -207,28 +195,23 @@ def find_user(connection: Connection, words: str) -> str:
     return connection.execute(named).scalar() or words
 
 
+def require_account(connection: Connection, words: str) -> Row[Any]:
+    """Return the user with this id or e-mail; raises Unknown, also for one that was deleted."""
+    user = account(connection, find_user(connection, words))
+    if user is None or user.email == user.id:
+        raise Unknown(f"there is no such account: {words}")
+    return user
+
+
 def normalise(email: str) -> str:
     """Return an e-mail address as it is compared."""
     return email.strip().casefold()
 
 
-def _proven(user: Row[Any] | None, password: str) -> Row[Any] | None:
-    with held(_hash_seats(os.getpid())):
-        genuine = native.call(_verify, _DUMMY_HASH if user is None else user.password_hash, password)
-    return user if genuine else None
-
-
-def _verify(password_hash: str, password: str) -> bool:
-    try:
-        return _hasher.verify(password_hash, password)
-    except (VerificationError, InvalidHashError):
-        return False
-
-
-@functools.cache
-def _hash_seats(pid: int) -> threading.BoundedSemaphore:
-    """Two at once per process: each takes 64 MiB and a core."""
-    return threading.BoundedSemaphore(2)
+def _proven(user: Row[Any] | None, password: str, admit: Admit) -> Row[Any] | None:
+    """Return the user if it is their password and they may use it; it takes as long if not."""
+    genuine = matches(None if user is None else user.password_hash, password, admit)
+    return None if user is None or not genuine or user.valid_since == DISABLED else user
 
 
 def _key_hash(api_key: str) -> str:

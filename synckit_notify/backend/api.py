@@ -11,10 +11,11 @@ from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, changelog, fields, keys, sessions
+from . import accounts, changelog, fields, keys, limiting, sessions
 from .changelog import Change, Query
 from .context import TOKEN_SECONDS, current_backend
 from .fields import Fields, Invalid, rfc3339
+from .passwords import LONGEST_PASSWORD, hash_password
 from .schema import now
 from .sessions import Holder, Session
 
@@ -39,8 +40,9 @@ def auth() -> Answer:
     app, user = accounts.log_in(
         backend.store,
         email=body.text("email", longest=accounts.LONGEST_EMAIL),
-        password=body.text("password", longest=accounts.LONGEST_PASSWORD),
+        password=body.text("password", longest=LONGEST_PASSWORD),
         api_key=body.text("api_key", longest=LONGEST_ID),
+        admit=limiting.admit,
     )
 
     def begin(connection: Connection) -> Session:
@@ -57,9 +59,9 @@ def change_password() -> Answer:
     request.max_content_length = LARGEST_LOG_IN
     body = _body()
     backend = current_backend()
-    old, new = (body.text(name, longest=accounts.LONGEST_PASSWORD) for name in ("old_password", "new_password"))
-    user = accounts.require_password(backend.store, who.user, old)
-    new_hash = accounts.hash_password(new)
+    old, new = (body.text(name, longest=LONGEST_PASSWORD) for name in ("old_password", "new_password"))
+    user = accounts.require_password(backend.store, who.user, old, limiting.admit)
+    new_hash = hash_password(new)
 
     def change(connection: Connection) -> tuple[set[Holder], Session]:
         accounts.require_unchanged(connection, user)

@@ -21,6 +21,7 @@ from .. import ConfigurationError
 from . import accounts
 from .context import EXTENSION_NAME, PASTED_TOKEN_SECONDS, Backend
 from .fields import rfc3339
+from .passwords import hash_password
 from .schema import apps, now
 
 KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
@@ -75,7 +76,7 @@ def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
     if backend.store.read(_has_apps):
         return
     password = secrets.token_hex(10)  # goes into a command line, where a leading dash would be an option
-    password_hash = accounts.hash_password(password)
+    password_hash = hash_password(password)
     demo = backend.store.write_alone(lambda connection: _make_demo(connection, password_hash))
     if demo is not None:
         token = backend.signer.sign(demo.app, demo.user, seconds=PASTED_TOKEN_SECONDS)

@@ -17,6 +17,7 @@ from .authorization import OAuth2Error
 from .codes import Replayed
 from .context import TOKEN_SECONDS, current_backend
 from .fields import Fields, Invalid, Malformed
+from .limiting import TooManyAttempts
 from .sessions import Holder, Refusal, Session
 
 LARGEST_BODY = 16 * 1024
@@ -148,6 +149,12 @@ def refused(error: OAuthError) -> tuple[Answer, int, dict[str, str]]:
 def invalid_request(error: Refused) -> tuple[Answer, int, dict[str, str]]:
     """Answer for a body or a field that is not as it must be."""
     return refused(OAuthError(str(error)))
+
+
+@blueprint.errorhandler(TooManyAttempts)
+def too_many(error: TooManyAttempts) -> tuple[Answer, int]:
+    """Answer for who failed too often; section 5.2 has no word for it, section 4.1.2.1 has."""
+    return {"error": "temporarily_unavailable", "error_description": str(error)}, error.status
 
 
 def _body() -> Fields:

@@ -24,10 +24,11 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.urls import iri_to_uri
 
 from ..errors import Refused
-from . import accounts, authorization, fields
+from . import accounts, authorization, fields, limiting
 from .authorization import Asked, OAuth2Error
 from .context import current_backend
 from .fields import Fields, Invalid
+from .passwords import LONGEST_PASSWORD
 
 VISIT_SECONDS = 600
 LARGEST_FORM = 16 * 1024
@@ -112,10 +113,10 @@ def _protect(response: Response) -> Response:
 def _log_in(asked: Asked, visit: Visit, form: Fields) -> Response:
     try:
         email = form.text("email", longest=accounts.LONGEST_EMAIL)
-        password = form.text("password", longest=accounts.LONGEST_PASSWORD)
+        password = form.text("password", longest=LONGEST_PASSWORD)
     except Invalid:
         return _page(asked, visit, problem=WRONG)
-    user = accounts.recognise(current_backend().store, email, password)
+    user = accounts.recognise(current_backend().store, email, password, limiting.admit)
     if user is None:
         return _page(asked, visit, problem=WRONG, email=email)
     return _keep(_again(), Visit(_secret(), user.id, user.valid_since))
@@ -167,7 +168,7 @@ def _page(asked: Asked, visit: Visit | None, *, problem: str = "", email: str = 
 
 
 def _refusal(reason: str, status: int, **headers: str) -> Response:
-    content = render_template("refused.html", style=Markup(STYLE), reason=reason)
+    content = render_template("refused.html", style=Markup(STYLE), reason=reason, status=status)
     response = Response(content, status, headers)
     response.headers["Content-Security-Policy"] = _policy("'none'")
     return response

@@ -1,4 +1,4 @@
-"""The tables of the reference backend, and the one transaction that makes them.
+"""The tables of the reference backend, and the one transaction that makes them, or adds what a release has added.
 
 In: a connection inside a transaction. Out: a database of this release's version, or a ConfigurationError with
 one sentence. Every moment is stored as whole microseconds since 1970 (`now`, `as_datetime`), so that it compares
@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData,
 
 from .. import ConfigurationError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 metadata = MetaData()
@@ -47,7 +47,7 @@ users = Table(
     Column("id", Text, primary_key=True),
     Column("email", Text, nullable=False, unique=True),
     Column("password_hash", Text, nullable=False),
-    Column("valid_since", BigInteger),  # whole seconds, as `iat` in a token
+    Column("valid_since", BigInteger),  # whole seconds, as `iat` in a token; accounts.DISABLED for one that is disabled
     Column("created_at", BigInteger, nullable=False),
 )
 
@@ -156,11 +156,26 @@ envelopes = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
+roll_calls = Table(
+    "roll_calls",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("process", Text, primary_key=True),  # who answers; empty for the question
+    Column("asked_at", BigInteger, nullable=False),
+    Column("told", Text, nullable=False),
+)
+
+
+ADDED = {2: {roll_calls.name}}
+"""The tables that a database of an older version lacks; nothing else about it is different."""
+
 
 def prepare(connection: Connection) -> None:
-    """Make the tables unless another process was faster; to be run alone."""
-    if not is_prepared(connection):
-        metadata.create_all(connection, checkfirst=False)
+    """Make the tables, or those that are new, unless another process was faster; to be run alone."""
+    if is_prepared(connection):
+        return
+    metadata.create_all(connection)
+    if connection.execute(meta.update().values(schema_version=SCHEMA_VERSION)).rowcount == 0:
         connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION, epoch=new_epoch()))
 
 
@@ -171,6 +186,9 @@ def is_prepared(connection: Connection) -> bool:
         _refuse(ours & found, "holds tables of another program: {}; name an empty one")
         return False
     version = connection.execute(select(meta.c.schema_version)).scalar()
+    if version in ADDED:
+        _refuse(ours - found - ADDED[version], "lacks tables: {}; restore a whole backup, or name another database")
+        return False
     if version != SCHEMA_VERSION:
         raise ConfigurationError(
             f"SYNCKIT_DATABASE_URL: the database has schema version {version}, this release knows only "

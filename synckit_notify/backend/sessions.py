@@ -167,7 +167,7 @@ def log_out(connection: Connection, user_id: str) -> set[Holder]:
     if user is None:
         raise accounts.Unknown("there is no such account")
     # Later than any token so far: `iat` is in whole seconds, and one made after an earlier log-out may be ahead of now.
-    since = max(int(time.time()), user.valid_since or 0) + 1
+    since = min(max(int(time.time()), user.valid_since or 0) + 1, accounts.DISABLED)
     connection.execute(users.update().where(users.c.id == user_id).values(valid_since=since))
     connection.execute(codes.delete().where(codes.c.user_id == user_id))
     ended = connection.execute(sessions.delete().where(sessions.c.user_id == user_id).returning(sessions.c.app_id))

@@ -14,7 +14,7 @@ from pathlib import Path  # noqa: E402
 
 import gevent  # noqa: E402
 
-from synckit_notify.backend import Backend, accounts, create_app  # noqa: E402
+from synckit_notify.backend import Backend, accounts, create_app, passwords  # noqa: E402
 
 from ..ticking import tick  # noqa: E402
 
@@ -29,7 +29,7 @@ def largest_gap(folder: Path) -> float:
     app = create_app(config, instance_path=folder)
     backend: Backend = app.extensions["synckit_backend"]
     app_id, api_key = backend.store.write(lambda connection: accounts.add_app(connection, "notes"))
-    password_hash = accounts.hash_password("secret")
+    password_hash = passwords.hash_password("secret")
     backend.store.write(lambda connection: accounts.add_user(connection, "a@example.org", password_hash))
     credentials = {"email": "a@example.org", "password": "secret", "api_key": api_key}
 

@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from synckit_notify.backend import Backend, accounts, pages, sessions
+from synckit_notify.backend import Backend, accounts, pages, passwords, sessions
 
 from .conftest import PASSWORD, SQLITE_ONLY, add_account
 from .visitor import CALLBACK, Visitor, sent_to
@@ -199,7 +199,7 @@ def test_somebody_else_may_log_in_instead(person: Visitor) -> None:
 def test_a_log_out_everywhere_ends_it_too(
     person: Visitor, backend: Backend, log_in: Callable[..., Any], way: str
 ) -> None:
-    user, same_again = log_in()[1]["user_id"], accounts.hash_password(PASSWORD)
+    user, same_again = log_in()[1]["user_id"], passwords.hash_password(PASSWORD)
     consent = person.log_in()
     if way == "logged out":
         backend.store.write(lambda connection: sessions.log_out(connection, user))

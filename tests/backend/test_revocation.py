@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, accounts, sessions
+from synckit_notify.backend import Backend, accounts, passwords, sessions
 from synckit_notify.testing import CONNECTED, OpenStream, open_stream
 
 from .conftest import PASSWORD, Answer, Caller, Send
@@ -54,7 +54,7 @@ def app(shared_app: Flask) -> Flask:
 @pytest.fixture
 def credentials(shared_app: Flask, backend: Backend) -> dict[str, str]:
     """The log-in of somebody whom no other test knows."""
-    email, password_hash = f"{uuid.uuid4()}@example.org", accounts.hash_password(PASSWORD)
+    email, password_hash = f"{uuid.uuid4()}@example.org", passwords.hash_password(PASSWORD)
     backend.store.write(lambda connection: accounts.add_user(connection, email, password_hash))
     return dict(shared_app.config["CREDENTIALS"], email=email)
 
@@ -193,7 +193,7 @@ class TestAChangedPassword:
         user_id, begin = device().user_id, accounts.require_unchanged
 
         def overtaken(connection: Any, user: Any) -> None:
-            sessions.set_password(connection, user_id, accounts._hasher.hash(self.NEW))
+            sessions.set_password(connection, user_id, passwords._hasher.hash(self.NEW))
             begin(connection, user)
 
         monkeypatch.setattr(accounts, "require_unchanged", overtaken)

@@ -40,11 +40,12 @@ class Machines:
         assert status == 200, answer
         return Device(self, answer, name)
 
-    def command(self, *words: str) -> None:
-        """Run one of the commands, in a process of its own."""
+    def command(self, *words: str) -> str:
+        """Run one of the commands, in a process of its own, and return what it printed."""
         command = [sys.executable, "-m", "flask", "--app", "wsgi", "synckit", *words]
         env = clean_environment() | self.settings | {"PYTHONPATH": str(ROOT)}
-        subprocess.run(command, cwd=self.clone, env=env, check=True, timeout=30, capture_output=True)
+        done = subprocess.run(command, cwd=self.clone, env=env, check=True, timeout=30, capture_output=True, text=True)
+        return done.stdout
 
 
 class Device:
@@ -116,9 +117,40 @@ def change_the_password(machines: Machines, phone: Device, laptop: Device) -> No
     assert laptop.calls.post("/password", body)[0] == 200
 
 
+def delete_it_by_command(machines: Machines, phone: Device, laptop: Device) -> None:
+    machines.command("devices", "delete", phone.id)
+
+
+def disable_for_a_while(machines: Machines, phone: Device, laptop: Device) -> None:
+    machines.command("user", "disable", machines.credentials["email"])
+    machines.command("user", "enable", machines.credentials["email"])
+
+
+def delete_the_account(machines: Machines, phone: Device, laptop: Device) -> None:
+    machines.command("user", "delete", machines.credentials["email"], "--yes")
+    machines.command("user", "add", machines.credentials["email"], "--password", PASSWORD)
+
+
+def test_a_command_tells_who_is_connected_to_either_server(machines: Machines) -> None:
+    device = machines.log_in("a phone")
+    printed = machines.command("connected").splitlines()
+    assert "notes  alice@example.org  2 streams  a phone" in printed
+    assert printed[-1] == "2 streams, 2 processes answered"
+    machines.command("devices", "delete", device.id)
+    device.is_gone()
+
+
 @pytest.mark.parametrize(
     ("revoke", "laptop_stays"),
-    [(delete_it, True), (log_out, False), (set_the_password, False), (change_the_password, False)],
+    [
+        (delete_it, True),
+        (delete_it_by_command, True),
+        (log_out, False),
+        (set_the_password, False),
+        (change_the_password, False),
+        (disable_for_a_while, False),
+        (delete_the_account, False),
+    ],
 )
 def test_streams_end_in_every_process_and_neither_token_counts_any_more(
     machines: Machines, revoke: Callable[[Machines, Device, Device], None], laptop_stays: bool

@@ -109,7 +109,26 @@ def test_starting_again_keeps_what_is_stored(alice: Caller, make_app: Callable[.
     assert make_app().test_client().get("/api/sync/status", headers=headers).get_json()["cursor"] == 1
 
 
+def test_a_database_of_the_release_before_gets_what_is_new_and_keeps_what_it_has(url: str) -> None:
+    create_app(settings(url))
+    execute(url, "DROP TABLE roll_calls")
+    execute(url, "UPDATE meta SET schema_version = 2, epoch = 'kept'")
+    create_app(settings(url))
+    assert set(tables(url)) == set(schema.metadata.tables)
+    database = Store(url)
+    row = database.read(lambda connection: connection.execute(schema.meta.select()).one())
+    database.dispose()
+    assert (row.schema_version, row.epoch) == (schema.SCHEMA_VERSION, "kept")
+
+
 class TestADatabaseThatIsRefused:
+    def test_is_only_a_part_of_an_older_one(self, url: str) -> None:
+        create_app(settings(url))
+        execute(url, "DROP TABLE pushes")
+        execute(url, "UPDATE meta SET schema_version = 2")
+        with pytest.raises(ConfigurationError, match="lacks tables: pushes"):
+            create_app(settings(url))
+
     @pytest.mark.parametrize("version", [0, schema.SCHEMA_VERSION + 1])
     def test_has_another_version(self, url: str, version: int) -> None:
         create_app(settings(url))

@@ -1,13 +1,18 @@
 """A device that is no longer welcome, on a real gunicorn: its stream ends at once, and its user must log in again."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from synckit_notify.client import NotAuthenticated, StreamState, SyncKitClient
 
+from ..server import ROOT, clean_environment
+from ..valkey import Valkey
 from .test_assembled import EMAIL, PASSWORD, Ear, Service
 
 pytestmark = pytest.mark.thorough
@@ -63,3 +68,29 @@ def test_the_stream_ends_at_once_and_the_user_must_log_in_again(
     phone.register_device("phone", "linux")
     with Ear(phone):
         pass
+
+
+def test_a_disabled_user_must_log_in_and_cannot_until_enabled(tmp_path: Path) -> None:
+    with Valkey(tmp_path) as valkey:
+        service = Service(tmp_path, SYNCKIT_BROKER_URL=valkey.url)
+        try:
+            phone = service.client(name="phone")
+            with Ear(phone) as ear:
+                command(service, "disable")
+                ended = time.monotonic()
+                assert ear.until(lambda: ear.stream.state is StreamState.NEEDS_AUTH)
+                assert time.monotonic() - ended < AT_ONCE
+            with pytest.raises(NotAuthenticated, match="the password is wrong"):
+                phone.authenticate(EMAIL, PASSWORD)
+            command(service, "enable")
+            phone.authenticate(EMAIL, PASSWORD)
+            assert phone.status().cursor == 0
+        finally:
+            service.close()
+
+
+def command(service: Service, what: str) -> None:
+    """Run a command in a process of its own, which has only the broker in common with the server."""
+    words = ["-m", "flask", "--app", "tests.client.short_lived:create", "synckit", "user", what, EMAIL]
+    env = clean_environment() | service.env | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, *words], cwd=service.folder, env=env, check=True, timeout=30, capture_output=True)

@@ -116,6 +116,12 @@ class TestLoggingIn:
             tale.session.authenticate("alice@example.org", PASSWORD)
         assert tale.clock.waits == []
 
+    def test_too_many_failures_are_told_with_the_time_to_wait(self, story: Tell) -> None:
+        tale = story(login=False, auth=[Busy(59)])
+        with pytest.raises(ServerError, match="slow down") as raised:
+            tale.session.authenticate("alice@example.org", PASSWORD)
+        assert (raised.value.status, raised.value.retry_after) == (429, 59.0)
+
     def test_nobody_is_logged_in_before(self, story: Tell) -> None:
         tale = story(login=False)
         for call in (tale.status, tale.session.refresh, tale.session.connect, tale.session.position):

@@ -1,0 +1,56 @@
+"""What the commands have in common: one transaction, one sentence for what is refused, texts that a terminal may show.
+
+For the commands alone.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import click
+from sqlalchemy import Connection
+
+from ...errors import Refused
+from ..context import current_backend
+from ..fields import check_text
+from ..sessions import Holder
+
+T = TypeVar("T")
+
+
+def read(work: Callable[[Connection], T]) -> T:
+    """Run a transaction that reads; what is refused ends the command."""
+    try:
+        return current_backend().store.read(work)
+    except Refused as refusal:
+        raise click.ClickException(str(refusal)) from refusal
+
+
+def write(work: Callable[[Connection], T]) -> T:
+    """Run a transaction; what is refused ends the command."""
+    try:
+        return current_backend().store.write(work)
+    except Refused as refusal:
+        raise click.ClickException(str(refusal)) from refusal
+
+
+def end(holders: Iterable[Holder]) -> None:
+    """End open streams, after the commit.
+
+    A server that shares no broker with this command ends them only at its client's next request.
+    """
+    for holder in holders:
+        current_backend().notifier.disconnect(*holder)
+
+
+def check(value: str, name: str, longest: int) -> None:
+    """End the command for a text that cannot be stored."""
+    try:
+        check_text(value, name, longest)
+    except Refused as refusal:
+        raise click.ClickException(str(refusal)) from refusal
+
+
+def show(*values: object) -> None:
+    """Print a line of values; names that clients chose must not steer the terminal."""
+    line = "  ".join(str(value) for value in values)
+    click.echo("".join(character if character.isprintable() else "\ufffd" for character in line))
