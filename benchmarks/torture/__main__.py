@@ -107,7 +107,7 @@ def _status(ledger: Ledger, elapsed: float, stale: float) -> str:
 def _summary(ledger: Ledger, chaos: Chaos, plan: Plan, faults: Sequence[Fault], began: float) -> dict[str, Any]:
     struck = Counter(episode.kind for episode in ledger.episodes)
     return {
-        "seed": plan.seed,
+        "seed": f"{plan.seed}{', parked streams' * plan.parked}",
         "seconds": round(time.time() - began),
         "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
         "devices": len(ledger.devices),
@@ -156,6 +156,7 @@ def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path |
     parser.add_argument("--users", type=int, default=6)
     parser.add_argument("--networks", type=int, default=3, help="client processes, each behind a proxy (default 3)")
     parser.add_argument("--pushes", type=float, default=3.0, metavar="PER_SECOND", help="of all devices together")
+    parser.add_argument("--parked", action="store_true", help="streams without a greenlet each")
     parser.add_argument("--only", default="", metavar="WORDS", help="only the faults with these words in their name")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="repeats a run, roughly")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the summary as JSON")
@@ -172,6 +173,7 @@ def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path |
         networks=given.networks,
         pushes_per_second=given.pushes,
         seed=given.seed,
+        parked=given.parked,
     )
     return plan, faults, given.json
 

@@ -51,6 +51,7 @@ class Plan:
     networks: int
     pushes_per_second: float
     seed: int
+    parked: bool = False
 
     def residents(self) -> dict[str, tuple[int, int]]:
         """Return (user's number, network) of each device: a user's devices are spread over the networks."""
@@ -73,11 +74,11 @@ class Site:
         self.folder = folder
         self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self.broker = Valkey(folder)
-        env = self._environment()
+        self._plan, self._last_row = plan, 0
+        self._env = env = self._environment()
         self.servers = [Server(folder, f"server-{n}", env) for n in range(SERVERS)]
         self.networks: list[Network] = []
         self.clients: list[Client] = []
-        self._plan, self._env, self._last_row = plan, env, 0
 
     def __enter__(self) -> "Site":
         try:
@@ -174,6 +175,7 @@ class Site:
             "SYNCKIT_WORKER_CONNECTIONS": "500",
             "SYNCKIT_BROKER_URL": self.broker.url,
             "SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
+            "SYNCKIT_PARKING": str(int(self._plan.parked)),
         }
 
 
