@@ -12,16 +12,14 @@
 
    The stream is read with `fetch`, since the browser's EventSource cannot send the Authorization header. Whatever ends
    a stream (a lost line or a silent one, a restart of the server, an old token) is followed by a new connection, and
-   a notice that was missed costs nothing: after each connection the device pulls what is behind its cursor.
-   Over HTTP/1.1 a browser opens six connections to a server, all its tabs together: stop() a device that nobody sees. */
+   a missed notice costs nothing: after each connection the device pulls what is behind its cursor.
+   Over HTTP/1.1 a browser opens six connections to a server from all its tabs: stop() a device that nobody sees. */
 
 const FIRST_DELAY = 1, LONGEST_DELAY = 60, SHORTEST_DELAY = 0.1; // seconds before a new connection
-const LONGEST_RETRY_AFTER = 900; // seconds: a server's slip must not silence a device for a day
-const STABLE = 60; // seconds: after a stream that lived so long the delays begin anew
-const OPENING = 10; // seconds for an answer and its first bytes: a proxy that holds them back gives no other sign
+const STABLE = 60, LONGEST_RETRY_AFTER = 900; // seconds: a life after which the delays begin anew; the most asked for
 const SILENT_PERIODS = 2.5; // two keepalives may be lost or late before a stream counts as dead
-const REQUEST = 30; // seconds for a push, a pull or a log-in
-const PASSING = new Set([401, 408, 425, 429]); // of 400 to 499, these pass: by a new token, or by themselves
+const REQUEST = 30, OPENING = 10; // seconds for an answer, for a stream's first bytes: some proxies hold them back
+const PASSING = new Set([408, 425, 429]); // of 400 to 499, these pass by themselves
 const LONGEST = 64 * 1024; // characters of a line, lines of a block: ours have 20, only a stray file has more
 
 /** What went wrong; `final` when trying again cannot help. `status` is HTTP's, `retryAfter` in seconds. */
@@ -35,8 +33,7 @@ export class SyncKitError extends Error {
 /** The bytes of one stream, cut anywhere, to its messages { type: "event" | "comment" | "retry", text, raw }. */
 export class Decoder {
     #utf8 = new TextDecoder(); // keeps a half character for the next piece
-    #line = "";
-    #afterCR = false;
+    #line = ""; #afterCR = false;
     #block = []; // the lines of the present event
 
     /** Return what these bytes completed, in order. */
@@ -57,34 +54,31 @@ export class Decoder {
         if (retry) return { type: "retry", text: retry[1], raw: line };
         if (line !== "") return void this.#block.push(line);
         const block = this.#block.splice(0);
-        if (!block.some((field) => /^data(:|$)/.test(field))) return null; // so the standard says
         const name = block.findLast((field) => /^event(:|$)/.test(field))?.replace(/^event:? ?/, "");
-        return { type: "event", text: name || "message", raw: block.join("\n") };
+        const dispatched = block.some((field) => /^data(:|$)/.test(field)); // without data it is no event
+        return dispatched && { type: "event", text: name || "message", raw: block.join("\n") };
     }
 }
 
-/** Return a source of tokens: `token(refused)` answers one that is not the refused one, and asks `renew()` for a new
-    one only if it must; once, however many ask together. */
+/** Return a source of tokens: `token(refused)` answers another than the refused; however many ask, it renews once. */
 export function tokens(renew) {
     let present, renewing;
     return async (refused) => {
         if (present !== undefined && present !== refused) return present;
-        renewing ??= renew().then((token) => (present = token)).finally(() => (renewing = undefined));
-        return renewing;
+        return (renewing ??= renew().then((token) => (present = token)).finally(() => (renewing = undefined)));
     };
 }
 
 /** Return a way to get tokens: by the refresh token while there is one that counts, else by the password. */
 export function passwordLogin({ api, oauth, email, password, apiKey }) {
     let refresh_token;
-    const grant = () => ({ grant_type: "refresh_token", refresh_token, client_id: apiKey });
+    const renew = () => postJSON(`${oauth}/token`, { grant_type: "refresh_token", refresh_token, client_id: apiKey });
+    const logIn = () => postJSON(`${api}/auth`, { email, password, api_key: apiKey });
     return async () => {
-        const renewed = refresh_token && await postJSON(`${oauth}/token`, grant()).catch((error) => {
+        const renewed = refresh_token && await renew().catch((error) => {
             if (!error.final) throw error; // no answer, or a busy server: this refresh token counts still
         });
-        const answer = renewed ?? await postJSON(`${api}/auth`, { email, password, api_key: apiKey }).catch((error) => {
-            throw Object.assign(error, { final: error.final || error.status === 401 }); // a wrong password stays wrong
-        });
+        const answer = renewed ?? await logIn();
         refresh_token = answer.refresh_token;
         return answer.access_token ?? answer.token;
     };
@@ -92,36 +86,31 @@ export function passwordLogin({ api, oauth, email, password, apiKey }) {
 
 /** Post JSON and return the JSON of the answer; throws SyncKitError, or the browser's own error if no answer came. */
 export async function postJSON(url, body, { token, signal } = {}) {
-    const headers = { "Content-Type": "application/json" };
-    if (token !== undefined) headers.Authorization = `Bearer ${token}`;
-    const inTime = AbortSignal.any([AbortSignal.timeout(REQUEST * 1000), ...(signal ? [signal] : [])]);
-    const how = { method: "POST", headers, body: JSON.stringify(body), credentials: "omit", cache: "no-store" };
-    const response = await fetch(url, { ...how, signal: inTime });
+    const headers = { "Content-Type": "application/json", ...(token && { Authorization: `Bearer ${token}` }) };
+    const inTime = AbortSignal.any([AbortSignal.timeout(REQUEST * 1000), signal].filter(Boolean));
+    const response = await fetch(url, { method: "POST", headers, body: JSON.stringify(body), signal: inTime });
     if (!response.ok) throw await refusal(response);
     return response.json();
 }
 
 async function refusal(response) {
-    const { status } = response;
+    const { status } = response, after = response.headers.get("Retry-After") ?? "";
     const told = await response.json().catch(() => ({})); // a proxy's error page is no JSON
-    const after = response.headers.get("Retry-After") ?? "";
-    const seconds = /^\d+$/.test(after) ? Number(after) : (Date.parse(after) - Date.now()) / 1000 || 0;
-    const retryAfter = Math.min(LONGEST_RETRY_AFTER, Math.max(0, seconds));
+    const seconds = /^\d+$/.test(after) ? Number(after) : (Date.parse(after) - Date.now()) / 1000;
+    const retryAfter = Math.min(LONGEST_RETRY_AFTER, Math.max(0, seconds || 0));
     const final = status === 204 || (status >= 400 && status < 500 && !PASSING.has(status)); // 204 says: stop
-    const words = told.error_description ?? told.error ?? `the server's answer was ${status}`;
-    return new SyncKitError(words, { status, retryAfter, final });
+    return new SyncKitError(told.error_description ?? told.error ?? `answer ${status}`, { status, retryAfter, final });
 }
 
 /** One device of one user. `onMessage(message)` gets each message of the stream; `onState(state, words, seconds)` is
     told "connecting", "connected", "waiting" for so many seconds and why, "refused" for good and why, or "stopped". */
 export class Device {
     cursor = 0; // the log is applied up to here: keep it, with `epoch`, where the data is kept
-    epoch = undefined; // names the log's life: after a restore from a backup everything is pulled again
-    #running = null; // from start() to stop(): what aborts all requests
+    epoch; // names the log's life: after a restore from a backup everything is pulled again
+    #running; // from start() to stop(): what aborts all requests
     #refused; // the last token that did not count
     #floor = SHORTEST_DELAY; // what `retry:` asked for
-    #pulling = null;
-    #pullAgain = false;
+    #pulling; #again = false; // one pull at a time; whether the log may have changed since it began
 
     constructor({ api, appId, deviceId, token, apply, onMessage = () => {}, onState = () => {} }) {
         Object.assign(this, { api, appId, deviceId, token, apply, onMessage, onState });
@@ -129,35 +118,32 @@ export class Device {
 
     /** Connect, and stay connected. */
     start() {
-        if (this.#running) return;
-        this.#running = new AbortController();
-        this.#run(this.#running.signal);
+        if (!this.#running) this.#run((this.#running = new AbortController()).signal);
     }
 
     /** Cut all connections; start() goes on where this stopped. */
     stop() {
         this.#running?.abort();
-        this.#running = null;
+        this.#running = undefined;
         this.onState("stopped", "", 0);
     }
 
-    /** Append changes to the log. After an error push the same again with the same `pushId`: should the first have
-        arrived, nothing is stored twice. */
+    /** Append changes to the log. After an error repeat it with the same `pushId`: then nothing is stored twice. */
     push(changes, pushId = crypto.randomUUID()) {
         return this.#post("push", { device_id: this.deviceId, push_id: pushId, changes });
     }
 
     /** Pull what is new; if a pull runs already, it looks once more. */
     pull() {
-        this.#pullAgain = true;
+        this.#again = true;
         return (this.#pulling ??= this.#pullAll());
     }
 
     async #pullAll() {
         try {
-            for (let more = true; more || this.#pullAgain; more = await this.#pullPage()) this.#pullAgain = false;
+            for (let more = true; more || this.#again; more = await this.#pullPage()) this.#again = false;
         } finally {
-            this.#pulling = null;
+            this.#pulling = undefined; // before whoever awaits this pull goes on
         }
     }
 
@@ -168,59 +154,62 @@ export class Device {
             [this.cursor, this.epoch] = [page.cursor, page.epoch];
             return page.has_more;
         } catch (error) {
-            if (error.status !== 409) throw error;
+            if (error.status !== 409 || this.epoch === undefined) throw error;
             [this.cursor, this.epoch] = [0, undefined]; // another life of the log
             return true;
         }
     }
 
-    async #post(path, body) {
+    #post(path, body) {
         const signal = this.#running?.signal ?? AbortSignal.abort(new SyncKitError("the device is stopped"));
-        const send = (token) => postJSON(`${this.api}/${path}`, body, { token, signal });
+        return this.#withToken((token) => postJSON(`${this.api}/${path}`, body, { token, signal }));
+    }
+
+    /** Send with a token, and once more with another if that one is refused. */
+    async #withToken(send) {
         const token = await this.token(this.#refused);
         return send(token).catch(async (error) => {
             if (error.status !== 401) throw error;
-            this.#refused = token;
-            return send(await this.token(token));
+            return send(await this.token((this.#refused = token)));
         });
     }
 
     /** Listen, and again when that ends: after a delay by chance, under a growing ceiling, so that many come apart. */
     async #run(stopped) {
-        for (let failures = 0; ; ) {
+        for (let failures = 0; !stopped.aborted; ) {
             const began = performance.now();
             const end = await this.#listen(stopped).catch((error) => error);
             if (stopped.aborted) return;
             if (end.final) return void this.onState("refused", end.message, 0);
-            if (end.bye || performance.now() - began > STABLE * 1000) failures = 0;
+            if (end.bye === "draining" || performance.now() - began > STABLE * 1000) failures = 0;
             const ceiling = end.bye === "draining" ? 0 : Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** failures++);
             const delay = Math.max(this.#floor, end.retryAfter ?? 0) + Math.random() * ceiling;
             this.onState("waiting", end.message, delay);
             await pause(delay, stopped);
-            if (stopped.aborted) return;
         }
     }
 
     /** Hold one connection to its end, which is always an error: it tells what ended it. */
     async #listen(stopped) {
         this.onState("connecting", "", 0);
-        const token = await this.token(this.#refused);
         const line = new AbortController(); // ends this connection alone
-        let watchdog;
+        let watchdog, token;
         const expectBytes = (seconds) => {
             clearTimeout(watchdog);
             watchdog = setTimeout(() => line.abort(new SyncKitError(`nothing heard for ${seconds} s`)), seconds * 1000);
         };
         try {
             expectBytes(OPENING);
-            const response = await this.#subscribe(token, AbortSignal.any([stopped, line.signal]));
+            const signal = AbortSignal.any([stopped, line.signal]);
+            const response = await this.#withToken((present) => this.#subscribe((token = present), signal));
             const silence = SILENT_PERIODS * (Number(response.headers.get("SyncKit-Keepalive")) || 30);
+            this.#floor = SHORTEST_DELAY;
             const decoder = new Decoder(), reader = response.body.getReader();
             for (let bye = ""; ; ) {
                 const { done, value } = await reader.read();
                 if (done) throw new SyncKitError(`the server ended the stream${bye && `: ${bye}`}`, { bye });
                 expectBytes(silence);
-                for (const message of decoder.feed(value)) bye ||= this.#hear(message, token, line);
+                for (const message of decoder.feed(value)) bye = this.#hear(message, token, line) || bye;
             }
         } catch (error) {
             throw line.signal.aborted ? line.signal.reason : error;
@@ -231,33 +220,30 @@ export class Device {
     }
 
     async #subscribe(token, signal) {
-        const query = new URLSearchParams({ app_id: this.appId, device_id: this.deviceId });
-        const how = { headers: { Authorization: `Bearer ${token}` }, credentials: "omit", cache: "no-store", signal };
-        const response = await fetch(`${this.api}/subscribe?${query}`, how);
-        if (response.status === 401) this.#refused = token;
+        const url = `${this.api}/subscribe?${new URLSearchParams({ app_id: this.appId, device_id: this.deviceId })}`;
+        const response = await fetch(url, { headers: { Authorization: `Bearer ${token}` }, signal });
         if (response.status !== 200) throw await refusal(response);
         if (response.headers.get("Content-Type")?.startsWith("text/event-stream")) return response;
-        throw new SyncKitError("something else than the server has answered");
+        throw new SyncKitError("somebody else than the server has answered");
     }
 
-    /** Act on one message. A pull that fails ends the connection: after the next one comes another. */
+    /** Act on a message. A pull that fails ends the connection: after the next one comes another. */
     #hear(message, token, line) {
         this.onMessage(message);
-        const { type, text } = message, comment = type === "comment";
+        const { type, text } = message;
         if (type === "retry") this.#floor = Math.min(LONGEST_DELAY, Math.max(SHORTEST_DELAY, text / 1000));
-        if (comment && text === "connected") [this.#floor] = [SHORTEST_DELAY, this.onState("connected", "", 0)];
-        if (text === (comment ? "connected" : "changed")) this.pull().catch((error) => line.abort(error));
-        const bye = (comment && /^bye (.*)/.exec(text)?.[1]) || "";
+        if (type === "comment" && text === "connected") this.onState("connected", "", 0);
+        if (text === (type === "event" ? "changed" : "connected")) this.pull().catch((error) => line.abort(error));
+        const bye = (type === "comment" && /^bye (.*)/.exec(text)?.[1]) || "";
         if (bye === "token_expired" || bye === "revoked") this.#refused = token;
         return bye;
     }
 }
 
-/** Wait; no longer than until the device is stopped, or the network is back. */
 function pause(seconds, stopped) {
     return new Promise((resolve) => {
         const over = AbortSignal.any([stopped, AbortSignal.timeout(seconds * 1000)]);
-        over.addEventListener("abort", resolve);
-        addEventListener("online", resolve, { signal: over });
+        over.onabort = resolve;
+        addEventListener("online", resolve, { signal: over }); // the network is back
     });
 }
