@@ -116,6 +116,7 @@ export class Device {
         Object.assign(this, { api, appId, deviceId, token, apply, onMessage, onState });
     }
 
+    get running() { return this.#running !== undefined; }
     /** Connect, and stay connected. */
     start() {
         if (!this.#running) this.#run((this.#running = new AbortController()).signal);
