@@ -53,7 +53,11 @@ class Browser:
     def click(self, by: str) -> None:
         """Click what leads to another page, and wait for that."""
         with self.next_page():
-            self._do("POST", f"/element/{self._find(by)}/click", {})
+            self.tap(by)
+
+    def tap(self, by: str) -> None:
+        """Click what stays on this page."""
+        self._do("POST", f"/element/{self._find(by)}/click", {})
 
     @contextmanager
     def next_page(self) -> Iterator[None]:
@@ -82,7 +86,7 @@ class Browser:
         return self._do("GET", f"/element/{found}/computedrole"), self._do("GET", f"/element/{found}/computedlabel")
 
     def run(self, script: str) -> Any:
-        """Return what JavaScript returns; this works on pages that allow no script, too."""
+        """Return what JavaScript returns, or promises; this works on pages that allow no script, too."""
         return self._do("POST", "/execute/sync", {"script": script, "args": []})
 
     def cookies(self) -> list[dict[str, Any]]:

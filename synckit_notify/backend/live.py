@@ -1,4 +1,4 @@
-"""The live page at `/`, in development only: two devices of the demo account side by side, for whoever has just cloned this.
+"""The live page at `/`, in development only: two devices of the demo account side by side, for a newcomer.
 
     GET /                live.html; it says nothing that is not in this repository
     GET /static/…        its script, its style, and synckit.js, which people may copy
