@@ -116,6 +116,17 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._devtools("Emulation.setEmulatedMedia", {"features": [scheme]})
 
+    @contextmanager
+    def another_tab(self) -> Iterator[None]:
+        """Be in a second tab for the length of the block, while nobody sees the first."""
+        first, second = self._do("GET", "/window"), self._do("POST", "/window/new", {"type": "tab"})["handle"]
+        self._do("POST", "/window", {"handle": second})
+        try:
+            yield
+        finally:
+            self._do("DELETE", "/window")
+            self._do("POST", "/window", {"handle": first})
+
     def fresh(self) -> None:
         """Forget all cookies, and leave the present page."""
         self.go("about:blank")

@@ -51,7 +51,7 @@ export class Decoder {
     #end(line) {
         if (line.startsWith(":")) return { type: "comment", text: line.replace(/^: ?/, ""), raw: line };
         const retry = /^retry: ?(\d{1,9})$/.exec(line);
-        if (retry) return { type: "retry", text: retry[1], raw: line };
+        if (retry) return { type: "retry", text: String(Number(retry[1])), raw: line };
         if (line !== "") return void this.#block.push(line);
         const block = this.#block.splice(0);
         const name = block.findLast((field) => /^event(:|$)/.test(field))?.replace(/^event:? ?/, "");
