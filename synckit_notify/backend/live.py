@@ -4,12 +4,12 @@
     GET /static/…        its script, its style, and synckit.js, which people may copy
     POST /live/session   a token for the demo account, to this machine's own browser alone
 
-Why the page needs no log-in: the password stands in a terminal, once, and a page that asks for it would be left. Why
-that is safe: a token counts ten minutes and only for the demo account, is never in the page or an address, and goes
-only to a connection from the loopback, by a name of the loopback (a stranger's name that leads here is an attack by
-DNS), not through a proxy (whose visitors would all seem local), and to our own page (each other site has another
-Origin). A proxy that hides itself and invents the Origin is beyond that, and so are others with an account here.
-In production nothing of this exists.
+Why the page asks for no password: that stood in a terminal, once, and is stored nowhere. Why this is safe: a token
+counts ten minutes and for the demo account alone, stands in no page and no address, and is given only to a connection
+from the loopback, under a name of the loopback (a stranger's name that leads here is an attack by DNS), with no proxy
+in between (all its visitors would seem local), and to our own page (every other site has another Origin). Not kept out
+are other users of this machine, and strangers behind a proxy that tells nobody of itself: they get to the demo's notes.
+In production nothing of all this exists.
 """
 
 import ipaddress
@@ -84,7 +84,7 @@ def is_from_here(asked: Request) -> bool:
         and _LOOPBACK_HOST.fullmatch(asked.host) is not None
         and asked.headers.get("Origin") == f"{asked.scheme}://{asked.host}"
         and asked.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
-        and not any(_PROXIES.fullmatch(name) for name in asked.headers.keys())  # noqa: SIM118  # pairs otherwise
+        and not any(_PROXIES.fullmatch(name) for name, _ in asked.headers)
     )
 
 

@@ -37,7 +37,8 @@ def test_the_page_and_its_files_may_run_nothing_but_themselves(app: Flask) -> No
     linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert sorted(linked) == [f"/static/{name}" for name in ("icon.svg", "live.css", "live.js", "synckit.js")]
     answers = [page, *(app.test_client().get(path, buffered=True) for path in [*linked, "/static/notes.js"])]
-    assert {answer.mimetype for answer in answers} == {"text/html", "text/css", "text/javascript", "image/svg+xml"}
+    kinds = {answer.mimetype.split("/")[1] for answer in answers}
+    assert kinds == {"html", "css", "javascript", "svg+xml"}  # of javascript, Pythons name two
     for answer in answers:
         policy = answer.headers["Content-Security-Policy"].split("; ")
         assert {"default-src 'none'", "script-src 'self'", "style-src 'self'", "connect-src 'self'"} <= set(policy)

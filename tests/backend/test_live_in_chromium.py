@@ -80,6 +80,7 @@ def test_what_is_written_on_one_device_is_shown_on_the_other_and_a_cut_connectio
     assert notes(page, "phone") == ["written in a tunnel", "bread"]
     page.tap("#phone .cut")
     assert both_show(page, "written at home", "written in a tunnel", "bread")
+    assert page.text("#phone .late") == "1 change pulled after connecting"
 
     seen = page.run("return document.querySelector('.rows').textContent")
     assert "INSERT notes/" in seen

@@ -50,7 +50,7 @@ class Screen {
         });
         cut.addEventListener("click", () => {
             this.#cut = !this.#cut;
-            cut.textContent = this.#cut ? "Restore the connection" : "Cut the connection";
+            cut.textContent = this.#cut ? "Restore connection" : "Cut connection";
             this.update();
         });
     }
@@ -69,7 +69,7 @@ class Screen {
     #tell(state, words, seconds) {
         const again = seconds ? `again in ${seconds.toFixed(1)} s` : "";
         const stopped = this.#cut ? "cut by you" : "resting while nobody looks";
-        const shown = { connecting: "connecting …", waiting: again, refused: "refused", stopped }[state] ?? state;
+        const shown = { waiting: again, refused: "refused", stopped }[state] ?? state;
         Object.assign(this.find(".state"), { textContent: shown }).dataset.state = state;
         const remark = state === "stopped" ? stopped : [words, again].filter(Boolean).join("; ");
         if (remark) this.#log(remark, "remark");
@@ -79,10 +79,12 @@ class Screen {
     }
 
     #log(text, kind) {
-        const log = this.find(".log"), time = new Date().toISOString().slice(11, 23);
+        const log = this.find(".log"), present = new Date();
+        const time = `${present.toTimeString().slice(0, 8)}.${String(present.getMilliseconds()).padStart(3, "0")}`;
+        const follow = log.scrollHeight - log.scrollTop - log.clientHeight < 40; // unless the person has scrolled up
         log.append(make("li", { className: kind }, make("time", {}, time), make("span", {}, text)));
         while (log.childElementCount > MOST_LINES) log.firstElementChild.remove();
-        log.scrollTop = log.scrollHeight;
+        if (follow) log.scrollTop = log.scrollHeight;
     }
 
     async #apply(changes) {
