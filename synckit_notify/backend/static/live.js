@@ -120,7 +120,8 @@ class Screen {
         const late = sent < this.#connectedAt, shown = milliseconds(now() - sent);
         this.find(".heard").textContent = late || this.#heardAt < sent ? "–" : milliseconds(this.#heardAt - sent);
         this.find(".shown").textContent = late ? "–" : shown;
-        this.find(".late").textContent = late ? `${count(arrived.length, "change")} pulled after connecting` : "";
+        const notes = new Set(arrived.map(({ id }) => id)).size; // of one note several changes may have come
+        this.find(".late").textContent = late ? `${count(notes, "note")} pulled after connecting` : "";
         announce(`${name}: ${text}, ${late ? "pulled after connecting" : `${shown} after it was sent`}`);
     }
 }

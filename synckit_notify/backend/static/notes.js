@@ -64,7 +64,8 @@ export class Notes {
     /** Change a note, or make it. */
     write(id, fields) {
         const row = this.rows.get(id) ?? { text: "", done: false, made: now() };
-        this.rows.set(id, { ...row, gone: false, ...fields, at: new Date().toISOString() });
+        const later = new Date(Math.max(Date.now(), row.at ? Date.parse(row.at) + 1 : 0)); // than what it replaces
+        this.rows.set(id, { ...row, gone: false, ...fields, at: later.toISOString() });
         this.#outbox.add(id);
         this.onChange([]);
         this.flush();
