@@ -30,6 +30,7 @@ return (async () => {
         static now() { return 1e12; }
     };
     notes.write("1", { text: "a" });
+    if (notes.waiting.size !== 1) return "nothing waits";
     while (notes.waiting.size) await new Promise((resolve) => setTimeout(resolve));
     notes.write("1", { text: "ab" });
     await notes.apply([{ ...sent[0], seq: 1, device_id: "laptop" }]);

@@ -76,7 +76,7 @@ export class Notes {
         if (this.#sending) return;
         this.#sending = true;
         try {
-            while (this.#batch || this.#outbox.size) await this.#push((this.#batch ??= await this.#fill()));
+            while (this.#batch || this.#outbox.size) await this.#push((this.#batch ??= this.#fill()));
         } catch (error) {
             if (!error.final) setTimeout(() => this.device.running && this.flush(), RETRY);
         } finally {
@@ -86,17 +86,18 @@ export class Notes {
     }
 
     async #push(batch) {
-        const { cursor } = await this.device.push(batch.changes, batch.pushId);
+        const changes = await batch.sealed;
+        const { cursor } = await this.device.push(changes, batch.pushId);
         this.#batch = null;
         for (const id of batch.ids) this.#stored.add(id);
-        const first = cursor - batch.changes.length + 1; // a push gets numbers in a row
-        this.onPushed(batch.changes.map((change, index) => ({ ...change, seq: first + index })));
+        const first = cursor - changes.length + 1; // a push gets numbers in a row
+        this.onPushed(changes.map((change, index) => ({ ...change, seq: first + index })));
     }
 
-    async #fill() {
+    #fill() {
         const ids = [...this.#outbox].slice(0, MOST);
         for (const id of ids) this.#outbox.delete(id);
-        return { ids, pushId: crypto.randomUUID(), changes: await Promise.all(ids.map((id) => this.#change(id))) };
+        return { ids, pushId: crypto.randomUUID(), sealed: Promise.all(ids.map((id) => this.#change(id))) };
     }
 
     async #change(id) {
