@@ -53,7 +53,11 @@ class Browser:
     def click(self, by: str) -> None:
         """Click what leads to another page, and wait for that."""
         with self.next_page():
-            self._do("POST", f"/element/{self._find(by)}/click", {})
+            self.tap(by)
+
+    def tap(self, by: str) -> None:
+        """Click what stays on this page."""
+        self._do("POST", f"/element/{self._find(by)}/click", {})
 
     @contextmanager
     def next_page(self) -> Iterator[None]:
@@ -82,7 +86,7 @@ class Browser:
         return self._do("GET", f"/element/{found}/computedrole"), self._do("GET", f"/element/{found}/computedlabel")
 
     def run(self, script: str) -> Any:
-        """Return what JavaScript returns; this works on pages that allow no script, too."""
+        """Return what JavaScript returns, or promises; this works on pages that allow no script, too."""
         return self._do("POST", "/execute/sync", {"script": script, "args": []})
 
     def cookies(self) -> list[dict[str, Any]]:
@@ -111,6 +115,17 @@ class Browser:
         self._devtools("Emulation.setDeviceMetricsOverride", size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._devtools("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+    @contextmanager
+    def another_tab(self) -> Iterator[None]:
+        """Be in a second tab for the length of the block, while nobody sees the first."""
+        first, second = self._do("GET", "/window"), self._do("POST", "/window/new", {"type": "tab"})["handle"]
+        self._do("POST", "/window", {"handle": second})
+        try:
+            yield
+        finally:
+            self._do("DELETE", "/window")
+            self._do("POST", "/window", {"handle": first})
 
     def fresh(self) -> None:
         """Forget all cookies, and leave the present page."""

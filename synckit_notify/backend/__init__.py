@@ -20,7 +20,7 @@ from werkzeug.exceptions import HTTPException
 from .. import ConfigurationError, Notifier, Principal, cors
 from ..errors import Refused
 from ..settings import cors_origins
-from . import api, changelog, commands, development, limiting, oauth, pages, rollcall, schema, sessions
+from . import api, changelog, commands, development, limiting, live, oauth, pages, rollcall, schema, sessions
 from .context import EXTENSION_NAME, Backend, Signer
 from .store import Store
 
@@ -37,7 +37,8 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     `config` goes over the SYNCKIT_* of the environment; `instance_path` is where the default database and,
     in development, the key are kept.
     """
-    app = Flask(__name__, instance_path=None if instance_path is None else str(Path(instance_path).absolute()))
+    folder = None if instance_path is None else str(Path(instance_path).absolute())
+    app = Flask(__name__, instance_path=folder, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     app.config.update({name: value for name, value in os.environ.items() if name.startswith("SYNCKIT_")})
     app.config.update(config or {})
@@ -51,6 +52,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
     app.register_blueprint(pages.blueprint, url_prefix="/oauth")
     limiting.install(app)
+    live.install(app)
     app.cli.add_command(commands.synckit)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)

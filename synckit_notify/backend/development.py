@@ -25,7 +25,7 @@ from .passwords import hash_password
 from .schema import apps, now
 
 KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
-DEMO_EMAIL = "demo@example.org"
+DEMO_APP, DEMO_EMAIL = "Demo", "demo@example.org"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def _make_demo(connection: Connection, password_hash: str) -> Demo | None:
     """Store the demo unless another worker, or a person, was faster."""
     if _has_apps(connection):
         return None
-    app, api_key = accounts.add_app(connection, "Demo")
+    app, api_key = accounts.add_app(connection, DEMO_APP)
     user = accounts.add_user(connection, DEMO_EMAIL, password_hash)
     device = accounts.register_device(connection, app, user, name="curl", platform="linux", installation_id=None)
     return Demo(app, api_key, user, device.id)
@@ -130,7 +130,7 @@ def _instructions(demo: Demo, password: str, token: str, address: Any, prefix: s
     bearer = f"-H 'Authorization: Bearer {token}'"
     change = {"table": "tasks", "op": "INSERT", "row_id": "1", "timestamp": rfc3339(now()), "data": "ciphertext"}
     body = json.dumps({"device_id": demo.device, "changes": [change]})
-    return f"""
+    return f"""{_page_line(address)}
 This database was empty. It now holds an account to try the service with:
   e-mail    {DEMO_EMAIL}
   password  {password}
@@ -145,6 +145,13 @@ curl {bearer} -d '{body}' {base}/push'
 Or watch two devices of the SDK, if it is installed:
 {_demo_command(demo, password, address)}
 """
+
+
+def _page_line(address: Any) -> str:
+    """Return where the live page is; a browser cannot open a Unix socket."""
+    if not isinstance(address, tuple):
+        return ""
+    return f"\nSee it work, two devices side by side: http://{_host(address)}:{address[1]}/\n"
 
 
 def _demo_command(demo: Demo, password: str, address: Any) -> str:

@@ -88,11 +88,11 @@ def test_a_demo_is_offered_on_the_loopback_only(
     assert ("demo@example.org" in capsys.readouterr().out) is offered
 
 
-def test_a_demo_is_offered_once(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_demo_is_offered_once_and_the_page_stands_first(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
     development.offer_demo(app, [LOOPBACK])
-    printed = capsys.readouterr().out
-    commands = [line.split()[0] for line in printed.splitlines() if "http://127.0.0.1:8000" in line]
-    assert commands == ["curl", "curl", "synckit"]
+    page, *commands = [line for line in capsys.readouterr().out.splitlines() if "http://127.0.0.1:8000" in line]
+    assert page.endswith(" http://127.0.0.1:8000/")
+    assert [line.split()[0] for line in commands] == ["curl", "curl", "synckit"]
     development.offer_demo(app, [LOOPBACK])
     assert capsys.readouterr().out == ""
 
@@ -110,4 +110,6 @@ def test_no_demo_is_offered_in_production(make_app: Callable[..., Flask], capsys
 
 def test_a_demo_on_a_unix_socket_says_so(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
     development.offer_demo(app, ["/run/synckit.sock"])
-    assert "--unix-socket '/run/synckit.sock' 'http://localhost/api/sync/push'" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "--unix-socket '/run/synckit.sock' 'http://localhost/api/sync/push'" in printed
+    assert "side by side" not in printed  # no browser opens one

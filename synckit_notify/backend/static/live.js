@@ -1,0 +1,209 @@
+/* The live page: two devices on one screen, each with its own connection, cursor and notes; what they share is the key.
+
+       Screen = Device (synckit.js: listens, pulls, pushes) + Notes (notes.js: what the app stores) + a <section>
+
+   All text goes into the page as text, never as HTML. */
+
+import { Device, postJSON, tokens } from "./synckit.js";
+import { Notes, makeKey, now } from "./notes.js";
+
+const MOST_LINES = 200, MOST_ROWS = 40;
+const QUIET = 1000; // milliseconds without news before the last of it is read out
+
+const main = document.querySelector("main");
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+
+/** One device, and its part of the page. */
+class Screen {
+    #cut = false;
+    #draft = null; // the id of the note that is being written
+    #connectedAt = 0;
+    #heardAt = 0; // when the last `changed` came
+    #items = new Map(); // row id to its <li>
+
+    constructor(root, { key, ...connection }) {
+        this.root = root;
+        this.find = (by) => root.querySelector(by);
+        this.notes = new Notes({ key, onChange: (arrived) => this.#show(arrived), onPushed: showOnServer });
+        this.device = this.notes.device = new Device({
+            ...connection,
+            apply: (changes) => this.#apply(changes),
+            onMessage: (message) => this.#hear(message),
+            onState: (...told) => this.#tell(...told),
+        });
+        this.#enable();
+    }
+
+    /** Connect, unless the person has cut the connection or does not see the page: other pages need the connections. */
+    update() {
+        if (!this.#cut && !document.hidden) this.device.start();
+        else if (this.device.running) this.device.stop();
+    }
+
+    #enable() {
+        const form = this.find("form"), input = this.find("form input"), cut = this.find(".cut");
+        for (const element of this.root.querySelectorAll(":disabled")) element.disabled = false;
+        input.addEventListener("input", () => this.#write(input.value.trim()));
+        form.addEventListener("submit", (event) => {
+            event.preventDefault();
+            [this.#draft, input.value] = [null, ""];
+        });
+        cut.addEventListener("click", () => {
+            this.#cut = !this.#cut;
+            cut.textContent = this.#cut ? "Restore connection" : "Cut connection";
+            this.update();
+        });
+    }
+
+    #write(text) {
+        if (!text && !this.#draft) return;
+        this.#draft ??= crypto.randomUUID();
+        this.notes.write(this.#draft, { text, gone: !text });
+    }
+
+    #hear({ type, text, raw }) {
+        if (type === "event" && text === "changed") this.#heardAt = now();
+        this.#log(raw, type);
+    }
+
+    #tell(state, words, seconds) {
+        const again = seconds ? `again in ${seconds.toFixed(1)} s` : "";
+        const stopped = this.#cut ? "cut by you" : "resting while nobody looks";
+        const shown = { waiting: again, refused: "refused", stopped }[state] ?? state;
+        Object.assign(this.find(".state"), { textContent: shown }).dataset.state = state;
+        const remark = state === "stopped" ? stopped : [words, again].filter(Boolean).join("; ");
+        if (remark) this.#log(remark, "remark");
+        if (state !== "connected") return;
+        this.#connectedAt = now();
+        this.notes.flush();
+    }
+
+    #log(text, kind) {
+        const log = this.find(".log"), present = new Date();
+        const time = `${present.toTimeString().slice(0, 8)}.${String(present.getMilliseconds()).padStart(3, "0")}`;
+        const follow = log.scrollHeight - log.scrollTop - log.clientHeight < 40; // unless the person has scrolled up
+        log.append(make("li", { className: kind }, make("time", {}, time), make("span", {}, text)));
+        while (log.childElementCount > MOST_LINES) log.firstElementChild.remove();
+        if (follow) log.scrollTop = log.scrollHeight;
+    }
+
+    async #apply(changes) {
+        await this.notes.apply(changes);
+        showOnServer(changes);
+    }
+
+    /** Show the notes as they are; `arrived` are those that came from others. */
+    #show(arrived) {
+        const list = this.find(".notes"), { present, foreign, waiting } = this.notes;
+        for (const [id, item] of this.#items) if (this.notes.rows.get(id).gone) item.remove(), this.#items.delete(id);
+        present.forEach(([id, row], index) => {
+            const item = this.#item(id);
+            show(item, row, waiting.has(id));
+            if (list.children[index] !== item) list.insertBefore(item, list.children[index] ?? null);
+        });
+        this.find(".hint").hidden = present.length > 0;
+        this.find(".foreign").hidden = !foreign.size;
+        this.find(".foreign").textContent = `${count(foreign.size, "change")} of others, without a key for it here.`;
+        for (const { id } of arrived) flash(this.#items.get(id));
+        if (arrived.length) this.#measure(arrived);
+    }
+
+    #item(id) {
+        if (!this.#items.has(id)) this.#items.set(id, makeItem((fields) => this.notes.write(id, fields)));
+        return this.#items.get(id);
+    }
+
+    /** Tell how long the last of what arrived was on its way, or that it had waited for a connection. */
+    #measure(arrived) {
+        const { text, sent } = arrived.at(-1), name = this.root.dataset.name;
+        if (!sent) return; // a note that is gone
+        const late = sent < this.#connectedAt, shown = milliseconds(now() - sent);
+        this.find(".heard").textContent = late || this.#heardAt < sent ? "–" : milliseconds(this.#heardAt - sent);
+        this.find(".shown").textContent = late ? "–" : shown;
+        const notes = new Set(arrived.map(({ id }) => id)).size; // of one note several changes may have come
+        this.find(".late").textContent = late ? `${count(notes, "note")} pulled after connecting` : "";
+        announce(`${name}: ${text}, ${late ? "pulled after connecting" : `${shown} after it was sent`}`);
+    }
+}
+
+function make(tag, properties = {}, ...children) {
+    const element = Object.assign(document.createElement(tag), properties);
+    element.append(...children);
+    return element;
+}
+
+function makeItem(write) {
+    const box = make("input", { type: "checkbox", onchange: () => write({ done: box.checked }) });
+    const remove = make("button", { type: "button", textContent: "×", onclick: () => write({ gone: true }) });
+    return make("li", {}, make("label", {}, box, make("span")), remove);
+}
+
+function show(item, { text, done }, waits) {
+    item.querySelector("span").textContent = text;
+    item.querySelector("input").checked = done;
+    item.querySelector("button").ariaLabel = `Delete “${text}”`;
+    item.classList.toggle("waits", waits);
+}
+
+function flash(item) {
+    if (item && !calm.matches) item.animate([{ backgroundColor: "var(--flash)" }, {}], 1200);
+}
+
+/** Show rows as the server has them: what it was sent, and what it answers to a pull. */
+function showOnServer(changes) {
+    const list = document.querySelector(".rows");
+    for (const { seq, op, table, row_id, data } of changes) {
+        if (list.querySelector(`[data-seq="${seq}"]`)) continue;
+        const head = make("p", {}, make("b", {}, `#${seq}`), ` ${op} ${table}/${row_id}`);
+        const row = make("li", {}, head, make("code", {}, data ?? "null"));
+        row.dataset.seq = seq;
+        list.insertBefore(row, [...list.children].find((other) => other.dataset.seq < seq) ?? null);
+        flash(row);
+    }
+    while (list.childElementCount > MOST_ROWS) list.lastElementChild.remove();
+}
+
+let news;
+function announce(words) {
+    clearTimeout(news);
+    news = setTimeout(() => (document.querySelector(".news").textContent = words), QUIET);
+}
+
+function milliseconds(value) {
+    return value < 100 ? `${value.toFixed(1)} ms` : `${Math.round(value)} ms`;
+}
+
+function count(number, word) {
+    return `${number} ${word}${number === 1 ? "" : "s"}`;
+}
+
+/** Return what names this tab: two tabs are two pairs of devices, and each hears the other. */
+function installation() {
+    sessionStorage.installation ??= crypto.randomUUID();
+    return sessionStorage.installation;
+}
+
+async function begin({ api, session }) {
+    let account;
+    const token = tokens(async () => (account = await postJSON(session, {})).token);
+    const register = async ({ name }) => {
+        const device = { device_name: name, platform: "web", installation_id: `${installation()} ${name}` };
+        return (await postJSON(`${api}/devices`, device, { token: await token() })).id;
+    };
+    await token();
+    const key = await makeKey();
+    const screens = [];
+    for (const root of main.querySelectorAll(".device")) {
+        const deviceId = await register(root.dataset);
+        screens.push(new Screen(root, { key, api, token, deviceId, appId: account.app_id }));
+    }
+    const update = () => screens.forEach((screen) => screen.update());
+    document.addEventListener("visibilitychange", update);
+    update();
+}
+
+begin(main.dataset).catch((error) => {
+    const problem = main.querySelector(".problem");
+    problem.hidden = false;
+    problem.textContent = `This page cannot begin: ${error.message}.`;
+});
