@@ -101,6 +101,7 @@ def _commands_in(document: Path) -> list[list[str]]:
     return [words for code in inline for words in commands.commands(code)]
 
 
+@cache
 def _documented_commands() -> set[str]:
     """All command lines, as texts without the way to the program and without `--app wsgi`."""
     found = [words for block in blocks("sh") for words in commands.commands(block.text)]
@@ -129,12 +130,14 @@ def test_a_command_and_all_its_options_are_documented(name: str, command: click.
     assert not [option for option in options if option not in text]
 
 
+@cache
 def _settings_in_code() -> set[str]:
     constants = [node for source in SOURCES for node in ast.walk(ast.parse(source.read_text()))]
     texts = {node.value for node in constants if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {text for text in texts if re.fullmatch(r"SYNCKIT_[A-Z_]+[A-Z]", text)}
 
 
+@cache
 def _settings_in_tables() -> dict[str, str]:
     """Each setting with its default, of the tables that say `key`."""
     cells = [row for document in DOCUMENTS for row in rows(document) if row[0].startswith("`SYNCKIT_")]
