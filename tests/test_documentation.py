@@ -7,15 +7,12 @@ with the reference backend, in the place of https://sync.example.org.
 import ast
 import importlib
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
-from click.testing import CliRunner
 
 import synckit_notify
 from synckit_notify import metrics
@@ -30,7 +27,7 @@ from .documents import DOCUMENTS, Block, anchors, blocks, blocks_of, inline_code
 from .server import ROOT
 
 LANGUAGES = frozenset({"console", "env", "http", "json", "python", "sh", "text"})
-"""Each but `text` is run or checked below; `http` and `json` in the protocol's conversation, where alone they may be."""
+"""Each but `text` is run or checked, `http` and `json` as the protocol's conversation, where alone they may be."""
 
 PACKAGE = Path(synckit_notify.__file__).parent
 SOURCES = [*sorted(PACKAGE.rglob("*.py")), ROOT / "gunicorn.conf.py"]
@@ -155,8 +152,9 @@ def test_no_document_names_a_setting_that_does_not_exist(document: Path) -> None
 
 @pytest.mark.parametrize("name", ["keepalive_seconds", "max_streams_per_channel", "sweep_seconds", "url_prefix"])
 def test_a_default_is_the_one_in_the_table(name: str) -> None:
-    defaults = Settings.read({"SYNCKIT_JWT_KEY": KEY}, own_tokens=False)
-    assert _settings_in_tables()[f"SYNCKIT_{name.upper()}"].strip("`") == f"{getattr(defaults, name)}".removesuffix(".0")
+    default = getattr(Settings.read({"SYNCKIT_JWT_KEY": KEY}, own_tokens=False), name)
+    told = _settings_in_tables()[f"SYNCKIT_{name.upper()}"].strip("`")
+    assert told == str(default).removesuffix(".0")
 
 
 @pytest.mark.parametrize("block", blocks("env"), ids=str)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from html import unescape
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from . import commands
 from .client.test_assembled import Service
 from .conftest import make_token
 from .documents import DOCUMENTS, Block, blocks, blocks_of, name_of
-from .server import ROOT
 
 EMAIL, PASSWORD = "user@example.org", "password"
 """As the documents have them."""
@@ -82,7 +82,8 @@ class Account:
             assert "Done" in browser.get(answer.headers["Location"]).text
 
     def token(self) -> str:
-        return self.service.runner.invoke(args=["synckit", "token", "--app", self.app_id, "--user", EMAIL]).output.strip()
+        said = self.service.runner.invoke(args=["synckit", "token", "--app", self.app_id, "--user", EMAIL])
+        return said.output.strip()
 
 
 @pytest.fixture
@@ -213,7 +214,7 @@ def test_a_console_shows_what_the_document_shows(
     asked, *shown = block.text.splitlines()
     (words,) = commands.commands(asked.removeprefix("$ "))
     known = {"--api-key": account.api_key, "--email": EMAIL, "--password": PASSWORD, "--app": account.app_id}
-    words = [known.get(before, word) for before, word in zip(words, words[1:], strict=False)]
+    words = [known.get(before, word) for before, word in pairwise(words)]
     settings = {"URL": account.url, "API_KEY": account.api_key, "EMAIL": EMAIL, "PASSWORD": PASSWORD}
     for name, value in (settings | {"TOKEN": account.token()}).items():
         monkeypatch.setenv(f"SYNCKIT_{name}", value)
