@@ -43,8 +43,10 @@ def test_every_block_is_of_a_language_that_is_checked(document: Path) -> None:
 
 
 @each_document
-def test_no_code_is_hidden_from_the_tests_by_indenting_it(document: Path) -> None:
+def test_no_code_is_hidden_from_the_tests_by_its_form(document: Path) -> None:
     assert not re.search(r"\n\n(    |\t)\S", prose(document))
+    for line in prose(document).splitlines():
+        assert line.count("`") % 2 == 0, line  # code that goes on in the next line would not be found
 
 
 @each_document
