@@ -6,7 +6,8 @@ reference backend stands in the place of https://sync.example.org; each program 
 
 import re
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
@@ -164,7 +165,10 @@ def mounted(names: Names, account: Account) -> None:
 
 def used(names: Names, account: Account) -> None:
     """The program of the SDK: both ways between two devices."""
-    assert [change.data for change in names["rows"].values()] == ["hello"]
+    (row,) = names["rows"].values()
+    for later, data in ((-1, "older"), (1, "newer")):
+        names["store"]([replace(row, timestamp=row.timestamp + timedelta(seconds=later), data=data)])
+    assert (row.data, [change.data for change in names["rows"].values()]) == ("hello", ["newer"])
     theirs = pulled(account, "another passphrase")
     assert [(change.op, change.row_id) for change in theirs] == [("INSERT", "task-1"), ("DELETE", "task-0")]
     assert (names["status"].change_count, names["recent"].restarted) == (3, False)
