@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "synckit_notify"
+import synckit_notify
+
+PACKAGE = Path(synckit_notify.__file__).parent
 STANDARD = frozenset(sys.stdlib_module_names)
 
 # Room: the rooms and the foreign packages it may import. A folder is one room.
@@ -157,8 +159,6 @@ def test_the_sdk_works_where_no_server_package_is_installed() -> None:
 
 
 def test_the_exported_names_all_exist() -> None:
-    import synckit_notify
-
     assert all(getattr(synckit_notify, name) for name in synckit_notify.__all__)
     with pytest.raises(AttributeError):
         synckit_notify.nothing_of_the_kind  # noqa: B018

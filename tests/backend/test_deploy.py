@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import synckit_notify
+
 from ..behind import wait_until
 from ..conftest import KEY
 from ..proxies import DEPLOY, shipped
@@ -20,6 +22,7 @@ from .conftest import start
 
 pytestmark = pytest.mark.thorough
 
+PACKAGE = Path(synckit_notify.__file__).parent
 LISTENING = r"Listening at: http://[\d.]+:(\d+)"
 
 
@@ -78,7 +81,7 @@ def test_what_is_copied_serves_is_healthy_and_ends_on_term(image: dict[str, list
     for line in image["COPY"]:
         *names, folder = line.split()
         for name in names:
-            copy_into(tmp_path / folder.strip("/"), ROOT / name)
+            copy_into(tmp_path / folder.strip("/"), PACKAGE if name == PACKAGE.name else ROOT / name)
     (tmp_path / "data").mkdir()
     env = dict(word.split("=", 1) for word in " ".join(image["ENV"]).replace("/data", f"{tmp_path}/data").split())
     env |= {"SYNCKIT_BIND": "127.0.0.1:0", "SYNCKIT_JWT_KEY": KEY, "PYTHONPATH": str(tmp_path / "src")}

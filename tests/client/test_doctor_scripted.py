@@ -1,16 +1,19 @@
 """`synckit doctor` against servers that answer as no server should, byte by byte."""
 
 import contextlib
+import socket
 import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 
 import pytest
 
 from synckit_notify.client.doctor import Address, examine
 from synckit_notify.client.doctor.findings import Finding, Verdict
 
+from ..waiting import until
 from ..wire import CONNECTED, KEEPALIVE
 
 TOKEN = "head.claims.signature"
@@ -59,6 +62,7 @@ class Scripted(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), Answering)
         self.scripts = scripts
         self.asked: list[str] = []
+        self.visitors = 0
 
     @property
     def url(self) -> str:
@@ -71,7 +75,8 @@ class Answering(socketserver.StreamRequestHandler):
     server: Scripted
 
     def handle(self) -> None:
-        lines = [line.decode().strip() for line in iter(self.rfile.readline, b"\r\n") if line]
+        self.server.visitors += 1
+        lines = [line.decode().strip() for line in takewhile(lambda line: line != b"\r\n", self.rfile)]
         if not lines:
             return
         self.server.asked.append("\n".join(lines))
@@ -109,6 +114,13 @@ def failure(server: Scripted, patience: float = PATIENT) -> Finding:
     """The one FAIL."""
     (found,) = [finding for finding in examined(server, patience=patience) if finding.verdict is Verdict.FAIL]
     return found
+
+
+def test_a_visitor_who_says_nothing_leaves_no_thread_behind(serve: Callable[..., Scripted]) -> None:
+    server = serve([STREAM])
+    before = threading.active_count()
+    socket.create_connection(server.server_address).close()
+    assert until(lambda: server.visitors == 1 and threading.active_count() == before)
 
 
 def test_a_captive_portal_is_no_stream(serve: Callable[..., Scripted]) -> None:
