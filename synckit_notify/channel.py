@@ -6,7 +6,6 @@ any wait to be written. All of it is guarded by the one lock of the registry tha
 
 import threading
 from collections import deque
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -76,7 +75,7 @@ class Subscriber:
         with self.channel.lock:
             pending, self.pending = self.pending, ()
             self.channel.counts.frames += len(pending)
-        return joined(pending)
+        return pending[0] if len(pending) == 1 else b"".join(pending)
 
     def wait(self, seconds: float) -> None:
         """Sleep until something is pending, the stream shall end, or the time is over."""
@@ -84,11 +83,6 @@ class Subscriber:
             if not self.pending and self.end is None:
                 self.channel.ready = self.channel.ready or Ready(self.channel.lock)
                 self.channel.ready.wait(seconds)
-
-
-def joined(pending: Sequence[bytes]) -> bytes:
-    """Return frames as one piece, to be written at once."""
-    return pending[0] if len(pending) == 1 else b"".join(pending)
 
 
 class Ready(threading.Condition):

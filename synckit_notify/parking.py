@@ -38,33 +38,22 @@ RELIEF_SECONDS = 0.25
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
-class Parked:
-    """A stream, and the descriptor it is written to; -1 once that is closed."""
-
-    __slots__ = ("number", "stream", "unsent")
-
-    def __init__(self, stream: Stream, number: int) -> None:
-        self.stream = stream
-        self.number = number
-        self.unsent = b""
-
-
 class Wheel:
     """Who is to be looked at when, in steps of one tick: adding costs an append, and nothing is ever moved."""
 
     def __init__(self, tick: float, now: float) -> None:
         self._tick = tick
         self._next = int(now / tick)
-        self._slots: defaultdict[int, list[Parked]] = defaultdict(list)
+        self._slots: defaultdict[int, list[Stream]] = defaultdict(list)
 
-    def add(self, parked: Parked, at: float) -> None:
+    def add(self, stream: Stream, at: float) -> None:
         """Look at it in the first step that is not before this moment."""
-        self._slots[max(self._next, int(at / self._tick) + 1)].append(parked)
+        self._slots[max(self._next, int(at / self._tick) + 1)].append(stream)
 
-    def due(self, now: float) -> list[Parked]:
+    def due(self, now: float) -> list[Stream]:
         """Take out whom it is time for."""
         began, self._next = self._next, int(now / self._tick) + 1
-        return [parked for step in range(began, self._next) for parked in self._slots.pop(step, ())]
+        return [stream for step in range(began, self._next) for stream in self._slots.pop(step, ())]
 
 
 def works_here() -> bool:
@@ -86,7 +75,7 @@ class Parking:
         self._peers = peers
         self._closed = closed
         self._wheel = Wheel(tick, time.monotonic())
-        self._due: list[Parked] = []
+        self._due: list[Stream] = []
         self._look = threading.Event()
         self._streams = 0
         self._sentinel = _taken_lock()
@@ -104,18 +93,17 @@ class Parking:
             self._park(stream, sock)
             raise ConnectionResetError(errno.ECONNRESET, "the connection is served elsewhere")
 
-    def ring(self, parked: list[Parked]) -> None:
+    def ring(self, streams: list[Stream]) -> None:
         """Look at these soon. Called under the registry's lock: only remembers and wakes."""
-        self._due += parked
+        self._due += streams
         self._look.set()
 
     def _park(self, stream: Stream, sock: socket.socket) -> None:
         """Take the socket over; of those that come, now and then one stays until the next that stays comes."""
-        parked = Parked(stream, sock.detach())
-        stream.writing = False
+        stream.descriptor, stream.writing = sock.detach(), False
         self._streams += 1
-        self._wheel.add(parked, stream.look_again)
-        self._registry.park(stream.subscriber, parked)
+        self._wheel.add(stream, stream.look_again)
+        self._registry.park(stream.subscriber, stream)
         self._thread.ensure()
         if (now := time.monotonic()) >= self._relieve_at:
             self._relieve_at = now + RELIEF_SECONDS
@@ -133,56 +121,67 @@ class Parking:
         self._turn(due, now)
         timed = self._wheel.due(now)
         self._turn(timed, now)
-        for parked in timed:
-            if parked.number >= 0:
-                self._wheel.add(parked, parked.stream.look_again)
+        for stream in timed:
+            if stream.descriptor >= 0:
+                self._wheel.add(stream, stream.look_again)
 
-    def _turn(self, several: list[Parked], now: float) -> None:
+    def _turn(self, streams: list[Stream], now: float) -> None:
         """Write what there is to write, and close what is over; what has no room is left alone until it has."""
-        free = [parked for parked in several if not parked.unsent or self._has_room(parked)]
-        waiting = self._registry.take([parked.stream.subscriber for parked in free])
-        for parked, frames in zip(free, waiting, strict=True):
-            stream = parked.stream
-            if data := stream.turn(frames, now):
-                self._write(parked, _chunk(data) + _LAST_CHUNK if stream.over else _chunk(data))
-            elif stream.over and parked.number >= 0 and not parked.unsent:
-                self._write(parked, _LAST_CHUNK)
+        free = [stream for stream in streams if not stream.unsent or self._has_room(stream)]
+        waiting = self._registry.take([stream.subscriber for stream in free])
+        for stream, frames in zip(free, waiting, strict=True):
+            data = stream.turn(frames, now)
+            if stream.over:
+                self._finish(stream, _chunk(data) + _LAST_CHUNK)
+            elif data:
+                chunk = _chunk(data)
+                try:
+                    sent = os.write(stream.descriptor, chunk)  # not by `_write`: a call less for each of thousands
+                except OSError:
+                    sent = 0
+                if sent == len(chunk):
+                    stream.writing = False
+                else:
+                    self._write(stream, chunk[sent:])
 
-    def _has_room(self, parked: Parked) -> bool:
+    def _has_room(self, stream: Stream) -> bool:
         """Write the rest of an earlier chunk, and tell whether all of it went."""
-        end = parked.stream.subscriber.end
+        end = stream.subscriber.end
         if end is not None and end.peer_is_gone:
-            self._close(parked)
-            return False
-        self._write(parked, parked.unsent)
-        return parked.number >= 0 and not parked.unsent
+            self._close(stream)
+        else:
+            self._write(stream, stream.unsent)
+        return stream.descriptor >= 0 and not stream.unsent
 
-    def _write(self, parked: Parked, chunk: bytes) -> None:
-        stream = parked.stream
+    def _finish(self, stream: Stream, chunk: bytes) -> None:
+        """Write the last bytes, unless it was done when the stream was looked at before."""
+        if stream.descriptor >= 0 and not stream.unsent:
+            self._write(stream, chunk)
+
+    def _write(self, stream: Stream, chunk: bytes) -> None:
         try:
-            sent = os.write(parked.number, chunk)
+            sent = os.write(stream.descriptor, chunk)
         except BlockingIOError:
             sent = 0
         except OSError:  # whatever it was to end for: nothing can be written any more
             self._registry.end_one(stream.subscriber, End.RESET)
             sent, stream.over = len(chunk), True
-        if sent < len(chunk):  # what comes meanwhile is buffered
-            parked.unsent = chunk[sent:]
-            self._peers.await_room(parked.number)
-            return
-        parked.unsent, stream.writing = b"", False
-        if stream.over:
-            self._close(parked)
+        stream.unsent = chunk[sent:]
+        stream.writing = sent < len(chunk)
+        if stream.writing:  # what comes meanwhile is buffered
+            self._peers.await_room(stream.descriptor)
+        elif stream.over:
+            self._close(stream)
 
-    def _close(self, parked: Parked) -> None:
-        number, parked.number = parked.number, -1
-        self._peers.forget(number, parked.stream.subscriber)
-        os.close(number)
+    def _close(self, stream: Stream) -> None:
+        descriptor, stream.descriptor, stream.unsent = stream.descriptor, -1, b""
+        self._peers.forget(descriptor, stream.subscriber)
+        os.close(descriptor)
         self._streams -= 1
         if not self._streams:
             self._relieve_at = -math.inf
             self._let_sentinel_go(_taken_lock())
-        self._closed(parked.stream)
+        self._closed(stream)
 
     def _let_sentinel_go(self, successor: threading.Lock) -> None:
         before, self._sentinel = self._sentinel, successor

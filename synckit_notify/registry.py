@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import sse
-from .channel import Channel, ChannelKey, End, Subscriber, joined
+from .channel import Channel, ChannelKey, End, Subscriber
 from .counts import Counts
 from .errors import TooManyStreams
 
@@ -139,13 +139,13 @@ class Registry:
 
     def take(self, subscribers: list[Subscriber]) -> list[bytes]:
         """Take what each has buffered, joined, as `Subscriber.take` does, with one turn of the lock for all."""
+        taken = []
         with self._lock:
-            taken = []
             for subscriber in subscribers:
                 taken.append(subscriber.pending)
                 subscriber.pending = ()
             self.counts.frames += sum(map(len, taken))
-        return [joined(pending) for pending in taken]
+        return [pending[0] if len(pending) == 1 else b"".join(pending) for pending in taken]
 
     def snapshot(self) -> list[tuple[ChannelKey, list[Subscriber]]]:
         """Return every channel with its subscribers, as they are now."""
@@ -167,7 +167,9 @@ class Registry:
             self._remove(self._abandoned.popleft())
 
     def _wake(self, channel: Channel, origin_device: str | None) -> int:
-        listeners = [s for s in channel.subscribers if s.device is None or s.device != origin_device]
+        listeners = channel.subscribers
+        if origin_device is not None:
+            listeners = [s for s in listeners if s.device != origin_device]
         for subscriber in listeners:
             if subscriber.pending:
                 subscriber.offer(sse.CHANGED)

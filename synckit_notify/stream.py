@@ -54,13 +54,28 @@ def deadline(now: float, *, seconds_to_expiry: float | None, max_age: float | No
 class Stream:
     """One stream between its first byte and its last."""
 
-    __slots__ = ("_ends_at", "_keepalive", "_last_bytes_at", "_reason", "opened_at", "over", "subscriber", "writing")
+    __slots__ = (
+        "_ends_at",
+        "_keepalive",
+        "_last_bytes_at",
+        "_reason",
+        "descriptor",
+        "opened_at",
+        "over",
+        "subscriber",
+        "unsent",
+        "writing",
+    )
 
     def __init__(self, subscriber: Subscriber, *, keepalive: float, ends: Deadline) -> None:
         self.subscriber = subscriber
         self.over = False
         self.writing = False
         """Whether the last bytes that `poll` gave are being written."""
+        self.descriptor = -1
+        """Where a parked stream is written to; -1 where a server writes, and after the end."""
+        self.unsent = b""
+        """What of its last bytes a parked stream's socket had no room for."""
         self._keepalive = keepalive
         self._ends_at, self._reason = ends
         self.opened_at: float | None = None

@@ -9,7 +9,7 @@ import pytest
 
 from synckit_notify import parking, sse
 from synckit_notify.channel import ChannelKey, End
-from synckit_notify.parking import Parked, Parking, Wheel
+from synckit_notify.parking import Parking, Wheel
 from synckit_notify.peer import PeerWatch
 from synckit_notify.periodic import Periodic
 from synckit_notify.registry import Registry
@@ -214,9 +214,9 @@ def test_a_later_stream_relieves_the_one_that_stays(garage: Garage, monkeypatch:
 
 
 class TestWheel:
-    def entry(self) -> Parked:
+    def entry(self) -> Stream:
         registry = Registry()
-        return Parked(Stream(registry.subscribe(ALICE), keepalive=30.0, ends=NEVER), 0)
+        return Stream(registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
 
     def test_it_gives_each_back_once_and_not_before_its_time(self) -> None:
         wheel, entry = Wheel(0.25, now=100.0), self.entry()
