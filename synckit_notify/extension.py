@@ -14,8 +14,9 @@ from datetime import datetime
 from flask import Flask, Request, current_app
 
 from . import cors
-from .blueprint import make_blueprint
+from .blueprint import make_blueprint, refusal_response
 from .brokers import Disconnect, Message, Notice
+from .errors import Refused
 from .service import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, Service, ValidSince, aware, canonical
 from .tokens import Principal
 
@@ -42,11 +43,14 @@ class Notifier:
         SYNCKIT_JWT_ISSUER, SYNCKIT_JWT_AUDIENCE, SYNCKIT_URL_PREFIX, SYNCKIT_KEEPALIVE_SECONDS, SYNCKIT_MAX_STREAMS,
         SYNCKIT_MAX_STREAMS_PER_CHANNEL, SYNCKIT_MAX_STREAM_SECONDS, SYNCKIT_BROKER_URL, SYNCKIT_BROKER_NAMESPACE,
         SYNCKIT_SWEEP_SECONDS, SYNCKIT_CORS_ORIGINS, SYNCKIT_METRICS, SYNCKIT_PARKING.
+
+        What `authenticate` refuses in the host's own routes is answered as JSON, unless the host has a handler.
         """
         if EXTENSION_NAME in app.extensions:
             raise RuntimeError("a Notifier is mounted on this application already")
         service = Service(app, self._hooks)
         app.register_blueprint(make_blueprint(service))
+        app.error_handler_spec[None][None].setdefault(Refused, refusal_response)
         for_pages = {f"{service.settings.url_prefix}/{route}" for route in ("subscribe", "live", "ready")}
         cors.install(app, service.settings.cors_origins, for_pages.__contains__)
         app.extensions[EXTENSION_NAME] = service

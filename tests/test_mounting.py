@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import pytest
-from flask import Flask
+from flask import Flask, request
+from flask.testing import FlaskClient
 
-from synckit_notify import ConfigurationError, Notifier, Principal
+from synckit_notify import ConfigurationError, InvalidToken, Notifier, Principal
+from synckit_notify.errors import Refused
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from . import foreign, hosts
@@ -208,6 +210,29 @@ def test_a_host_checks_its_own_requests_the_same_way() -> None:
         principal = notifier.authenticate(context.request)
     assert isinstance(principal, Principal)
     assert (principal.app, principal.user, principal.device) == ("notes", "alice", "laptop")
+
+
+def mounted(*handlers: type[Exception]) -> FlaskClient:
+    """A host with a route that asks who is there, and handlers of its own."""
+    app = Flask(__name__)
+    app.config["SYNCKIT_JWT_KEY"] = KEY
+    for error in handlers:
+        app.register_error_handler(error, lambda _: ("the host's page", 418))
+    notifier = Notifier(app)
+    app.add_url_rule("/push", view_func=lambda: notifier.authenticate(request).user)
+    return app.test_client()
+
+
+@pytest.mark.parametrize("handlers", [(), (Exception,)])
+def test_a_bad_token_in_the_hosts_own_route_is_a_401_in_json(handlers: tuple[type[Exception], ...]) -> None:
+    answer = mounted(*handlers).get("/push", headers=bearer("nonsense"))
+    assert (answer.status_code, answer.json) == (401, {"error": "the token is not valid"})
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize("error", [Refused, InvalidToken])
+def test_a_handler_of_the_hosts_own_wins(error: type[Exception]) -> None:
+    assert mounted(error).get("/push", headers=bearer("nonsense")).status_code == 418
 
 
 def test_a_dropped_response_frees_its_subscriber() -> None:

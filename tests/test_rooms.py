@@ -81,7 +81,7 @@ MAY_IMPORT = {
         ),
         "flask",
     },
-    "extension": {"blueprint", "brokers", "cors", "service", "tokens", "flask"},
+    "extension": {"blueprint", "brokers", "cors", "errors", "service", "tokens", "flask"},
     "testing": {"sse", "blueprint", "extension", "service", "stream", "flask", "werkzeug"},
     "client": {"errors", "sse", "httpx2", "nacl", "argon2", "click"},
     "backend": {
