@@ -1,6 +1,6 @@
 """The reference backend: a small SyncKit server that uses the Notifier as any other application would.
 
-    settings ──▶ Backend (context) ──▶ routes (api, oauth, pages), commands (`flask synckit`), demo (development)
+    settings ──▶ Backend (context) ──▶ routes (api, oauth, live), commands (`flask synckit`), demo (development)
 
 `create_app` reads the environment's SYNCKIT_* and makes the Flask application. It leaves nothing open behind, neither
 connection nor lock, so a server may fork after it.
@@ -20,9 +20,12 @@ from werkzeug.exceptions import HTTPException
 from .. import ConfigurationError, Notifier, Principal, cors
 from ..errors import Refused
 from ..settings import cors_origins
-from . import api, changelog, commands, development, limiting, live, oauth, pages, rollcall, schema, sessions
+from . import api, changelog, commands, development, limiting, live, rollcall, sessions
 from .context import EXTENSION_NAME, Backend, Signer
-from .store import Store
+from .database import schema
+from .database.store import Store
+from .oauth import pages
+from .oauth import routes as oauth
 
 __all__ = ["Backend", "create_app"]
 

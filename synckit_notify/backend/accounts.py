@@ -13,9 +13,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, select
 
 from ..errors import Refused
+from .database.schema import INSTALLED, NAMED, apps, devices, now, users
+from .database.store import Store, upsert
 from .passwords import Admit, everybody, matches
-from .schema import INSTALLED, NAMED, apps, devices, now, users
-from .store import Store, upsert
 
 PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
 LONGEST_EMAIL = 254

@@ -14,9 +14,9 @@ from .. import Principal
 from . import accounts, changelog, fields, keys, limiting, sessions
 from .changelog import Change, Query
 from .context import TOKEN_SECONDS, current_backend
+from .database.schema import now
 from .fields import Fields, Invalid, rfc3339
 from .passwords import LONGEST_PASSWORD, hash_password
-from .schema import now
 from .sessions import Holder, Session
 
 LONGEST_ID = 128

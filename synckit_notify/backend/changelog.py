@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Row, Select, and_, select, tuple_
 
 from ..errors import Refused
 from . import accounts
-from .schema import as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
-from .store import upsert
+from .database.schema import as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
+from .database.store import upsert
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
 MOST_CHANGES = 500

@@ -14,7 +14,7 @@ from flask import current_app
 
 from .. import Notifier
 from ..settings import jwt_algorithms, jwt_keys
-from .store import Store
+from .database.store import Store
 
 EXTENSION_NAME = "synckit_backend"
 

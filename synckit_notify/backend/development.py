@@ -20,9 +20,9 @@ from sqlalchemy import Connection, select
 from .. import ConfigurationError
 from . import accounts
 from .context import EXTENSION_NAME, PASTED_TOKEN_SECONDS, Backend
+from .database.schema import apps, now
 from .fields import rfc3339
 from .passwords import hash_password
-from .schema import apps, now
 
 KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
 DEMO_APP, DEMO_EMAIL = "Demo", "demo@example.org"

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Connection, Row, Table, func, select
 
 from . import accounts
-from .schema import apps, devices, heads, redirects, users
+from .database.schema import apps, devices, heads, redirects, users
 
 
 class App(NamedTuple):

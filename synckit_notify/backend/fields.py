@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from ..errors import Refused
-from .schema import as_datetime
+from .database.schema import as_datetime
 
 LARGEST_INTEGER = 2**63 - 1
 """What SQLite and PostgreSQL can store."""

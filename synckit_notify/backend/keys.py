@@ -7,8 +7,8 @@ All functions are pieces of a transaction, to be run by a Store.
 from sqlalchemy import ColumnElement, Connection, and_, select
 
 from ..errors import Refused
-from .schema import envelopes, now
-from .store import upsert
+from .database.schema import envelopes, now
+from .database.store import upsert
 
 LARGEST_ENVELOPE = 4096
 """Upstream's limit, in bytes."""

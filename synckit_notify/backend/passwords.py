@@ -13,7 +13,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from .. import native
-from .store import held
+from .database.store import held
 
 LONGEST_PASSWORD = 1024
 

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, delete, func, select, union
 
 from . import accounts, sessions
 from .accounts import DISABLED
-from .schema import apps, changes, codes, devices, envelopes, heads, pushes, users
-from .schema import sessions as session_rows
+from .database.schema import apps, changes, codes, devices, envelopes, heads, pushes, users
+from .database.schema import sessions as session_rows
+from .database.store import Store
 from .sessions import Holder
-from .store import Store
 
 CHANGES_AT_ONCE = 2_000
 """A tenth of a second on SQLite, for which every push waits."""

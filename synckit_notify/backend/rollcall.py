@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, delete, exists, select
 
-from .schema import now, roll_calls
-from .store import Store, upsert
+from .database.schema import now, roll_calls
+from .database.store import Store, upsert
 
 LIFE_MICROSECONDS = 10 * 60 * 1_000_000
 """A question whose command was killed is answered no longer, and gone with the next one."""

@@ -31,7 +31,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, exists, select
 
 from . import accounts
-from .schema import codes, devices, now, sessions, users
+from .database.schema import codes, devices, now, sessions, users
 
 IDLE_MICROSECONDS = 90 * 24 * 3600 * 1_000_000
 """A device that was off for a season is still logged in; one that was lost is not for ever."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import psycopg
 
-from synckit_notify.backend import schema
+from synckit_notify.backend.database import schema
 
 from ..conftest import need
 

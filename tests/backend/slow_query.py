@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text  # noqa: E402
 
 from synckit_notify.backend import accounts, changelog  # noqa: E402
 from synckit_notify.backend.changelog import Change, Query  # noqa: E402
-from synckit_notify.backend.store import Store  # noqa: E402
+from synckit_notify.backend.database.store import Store  # noqa: E402
 
 from ..ticking import tick  # noqa: E402
 

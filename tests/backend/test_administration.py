@@ -10,7 +10,8 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, Table, select
 
-from synckit_notify.backend import Backend, accounts, removal, rollcall, schema
+from synckit_notify.backend import Backend, accounts, removal, rollcall
+from synckit_notify.backend.database import schema
 from synckit_notify.testing import CONNECTED, open_stream
 
 from ..conftest import make_token

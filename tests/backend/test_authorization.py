@@ -11,8 +11,10 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from synckit_notify.backend import Backend, accounts, clients, codes, schema, sessions
-from synckit_notify.backend.clients import Client
+from synckit_notify.backend import Backend, accounts, sessions
+from synckit_notify.backend.database import schema
+from synckit_notify.backend.oauth import clients, codes
+from synckit_notify.backend.oauth.clients import Client
 from synckit_notify.testing import CONNECTED, open_stream
 
 from ..conftest import KEY

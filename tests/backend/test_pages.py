@@ -8,7 +8,8 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from synckit_notify.backend import Backend, accounts, pages, passwords, sessions
+from synckit_notify.backend import Backend, accounts, passwords, sessions
+from synckit_notify.backend.oauth import pages
 
 from .conftest import PASSWORD, SQLITE_ONLY, add_account
 from .visitor import CALLBACK, Visitor, sent_to

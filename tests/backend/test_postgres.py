@@ -14,8 +14,9 @@ from flask import Flask
 from sqlalchemy import Connection, text
 
 from synckit_notify import ConfigurationError
-from synckit_notify.backend import Backend, accounts, changelog, create_app, postgres, schema, sessions
-from synckit_notify.backend.store import Busy
+from synckit_notify.backend import Backend, accounts, changelog, create_app, sessions
+from synckit_notify.backend.database import postgres, schema
+from synckit_notify.backend.database.store import Busy
 
 from ..conftest import KEY, make_token
 from ..server import ROOT, clean_environment
@@ -40,7 +41,7 @@ for number in range(2):
 
 LOADED_TOO_EARLY = """
 import psycopg, sys
-from synckit_notify.backend.store import Store
+from synckit_notify.backend.database.store import Store
 
 store = Store(sys.argv[1])
 from gevent import monkey
@@ -98,8 +99,8 @@ class TestAServerThatCannotBeUsed:
             connection.execute("DROP DATABASE latin")
 
     def test_needs_psycopg_which_is_missing(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delitem(sys.modules, "synckit_notify.backend.postgres")
-        monkeypatch.delattr("synckit_notify.backend.postgres")
+        monkeypatch.delitem(sys.modules, "synckit_notify.backend.database.postgres")
+        monkeypatch.delattr("synckit_notify.backend.database.postgres")
         monkeypatch.setitem(sys.modules, "psycopg", None)
         assert "install it with: pip install 'synckit-notify[postgres]'" in self.refusal(url)
 

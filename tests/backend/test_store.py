@@ -11,9 +11,10 @@ from flask import Flask
 from sqlalchemy import Connection, func, select, text
 
 from synckit_notify import ConfigurationError
-from synckit_notify.backend import Backend, accounts, changelog, create_app, postgres, schema, sqlite, store
+from synckit_notify.backend import Backend, accounts, changelog, create_app
 from synckit_notify.backend.changelog import Change, Query
-from synckit_notify.backend.store import Busy, Store
+from synckit_notify.backend.database import postgres, schema, sqlite, store
+from synckit_notify.backend.database.store import Busy, Store
 
 from ..conftest import KEY
 from ..server import ROOT, clean_environment
@@ -26,7 +27,7 @@ from gevent import monkey
 monkey.patch_all()
 import gevent, sys
 from sqlalchemy import text
-from synckit_notify.backend.store import Store
+from synckit_notify.backend.database.store import Store
 
 store = Store(sys.argv[1])
 sleep = monkey.get_original("time", "sleep")

@@ -6,20 +6,21 @@ No server: the module comes in as a `data:` address, and `fetch` is one that pla
 import base64
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from synckit_notify.backend import live
 from synckit_notify.sse import LONGEST, Comment, Event, Retry
 
 from ..browser import Browser
 from ..client.test_assembled import EMAIL, PASSWORD, Service
-from ..server import ROOT
 from ..test_decoder import CASES
 
 pytestmark = pytest.mark.thorough
 
-SOURCE = (ROOT / "synckit_notify/backend/static/synckit.js").read_bytes()
+SOURCE = (Path(live.__file__).parent / "static" / "synckit.js").read_bytes()
 MODULE = f"data:text/javascript;base64,{base64.b64encode(SOURCE).decode()}"
 
 DECODE = """

@@ -4,7 +4,8 @@ import os
 
 from flask import Flask
 
-from synckit_notify.backend import api, context, create_app, oauth
+from synckit_notify.backend import api, context, create_app
+from synckit_notify.backend.oauth import routes as oauth
 
 
 def create() -> Flask:

@@ -3,7 +3,8 @@
 import click
 from flask.cli import AppGroup
 
-from .. import accounts, clients, directory
+from .. import accounts, directory
+from ..oauth import clients
 from .work import check, read, show, write
 
 

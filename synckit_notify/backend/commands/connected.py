@@ -10,8 +10,8 @@ from sqlalchemy import Connection
 
 from ...settings import sweep_seconds
 from .. import directory, rollcall
+from ..database.schema import apps, devices, users
 from ..rollcall import Present
-from ..schema import apps, devices, users
 from .work import read, show, write
 
 ANSWER_SECONDS = 2.0

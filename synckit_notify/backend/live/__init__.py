@@ -18,12 +18,13 @@ import re
 from flask import Blueprint, Flask, Request, Response, current_app, render_template, request
 from sqlalchemy import Connection, select
 
-from ..errors import Forbidden
-from . import accounts, pages
-from .accounts import Unknown
-from .context import current_backend
-from .development import DEMO_APP, DEMO_EMAIL
-from .schema import apps
+from ...errors import Forbidden
+from .. import accounts
+from ..accounts import Unknown
+from ..context import current_backend
+from ..database.schema import apps
+from ..development import DEMO_APP, DEMO_EMAIL
+from ..oauth import pages
 
 TOKEN_SECONDS = 600
 """Short, so that the page shows what happens when a token ends, and one that leaked is soon of no use."""
@@ -36,7 +37,9 @@ POLICY = (
 _LOOPBACK_HOST = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.ASCII | re.IGNORECASE)
 _PROXIES = re.compile(r"forwarded|x-forwarded-.*|x-real-ip|x-client-ip|true-client-ip|cf-.*|via", re.IGNORECASE)
 
-blueprint = Blueprint("synckit_live", __name__, static_folder="static", static_url_path="/static")
+blueprint = Blueprint(
+    "synckit_live", __name__, static_folder="static", static_url_path="/static", template_folder="templates"
+)
 
 
 class OnlyHere(Forbidden):

@@ -17,7 +17,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from .. import ConfigurationError, native
+from ... import ConfigurationError, native
 
 READERS, WRITERS = 6, 4
 """Ten connections per process: a PostgreSQL as it is installed takes 100."""

@@ -11,14 +11,15 @@ from typing import Any
 
 from flask import Blueprint, request
 
-from ..errors import InvalidToken, Refused
-from . import accounts, authorization, fields, sessions
+from ...errors import InvalidToken, Refused
+from .. import accounts, fields, sessions
+from ..context import TOKEN_SECONDS, current_backend
+from ..fields import Fields, Invalid, Malformed
+from ..limiting import TooManyAttempts
+from ..sessions import Holder, Refusal, Session
+from . import authorization
 from .authorization import OAuth2Error
 from .codes import Replayed
-from .context import TOKEN_SECONDS, current_backend
-from .fields import Fields, Invalid, Malformed
-from .limiting import TooManyAttempts
-from .sessions import Holder, Refusal, Session
 
 LARGEST_BODY = 16 * 1024
 """Far above any request of ours: whoever asks here is a stranger still, and what he sends is parsed on the hub."""

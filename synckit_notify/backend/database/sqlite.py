@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 
-from .. import ConfigurationError, native
+from ... import ConfigurationError, native
 
 READERS, WRITERS = 6, 1
 """With two password hashes (accounts) this leaves one of gevent's ten native threads to others."""

@@ -23,12 +23,13 @@ from sqlalchemy import Row
 from werkzeug.exceptions import HTTPException
 from werkzeug.urls import iri_to_uri
 
-from ..errors import Refused
-from . import accounts, authorization, fields, limiting
+from ...errors import Refused
+from .. import accounts, fields, limiting
+from ..context import current_backend
+from ..fields import Fields, Invalid
+from ..passwords import LONGEST_PASSWORD
+from . import authorization
 from .authorization import Asked, OAuth2Error
-from .context import current_backend
-from .fields import Fields, Invalid
-from .passwords import LONGEST_PASSWORD
 
 VISIT_SECONDS = 600
 LARGEST_FORM = 16 * 1024
@@ -48,7 +49,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-blueprint = Blueprint("synckit_pages", __name__)
+blueprint = Blueprint("synckit_pages", __name__, template_folder="templates")
 
 
 class Visit(NamedTuple):

@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, select
 
-from . import accounts, sessions
-from .schema import codes, now
-from .sessions import Holder, Session
+from .. import accounts, sessions
+from ..database.schema import codes, now
+from ..sessions import Holder, Session
 
 CODE_MICROSECONDS = 60 * 1_000_000
 """A client exchanges its code in the same second; the RFC's ten minutes are for slow redirects."""

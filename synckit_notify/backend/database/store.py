@@ -20,8 +20,8 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
-from .. import ConfigurationError
-from ..errors import Refused
+from ... import ConfigurationError
+from ...errors import Refused
 from . import sqlite
 
 __all__ = ["Busy", "Store", "held", "upsert"]

@@ -26,12 +26,12 @@ from authlib.oauth2.rfc6749.requests import BasicOAuth2Payload
 from authlib.oauth2.rfc7636 import CodeChallenge
 from sqlalchemy import Row
 
+from ..database.store import Store
+from ..fields import Fields
+from ..sessions import Session
 from . import clients, codes
 from .clients import LONGEST_ADDRESS, Client
 from .codes import Replayed
-from .fields import Fields
-from .sessions import Session
-from .store import Store
 
 __all__ = ["Asked", "OAuth2Error", "asked", "decided", "redeemed"]
 

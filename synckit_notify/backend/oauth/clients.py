@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, select
 
-from . import accounts
-from .fields import Invalid
-from .schema import apps, redirects
-from .store import upsert
+from .. import accounts
+from ..database.schema import apps, redirects
+from ..database.store import upsert
+from ..fields import Invalid
 
 LONGEST_ADDRESS = 2048
 
