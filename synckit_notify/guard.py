@@ -60,13 +60,13 @@ class FairUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn is untyped
             raise
         finally:
             self.sock.settimeout(before)
-            self.let_others_go()
+            time.sleep(0)  # the others: under gevent what has come is now worked on in turn, and timers in between
             self._others_went = True
         self._until += len(data) / SLOWEST_BODY
         return data
 
     def let_others_go(self) -> None:
-        """Under gevent what has come is now worked on in turn, and timers in between; not twice for one request."""
+        """Wait for the others, unless they have had their turn since the last request."""
         if not self._others_went:
             time.sleep(0)
         self._others_went = False

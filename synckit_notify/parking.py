@@ -52,8 +52,9 @@ class Wheel:
 
     def due(self, now: float) -> list[Stream]:
         """Take out whom it is time for."""
-        began, self._next = self._next, int(now / self._tick) + 1
-        return [stream for step in range(began, self._next) for stream in self._slots.pop(step, ())]
+        self._next = int(now / self._tick) + 1
+        steps = sorted(step for step in self._slots if step < self._next)
+        return [stream for step in steps for stream in self._slots.pop(step)]
 
 
 def works_here() -> bool:
@@ -105,7 +106,7 @@ class Parking:
         self._wheel.add(stream, stream.look_again)
         self._registry.park(stream.subscriber, stream)
         self._thread.ensure()
-        if (now := time.monotonic()) >= self._relieve_at:
+        if self._streams and (now := time.monotonic()) >= self._relieve_at:
             self._relieve_at = now + RELIEF_SECONDS
             mine = _taken_lock()
             self._let_sentinel_go(mine)
@@ -120,10 +121,12 @@ class Parking:
         due, self._due = self._due, []
         self._turn(due, now)
         timed = self._wheel.due(now)
-        self._turn(timed, now)
-        for stream in timed:
-            if stream.descriptor >= 0:
-                self._wheel.add(stream, stream.look_again)
+        try:
+            self._turn(timed, now)
+        finally:
+            for stream in timed:
+                if stream.descriptor >= 0:
+                    self._wheel.add(stream, stream.look_again)
 
     def _turn(self, streams: list[Stream], now: float) -> None:
         """Write what there is to write, and close what is over; what has no room is left alone until it has."""

@@ -95,6 +95,17 @@ def test_a_request_lets_the_others_go_once_and_each_that_came_with_it_again(
         assert len(pauses) == 1 + request
 
 
+def test_the_others_go_after_each_piece_of_a_body(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(guard.time, "sleep", pauses.append)
+    client, server = pair
+    reader = FairUnreader(server)
+    for piece in range(5):
+        client.send(b"x")
+        reader.chunk()
+        assert len(pauses) == 1 + piece
+
+
 def test_whoever_takes_no_answer_is_dropped_by_the_kernel() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         guard.when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listening)]))

@@ -8,12 +8,14 @@ connection nor lock, so a server may fork after it.
 
 import logging
 import os
+import threading
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, json
+from flask.json.provider import DefaultJSONProvider
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
@@ -43,6 +45,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     folder = None if instance_path is None else str(Path(instance_path).absolute())
     app = Flask(__name__, instance_path=folder, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
+    app.json = _JSON(app)
     app.config.update({name: value for name, value in os.environ.items() if name.startswith("SYNCKIT_")})
     app.config.update(config or {})
     development.provide_key(app)
@@ -62,6 +65,12 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     for_pages = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # /oauth/authorize is itself a page
     cors.install(app, cors_origins(app.config), lambda path: path.startswith(for_pages))
     return app
+
+
+class _JSON(DefaultJSONProvider):
+    """UTF-8 as it is: escaped, a character may take twelve bytes of an answer instead of four."""
+
+    ensure_ascii = False
 
 
 def _prepared_store(app: Flask) -> Store:
@@ -99,7 +108,8 @@ def _make_notifier(store: Store) -> Notifier:
             lambda connection: (changelog.changed_channels(connection, since), rollcall.unanswered(connection))
         )
         if questions:
-            rollcall.answer(store, questions, notifier.streams())
+            told = (store, questions, notifier.streams())
+            threading.Thread(target=rollcall.answer, args=told, daemon=True).start()  # the sweep waits for no writer
         return found
 
     @notifier.ready_check

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, select
 
-from ..errors import Refused
+from ..errors import InvalidToken, Refused
 from .database.schema import INSTALLED, NAMED, apps, devices, now, users
 from .database.store import Store, upsert
 from .passwords import Admit, everybody, matches
@@ -118,6 +118,16 @@ def account_of(connection: Connection, email: str) -> Row[Any] | None:
 def hold(connection: Connection, user_id: str) -> Row[Any] | None:
     """Return the user with this id, whom nobody logs out or changes before this transaction has ended."""
     return connection.execute(select(users).where(users.c.id == user_id).with_for_update()).first()
+
+
+def require_enabled(connection: Connection, user_id: str) -> None:
+    """Raise InvalidToken if the user was disabled or deleted since their token was checked, as while a body came.
+
+    Until this transaction ends nobody deletes them.
+    """
+    mine = select(users.c.valid_since).where(users.c.id == user_id)
+    if connection.execute(mine.with_for_update(read=True, key_share=True)).scalar() == DISABLED:
+        raise InvalidToken("the token was revoked")
 
 
 def valid_since(connection: Connection, user_id: str) -> int | None:

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, changelog, fields, keys, limiting, sessions
+from . import accounts, bodies, changelog, fields, keys, limiting, sessions
 from .changelog import Change, Query
 from .context import TOKEN_SECONDS, current_backend
 from .database.schema import now
@@ -22,8 +22,8 @@ from .sessions import Holder, Session
 LONGEST_ID = 128
 MOST_TABLES = 100
 LARGEST_DATA = 256 * 1024
-LARGEST_LOG_IN = 16 * 1024
-"""Far above any log-in: a stranger's body is parsed on the hub, and 8 MiB would hold it up for half a second."""
+LARGEST_QUERY = 256 * 1024
+"""A hundred names of tables, all of them escaped, take 150 KiB."""
 
 Answer = dict[str, Any]
 
@@ -33,7 +33,6 @@ blueprint = Blueprint("synckit_backend", __name__)
 @blueprint.post("/auth")
 def auth() -> Answer:
     """Exchange an e-mail, a password and an app's API key for a token, and begin a session."""
-    request.max_content_length = LARGEST_LOG_IN
     backend = current_backend()
     body = _body()
     device = body.optional_text("device_id", longest=LONGEST_ID)
@@ -56,7 +55,6 @@ def auth() -> Answer:
 def change_password() -> Answer:
     """Change the password and log out everywhere; the answer is that of a log-in, for the device that asks."""
     who = _principal()
-    request.max_content_length = LARGEST_LOG_IN
     body = _body()
     backend = current_backend()
     old, new = (body.text(name, longest=LONGEST_PASSWORD) for name in ("old_password", "new_password"))
@@ -85,6 +83,7 @@ def register_device() -> Answer:
     installation = body.optional_text("installation_id", longest=LONGEST_ID)
 
     def register(connection: Connection) -> Row[Any]:
+        accounts.require_enabled(connection, who.user)
         device = accounts.register_device(
             connection, who.app, who.user, name=name, platform=platform, installation_id=installation
         )
@@ -118,14 +117,12 @@ def delete_device(device_id: str) -> Response:
 def push() -> Answer:
     """Append changes to the log and tell the user's other devices."""
     who = _principal()
-    body = _body()
-    device = body.text("device_id", longest=LONGEST_ID)
-    push_id = body.optional_text("push_id", longest=64)
-    pushed = [_change(entry) for entry in body.objects("changes", most=changelog.MOST_CHANGES)]
     backend = current_backend()
-    move = backend.store.write(
-        lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id)
-    )
+    with bodies.seat(request):
+        device, push_id, pushed = _pushed()
+        move = backend.store.write(
+            lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id)
+        )
     backend.notifier.publish(who.app, who.user, device, changed_at=move.changed_at, previous_at=move.previous_at)
     return {"cursor": move.cursor, "server_time": rfc3339(now())}
 
@@ -134,7 +131,7 @@ def push() -> Answer:
 def pull() -> Answer:
     """Answer the changes behind a cursor."""
     who = _principal()
-    body = _body()
+    body = _body(LARGEST_QUERY)
     device = body.text("device_id", longest=LONGEST_ID)
     query = Query(
         cursor=body.integer("cursor", least=0),
@@ -173,6 +170,7 @@ def put_keys() -> Answer:
     expected = body.optional_integer("expected_version", least=1)
 
     def put(connection: Connection) -> int:
+        accounts.require_enabled(connection, who.user)
         if expected is None:
             return keys.create(connection, who.app, who.user, envelope)
         return keys.replace(connection, who.app, who.user, envelope, expected)
@@ -192,8 +190,16 @@ def _principal() -> Principal:
     return current_backend().notifier.authenticate(request)
 
 
-def _body() -> Fields:
+def _body(largest: int = bodies.LARGEST) -> Fields:
+    request.max_content_length = largest
     return fields.parse(request.get_data(cache=False))
+
+
+def _pushed() -> tuple[str, str | None, list[Change]]:
+    """Return device, push id and changes; what the body was parsed to takes much more, and nothing waits with it."""
+    body = fields.parse(bodies.read(request))
+    pushed = [_change(entry) for entry in body.objects("changes", most=changelog.MOST_CHANGES)]
+    return body.text("device_id", longest=LONGEST_ID), body.optional_text("push_id", longest=64), pushed
 
 
 def _logged_in(session: Session) -> Answer:

@@ -24,10 +24,9 @@ from .database.store import upsert
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
 MOST_CHANGES = 500
-PAGE_CHARACTERS = 4 * 2**20
-"""How much `data` a page holds, about: 500 full changes would be 125 MiB in memory at once."""
+PAGE_BYTES = 2**20
+"""How much `data` a page holds, about: 500 full changes would be 125 MiB, and slow readers keep theirs in memory."""
 ROWS_AT_ONCE = 32  # may be on their way here when a page turns out to be full
-
 PUSH_ID_MICROSECONDS = 7 * 24 * 3600 * 1_000_000
 MOST_FORGOTTEN = 100  # of them by a push: more than it adds
 COMMIT_MICROSECONDS = 2_000_000
@@ -91,8 +90,9 @@ def push(
 ) -> Move:
     """Append changes; a repeat of a `push_id` stores nothing and returns the first cursor.
 
-    Raises Unknown for a device that is not registered, Conflict for a `push_id` that was used for something else.
+    Raises InvalidToken for a disabled user, Unknown for an unknown device, Conflict for a `push_id` of other changes.
     """
+    accounts.require_enabled(connection, user)
     accounts.require_device(connection, app, user, device_id)
     seq, previous_at = _lock_head(connection, app, user)
     if push_id is not None:
@@ -163,8 +163,8 @@ def _lock_head(connection: Connection, app: str, user: str) -> tuple[int, int]:
     """Return the head's `seq` and `changed_at`, locked until the commit; zeros for a new channel."""
     new = upsert(connection, heads).values(app_id=app, user_id=user, seq=0, changed_at=0)
     either = new.on_conflict_do_update(index_elements=[heads.c.app_id, heads.c.user_id], set_={"seq": heads.c.seq})
-    seq, changed_at = connection.execute(either.returning(heads.c.seq, heads.c.changed_at)).one()
-    return seq, changed_at
+    found = connection.execute(either.returning(heads.c.seq, heads.c.changed_at)).one()
+    return found.seq, found.changed_at
 
 
 def _move_head(connection: Connection, app: str, user: str, seq: int, changed_at: int) -> None:
@@ -243,8 +243,8 @@ def _page(found: Iterable[Row[Any]], limit: int) -> tuple[list[Row[Any]], bool]:
     rows: list[Row[Any]] = []
     size = 0
     for row in found:
-        size += len(row.data or "")
-        if rows and (len(rows) == limit or size > PAGE_CHARACTERS):
+        size += len((row.data or "").encode())
+        if rows and (len(rows) == limit or size > PAGE_BYTES):
             return rows, True
         rows.append(row)
     return rows, False

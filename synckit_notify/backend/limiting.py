@@ -210,7 +210,7 @@ def _tell(response: Response) -> Response:
 
 
 def _account(email: str) -> str:
-    """Return a key that is short, and tells no address to whoever can read Redis."""
+    """Return a key that is short, and no address; a list of addresses can still be compared with it."""
     return f"account {hashlib.sha256(accounts.normalise(email).encode()).hexdigest()}"
 
 

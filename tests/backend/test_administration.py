@@ -191,6 +191,29 @@ def test_many_changes_are_deleted_some_at_a_time_and_an_interrupted_command_goes
     assert rows_of(backend, schema.changes, "user_id", user) == 0
 
 
+@pytest.mark.parametrize("path", ["push", "devices", "keys"])
+def test_what_was_under_way_when_the_account_was_deleted_stores_nothing(
+    run: Run, backend: Backend, alice_there: Person, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    authenticate = backend.notifier.authenticate
+
+    def then_delete(request: Any) -> Any:
+        found = authenticate(request)
+        run("user", "delete", ALICE, "--yes")
+        return found
+
+    monkeypatch.setattr(backend.notifier, "authenticate", then_delete)
+    calls, device = alice_there.calls, alice_there.device
+    status, _ = {
+        "push": lambda: calls.post("/push", {"device_id": device, "changes": [change()]}),
+        "devices": lambda: calls.post("/devices", {"device_name": "late", "platform": "web"}),
+        "keys": lambda: calls.put("/keys", {"envelope": "a late one"}),
+    }[path]()
+    assert status == 401
+    for table in (schema.changes, schema.heads, schema.devices, schema.envelopes):
+        assert rows_of(backend, table, "user_id", alice_there.id) == 0
+
+
 def test_devices_are_listed_and_deleted_as_their_user_can(
     run: Run, app: Flask, alice_there: Person, log_in: Callable[..., Any]
 ) -> None:
@@ -233,7 +256,7 @@ class TestConnected:
         with open_stream(app.test_client(), "notes", make_token()) as stream:
             assert stream.next_frame() == CONNECTED
             run("connected", "--wait", "0.3")
-            time.sleep(0.2)
+            time.sleep(0.3)
             assert backend.store.read(lambda connection: connection.execute(select(schema.roll_calls)).all()) == []
 
     def test_a_question_is_answered_once_and_an_old_one_not_at_all(self, backend: Backend) -> None:

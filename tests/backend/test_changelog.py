@@ -152,14 +152,20 @@ class TestAPage:
         alice.push(laptop, change(), change())
         assert alice.pull(laptop, limit=2)["has_more"] is False
 
-    def test_holds_about_4_mib_of_data_and_always_one_row(self, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_holds_about_1_mib_of_data_and_always_one_row(self, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
         laptop = alice.register()
-        alice.push(laptop, *[change(data="x" * 262_144)] * 20)
-        alice.push(laptop, *[change(data="x" * 262_144)] * 13)
-        first = alice.pull(laptop)
-        assert (seqs(first), first["cursor"], first["has_more"]) == (list(range(1, 17)), 16, True)
-        monkeypatch.setattr(changelog, "PAGE_CHARACTERS", 10)
+        alice.push(laptop, *[change(data="x" * 262_144)] * 4, *[change(data="\N{GRINNING FACE}" * 65_536)] * 5)
+        first, second = alice.pull(laptop), alice.pull(laptop, 4)
+        assert (seqs(first), first["cursor"], first["has_more"]) == ([1, 2, 3, 4], 4, True)
+        assert (seqs(second), second["cursor"], second["has_more"]) == ([5, 6, 7, 8], 8, True)
+        monkeypatch.setattr(changelog, "PAGE_BYTES", 10)
         assert seqs(alice.pull(laptop, 5)) == [6]
+
+    def test_takes_no_more_bytes_than_its_data(self, app: Flask, alice: Caller) -> None:
+        laptop = alice.register()
+        alice.push(laptop, change(data="\N{GRINNING FACE}" * 1000))
+        body = {"device_id": laptop, "cursor": 0}
+        assert len(app.test_client().post("/api/sync/pull", json=body, headers=alice.headers).data) < 4_500
 
     def test_behind_everything_is_empty_and_keeps_the_cursor(self, alice: Caller) -> None:
         laptop = alice.register()

@@ -2,10 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, Request
+
+from synckit_notify.backend import bodies
+from synckit_notify.backend.database import store
 
 from .conftest import SQLITE_ONLY, Caller, Send, change
 
@@ -134,6 +138,20 @@ def test_the_largest_push_that_is_allowed_is_kept_as_it_was(alice: Caller) -> No
     assert alice.push(device, *[change(data="")] * 499, largest, push_id="p" * 64) == 500
     (pulled,) = alice.pull(device, 499)["changes"]
     assert {name: pulled[name] for name in largest} == largest
+
+
+@SQLITE_ONLY
+def test_a_large_push_waits_for_a_seat_and_a_small_one_does_not(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
+    device, large = alice.register("laptop"), change(data="x" * bodies.SMALL)
+    with ExitStack() as others:
+        for _ in range(bodies.LARGE_SEATS):
+            others.enter_context(bodies.seat(Request({"CONTENT_LENGTH": str(bodies.SMALL + 1)})))
+        assert alice.post("/push", {"device_id": device, "changes": [large]})[0] == 503
+        assert alice.push(device, change()) == 1
+    for _ in range(bodies.LARGE_SEATS + 1):
+        assert alice.post("/push", b"{" * (bodies.SMALL + 1))[0] == 400, "a seat is given back whatever happens"
+    assert alice.push(device, large) == 2
 
 
 @SQLITE_ONLY

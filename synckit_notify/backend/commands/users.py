@@ -12,7 +12,7 @@ from ..accounts import DISABLED
 from ..context import current_backend
 from ..fields import rfc3339
 from ..passwords import LONGEST_PASSWORD, hash_password
-from .work import check, end, read, show, write
+from .work import check, end, read, refusals_end, show, write
 
 MOST_LISTED = 100
 
@@ -104,7 +104,7 @@ def delete(email: str, yes: bool) -> None:
     if not yes:
         click.confirm(f"Delete {accounts.normalise(email)} with {changes} changes, for ever?", abort=True)
     end(write(lambda connection: removal.disable(connection, user)))
-    with click.progressbar(length=changes, label="Deleting changes") as bar:
+    with refusals_end(), click.progressbar(length=changes, label="Deleting changes") as bar:
         removal.delete_account(current_backend().store, user, bar.update)
     click.echo(f"{accounts.normalise(email)} is deleted")
 

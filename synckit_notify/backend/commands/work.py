@@ -3,7 +3,8 @@
 For the commands alone.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import click
@@ -17,20 +18,25 @@ from ..sessions import Holder
 T = TypeVar("T")
 
 
-def read(work: Callable[[Connection], T]) -> T:
-    """Run a transaction that reads; what is refused ends the command."""
+@contextmanager
+def refusals_end() -> Iterator[None]:
+    """Let what is refused end the command, with its sentence."""
     try:
-        return current_backend().store.read(work)
+        yield
     except Refused as refusal:
         raise click.ClickException(str(refusal)) from refusal
+
+
+def read(work: Callable[[Connection], T]) -> T:
+    """Run a transaction that reads."""
+    with refusals_end():
+        return current_backend().store.read(work)
 
 
 def write(work: Callable[[Connection], T]) -> T:
-    """Run a transaction; what is refused ends the command."""
-    try:
+    """Run a transaction."""
+    with refusals_end():
         return current_backend().store.write(work)
-    except Refused as refusal:
-        raise click.ClickException(str(refusal)) from refusal
 
 
 def end(holders: Iterable[Holder]) -> None:
@@ -44,10 +50,8 @@ def end(holders: Iterable[Holder]) -> None:
 
 def check(value: str, name: str, longest: int) -> None:
     """End the command for a text that cannot be stored."""
-    try:
+    with refusals_end():
         check_text(value, name, longest)
-    except Refused as refusal:
-        raise click.ClickException(str(refusal)) from refusal
 
 
 def show(*values: object) -> None:

@@ -5,8 +5,8 @@
     alone    behind an advisory lock: the schema is made once, however many processes start
 
 Nothing can fail to serialise, since no writer reads by snapshot. Nothing can deadlock, since rows are locked in one
-order (a push takes its head first and then nothing of anybody else's, a log-out the user before the sessions) and what
-clears away old rows skips those that are locked. Nothing waits for ever: the server gives up first, then psycopg. For
+order (the user first; a push then its head and nothing of anybody else's, a log-out the sessions) and what clears away
+old rows skips those that are locked. Nothing waits for ever: the server gives up first, then psycopg. For
 Store alone.
 """
 

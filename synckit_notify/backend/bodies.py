@@ -1,0 +1,43 @@
+"""What a push may hold in memory: its body, while it is read, parsed and stored.
+
+It may have 8 MiB, and a worker has ten thousand connections: so few large bodies have a seat at the same time, and
+others wait for one before a byte of theirs is read. Small ones need none, which is nearly all there are.
+"""
+
+import functools
+import os
+import threading
+import time
+from contextlib import AbstractContextManager, nullcontext
+
+from flask import Request
+
+from .database.store import held
+
+LARGEST = 16 * 1024
+"""Bytes, for whatever is neither a push nor a pull: far above any log-in or envelope."""
+
+SMALL = 64 * 1024
+
+LARGE_SEATS = 16
+"""128 MiB of bodies. Each may take twenty times as much while it is parsed, which is one after the other. A slow
+client holds his seat for minutes, so they are not too few; when all are taken, a large push is 503 after ten seconds."""
+
+
+def seat(request: Request) -> AbstractContextManager[None]:
+    """Hold a seat for a block if the request's body is large, or of a length it does not tell; raises Busy."""
+    length = request.content_length
+    return nullcontext() if length is not None and length <= SMALL else held(_large_seats(os.getpid()))
+
+
+def read(request: Request) -> bytes:
+    """Return the body; of several large ones that are complete at once, others have their turn between the parsing."""
+    body = request.get_data(cache=False)
+    if len(body) > SMALL:
+        time.sleep(0.001)
+    return body
+
+
+@functools.cache
+def _large_seats(pid: int) -> threading.BoundedSemaphore:
+    return threading.BoundedSemaphore(LARGE_SEATS)
