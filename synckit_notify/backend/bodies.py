@@ -21,7 +21,7 @@ SMALL = 64 * 1024
 
 LARGE_SEATS = 16
 """128 MiB of bodies. Each may take twenty times as much while it is parsed, which is one after the other. A slow
-client holds his seat for minutes, so they are not too few; when all are taken, a large push is 503 after ten seconds."""
+client holds his seat for minutes, so they are not too few; when all are taken, a large push is 503 after ten s."""
 
 
 def seat(request: Request) -> AbstractContextManager[None]:
