@@ -4,11 +4,15 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jwt
 import pytest
+
+if TYPE_CHECKING:
+    from .browser import Browser
 
 KEY = "an example key of 32 bytes, or more"
 
@@ -34,3 +38,13 @@ def make_token(
     algorithm = every.pop("algorithm", "HS256")
     payload = json.dumps({name: value for name, value in every.items() if value is not None}).encode()
     return jwt.PyJWS().encode(payload, key, algorithm=algorithm, headers=headers)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
+    """A browser for all the tests of a file."""
+    from .browser import Browser  # which imports from here
+
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()

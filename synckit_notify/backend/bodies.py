@@ -15,7 +15,8 @@ from flask import Request
 from .database.store import held
 
 LARGEST = 16 * 1024
-"""Bytes, for whatever is neither a push nor a pull: far above any log-in or envelope."""
+"""Bytes, for whatever is neither a push nor a pull: far above any log-in, form or envelope. Who asks may be a stranger,
+and what he sends is parsed on the hub."""
 
 SMALL = 64 * 1024
 

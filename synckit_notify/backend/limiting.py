@@ -35,15 +35,13 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from .. import ConfigurationError
 from ..errors import Refused
 from ..settings import broker_namespace
-from . import accounts, counters, fields
+from . import accounts, bodies, counters, fields
 from .context import current_backend
 
 DEFAULT_LIMIT = "10/minute; 100/hour"
 OFF = "off"
 WIDER = 10
 IPV6_NETWORK = 64
-LARGEST_BODY = 16 * 1024
-"""That of the views, which read the same body after us."""
 
 EXTENSION_NAME = "synckit_limiter"
 MEMORY = "memory://"
@@ -82,7 +80,7 @@ def _named_in_json() -> str:
 
 def _named_in_form() -> str:
     """Return the account that a page's form names; other buttons than that to log in count for the address."""
-    email = fields.parse_form(_body()).optional_text("email", longest=LARGEST_BODY, shortest=0)
+    email = fields.parse_form(_body()).optional_text("email", longest=bodies.LARGEST, shortest=0)
     return _account(email) if email else f"nobody at {address()}"
 
 
@@ -215,7 +213,7 @@ def _account(email: str) -> str:
 
 
 def _body() -> bytes:
-    request.max_content_length = LARGEST_BODY
+    request.max_content_length = bodies.LARGEST
     return request.get_data()
 
 

@@ -19,23 +19,14 @@ from synckit_notify.testing import CONNECTED, open_stream
 
 from ..conftest import KEY
 from .conftest import Answer, Caller, Send
+from .shared import app, credentials
 from .visitor import CALLBACK, CHALLENGE, Visitor, grant, sent_to
+
+__all__ = ["app", "credentials"]
 
 WEB = "https://notes.example.org/done?from=sync"
 Visit = Callable[..., Visitor]
 Trade = Callable[..., Answer]
-
-
-@pytest.fixture
-def app(shared_app: Flask) -> Flask:
-    """The backend that all tests here share."""
-    return shared_app
-
-
-@pytest.fixture
-def credentials(shared_app: Flask) -> dict[str, str]:
-    """Alice's log-in there."""
-    return dict(shared_app.config["CREDENTIALS"])
 
 
 @pytest.fixture

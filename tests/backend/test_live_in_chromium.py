@@ -39,13 +39,6 @@ return (async () => {
 """
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
-
-
 @pytest.fixture
 def server(clone: Path) -> Iterator[Server]:
     """A clone at its first start."""

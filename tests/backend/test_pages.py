@@ -12,23 +12,14 @@ from synckit_notify.backend import Backend, accounts, passwords, sessions
 from synckit_notify.backend.oauth import pages
 
 from .conftest import PASSWORD, SQLITE_ONLY, add_account
+from .shared import app, credentials
 from .visitor import CALLBACK, Visitor, sent_to
+
+__all__ = ["app", "credentials"]
 
 TLS = "https://localhost"
 
 pytestmark = pytest.mark.parametrize("shared_app", ["sqlite"], indirect=True)
-
-
-@pytest.fixture
-def app(shared_app: Flask) -> Flask:
-    """The backend that all tests here share."""
-    return shared_app
-
-
-@pytest.fixture
-def credentials(shared_app: Flask) -> dict[str, str]:
-    """Alice's log-in there."""
-    return dict(shared_app.config["CREDENTIALS"])
 
 
 @pytest.fixture

@@ -12,7 +12,10 @@ from synckit_notify.backend import Backend, accounts, passwords, sessions
 from synckit_notify.testing import CONNECTED, OpenStream, open_stream
 
 from .conftest import PASSWORD, Answer, Caller, Send
+from .shared import app
 from .visitor import Visitor, grant
+
+__all__ = ["app"]
 
 REVOKED = b": bye revoked\n\n"
 
@@ -43,12 +46,6 @@ class Device:
         answers = {self.calls.get("/status")[0], self.refresh()[0]}
         assert answers in ({200}, {401, 400})
         return answers == {200}
-
-
-@pytest.fixture
-def app(shared_app: Flask) -> Flask:
-    """The backend that all tests here share."""
-    return shared_app
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ No server: the module comes in as a `data:` address, and `fetch` is one that pla
 
 import base64
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +83,6 @@ return { asked, told, pulls };
 CONNECTED = ": connected\n\n"
 COMES_BACK = ["connecting", "connected"]
 NO_STREAM = {"type": "application/json", "frames": '{"error": "no"}'}
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
 
 
 def run(browser: Browser, script: str, **values: object) -> Any:

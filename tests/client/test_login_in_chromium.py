@@ -41,13 +41,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started.close()
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    browser = Browser(tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
-
-
 @pytest.fixture
 def browser(chromium: Browser) -> Browser:
     """Without cookies, at its usual size, by day."""

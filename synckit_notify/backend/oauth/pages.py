@@ -24,7 +24,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.urls import iri_to_uri
 
 from ...errors import Refused
-from .. import accounts, fields, limiting
+from .. import accounts, bodies, fields, limiting
 from ..context import current_backend
 from ..fields import Fields, Invalid
 from ..passwords import LONGEST_PASSWORD
@@ -32,8 +32,6 @@ from . import authorization
 from .authorization import Asked, OAuth2Error
 
 VISIT_SECONDS = 600
-LARGEST_FORM = 16 * 1024
-"""A stranger's body is parsed on the hub."""
 
 WRONG = "The e-mail or the password is wrong."
 STALE = "This page was open for too long, or your browser keeps no cookies. Please try again."
@@ -69,7 +67,7 @@ def show() -> Response:
 @blueprint.post("/authorize")
 def decide() -> Response:
     """Do what a form says: log in, allow, decline, or log in as somebody else."""
-    request.max_content_length = LARGEST_FORM
+    request.max_content_length = bodies.LARGEST
     asked, visit = _asked(), _visit()
     form = fields.parse_form(request.get_data(cache=False))
     if visit is None or not hmac.compare_digest(form.text("secret", longest=100).encode(), visit.secret.encode()):

@@ -12,7 +12,7 @@ from typing import Any
 from flask import Blueprint, request
 
 from ...errors import InvalidToken, Refused
-from .. import accounts, fields, sessions
+from .. import accounts, bodies, fields, sessions
 from ..context import TOKEN_SECONDS, current_backend
 from ..fields import Fields, Invalid, Malformed
 from ..limiting import TooManyAttempts
@@ -20,9 +20,6 @@ from ..sessions import Holder, Refusal, Session
 from . import authorization
 from .authorization import OAuth2Error
 from .codes import Replayed
-
-LARGEST_BODY = 16 * 1024
-"""Far above any request of ours: whoever asks here is a stranger still, and what he sends is parsed on the hub."""
 
 LONGEST_FIELD = 128
 
@@ -79,7 +76,7 @@ class UserNotFound(OAuthError):
 @blueprint.post("/token")
 def token() -> Answer:
     """Answer a grant."""
-    request.max_content_length = LARGEST_BODY
+    request.max_content_length = bodies.LARGEST
     body = _body()
     grant = GRANTS.get(body.text("grant_type", longest=LONGEST_FIELD))
     if grant is None:
