@@ -128,10 +128,10 @@ def test_a_room_imports_only_what_it_may(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_a_file_opens_with_its_plan_and_is_no_longer_than_250_lines(file: Path) -> None:
+def test_a_file_opens_with_its_plan_and_is_no_longer_than_350_lines(file: Path) -> None:
     text = file.read_text()
     assert ast.get_docstring(ast.parse(text))
-    assert len(text.splitlines()) <= 250
+    assert len(text.splitlines()) <= 350
 
 
 @pytest.mark.parametrize(
