@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from flask import Blueprint, Request, Response, request
+from flask.typing import ResponseReturnValue
 
 from . import metrics
 from .channel import ChannelKey
@@ -72,13 +73,13 @@ def make_blueprint(service: Service) -> Blueprint:
     blueprint = Blueprint("synckit_notify", __name__, url_prefix=service.settings.url_prefix)
 
     @blueprint.route("/subscribe", methods=_EVERY_METHOD, provide_automatic_options=False)
-    def subscribe() -> Response:
+    def subscribe() -> ResponseReturnValue:
         try:
             return _answer(service)
         except Refused as refusal:
             refused_log.info("subscribe refused status=%d: %s", refusal.status, refusal)
             service.worker().metrics.refused(refusal.status)
-            return refusal_response(refusal)
+            return refusal.get_response()
 
     @blueprint.get("/live")
     def live() -> Response:
@@ -98,13 +99,6 @@ def make_blueprint(service: Service) -> Blueprint:
             return Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})
 
     return blueprint
-
-
-def refusal_response(refusal: Refused) -> Response:
-    """Return the JSON answer for a refusal."""
-    response = _json({"error": str(refusal)}, refusal.status)
-    response.headers.update(refusal.headers)
-    return response
 
 
 def _answer(service: Service) -> Response:

@@ -12,11 +12,12 @@ import weakref
 from datetime import datetime
 
 from flask import Flask, Request, current_app
+from flask.typing import ResponseReturnValue
 
 from . import cors
-from .blueprint import make_blueprint, refusal_response
+from .blueprint import make_blueprint
 from .brokers import Disconnect, Message, Notice
-from .errors import Refused
+from .errors import NotifyError, Refused
 from .service import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, Service, ValidSince, aware, canonical
 from .tokens import Principal
 
@@ -44,13 +45,14 @@ class Notifier:
         SYNCKIT_MAX_STREAMS_PER_CHANNEL, SYNCKIT_MAX_STREAM_SECONDS, SYNCKIT_BROKER_URL, SYNCKIT_BROKER_NAMESPACE,
         SYNCKIT_SWEEP_SECONDS, SYNCKIT_CORS_ORIGINS, SYNCKIT_METRICS, SYNCKIT_PARKING.
 
-        What `authenticate` refuses in the host's own routes is answered as JSON, unless the host has a handler.
+        What `authenticate` refuses in the host's own routes is an HTTPException: the host's error handlers for its
+        status, its class or HTTPException apply; without one the answer is JSON.
         """
         if EXTENSION_NAME in app.extensions:
             raise RuntimeError("a Notifier is mounted on this application already")
         service = Service(app, self._hooks)
         app.register_blueprint(make_blueprint(service))
-        app.error_handler_spec[None][None].setdefault(Refused, refusal_response)
+        app.register_error_handler(NotifyError, _refusal_response)
         for_pages = {f"{service.settings.url_prefix}/{route}" for route in ("subscribe", "live", "ready")}
         cors.install(app, service.settings.cors_origins, for_pages.__contains__)
         app.extensions[EXTENSION_NAME] = service
@@ -133,6 +135,12 @@ class Notifier:
         if len(apps) != 1:
             raise RuntimeError(f"this Notifier serves {len(apps)} applications: call it inside app.app_context()")
         return apps[0]
+
+
+def _refusal_response(error: NotifyError) -> ResponseReturnValue:
+    if isinstance(error, Refused):
+        return error.get_response()
+    raise error
 
 
 def _timestamp(moment: datetime | None) -> float | None:

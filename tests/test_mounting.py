@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from flask import Flask, request
 from flask.testing import FlaskClient
+from werkzeug.exceptions import HTTPException, Unauthorized
 
 from synckit_notify import ConfigurationError, InvalidToken, Notifier, Principal
 from synckit_notify.errors import Refused
@@ -212,7 +213,7 @@ def test_a_host_checks_its_own_requests_the_same_way() -> None:
     assert (principal.app, principal.user, principal.device) == ("notes", "alice", "laptop")
 
 
-def mounted(*handlers: type[Exception]) -> FlaskClient:
+def mounted(*handlers: type[Exception] | int) -> FlaskClient:
     """A host with a route that asks who is there, and handlers of its own."""
     app = Flask(__name__)
     app.config["SYNCKIT_JWT_KEY"] = KEY
@@ -223,15 +224,15 @@ def mounted(*handlers: type[Exception]) -> FlaskClient:
     return app.test_client()
 
 
-@pytest.mark.parametrize("handlers", [(), (Exception,)])
-def test_a_bad_token_in_the_hosts_own_route_is_a_401_in_json(handlers: tuple[type[Exception], ...]) -> None:
+@pytest.mark.parametrize("handlers", [(), (Exception,), (404,)])
+def test_a_bad_token_in_the_hosts_own_route_is_a_401_in_json(handlers: tuple[type[Exception] | int, ...]) -> None:
     answer = mounted(*handlers).get("/push", headers=bearer("nonsense"))
     assert (answer.status_code, answer.json) == (401, {"error": "the token is not valid"})
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-@pytest.mark.parametrize("error", [Refused, InvalidToken])
-def test_a_handler_of_the_hosts_own_wins(error: type[Exception]) -> None:
+@pytest.mark.parametrize("error", [401, Unauthorized, HTTPException, Refused, InvalidToken])
+def test_a_handler_of_the_hosts_own_wins(error: type[Exception] | int) -> None:
     assert mounted(error).get("/push", headers=bearer("nonsense")).status_code == 418
 
 

@@ -120,12 +120,9 @@ def _make_notifier(store: Store) -> Notifier:
 
 
 def _answer_errors_as_json(app: Flask) -> None:
-    @app.errorhandler(Refused)
-    def refused(error: Refused) -> Response:
-        return _error(str(error), error.status, error.headers)
-
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
+        """Answer for a Refused too."""
         headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
         return _error(error.description or error.name, error.code or 500, headers)
 

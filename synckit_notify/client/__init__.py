@@ -1,6 +1,8 @@
 """The SDK: `SyncKitClient` and what it takes and gives; nothing of the server is imported."""
 
-from ..errors import (
+from .changes import Account, ChangeEntry, Device, Position, PulledChange, PullFilter, PullResult, Status
+from .client import SyncKitClient
+from .errors import (
     DecryptionFailed,
     EncryptionExists,
     InvalidEnvelope,
@@ -12,8 +14,6 @@ from ..errors import (
     StateError,
     SyncKitError,
 )
-from .changes import Account, ChangeEntry, Device, Position, PulledChange, PullFilter, PullResult, Status
-from .client import SyncKitClient
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [

@@ -18,7 +18,6 @@ from typing import Any, Self
 
 import httpx2
 
-from ..errors import NoMasterKey, ServerError
 from .changes import (
     BEGINNING,
     Account,
@@ -32,6 +31,7 @@ from .changes import (
     Status,
     to_text,
 )
+from .errors import NoMasterKey, ServerError
 from .login import log_in
 from .masterkey import Encryption
 from .session import Session

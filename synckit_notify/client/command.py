@@ -19,10 +19,10 @@ from typing import Any
 
 import click
 
-from ..errors import SyncKitError
 from .changes import BEGINNING, ChangeEntry, PulledChange, PullFilter
 from .client import SyncKitClient
 from .doctor import Address, Report, examine, readable_token
+from .errors import SyncKitError
 from .stream import SyncNotification
 
 CHANGES = 5

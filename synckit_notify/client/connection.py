@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx2
 
-from ..errors import NetworkError, ProtocolError
+from .errors import NetworkError, ProtocolError
 
 LIMITS = httpx2.Timeout(30.0, connect=10.0)
 STREAM_LIMITS = {"connect": 10.0, "write": 10.0, "pool": 10.0, "read": 10.0}

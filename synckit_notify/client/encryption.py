@@ -21,7 +21,7 @@ from argon2.low_level import Type, hash_secret_raw
 from nacl.exceptions import CryptoError
 from nacl.utils import random as random_bytes
 
-from ..errors import DecryptionFailed, InvalidEnvelope
+from .errors import DecryptionFailed, InvalidEnvelope
 
 FORMAT_VERSION = 1
 KEY_BYTES = 32

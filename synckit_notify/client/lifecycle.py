@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
 from .. import sse
-from ..errors import NotAuthenticated, ServerError
+from .errors import NotAuthenticated, ServerError
 from .pacing import Notices, Polling, RetryPolicy, StreamState, keepalive_period, passes, retry_after
 
 OPENING_SECONDS = 10.0

@@ -22,8 +22,8 @@ from socketserver import ThreadingTCPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from ..errors import NetworkError, NotAuthenticated
 from .changes import Account
+from .errors import NetworkError, NotAuthenticated
 from .session import Session
 
 PATH = "/callback"

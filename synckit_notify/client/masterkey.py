@@ -6,8 +6,8 @@ was lost meets the own envelope: that counts as done. Raises what `call` raises,
 
 from typing import Any, Protocol
 
-from ..errors import EncryptionExists, NoMasterKey, ServerError
 from .encryption import Cipher, new_cipher, unwrap
+from .errors import EncryptionExists, NoMasterKey, ServerError
 from .wire import member
 
 PATH = "/api/sync/keys"

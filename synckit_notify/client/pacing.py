@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from enum import Enum, StrEnum, auto
 
-from ..errors import NetworkError, ServerError
+from .errors import NetworkError, ServerError
 
 LONGEST_FLOOR = 60.0
 """A `retry:` counts up to here: a server's slip must not silence a device for a day."""

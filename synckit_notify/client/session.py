@@ -18,9 +18,9 @@ from urllib.parse import urlencode
 
 import httpx2
 
-from ..errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from .changes import Account
 from .connection import Line, parsed, words
+from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from .pacing import RetryPolicy, pause, retry_after
 from .state import State, Tokens
 from .stream import EventConnection

@@ -22,9 +22,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from ..errors import StateError
 from . import statefile
 from .changes import Account, Device, Position
+from .errors import StateError
 
 LONGEST_LEASE = 120.0
 """A lease that runs longer was taken before the clock was set back."""

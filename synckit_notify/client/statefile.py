@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import StateError
+from .errors import StateError
 
 APPLICATION_ID = 0x53594E4B
 """Says "SYNK"; SQLite keeps it in the file's header for telling one program's files from another's."""

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
-from ..errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from ..sse import Decoder
+from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from .lifecycle import Lifecycle, Task
 from .pacing import RetryPolicy, SleepWatch, StreamState, SyncNotification
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, Self, TypeVar
 
-from ..errors import NoMasterKey, ProtocolError
 from .changes import OPERATIONS, Account, ChangeEntry, Device, Position, PulledChange, Status, to_text
 from .encryption import EntryContext
+from .errors import NoMasterKey, ProtocolError
 from .state import Tokens
 
 MOST_CHANGES, LARGEST_DATA = 500, 256 * 1024

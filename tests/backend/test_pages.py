@@ -99,7 +99,7 @@ def test_of_the_cookie_nothing_can_be_changed_and_no_tokens_key_signs_it(person:
     found = person.browser.get_cookie("synckit")
     assert found is not None
     forged = pages.URLSafeTimedSerializer(backend.signer.key).dumps([secret, "somebody", None])
-    for value in (found.value[:-1] + "A", "A" + found.value[1:], "", "é", forged):
+    for value in (found.value[:-1], "A" + found.value[1:], "", "é", forged):
         person.browser.set_cookie("synckit", value)
         assert "Log in to use" in person.press(consent, "allow").text
 

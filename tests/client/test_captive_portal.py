@@ -1,7 +1,7 @@
 """A captive portal answers every request with a page of its own: the stream waits, and the app never hears of it."""
 
 from synckit_notify.client import StreamState, SyncNotifyStream
-from synckit_notify.errors import NetworkError, ProtocolError
+from synckit_notify.client.errors import NetworkError, ProtocolError
 
 
 class CaptivePortal:

@@ -12,8 +12,7 @@ import pytest
 from synckit_notify.backend import create_app
 from synckit_notify.client.changes import BEGINNING, ChangeEntry, Position, PulledChange, PullFilter
 from synckit_notify.client.client import SyncKitClient
-from synckit_notify.client.stream import SyncNotifyStream
-from synckit_notify.errors import (
+from synckit_notify.client.errors import (
     DecryptionFailed,
     EncryptionExists,
     InvalidEnvelope,
@@ -24,6 +23,7 @@ from synckit_notify.errors import (
     ServerError,
     StateError,
 )
+from synckit_notify.client.stream import SyncNotifyStream
 
 from ..backend.conftest import add_account
 from ..conftest import KEY

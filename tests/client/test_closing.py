@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from synckit_notify.client.errors import NetworkError
 from synckit_notify.client.stream import StreamState, SyncNotification, SyncNotifyStream
-from synckit_notify.errors import NetworkError
 
 from .transport import (
     CONNECTED,

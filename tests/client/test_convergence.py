@@ -22,8 +22,8 @@ from synckit_notify.backend import Backend, changelog, create_app
 from synckit_notify.client import wire
 from synckit_notify.client.changes import Account, ChangeEntry, PulledChange
 from synckit_notify.client.client import SyncKitClient
+from synckit_notify.client.errors import NetworkError, ServerError
 from synckit_notify.client.state import Tokens
-from synckit_notify.errors import NetworkError, ServerError
 
 from ..conftest import KEY, make_token
 

@@ -9,7 +9,7 @@ import pytest
 
 from synckit_notify.client import encryption
 from synckit_notify.client.encryption import Cipher, EntryContext, new_cipher, unwrap
-from synckit_notify.errors import DecryptionFailed, InvalidEnvelope
+from synckit_notify.client.errors import DecryptionFailed, InvalidEnvelope
 
 HERE = EntryContext("notes", "alice", "tasks", "row 1", "INSERT", "2026-11-23T12:00:00Z")
 

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
+from synckit_notify.client.errors import NetworkError, NotAuthenticated, ServerError
 from synckit_notify.client.stream import StreamState
-from synckit_notify.errors import NetworkError, NotAuthenticated, ServerError
 
 from .transport import (
     CONNECTED,

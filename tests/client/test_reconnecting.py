@@ -5,8 +5,8 @@ from itertools import pairwise
 import pytest
 
 from synckit_notify import sse
+from synckit_notify.client.errors import NetworkError, NotAuthenticated, ServerError, SyncKitError
 from synckit_notify.client.stream import StreamState
-from synckit_notify.errors import NetworkError, NotAuthenticated, ServerError, SyncKitError
 
 from .transport import (
     CONNECTED,

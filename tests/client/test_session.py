@@ -16,10 +16,7 @@ import httpx2
 import pytest
 
 from synckit_notify.client.changes import Account, Device
-from synckit_notify.client.session import LEASE_SECONDS, Session
-from synckit_notify.client.state import State, Tokens
-from synckit_notify.client.stream import StreamSession
-from synckit_notify.errors import (
+from synckit_notify.client.errors import (
     NetworkError,
     NotAuthenticated,
     ProtocolError,
@@ -27,6 +24,9 @@ from synckit_notify.errors import (
     StateError,
     SyncKitError,
 )
+from synckit_notify.client.session import LEASE_SECONDS, Session
+from synckit_notify.client.state import State, Tokens
+from synckit_notify.client.stream import StreamSession
 
 from .scripted import (
     API_KEY,

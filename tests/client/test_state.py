@@ -13,8 +13,8 @@ import pytest
 
 from synckit_notify.client import statefile
 from synckit_notify.client.changes import BEGINNING, Account, Device, Position
+from synckit_notify.client.errors import StateError
 from synckit_notify.client.state import State, Tokens
-from synckit_notify.errors import StateError
 
 ALICE = Account("alice", "notes")
 TOKENS = Tokens("access-1", "refresh-1", 3600.0, 100.0)

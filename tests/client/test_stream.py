@@ -9,8 +9,8 @@ import logging
 import pytest
 
 from synckit_notify import sse
+from synckit_notify.client.errors import ServerError
 from synckit_notify.client.stream import SyncNotification, SyncNotifyStream
-from synckit_notify.errors import ServerError
 
 from .transport import (
     CHANGED,

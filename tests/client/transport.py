@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from synckit_notify import sse
+from synckit_notify.client.errors import NetworkError, NotAuthenticated
 from synckit_notify.client.stream import EventConnection, SyncNotifyStream
-from synckit_notify.errors import NetworkError, NotAuthenticated
 
 CONNECTED, CHANGED, KEEPALIVE = sse.CONNECTED, sse.CHANGED, sse.KEEPALIVE
 EVENT_STREAM = {"content-type": "text/event-stream; charset=utf-8", "synckit-keepalive": "30"}

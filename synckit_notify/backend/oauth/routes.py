@@ -33,25 +33,25 @@ blueprint = Blueprint("synckit_oauth", __name__)
 class OAuthError(Refused):
     """A refusal with a code word of RFC 6749, section 5.2; its sentence becomes the `error_description`."""
 
-    code = "invalid_request"
+    error = "invalid_request"
 
 
 class InvalidGrant(OAuthError):
     """The refresh token, the code or its proof does not count."""
 
-    code = "invalid_grant"
+    error = "invalid_grant"
 
 
 class UnsupportedGrantType(OAuthError):
     """A grant that is not in GRANTS."""
 
-    code = "unsupported_grant_type"
+    error = "unsupported_grant_type"
 
 
 class InvalidClient(OAuthError):
     """No app has this API key."""
 
-    code = "invalid_client"
+    error = "invalid_client"
     status = 401
 
     @property
@@ -62,7 +62,7 @@ class InvalidClient(OAuthError):
 class UserNotFound(OAuthError):
     """The token is good, and the user is not stored here (any more); upstream's word."""
 
-    code = "user_not_found"
+    error = "user_not_found"
     status = 401
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ def exchange(body: Fields) -> Answer:
     try:
         session = authorization.redeemed(current_backend().store, app, body)
     except OAuth2Error as error:
-        raise (InvalidGrant if error.error == InvalidGrant.code else OAuthError)(error.description) from error
+        raise (InvalidGrant if error.error == InvalidGrant.error else OAuthError)(error.description) from error
     if isinstance(session, Replayed):
         if session.holder is not None:
             log.warning("a code of app %s was sent again after it was exchanged: its session is ended", app)
@@ -139,7 +139,7 @@ def invalid_token(error: InvalidToken) -> tuple[Answer, int, dict[str, str]]:
 @blueprint.errorhandler(OAuthError)
 def refused(error: OAuthError) -> tuple[Answer, int, dict[str, str]]:
     """Answer as RFC 6749, section 5.2 says."""
-    return {"error": error.code, "error_description": str(error)}, error.status, error.headers
+    return {"error": error.error, "error_description": str(error)}, error.status, error.headers
 
 
 @blueprint.errorhandler(Malformed)

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 import httpx2
 
-from ...errors import NetworkError
 from ..connection import HttpEventConnection, parsed, reason, words
+from ..errors import NetworkError
 from ..pacing import keepalive_period
 from . import answer as answers
 from . import reaching, watch, way

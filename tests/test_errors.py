@@ -1,0 +1,94 @@
+"""Every error of both trees can be pickled and copied, so it crosses the border of a process pool unchanged."""
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import pytest
+from flask import Flask
+
+import synckit_notify.backend
+from synckit_notify import errors
+from synckit_notify.client import ServerError
+from synckit_notify.client import errors as client_errors
+
+assert synckit_notify.backend  # its errors are in the tree of the server
+
+
+def tree(root: type[Exception]) -> Iterator[type[Exception]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from tree(kind)
+
+
+ARGUMENTS = {"status": 429, "retry_after": 7.0, "reason": "the disk is full"}
+"""For constructors that take more than a sentence."""
+
+
+def make(kind: type[Exception]) -> Exception:
+    parameters = list(inspect.signature(kind).parameters.values())
+    named = {p.name: ARGUMENTS[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+    positional = ["a sentence"] if any(p.kind is not p.KEYWORD_ONLY for p in parameters) else []
+    error = kind(*positional, **named)
+    error.add_note("a note")
+    return error
+
+
+def pickled(error: Exception) -> Exception:
+    copied: Exception = pickle.loads(pickle.dumps(error))
+    return copied
+
+
+EVERY = [*tree(errors.NotifyError), *tree(client_errors.SyncKitError)]
+
+
+@pytest.mark.parametrize("copied", [pickled, copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
+def test_a_copy_is_of_the_same_class_and_says_the_same(
+    kind: type[Exception], copied: Callable[[Exception], Exception]
+) -> None:
+    error = make(kind)
+    again = copied(error)
+    assert (type(again), str(again), again.args) == (kind, str(error), error.args)
+    assert vars(again) == vars(error)
+
+
+def refuse() -> None:
+    raise ServerError("the server is busy", status=503, retry_after=7.0)
+
+
+def test_an_error_of_the_sdk_leaves_a_process_pool() -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        future = pool.submit(refuse)
+        with pytest.raises(ServerError, match="the server is busy") as refusal:
+            future.result(timeout=60.0)
+    assert (refusal.value.status, refusal.value.retry_after) == (503, 7.0)
+
+
+@pytest.mark.parametrize("kind", [*tree(errors.Refused)], ids=lambda kind: kind.__name__)
+def test_a_refusal_answers_with_its_status_its_sentence_in_json_and_its_headers(kind: type[Any]) -> None:
+    refusal = make(kind)
+    assert isinstance(refusal, errors.Refused)
+    with Flask(__name__).test_request_context():
+        answer = refusal.get_response()
+    assert (answer.status_code, answer.json, answer.mimetype) == (
+        refusal.status,
+        {"error": str(refusal)},
+        "application/json",
+    )
+    assert refusal.headers.items() <= dict(answer.headers).items()
+
+
+@pytest.mark.parametrize("kind", [errors.BadRequest, errors.InvalidToken, errors.Forbidden, errors.HookFailed])
+def test_a_refusal_without_a_sentence_has_one_of_its_own(kind: type[errors.Refused]) -> None:
+    assert str(kind()) == kind.description
+    assert str(kind("")) == ""
+
+
+def test_the_trees_have_nothing_in_common() -> None:
+    assert not {*tree(errors.NotifyError)} & {*tree(client_errors.SyncKitError)}
+    assert all(issubclass(getattr(synckit_notify, name), errors.NotifyError) for name in ("InvalidToken", "Forbidden"))
