@@ -51,9 +51,11 @@ class Refused(exceptions.HTTPException, NotifyError):
     retry_after: int | None = None
     """Whole seconds until a repeat makes sense; random, so that refused clients do not all come back at once."""
 
-    def __init__(self, sentence: str | None = None) -> None:
+    def __init__(self, sentence: str | None = None, *, status: int | None = None) -> None:
         super().__init__(sentence)
         self.args = (str(self),)
+        if status is not None:
+            self.status = status
         self.code = self.status
 
     def __str__(self) -> str:
@@ -99,9 +101,8 @@ class TooManyStreams(Refused):
     """A limit of this process is reached, or it cannot stream at all."""
 
     def __init__(self, sentence: str, *, status: int) -> None:
-        self.status = status
+        super().__init__(sentence, status=status)
         self.retry_after = _spread_seconds()
-        super().__init__(sentence)
 
 
 class HookFailed(Refused):
@@ -111,8 +112,8 @@ class HookFailed(Refused):
     description = "the server cannot check this now, try again later"
 
     def __init__(self, sentence: str | None = None) -> None:
-        self.retry_after = _spread_seconds()
         super().__init__(sentence)
+        self.retry_after = _spread_seconds()
 
 
 def _spread_seconds() -> int:

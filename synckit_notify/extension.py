@@ -18,7 +18,8 @@ from . import cors
 from .blueprint import make_blueprint
 from .brokers import Disconnect, Message, Notice
 from .errors import NotifyError, Refused
-from .service import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, Service, ValidSince, aware, canonical
+from .hooks import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, ValidSince, aware, canonical
+from .service import Service
 from .tokens import Principal
 
 EXTENSION_NAME = "synckit_notify"

@@ -5,11 +5,17 @@ A reconnect storm or a flood of bad tokens must not fill a disk. What is left ou
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 log = logging.getLogger("synckit_notify")
 
 LINES_PER_SECOND = 10
+
+REPEAT_SECONDS = 60.0
+"""A fault that lasts is told again after so long."""
+
+MAX_FAULTS = 100
+"""Kinds of fault that are remembered; with more, all are forgotten, and told again."""
 
 
 class SparingLog:
@@ -35,3 +41,26 @@ class SparingLog:
             return
         left_out, self._left_out = self._left_out, 0
         log.info(line + (f" ({left_out} lines like this were left out)" if left_out else ""), *values)
+
+
+class FaultLog:
+    """Writes each kind of fault once, and again once a minute at most while it lasts; any thread may call it."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._told_at: dict[Hashable, float] = {}
+        self._left_out: dict[Hashable, int] = {}
+
+    def error(self, fault: Hashable, line: str, *values: object, exc_info: BaseException | None = None) -> None:
+        """Write a line at level error, unless this fault was told within the last minute."""
+        now = self._clock()
+        if now - self._told_at.get(fault, -REPEAT_SECONDS) < REPEAT_SECONDS:
+            self._left_out[fault] = self._left_out.get(fault, 0) + 1
+            return
+        if len(self._told_at) >= MAX_FAULTS:
+            self._told_at.clear()
+            self._left_out.clear()
+        self._told_at[fault] = now
+        left_out = self._left_out.pop(fault, 0)
+        more = f" ({left_out} times more since the last line)" if left_out else ""
+        log.error(line + more, *values, exc_info=exc_info)

@@ -31,6 +31,12 @@ def epoll() -> Any | None:
     return make() if make is not None else None
 
 
+def failures() -> tuple[type[BaseException], ...]:
+    """Return what a failed call may raise: gevent's Timeout is no Exception."""
+    gevent = sys.modules.get("gevent")
+    return (Exception,) if gevent is None else (Exception, gevent.Timeout)
+
+
 def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run `function` off the hub and return its result, or raise what it raised.
 

@@ -6,7 +6,7 @@ Threads are looked up as `threading.X` at the time of use, so that they are gree
 import threading
 from collections.abc import Callable
 
-from .logs import log
+from .logs import FaultLog
 
 SETTLE_SECONDS = 5.0
 """A thread that is not needed ends at once, unless the machine is busy."""
@@ -46,11 +46,15 @@ class Periodic:
         self._look = threading.Event()
         self._pause = pause or self._look.wait
         self._thread: threading.Thread | None = None
+        self._faults = FaultLog()
 
     def ensure(self) -> None:
-        """Start the thread unless it runs. Call after the need has arisen, never before."""
+        """Start the thread unless it runs. Call after the need has arisen, never before.
+
+        Raises RuntimeError if there is no thread to be had; the next call tries again.
+        """
         with self._lock:
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():  # something that is no Exception may have ended it
                 self._look.clear()
                 self._begin()
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -73,8 +77,9 @@ class Periodic:
                 return
             try:
                 self._work()
-            except Exception:
-                log.exception("%s failed; it is tried again in %g s", self._name, self._seconds)
+            except Exception as error:
+                kind = type(error).__name__
+                self._faults.error(kind, "%s failed; it is tried again", self._name, exc_info=error)
 
     def _over(self) -> bool:
         with self._lock:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from .channel import ChannelKey, End, Subscriber
-from .logs import log
+from .errors import Refused
+from .logs import FaultLog
 from .registry import Registry
 
 SWEEP_OVERLAP = timedelta(seconds=5)
@@ -24,6 +25,11 @@ AT_ONCE = 500
 """So many streams are woken without a spread: a host takes that many pulls in a breath."""
 
 STEP_SECONDS = 0.1
+
+FIRST_PAUSE_SECONDS = 1.0
+"""Before the host is asked again for a stream that it could not tell about; twice as long each time."""
+
+MAX_PAUSE_SECONDS = 30.0
 
 ChangedChannels = Callable[[datetime], Iterable[tuple[ChannelKey, float | None]]]
 Revoked = Callable[[Subscriber], bool]
@@ -42,51 +48,85 @@ class Sweep:
         self._since = datetime.now(UTC)
 
     def run(self) -> None:
-        """Wake every channel that changed since the last sweep unheard; a sweep that fails is made up for."""
+        """Wake every channel that changed unheard since the last sweep that did not fail."""
         started = datetime.now(UTC)
-        for key, changed_at in self._changed_channels(self._since - SWEEP_OVERLAP):
-            self._registry.deliver_missed(key, changed_at)
+        try:
+            for key, changed_at in self._changed_channels(self._since - SWEEP_OVERLAP):
+                self._registry.deliver_missed(key, changed_at)
+        except Refused:  # the hook failed and was named
+            return
         self._since = started
 
 
 class Repair:
-    """Mends gaps in a thread of its own, which lives only as long as one takes; any thread may report one."""
+    """Mends gaps in a thread of its own, which lives until all is mended; any thread may report one.
+
+    A stream that the host cannot tell about now is asked for again after 1, 2, 4 ... 30 s, for as long as it is open.
+    """
 
     def __init__(self, registry: Registry, revoked: Revoked | None) -> None:
         self._registry = registry
         self._revoked = revoked
         self._lock = threading.Lock()
-        self._due = False
+        self._look = threading.Event()
+        self._gaps = self._mended = 0
         self._thread: threading.Thread | None = None
+        self._faults = FaultLog()
 
     def gap(self) -> None:
         """Notices may have been lost; returns at once. One that comes while another is mended is mended after it."""
         with self._lock:
-            self._due = True
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="synckit-repair", daemon=True)
-                self._thread.start()
+            self._gaps += 1
+        self._look.set()
+        self.ensure()
+
+    def ensure(self) -> None:
+        """Start the thread if a gap is to be mended and none runs; if that fails, the next call tries again."""
+        if self._gaps == self._mended:
+            return
+        with self._lock:
+            if self._thread is not None and self._thread.is_alive():
+                return
+            thread = threading.Thread(target=self._run, name="synckit-repair", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                self._faults.error("thread", "a gap waits to be mended until a thread can be started: %s", error)
+            else:
+                self._thread = thread
 
     def settle(self) -> None:
         """Wait for a repair that is under way."""
         thread = self._thread
+        self._look.set()
         if thread is not None:
             thread.join(2 * SPREAD_SECONDS)
 
     def _run(self) -> None:
-        while self._begin():
+        unasked: set[Subscriber] = set()
+        failures = 0
+        while True:
+            self._look.clear()
+            gaps = self._gaps
             try:
-                self._wake_all()
-                self._end_revoked()
-            except Exception:
-                log.exception("a gap could not be mended wholly; the sweep goes on")
+                if gaps != self._mended:
+                    self._wake_all()
+                    unasked, failures = self._everybody(), 0
+                    self._mended = gaps
+                unasked = self._end_revoked(unasked)
+            except Exception as error:
+                self._faults.error(type(error).__name__, "a gap could not be mended; it is tried again", exc_info=error)
+            if not unasked and self._is_over():
+                return
+            self._look.wait(min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**failures))
+            failures = min(failures + 1, 16)
 
-    def _begin(self) -> bool:
+    def _is_over(self) -> bool:
         with self._lock:
-            due, self._due = self._due, False
-            if not due:
-                self._thread = None
-            return due
+            if self._gaps != self._mended:
+                return False
+            self._thread = None
+            return True
 
     def _wake_all(self) -> None:
         channels = self._registry.snapshot()
@@ -98,10 +138,26 @@ class Repair:
             for key, _ in channels[step::steps]:
                 self._registry.deliver_missed(key)
 
-    def _end_revoked(self) -> None:
+    def _everybody(self) -> set[Subscriber]:
+        return {subscriber for _, subscribers in self._registry.snapshot() for subscriber in subscribers}
+
+    def _end_revoked(self, unasked: set[Subscriber]) -> set[Subscriber]:
+        """End those of these streams that are revoked; return those that the host could not tell about.
+
+        Stops where another gap was reported: that one is waited for, and everybody is asked again after it.
+        """
+        unknown: set[Subscriber] = set()
         if self._revoked is None:
-            return
-        for _, subscribers in self._registry.snapshot():
-            for subscriber in subscribers:
+            return unknown
+        for subscriber in unasked & self._everybody():
+            if self._gaps != self._mended:
+                break
+            try:
                 if self._revoked(subscriber):
                     self._registry.end_one(subscriber, End.REVOKED)
+            except Exception as error:
+                unknown.add(subscriber)
+                self._faults.error(
+                    "revocation", "streams could not be checked after a gap; they are checked again: %s", error
+                )
+        return unknown

@@ -14,10 +14,13 @@ forking and late monkey-patching cannot hurt.
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from . import peer, process
 from .brokers import Broker, Disconnect, Gap, Message, Notice
 from .channel import ChannelKey, End, Subscriber
+from .errors import TooManyStreams
 from .logs import SparingLog
 from .metrics import Metrics, NoMetrics
 from .parking import Parking
@@ -84,23 +87,25 @@ class Worker:
 
     def open(self, key: ChannelKey, device: str | None) -> Subscriber:
         """Register a subscriber; raises TooManyStreams. While draining it is one that ends at once."""
-        self._listen()
         subscriber = self.registry.subscribe(key, device)
         if self.draining:
             subscriber.end = End.DRAINING
         try:
-            for watch in self._watches:
-                watch.ensure()
-        except BaseException:  # no thread to be had: nobody will ever read this subscriber
+            with _threads():
+                self._listen()
+                for watch in self._watches:
+                    watch.ensure()
+        except BaseException:  # nobody will ever read this subscriber
             self.registry.release(subscriber)
             raise
         return subscriber
 
     def watch(self, stream: Stream, sock: socket.socket) -> None:
-        """See to it that the stream ends when its client does."""
+        """See to it that the stream ends when its client does; raises TooManyStreams."""
         peer.bound(sock)
         self._peers.watch(sock.fileno(), stream)
-        self._peer_watch.ensure()
+        with _threads():
+            self._peer_watch.ensure()
 
     def close(self, stream: Stream, sock: socket.socket | None = None) -> None:
         """Forget a stream that has ended; at a drain its connection takes no further request."""
@@ -153,6 +158,7 @@ class Worker:
         now = time.monotonic()
         self.metrics.hub_delay(max(0.0, now - self._pulse_due))
         self._pulse_due = now + PULSE_SECONDS
+        self._repair.ensure()
         if self.draining:
             self.registry.end_all(End.DRAINING)
             self._peers.cut_stalled(now, LAST_BYTES_SECONDS)
@@ -168,3 +174,12 @@ class Worker:
         age = 0.0 if stream.opened_at is None else now - stream.opened_at
         reason, app = stream.subscriber.end or End.CLOSED, stream.subscriber.channel.key.app
         ended_log.info("stream ended reason=%s age=%.1f app=%s", reason, age, app)
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Refuse a stream while the threads that it needs cannot be started; the next one tries again."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TooManyStreams("this server cannot start another thread now", status=503) from error

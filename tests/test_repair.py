@@ -72,19 +72,49 @@ def test_a_gap_within_a_repair_is_mended_after_it() -> None:
     assert (len(alice.pending), alice.end) == (2, None)
 
 
-def test_a_host_that_cannot_answer_ends_nobody_and_the_next_gap_is_mended(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_stream_that_the_host_cannot_tell_about_is_asked_for_again_until_it_can(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(repair_room, "FIRST_PAUSE_SECONDS", 0.01)
     registry = Registry()
-    [alice] = users(registry, 1)
+    alice, bob, carol = users(registry, 3)
+    asked: list[Subscriber] = []
+
+    def revoked(subscriber: Subscriber) -> bool:
+        asked.append(subscriber)
+        if subscriber is bob and asked.count(bob) < 4:
+            raise RuntimeError("the database is away")
+        return subscriber is not carol
+
+    Repair(registry, revoked).gap()
+    assert until(lambda: bob.end is End.REVOKED)
+    assert (alice.end, carol.end) == (End.REVOKED, None)  # they were not held up
+    assert [asked.count(stream) for stream in (alice, bob, carol)] == [1, 4, 1]
+    assert [len(stream.pending) for stream in (alice, bob, carol)] == [1, 1, 1]
+    [record] = caplog.records
+    assert "the database is away" in record.getMessage()
+
+
+def test_a_gap_is_not_held_up_by_a_host_that_cannot_tell() -> None:
+    registry = Registry()
+    streams = users(registry, 50)
+    first_asked, go_on = threading.Event(), threading.Event()
 
     def revoked(_: Subscriber) -> bool:
+        first_asked.set()
+        assert go_on.wait(5.0)
         raise RuntimeError("the database is away")
 
     repair = Repair(registry, revoked)
-    for round_number in (1, 2):
-        repair.gap()
-        repair.settle()
-        assert (len(alice.pending), alice.end) == (round_number, None)
-    assert "the database is away" in caplog.text
+    repair.gap()
+    assert first_asked.wait(5.0)
+    repair.gap()
+    go_on.set()
+    assert until(lambda: all(len(stream.pending) == 2 for stream in streams))
+    for stream in streams:
+        registry.release(stream)
+    repair.settle()
+    assert not [thread for thread in threading.enumerate() if thread.name == "synckit-repair"]
 
 
 def test_a_gap_of_the_broker_is_mended_by_the_worker() -> None:

@@ -23,10 +23,11 @@ MAY_IMPORT = {
     "guard": {"gunicorn"},
     "process": set(),
     "periodic": {"logs"},
+    "hooks": {"native", "channel", "errors", "logs", "tokens", "flask", "jwt", "werkzeug"},
     "channel": {"counts"},
     "registry": {"channel", "errors", "sse", "counts"},
     "peer": {"native", "channel", "registry", "stream"},
-    "repair": {"logs", "channel", "registry"},
+    "repair": {"errors", "logs", "channel", "registry"},
     "parking": {"native", "process", "peer", "periodic", "channel", "registry", "stream"},
     "metrics": {"brokers", "counts", "process", "prometheus_client"},
     "stream": {"sse", "channel", "registry"},
@@ -37,6 +38,7 @@ MAY_IMPORT = {
     "worker": {
         *(
             "brokers",
+            "errors",
             "logs",
             "metrics",
             "parking",
@@ -52,6 +54,7 @@ MAY_IMPORT = {
     "service": {
         *(
             "errors",
+            "hooks",
             "logs",
             "settings",
             "brokers",
@@ -81,7 +84,7 @@ MAY_IMPORT = {
         ),
         "flask",
     },
-    "extension": {"blueprint", "brokers", "cors", "errors", "service", "tokens", "flask"},
+    "extension": {"blueprint", "brokers", "cors", "errors", "hooks", "service", "tokens", "flask"},
     "testing": {"sse", "blueprint", "extension", "service", "stream", "flask", "werkzeug"},
     "client/errors": set(),
     "client": {"sse", "httpx2", "nacl", "argon2", "click"},

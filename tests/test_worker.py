@@ -12,6 +12,7 @@ from synckit_notify import process
 from synckit_notify.brokers import Disconnect, Message, Notice
 from synckit_notify.brokers.memory import MemoryBroker
 from synckit_notify.channel import ChannelKey, End
+from synckit_notify.errors import TooManyStreams
 from synckit_notify.periodic import Periodic
 from synckit_notify.process import PerProcess, gunicorn_worker, stream_limit
 from synckit_notify.registry import Registry
@@ -257,7 +258,7 @@ def test_without_a_thread_to_be_had_no_subscriber_is_left_behind(make_worker, mo
 
     sweeps: list[datetime] = []
     worker = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="new thread"):
+    with monkeypatch.context() as patch, pytest.raises(TooManyStreams, match="another thread"):
         patch.setattr(threading.Thread, "start", fail)
         worker.open(ALICE, None)
     assert len(worker.registry) == 0

@@ -10,6 +10,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -107,9 +108,13 @@ def _make_notifier(store: Store) -> Notifier:
         found, questions = store.read(
             lambda connection: (changelog.changed_channels(connection, since), rollcall.unanswered(connection))
         )
-        if questions:
+        if questions:  # answered elsewhere: the sweep waits for no writer
             told = (store, questions, notifier.streams())
-            threading.Thread(target=rollcall.answer, args=told, daemon=True).start()  # the sweep waits for no writer
+            answering = threading.Thread(
+                target=rollcall.answer, args=told, daemon=True
+            )  # the sweep waits for no writer
+            with suppress(RuntimeError):  # no thread to be had: the next sweep finds the question again
+                answering.start()
         return found
 
     @notifier.ready_check

@@ -126,10 +126,14 @@ class Listener:
         return self._subscribed_at is not None
 
     def start(self, receive: Receive) -> None:
-        """Begin to listen; `receive` is called from the listener's thread, and may raise."""
+        """Begin to listen; `receive` is called from the listener's thread, and may raise.
+
+        Raises RuntimeError if there is no thread to be had, and may then be called again.
+        """
         self._receive = receive
-        self._thread = threading.Thread(target=self._run, name="synckit-listen", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="synckit-listen", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self) -> None:
         """Stop listening; returns at once."""

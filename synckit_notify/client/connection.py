@@ -114,7 +114,11 @@ class HttpEventConnection:
         self._ended = self._closed = False
         self._failure = ""
         self._thread = threading.Thread(target=self._receive, name="synckit-stream", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            response.close()
+            raise NetworkError(f"no thread can be started to read the stream: {error}") from None
 
     def read(self, timeout: float) -> bytes:
         """Return the next bytes, b"" at the clean end; raises TimeoutError, NetworkError."""

@@ -101,7 +101,11 @@ class Callback:
         raise NotAuthenticated(f"nobody finished the log-in in the browser within {seconds:g} s{forged}")
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, args=(LOOK_SECONDS,), daemon=True).start()
+        try:
+            threading.Thread(target=self._server.serve_forever, args=(LOOK_SECONDS,), daemon=True).start()
+        except RuntimeError as error:
+            self._server.server_close()
+            raise NetworkError(f"no thread can be started to wait for the browser: {error}") from None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,0 +1,144 @@
+"""A thread that cannot be started now is started later: the limit here is the machine's own, and passes."""
+
+import re
+import resource
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from synckit_notify.brokers import Gap, Notice
+from synckit_notify.brokers.memory import MemoryBroker
+from synckit_notify.brokers.redis import RedisBroker
+from synckit_notify.channel import ChannelKey, End
+from synckit_notify.client.connection import Line
+from synckit_notify.client.errors import NetworkError
+from synckit_notify.client.login import Callback
+from synckit_notify.errors import TooManyStreams
+from synckit_notify.registry import Registry
+from synckit_notify.repair import Repair
+from synckit_notify.worker import Worker
+
+from . import hosts
+from .brokers.conftest import QUICK, Heard
+from .conftest import make_token
+from .valkey import Valkey
+from .waiting import until
+
+ALICE = ChannelKey("notes", "alice")
+STACK_BYTES = 512 * 2**20
+
+
+@contextmanager
+def no_new_threads() -> Iterator[None]:
+    """Let each start of a thread fail as on a full machine: its stack is larger than what the process may still map."""
+    present = int(re.findall(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
+    limits, stack = resource.getrlimit(resource.RLIMIT_AS), threading.stack_size(STACK_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, (present + STACK_BYTES // 2, limits[1]))
+    try:
+        with pytest.raises(RuntimeError, match="new thread"):
+            threading.Thread(target=int).start()
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+        threading.stack_size(stack)
+
+
+def test_a_gap_is_mended_when_there_are_threads_again(caplog: pytest.LogCaptureFixture) -> None:
+    revoked: list[object] = []
+    worker = Worker(Registry(), MemoryBroker(), revoked=lambda subscriber: revoked.append(subscriber) or True)
+    subscriber = worker.open(ALICE, "phone")
+    with no_new_threads():
+        for _ in range(3):
+            worker.receive(Gap())
+        worker.settle()
+        assert (subscriber.pending, revoked) == ((), [])
+    assert until(lambda: subscriber.end is End.REVOKED)
+    assert subscriber.pending
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    worker.registry.release(subscriber)
+    worker.settle()
+
+
+def test_a_repair_without_a_thread_waits_for_the_next_gap_where_nobody_listens() -> None:
+    registry = Registry()
+    repair = Repair(registry, None)
+    subscriber = registry.subscribe(ALICE)
+    with no_new_threads():
+        repair.gap()
+    repair.settle()
+    repair.gap()
+    assert until(lambda: subscriber.pending)
+    repair.settle()
+
+
+def test_a_stream_whose_threads_cannot_be_started_is_refused_and_the_next_one_is_not() -> None:
+    app = hosts.create_app()
+    path, headers = "/api/sync/subscribe?app_id=notes", {"Authorization": f"Bearer {make_token()}"}
+    worker = app.extensions["synckit_notify"].worker()
+    with no_new_threads():
+        answer = app.test_client().get(path, headers=headers)
+    assert (answer.status_code, list(answer.json)) == (503, ["error"])
+    assert "Retry-After" in answer.headers
+    assert len(worker.registry) == 0
+    again = app.test_client().get(path, headers=headers, buffered=False)
+    assert again.status_code == 200
+    again.close()
+    worker.settle()
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    with Valkey(tmp_path) as server:
+        yield server
+
+
+def test_a_broker_without_threads_listens_and_sends_later(valkey: Valkey) -> None:
+    broker, other = (RedisBroker(valkey.url, timing=QUICK) for _ in range(2))
+    heard, heard_there = Heard(), Heard()
+    other.start(heard_there)
+    worker = Worker(Registry(), broker)
+    with no_new_threads():
+        with pytest.raises(TooManyStreams):
+            worker.open(ALICE, "phone")
+        broker.publish(Notice("notes", "alice"))
+    subscriber = worker.open(ALICE, "phone")  # its listener's probe makes the sender try again
+    assert until(lambda: heard_there.messages == [Notice("notes", "alice")], 20.0)
+    other.publish(Notice("notes", "alice"))
+    assert until(lambda: subscriber.pending, 20.0)
+    worker.registry.release(subscriber)
+    worker.settle()
+    for each in (broker, other):
+        each.close()
+    assert heard.messages == []
+
+
+def test_a_broker_that_never_had_a_thread_can_be_closed(valkey: Valkey) -> None:
+    broker = RedisBroker(valkey.url)
+    with no_new_threads(), pytest.raises(RuntimeError):
+        broker.start(Heard())
+    broker.close()
+
+
+def test_the_sdk_reports_a_network_error_which_its_stream_waits_out() -> None:
+    body = httpx2.ByteStream(b": connected\n\n")
+    closed: list[bool] = []
+    body.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    answers = httpx2.MockTransport(lambda request: httpx2.Response(200, stream=body))
+    line = Line("http://sync.example.org", httpx2.Client(transport=answers))
+    with no_new_threads(), pytest.raises(NetworkError, match="no thread"):
+        line.subscribe({"app_id": "notes"}, "token", ())
+    assert closed
+    connection = line.subscribe({"app_id": "notes"}, "token", ())
+    assert connection.read(5.0) == b": connected\n\n"
+    line.close()
+
+
+def test_a_log_in_without_a_thread_leaves_no_port_open() -> None:
+    callback = Callback("state")
+    with no_new_threads(), pytest.raises(NetworkError, match="no thread"), callback:
+        raise AssertionError("not reached")
+    assert callback._server.fileno() == -1
