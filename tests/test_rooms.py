@@ -23,6 +23,7 @@ MAY_IMPORT = {
     "guard": {"gunicorn"},
     "per_process": set(),
     "process": set(),
+    "process_end": set(),
     "periodic": {"logs"},
     "channel": {"counts"},
     "registry": {"channel", "errors", "sse", "counts"},
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "metrics": {"brokers", "counts", "per_process", "prometheus_client"},
     "stream": {"sse", "channel", "registry"},
     "tokens": {"errors", "jwt"},
-    "brokers": {"errors", "logs", "redis"},
+    "brokers": {"errors", "logs", "process_end", "redis"},
     "settings": {"errors", "tokens", "brokers"},
     "cors": {"flask"},
     "worker": {
