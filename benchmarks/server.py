@@ -105,9 +105,9 @@ class Server:
             text: str = answer.read().decode()
         return text
 
-    def private_kib(self) -> int:
-        """Return Private_Dirty of all server processes together."""
-        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in self.processes()]
+    def private_kib(self, *pids: int) -> int:
+        """Return Private_Dirty of these processes, or of all server processes, together."""
+        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids or self.processes()]
         return sum(int(value) for text in rollups for value in re.findall(r"Private_Dirty:\s+(\d+) kB", text))
 
     def descriptors(self) -> int:

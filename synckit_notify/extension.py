@@ -84,6 +84,14 @@ class Notifier:
             )
         )
 
+    def flush(self, timeout: float = 2.0) -> bool:
+        """Wait until the broker has taken what was published, for `timeout` seconds at most; return whether it has.
+
+        Only for a process that ends by a bare `os._exit`. All others do this by themselves, for 2 s at most: programs,
+        servers, and the children of multiprocessing, concurrent.futures and Celery. Do not call it in a request.
+        """
+        return self._service().worker().broker.flush(timeout)
+
     def disconnect(self, app_id: Id, user_id: Id, device: Id | None = None) -> None:
         """End the streams of a user, or those that may be one device's: that name it, or none.
 

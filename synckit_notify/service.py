@@ -14,6 +14,7 @@ from .errors import Forbidden, InvalidToken
 from .hooks import HookCalls, Hooks
 from .logs import log
 from .parking import TICK_SECONDS, works_here
+from .per_process import PerProcess
 from .registry import Registry
 from .settings import Settings
 from .tokens import Principal
@@ -28,7 +29,7 @@ class Service:
         self._app = app
         self._hooks = hooks
         self._calls = HookCalls(app, hooks)
-        self._workers = process.PerProcess(self._make_worker)
+        self._workers = PerProcess(self._make_worker)
         self._warned = self._warn_of_faults()
 
     def worker(self) -> Worker:

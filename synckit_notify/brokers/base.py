@@ -65,5 +65,8 @@ class Broker(Protocol):
     def link(self) -> Link:
         """Return how the way to the other processes is now."""
 
+    def flush(self, seconds: float) -> bool:
+        """Wait until nothing is pending, for so many seconds at most; return whether nothing is."""
+
     def close(self) -> None:
         """Let go of every thread and connection; waits at most two seconds for what is pending."""

@@ -7,13 +7,12 @@ sends. One shared channel, so that one confirmation tells whether anything can h
 nor the hub ever waits for the broker: `publish` puts the message into a bounded set, and a thread does the rest.
 """
 
-import atexit
-import os
 import secrets
 import time
 from collections.abc import Callable
 
 from ..logs import log
+from ..process_end import before_end
 from .base import Gap, Link, Message
 from .connection import Server
 from .listening import DEFAULT_TIMING, Echo, Listener, Timing
@@ -51,8 +50,7 @@ class RedisBroker:
             probe=lambda: self._sender.put(Probe()),
             confirmed=self._sender.retry,
         )
-        self._pid = os.getpid()
-        self._used = False
+        self._forget_end: Callable[[], None] | None = None
         self._warned = False
 
     def start(self, receive: Callable[[Message], None]) -> None:
@@ -83,9 +81,14 @@ class RedisBroker:
             pending=self._sender.pending,
         )
 
+    def flush(self, seconds: float) -> bool:
+        """Wait until the broker has taken what waits, for so many seconds at most; return whether it has."""
+        return self._sender.flush(seconds)
+
     def close(self) -> None:
         """Send what waits, for two seconds at most, and let go of both connections."""
-        atexit.unregister(self._leave)
+        if self._forget_end is not None:
+            self._forget_end()
         until = time.monotonic() + CLOSING_SECONDS
         self._listener.stop()
         self._sender.close(CLOSING_SECONDS)
@@ -93,10 +96,5 @@ class RedisBroker:
 
     def _use(self) -> None:
         """Remember to send what waits before the process ends: a command publishes and is gone."""
-        if not self._used:
-            self._used = True
-            atexit.register(self._leave)
-
-    def _leave(self) -> None:
-        if os.getpid() == self._pid:  # a forked child has inherited this call, but neither threads nor connections
-            self.close()
+        if self._forget_end is None:
+            self._forget_end = before_end(self.close)

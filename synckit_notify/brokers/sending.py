@@ -88,6 +88,8 @@ class Sender:
         self._probe_waits = False
         self._sending: list[Content] = []
         self._look = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._closing = False
@@ -102,8 +104,18 @@ class Sender:
         """Send soon; returns at once and never raises."""
         with self._lock:
             if not self._closing:
+                self._idle.clear()
                 self._keep(content)
                 self._ensure()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until nothing waits to be sent, for so many seconds at most; return whether nothing does."""
+        with self._lock:
+            if not self._closing and len(self._outbox):
+                self._ensure()
+        self._look.set()
+        self._idle.wait(seconds)
+        return self.pending == 0
 
     def retry(self) -> None:
         """Try again now, if a failure is being waited out: the broker was seen."""
@@ -159,6 +171,7 @@ class Sender:
                 self._probe_waits = False
             if not self._sending:
                 self._thread = None
+                self._idle.set()
             return self._sending
 
     def _put_back(self, batch: list[Content]) -> bool:
@@ -167,6 +180,8 @@ class Sender:
             for content in batch:
                 self._keep(content)
             self._sending = []
+            if self._closing:
+                self._idle.set()  # nothing will be sent any more
             return not self._closing
 
     def _send(self, batch: list[Content]) -> None:

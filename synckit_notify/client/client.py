@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import httpx2
 
+from ..per_process import PerProcess
 from .changes import (
     BEGINNING,
     Account,
@@ -31,7 +32,7 @@ from .changes import (
     Status,
     to_text,
 )
-from .errors import NoMasterKey, ServerError
+from .errors import NetworkError, NoMasterKey, ServerError, StateError
 from .login import log_in
 from .masterkey import Encryption
 from .session import Session
@@ -42,12 +43,44 @@ from .wire import ClearText, Codec, Page, batches, digest, member, read_device, 
 log = logging.getLogger("synckit_notify.client")
 
 
+class Resources:
+    """What each process has of a client for itself: state, session, locks and streams."""
+
+    def __init__(
+        self,
+        server_url: str,
+        api_key: str,
+        state: str | os.PathLike[str] | None,
+        *,
+        http: httpx2.Client | None,
+        clock: Callable[[], float],
+        wait: Callable[[float], object] | None,
+    ) -> None:
+        self.state = State.open(state)
+        try:
+            self.session = Session(server_url, api_key, self.state, http=http, clock=clock, wait=wait)
+        except BaseException:
+            self.state.close()
+            raise
+        self.pushing, self.applying = threading.Lock(), threading.Lock()
+        self.streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
+
+    def close(self) -> None:
+        """End the streams and the waits of other threads, close connections and file."""
+        for stream in list(self.streams):
+            stream.close()
+        self.session.close()
+        self.state.close()
+
+
 class SyncKitClient:
     """One installation of an app; close it, or use it in a `with`.
 
     `state` is a file that survives the process, None is memory. The master key is never in it: set up encryption in
-    each process. Raises ValueError for an address that is none, StateError for a file that cannot be used. Every call
-    may raise NetworkError, ServerError, ProtocolError, NotAuthenticated and StateError.
+    each process. A process that is forked later can use the client too, with connections of its own, if `state` is a
+    file and `http` is not given; else its calls raise StateError. Raises ValueError for an address that is none,
+    StateError for a file that cannot be used. Every call may raise NetworkError, ServerError, ProtocolError,
+    NotAuthenticated and StateError.
     """
 
     def __init__(
@@ -61,16 +94,24 @@ class SyncKitClient:
         clock: Callable[[], float] = time.time,
         wait: Callable[[float], object] | None = None,
     ) -> None:
-        self._state = State.open(state)
-        try:
-            self._session = Session(server_url, api_key, self._state, http=http, clock=clock, wait=wait)
-        except BaseException:
-            self._state.close()
-            raise
+        self._maker, self._closed = os.getpid(), False
         self._encrypt = encrypt
         self._codec: Codec | None = None if encrypt else ClearText()
-        self._pushing, self._applying = threading.Lock(), threading.Lock()
-        self._streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
+
+        def open_here() -> Resources:
+            self._require_usable_here(in_memory=state is None, shared_http=http is not None)
+            return Resources(server_url, api_key, state, http=http, clock=clock, wait=wait)
+
+        self._here = PerProcess(open_here)
+        self._here.get()
+
+    @property
+    def _state(self) -> State:
+        return self._here.get().state
+
+    @property
+    def _session(self) -> Session:
+        return self._here.get().session
 
     def authenticate(self, email: str, password: str) -> Account:
         """Log in; raises NotAuthenticated for wrong credentials, StateError if the state is another account's."""
@@ -100,7 +141,7 @@ class SyncKitClient:
         if entries:
             sealed = list(batches(entries, self._sealing(), self._session.account()))
             self._state.add_pending(digest(entries), sealed)
-        with self._pushing:
+        with self._here.get().pushing:
             while (batch := self._state.next_pending()) is not None:
                 self._send(batch, device)
         return self._state.pushed_to()
@@ -112,7 +153,7 @@ class SyncKitClient:
 
     def discard_pending(self) -> int:
         """Give up what is pending, which the server may have or not; return how many changes that were."""
-        with self._pushing:
+        with self._here.get().pushing:
             return self._state.discard_pending()
 
     def pull(self, apply: Callable[[list[PulledChange]], object] | None = None) -> PullResult:
@@ -147,7 +188,7 @@ class SyncKitClient:
     def subscribe_notifications(self, on_state: Callable[[StreamState, str], None] | None = None) -> SyncNotifyStream:
         """Return a stream that says when to pull; it connects when it is iterated."""
         stream = SyncNotifyStream(self._session, on_state=on_state)
-        self._streams.add(stream)
+        self._here.get().streams.add(stream)
         return stream
 
     def setup_encryption_new(self, passphrase: str) -> None:
@@ -164,10 +205,10 @@ class SyncKitClient:
 
     def close(self) -> None:
         """End the streams and the waits of other threads, close connections and file; twice does nothing more."""
-        for stream in list(self._streams):
-            stream.close()
-        self._session.close()
-        self._state.close()
+        self._closed = True
+        here = self._here.made()
+        if here is not None:
+            here.close()
 
     def __enter__(self) -> Self:
         return self
@@ -175,13 +216,30 @@ class SyncKitClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _require_usable_here(self, *, in_memory: bool, shared_http: bool) -> None:
+        """Raise if this process cannot use a client that its parent made, or if the client is closed."""
+        if self._closed:
+            raise NetworkError("the client is closed")
+        if os.getpid() == self._maker:
+            return
+        if in_memory:
+            raise StateError(
+                "this client was made before the process was forked, and its state is in memory: two processes would "
+                "end each other's session; give it state=<file>, or make a client in each process"
+            )
+        if shared_http:
+            raise StateError(
+                "this client was made before the process was forked, with http=...: two processes on one connection "
+                "get each other's answers; leave http out, or make a client in each process"
+            )
+
     def _send(self, batch: Pending, device: str) -> None:
         body = {"device_id": device, "push_id": batch.push_id, "changes": batch.changes}
         answer = self._session.call("POST", "/api/sync/push", body, safe=True)
         self._state.finish_pending(batch.push_id, member(answer, "cursor", int))
 
     def _apply(self, apply: Callable[[list[PulledChange]], object]) -> PullResult:
-        with self._applying:
+        with self._here.get().applying:
             start, restarting = self._state.position()
             for page in self._pages(start, restarting, {}, self._restart):
                 changes = self._opened(page)

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import sqlite3
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -57,12 +56,11 @@ class State:
         return cls(statefile.in_memory() if path is None else statefile.opened(Path(path)))
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        self._lock = threading.RLock()
         self._connection = connection
 
     def close(self) -> None:
         """Close the file; whatever is called after raises StateError."""
-        with self._lock:
+        with statefile.access():
             self._connection.close()
 
     def bind(self, server_url: str, api_key: str) -> None:
@@ -179,11 +177,16 @@ class State:
     def next_pending(self) -> Pending | None:
         """Return the oldest batch that is not answered."""
         row = self._fetch("SELECT push_id, changes FROM pending ORDER BY number LIMIT 1")
-        return None if row is None else Pending(row["push_id"], json.loads(row["changes"]))
+        if row is None:
+            return None
+        try:
+            return Pending(str(row["push_id"]), list(json.loads(row["changes"])))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise StateError("the state file is damaged: a pending batch cannot be read") from error
 
     def count_pending(self) -> int:
         """Return how many changes are not answered."""
-        return int(self._fetch("SELECT coalesce(sum(count), 0) AS total FROM pending")["total"])
+        return int(self._fetch("SELECT coalesce(sum(CAST(count AS INTEGER)), 0) AS total FROM pending")["total"])
 
     def finish_pending(self, push_id: str, cursor: int) -> None:
         """Forget a batch that was answered with this cursor."""
@@ -205,7 +208,7 @@ class State:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Row]:
         """One at a time among all threads and processes; gives the row of the state as it is in it."""
-        with self._lock, statefile.explained():
+        with statefile.access():
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:
                 yield self._row()
@@ -215,10 +218,13 @@ class State:
         self._connection.execute(f"UPDATE state SET {names}", columns)
 
     def _row(self) -> Any:
-        return self._fetch("SELECT * FROM state")
+        row = self._fetch("SELECT * FROM state")
+        if row is None or not statefile.is_sound(row):
+            raise StateError("the state file is damaged")
+        return row
 
     def _fetch(self, query: str) -> Any:
-        with self._lock, statefile.explained():
+        with statefile.access():
             return self._connection.execute(query).fetchone()
 
 

@@ -1,17 +1,21 @@
-"""The file behind a State: made private, recognised before it is touched, opened.
+"""The file behind a State: recognised before it is touched, made private, opened.
 
-A path in, a connection to a database with our tables out. A file that is another program's, a later version's or
-damaged is a StateError, found out by reading only: SQLite itself, opening a foreign file, would finish that program's
-work in it. Only State may call this.
+A path in, a connection to a database with our tables out. A StateError is everything else: a device, a pipe, another
+user's file, another program's, a later version's, a damaged one. That is found out by reading only: SQLite itself,
+opening a foreign file, would finish that program's work in it. Only State may call this.
 """
 
 import os
 import sqlite3
+import stat
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
+from ..per_process import PerProcess
 from .errors import StateError
 
 APPLICATION_ID = 0x53594E4B
@@ -23,6 +27,27 @@ BUSY_SECONDS = 10.0
 MAGIC, HEADER_BYTES = b"SQLite format 3\0", 100
 VERSION_AT, APPLICATION_ID_AT = 60, 68
 """Where the header holds them, as four bytes, big-endian (sqlite.org/fileformat.html, 1.3)."""
+
+FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC"))
+PRIVATE = 0o600
+SUFFIXES = ("-journal", "-wal", "-shm")
+"""What SQLite opens beside a database."""
+
+_TEXT, _REAL = (str, type(None)), (float, type(None))
+COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "state": {
+        "one": int,
+        "installation_id": str,
+        **dict.fromkeys(("server_url", "api_key_hash", "user_id", "app_id"), _TEXT),
+        **dict.fromkeys(("device_id", "device_name", "device_platform", "device_created_at"), _TEXT),
+        **dict.fromkeys(("access_token", "refresh_token", "lease_holder", "epoch", "last_sync_time"), _TEXT),
+        **dict.fromkeys(("life", "received_at"), _REAL),
+        "lease_until": float,
+        **dict.fromkeys(("cursor", "restarting", "pushed_to"), int),
+    },
+    "pending": {"number": int, "push_id": str, "digest": str, "count": int, "changes": str},
+}
+"""The columns of each table, and the types that State writes into them."""
 
 _TABLES = (
     """CREATE TABLE state (
@@ -41,61 +66,136 @@ _TABLES = (
 )
 
 
+_lock = PerProcess(threading.RLock)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=lambda: _lock.get().acquire(), after_in_parent=lambda: _lock.get().release())
+
+
 def in_memory() -> sqlite3.Connection:
     """Return a database that ends with its connection."""
-    return _connected(":memory:")
+    with access():
+        return _connected(":memory:")
 
 
 def opened(file: Path) -> sqlite3.Connection:
-    """Return the database in a file, made if it is not there; raises StateError."""
-    try:
-        _make_private(file)
-        _recognise(file)
-        connection = _connected(str(file.absolute()))
-        file.chmod(0o600)  # of a copy, or of an empty file that somebody else made
-    except OSError as error:
-        raise StateError(f"the state file {file.name} cannot be used: {error.strerror}") from error
+    """Return the database in a file, made if it is not there; raises StateError.
+
+    A symbolic link is followed once, here. What it leads to must be a regular file of this user, and everything that is
+    done to it is done to the descriptor that was checked.
+    """
+    real = Path(os.path.realpath(file))
+    with access(), _explained(file), _descriptor(real) as descriptor:
+        _recognise(file.name, descriptor)
+        for suffix in SUFFIXES:
+            _require_own_file(real.with_name(real.name + suffix))
+        connection = _connected(str(real))
+        if not os.path.samestat(os.fstat(descriptor), real.lstat()):
+            connection.close()
+            raise StateError(f"the state file {file.name} was replaced while it was being opened; try again")
+        _make_private(descriptor)  # of a copy that others may read
     return connection
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
+def access() -> Iterator[None]:
+    """Be the only thread of this process that uses a state file, and turn SQLite's errors into ours.
+
+    One lock for all files: closing a descriptor releases every lock that the process holds on that file (fcntl(2)), so
+    nobody may open one while another State is in a transaction. A fork waits for it too: SQLite's memory of a lock that
+    the parent holds would lock the child out for ever.
+    """
+    with _lock.get():
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StateError(f"the state cannot be used: {error}") from error
+        except UnicodeDecodeError as error:  # of a damaged name, which SQLite puts into its own error
+            raise StateError("the state file is damaged") from error
+
+
+def is_sound(row: sqlite3.Row) -> bool:
+    """Return whether the row of the state holds what State writes: SQLite itself keeps values of any type."""
+    if not all(isinstance(row[name], kinds) for name, kinds in COLUMNS["state"].items()):
+        return False
+    groups = ("user_id", "app_id"), ("access_token", "received_at"), ("device_id", "device_name", "device_platform")
+    if not all(row[name] is not None for first, *others in groups if row[first] is not None for name in others):
+        return False
+    return _is_time(row["last_sync_time"]) and (row["device_id"] is None or _is_time(row["device_created_at"] or ""))
+
+
+def _is_time(text: str | None) -> bool:
+    try:
+        return text is None or bool(datetime.fromisoformat(text))
+    except ValueError:
+        return False
+
+
+@contextmanager
+def _explained(file: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.Error as error:
-        raise StateError(f"the state cannot be used: {error}") from error
+    except OSError as error:
+        raise StateError(f"the state file {file.name} cannot be used: {error.strerror}") from error
 
 
-def _make_private(file: Path) -> None:
-    """Make an empty file that nobody else may read; SQLite gives its journal the same mode."""
+@contextmanager
+def _descriptor(file: Path) -> Iterator[int]:
+    """Give a descriptor of a regular file of this user, made readable for nobody else if it is not there.
+
+    Devices and pipes are not even opened: opening alone may start something, or wait for ever.
+    """
     try:
-        os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o600)
     except FileExistsError:
-        return
+        _require_own_file(file)
+        descriptor = os.open(file, os.O_RDONLY | FLAGS)
+    try:
+        _check(os.fstat(descriptor), file.name)
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
-def _recognise(file: Path) -> None:
+def _require_own_file(file: Path) -> None:
+    """Raise StateError if something is there that is no regular file of this user."""
+    with suppress(FileNotFoundError):
+        _check(file.lstat(), file.name)
+
+
+def _check(found: os.stat_result, name: str) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise StateError(f"{name} is a directory; the state needs a file of its own")
+    if not stat.S_ISREG(found.st_mode):
+        raise StateError(f"{name} is not a regular file; the state needs a file of its own, or no file (state=None)")
+    if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
+        raise StateError(f"{name} belongs to another user; run as that user, or use another file")
+
+
+def _make_private(descriptor: int) -> None:
+    """Let nobody but the owner read a file; SQLite gives its journal the same mode."""
+    if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != PRIVATE:
+        os.fchmod(descriptor, PRIVATE)
+
+
+def _recognise(name: str, descriptor: int) -> None:
     """Raise StateError unless a file is empty or, by its first bytes, one of ours."""
-    with file.open("rb") as stream:
-        header = stream.read(HEADER_BYTES)
+    header = os.read(descriptor, HEADER_BYTES)
     if not header:
-        file.chmod(0o600)
+        _make_private(descriptor)
         return
     if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
-        raise StateError(f"{file.name} is no state file, or it is damaged")
+        raise StateError(f"{name} is not a state file, or it is damaged")
     if _number(header, APPLICATION_ID_AT) != APPLICATION_ID:
-        raise StateError(f"{file.name} is another program's file")
+        raise StateError(f"{name} is another program's file")
     if _number(header, VERSION_AT) > VERSION:
-        raise StateError(f"{file.name} was written by a later version of this SDK")
+        raise StateError(f"{name} was written by a later version of this SDK")
 
 
 def _connected(database: str) -> sqlite3.Connection:
-    with explained():
-        connection = sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
-        with explained():
-            _prepare(connection)
+        _prepare(connection)
     except BaseException:
         connection.close()
         raise
@@ -112,7 +212,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         with connection:
             _make_tables(connection)
-    if connection.execute("SELECT count(*) FROM state").fetchone()[0] != 1:
+    for table, columns in COLUMNS.items():
+        found = connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
+        if {name for (name,) in found} != columns.keys():
+            raise StateError("the state file is damaged")
+    rows = connection.execute("SELECT * FROM state").fetchall()
+    if len(rows) != 1 or not is_sound(rows[0]):
         raise StateError("the state file is damaged")
 
 

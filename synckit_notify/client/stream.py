@@ -7,6 +7,7 @@ implements; time and chance come in as functions. One thread iterates; any threa
 """
 
 import logging
+import os
 import random as chance
 import threading
 import time
@@ -15,7 +16,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from ..sse import Decoder
-from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
+from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError
 from .lifecycle import Lifecycle, Task
 from .pacing import RetryPolicy, SleepWatch, StreamState, SyncNotification
 
@@ -90,6 +91,7 @@ class SyncNotifyStream:
         self._session = session
         self._on_state = on_state
         self._clock, self._wall_clock = clock, wall_clock
+        self._maker = os.getpid()
         self._closed = threading.Event()
         self._wait = wait or self._closed.wait
         self._lock = threading.Lock()
@@ -102,6 +104,11 @@ class SyncNotifyStream:
         return self
 
     def __next__(self) -> SyncNotification:
+        if os.getpid() != self._maker:
+            raise StateError(
+                "this stream was made before the process was forked, and its connection belongs to the parent process; "
+                "call subscribe_notifications() in this process"
+            )
         while not self._closed.is_set():
             self._notice_sleep()
             notification = self._life.notices.tell(self._clock())
@@ -111,8 +118,9 @@ class SyncNotifyStream:
         raise StopIteration
 
     def close(self) -> None:
-        """End the iteration, whichever thread it runs in; closing twice does nothing more."""
-        self._close("closed by the app")
+        """End the iteration, whichever thread it runs in; closing twice, or in a forked process, does nothing more."""
+        if os.getpid() == self._maker:
+            self._close("closed by the app")
 
     def __enter__(self) -> Self:
         return self
