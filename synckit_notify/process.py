@@ -3,33 +3,11 @@
 Only gunicorn tells such things; it is found without a hook and never imported. Every other server is "nothing known".
 """
 
-import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
-
-T = TypeVar("T")
+from collections.abc import Iterator
+from typing import Any
 
 _attached: Any = None
-
-
-class PerProcess(Generic[T]):
-    """A value that every process makes for itself, at first use and once."""
-
-    def __init__(self, make: Callable[[], T]) -> None:
-        self._make = make
-        self._made: dict[int, T] = {}
-        self._locks: dict[int, threading.Lock] = {}
-
-    def get(self) -> T:
-        """Return this process's value."""
-        pid = os.getpid()
-        if pid not in self._made:
-            with self._locks.setdefault(pid, threading.Lock()):  # its own: an inherited one may be held for ever
-                if pid not in self._made:
-                    self._made[pid] = self._make()
-        return self._made[pid]
 
 
 def attach(worker: Any) -> None:

@@ -18,6 +18,7 @@ from .channel import ChannelKey, Subscriber
 from .errors import InvalidToken
 from .logs import log
 from .parking import TICK_SECONDS, works_here
+from .per_process import PerProcess
 from .registry import Registry
 from .settings import Settings
 from .tokens import Principal
@@ -48,7 +49,7 @@ class Service:
         self.settings = Settings.read(app.config, own_tokens=hooks.authenticate is not None)
         self._app = app
         self._hooks = hooks
-        self._workers = process.PerProcess(self._make_worker)
+        self._workers = PerProcess(self._make_worker)
         self._warned = self._warn_of_faults()
 
     def worker(self) -> Worker:

@@ -12,8 +12,9 @@ from synckit_notify import process
 from synckit_notify.brokers import Disconnect, Message, Notice
 from synckit_notify.brokers.memory import MemoryBroker
 from synckit_notify.channel import ChannelKey, End
+from synckit_notify.per_process import PerProcess
 from synckit_notify.periodic import Periodic
-from synckit_notify.process import PerProcess, gunicorn_worker, stream_limit
+from synckit_notify.process import gunicorn_worker, stream_limit
 from synckit_notify.registry import Registry
 from synckit_notify.repair import Sweep
 from synckit_notify.worker import Worker
