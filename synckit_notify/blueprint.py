@@ -32,6 +32,7 @@ refused_log = SparingLog()
 OPENED_IN_ENVIRON = "synckit_notify.opened"
 """Where in the WSGI environment a test may leave a function that is called with the Stream of its response."""
 
+_HOST_VALUE = "synckit_host"
 _ALLOWED = "GET, HEAD, OPTIONS"
 _EVERY_METHOD = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -66,11 +67,19 @@ class EventStream:
             self._worker.registry.abandon(stream.subscriber)
 
 
-def make_blueprint(service: Service) -> Blueprint:
-    """Return the blueprint that answers subscribe, live and ready for one application."""
-    blueprint = Blueprint("synckit_notify", __name__, url_prefix=service.settings.url_prefix)
+def make_blueprint(service: Service, *, host_matching: bool = False) -> Blueprint:
+    """Return the blueprint that answers subscribe, live and ready for one application.
 
-    @blueprint.route("/subscribe", methods=_EVERY_METHOD, provide_automatic_options=False)
+    With `host_matching` the application's URL map compares host names; these routes are there on each of them.
+    """
+    blueprint = Blueprint("synckit_notify", __name__, url_prefix=service.settings.url_prefix)
+    every_host = {"host": f"<{_HOST_VALUE}>"} if host_matching else {}
+
+    @blueprint.url_value_preprocessor
+    def forget_host(_: str | None, values: dict[str, Any] | None) -> None:
+        (values or {}).pop(_HOST_VALUE, None)
+
+    @blueprint.route("/subscribe", methods=_EVERY_METHOD, provide_automatic_options=False, **every_host)
     def subscribe() -> Response:
         try:
             return _answer(service)
@@ -79,18 +88,18 @@ def make_blueprint(service: Service) -> Blueprint:
             service.worker().metrics.refused(refusal.status)
             return refusal_response(refusal)
 
-    @blueprint.get("/live")
+    @blueprint.get("/live", **every_host)
     def live() -> Response:
         return _json({"live": True}, 200)
 
-    @blueprint.get("/ready")
+    @blueprint.get("/ready", **every_host)
     def ready() -> Response:
         state = service.readiness(wsgi_server.of_request(request.environ))
         return _json(state, 200 if state["ready"] else 503)
 
     if service.settings.metrics:
 
-        @blueprint.get("/metrics")
+        @blueprint.get("/metrics", **every_host)
         def report() -> Response:
             service.worker().report()
             body, content_type = metrics.exposition()

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from synckit_notify import process, wsgi_server
 from synckit_notify.testing import open_stream
 
 from . import hosts, wsgi_servers
+from .apache import apache
 from .conftest import make_token
 from .hosts import ThreadWorkerOfAHost
 from .server import Server, gunicorn
@@ -156,15 +158,25 @@ def test_a_known_server_holds_streams_up_to_its_limit_and_lives_on(name: str, tm
 @pytest.mark.parametrize("name", servers(UNKNOWN))
 def test_an_unknown_server_holds_two_streams_with_one_warning_and_lives_on(name: str, tmp_path: Path, stack) -> None:
     with wsgi_servers.start(name, tmp_path, {}) as server:
-        listeners = [stack.enter_context(subscribe(server)) for _ in range(2)]
-        for _ in range(10):
-            assert "maximum" in refusal_of(server)
-        push(server)
-        assert all(hears(listener, CHANGED) for listener in listeners)
-        assert is_alive(server)
-        warnings = [line for line in server.log.splitlines() if "SYNCKIT_MAX_STREAMS" in line]
-        assert len(warnings) == 1
-        assert "SYNCKIT_MAX_STREAM_SECONDS" in warnings[0]
+        check_two_streams_and_one_warning(server, stack)
+
+
+@thorough
+def test_mod_wsgi_holds_two_streams_with_one_warning_and_lives_on(stack) -> None:
+    folder = Path(stack.enter_context(TemporaryDirectory()))
+    check_two_streams_and_one_warning(stack.enter_context(apache(folder)), stack)
+
+
+def check_two_streams_and_one_warning(server: Server, stack: ExitStack) -> None:
+    listeners = [stack.enter_context(subscribe(server)) for _ in range(2)]
+    for _ in range(10):
+        assert "maximum" in refusal_of(server)
+    push(server)
+    assert all(hears(listener, CHANGED) for listener in listeners)
+    assert is_alive(server)
+    warnings = [line for line in server.log.splitlines() if "SYNCKIT_MAX_STREAMS" in line]
+    assert len(warnings) == 1
+    assert "SYNCKIT_MAX_STREAM_SECONDS" in warnings[0]
 
 
 @pytest.mark.parametrize("name", servers(UNKNOWN))

@@ -69,7 +69,7 @@ class Listener(Frames):
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)  # a worker may still be loading its application
         self.socket.connect((host, port))
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         request = f"{method} {path} {version}\r\nHost: 127.0.0.1\r\n{authorization}{headers}\r\n"
