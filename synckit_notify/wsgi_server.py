@@ -30,15 +30,15 @@ _UNKNOWN = (
     "unless SYNCKIT_MAX_STREAM_SECONDS is set"
 )
 
-_RUN_GEVENT = "run gunicorn with -k gevent"
-
-_TORNADO = f"tornado sends nothing before the end of the body, so no client would hear a stream; {_RUN_GEVENT}"
+_TORNADO = (
+    "tornado sends nothing before the end of the body, so no client would hear a stream; run gunicorn with -k gevent"
+)
 _HTTP_2 = (
     "gunicorn serves one HTTP/2 connection's requests one after the other, so a stream would block it; "
     "take h2 out of http_protocols and let the proxy in front speak HTTP/2"
 )
-_RUN_ONCE = f"this server starts a process for each request, where no push is heard; {_RUN_GEVENT}"
-_ONE_REQUEST = f"this server answers one request at a time and cannot hold a stream; {_RUN_GEVENT}"
+_RUN_ONCE = "this server starts a process for each request, where no push is heard; run gunicorn with -k gevent"
+_ONE_REQUEST = "this server answers one request at a time and cannot hold a stream; run gunicorn with -k gevent"
 _UNPATCHED_PYWSGI = (
     "gevent.pywsgi without monkey patching serves one request at a time and cannot hold a stream; "
     "call gevent.monkey.patch_all() before every other import"
@@ -47,7 +47,7 @@ _UNPATCHED_UWSGI = (
     "uWSGI serves one request at a time here and cannot hold a stream; "
     "run it with --gevent 1000 --gevent-monkey-patch, or gunicorn with -k gevent"
 )
-_SYNC = f"gunicorn's sync worker serves one request at a time and cannot hold a stream; {_RUN_GEVENT}"
+_SYNC = "gunicorn's sync worker serves one request at a time and cannot hold a stream; run it with -k gevent"
 _ONE_THREAD = "gunicorn's gthread worker has one thread, which a stream would block; give it --threads, or -k gevent"
 
 _attached: Any = None
