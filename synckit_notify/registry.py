@@ -46,7 +46,10 @@ class Seats:
 
     def are_taken(self, limits: Limits) -> bool:
         """Return whether one more stream would be above a limit. The caller holds the lock."""
-        return any(limit is not None and count >= limit for count, limit in zip(self._count(), limits, strict=True))
+        streams, unparked = self._count()
+        return (limits.streams is not None and streams >= limits.streams) or (
+            limits.unparked is not None and unparked >= limits.unparked
+        )
 
     def usage(self, limits: Limits) -> tuple[int, float]:
         """Return how many streams are open, and which share of the nearest limit that is."""

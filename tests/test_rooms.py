@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "guard": {"gunicorn"},
     "per_process": set(),
     "process": {"wsgi_server"},
-    "wsgi_server": {"native", "logs"},
+    "wsgi_server": {"native", "logs", "per_process"},
     "periodic": {"logs"},
     "channel": {"counts"},
     "registry": {"channel", "errors", "sse", "counts"},

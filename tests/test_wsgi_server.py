@@ -4,6 +4,7 @@ import io
 import json
 import re
 import signal
+import ssl
 import sys
 import time
 import urllib.request
@@ -13,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx2
 import pytest
 import werkzeug.test
 from gunicorn.config import Config
@@ -23,13 +25,15 @@ from gunicorn.workers.gtornado import TornadoWorker
 from gunicorn.workers.sync import SyncWorker
 
 from synckit_notify import process, wsgi_server
+from synckit_notify.per_process import PerProcess
 from synckit_notify.testing import open_stream
 
 from . import hosts, wsgi_servers
 from .apache import apache
-from .conftest import make_token
+from .conftest import make_token, need
 from .hosts import ThreadWorkerOfAHost
-from .server import Server, gunicorn
+from .proxies import certificate
+from .server import GUNICORN, Server, gunicorn
 from .waiting import until
 from .wire import CHANGED, CONNECTED, Listener
 
@@ -70,8 +74,9 @@ THREADS = {"wsgi.multithread": True, "wsgi.multiprocess": True}
 
 
 @pytest.fixture
-def handler() -> Iterator[Callable[..., object]]:
+def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., object]]:
     """Sets signal handlers, and those from before when the test ends."""
+    monkeypatch.setattr(wsgi_server, "_gunicorn_of_process", PerProcess(wsgi_server._known_gunicorn))
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGABRT)}
     yield signal.signal
     for number, old in before.items():
@@ -225,6 +230,27 @@ def test_streams_that_cannot_be_parked_leave_the_worker_room(tmp_path: Path, sta
         assert "maximum" in refusal_of(server, version="HTTP/1.0")
         assert ready(server)["fill"] == 1.0
         assert is_alive(server)
+
+
+@thorough
+def test_a_stream_over_http_2_is_refused_by_gunicorn_and_one_over_http_1_is_not(tmp_path: Path) -> None:
+    need("openssl")
+    chain, key = certificate(tmp_path)
+    command = [GUNICORN, "tests.hosts:create_app()", "-k", "gevent", "--bind", "127.0.0.1:0", "--no-control-socket"]
+    command += ["--http-protocols", "h2,h1", "--certfile", str(chain), "--keyfile", str(key)]
+    headers = {"Authorization": f"Bearer {make_token()}"}
+    with Server(command, tmp_path, r"Listening at: https://127\.0\.0\.1:(\d+)") as server:
+        address = f"https://127.0.0.1:{server.port}{SUBSCRIBE}"
+        with httpx2.Client(http2=True, verify=ssl.create_default_context(cafile=chain), timeout=30) as client:
+            refused = client.get(address, headers=headers)
+        assert (refused.http_version, refused.status_code) == ("HTTP/2", 503)
+        assert "http_protocols" in refused.json()["error"]
+        assert server.log.count("take h2 out of http_protocols") == 1
+        with (
+            httpx2.Client(verify=ssl.create_default_context(cafile=chain), timeout=30) as client,
+            client.stream("GET", address, headers=headers) as stream,
+        ):
+            assert next(stream.iter_raw()) == CONNECTED
 
 
 class TestGunicorn:
