@@ -18,22 +18,22 @@ from typing import Any
 from flask import Blueprint, Request, Response, request
 from flask.typing import ResponseReturnValue
 
-from . import metrics
+from . import metrics, wsgi_server
 from .channel import ChannelKey
-from .errors import BadRequest, Forbidden, Refused, TooManyStreams
+from .errors import BadRequest, Forbidden, Refused
 from .logs import SparingLog
-from .parking import can_park
-from .peer import socket_of
 from .service import Service
 from .stream import Deadline, Stream, deadline, frames
 from .tokens import MAX_ID_LENGTH, Principal
 from .worker import Worker
+from .wsgi_server import Server
 
 refused_log = SparingLog()
 
 OPENED_IN_ENVIRON = "synckit_notify.opened"
 """Where in the WSGI environment a test may leave a function that is called with the Stream of its response."""
 
+_HOST_VALUE = "synckit_host"
 _ALLOWED = "GET, HEAD, OPTIONS"
 _EVERY_METHOD = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -68,11 +68,19 @@ class EventStream:
             self._worker.registry.abandon(stream.subscriber)
 
 
-def make_blueprint(service: Service) -> Blueprint:
-    """Return the blueprint that answers subscribe, live and ready for one application."""
-    blueprint = Blueprint("synckit_notify", __name__, url_prefix=service.settings.url_prefix)
+def make_blueprint(service: Service, *, host_matching: bool = False) -> Blueprint:
+    """Return the blueprint that answers subscribe, live and ready for one application.
 
-    @blueprint.route("/subscribe", methods=_EVERY_METHOD, provide_automatic_options=False)
+    With `host_matching` the application's URL map compares host names; these routes are there on each of them.
+    """
+    blueprint = Blueprint("synckit_notify", __name__, url_prefix=service.settings.url_prefix)
+    every_host = {"host": f"<{_HOST_VALUE}>"} if host_matching else {}
+
+    @blueprint.url_value_preprocessor
+    def forget_host(_: str | None, values: dict[str, Any] | None) -> None:
+        (values or {}).pop(_HOST_VALUE, None)
+
+    @blueprint.route("/subscribe", methods=_EVERY_METHOD, provide_automatic_options=False, **every_host)
     def subscribe() -> ResponseReturnValue:
         try:
             return _answer(service)
@@ -81,18 +89,18 @@ def make_blueprint(service: Service) -> Blueprint:
             service.worker().metrics.refused(refusal.status)
             return refusal.get_response()
 
-    @blueprint.get("/live")
+    @blueprint.get("/live", **every_host)
     def live() -> Response:
         return _json({"live": True}, 200)
 
-    @blueprint.get("/ready")
+    @blueprint.get("/ready", **every_host)
     def ready() -> Response:
-        state = service.readiness()
+        state = service.readiness(wsgi_server.of_request(request.environ))
         return _json(state, 200 if state["ready"] else 503)
 
     if service.settings.metrics:
 
-        @blueprint.get("/metrics")
+        @blueprint.get("/metrics", **every_host)
         def report() -> Response:
             service.worker().report()
             body, content_type = metrics.exposition()
@@ -127,25 +135,27 @@ def _whom(principal: Principal) -> tuple[ChannelKey, str | None]:
 
 
 def _open(service: Service, principal: Principal, key: ChannelKey, device: str | None) -> Response:
-    _refuse_blocking_server(request)
-    worker, sock = service.worker(), socket_of(request.environ)
-    subscriber = worker.open(key, device)
+    server = wsgi_server.of_request(request.environ)
+    service.check_server(server)
+    worker, sock = service.worker(), server.client_socket
+    subscriber = worker.open(key, device, service.limits(server))
     try:
         service.remember(subscriber, principal)
         service.check_revocation(principal)
-        stream = Stream(subscriber, keepalive=service.settings.keepalive_seconds, ends=_ends(service, principal))
+        ends = _ends(service, principal, server)
+        stream = Stream(subscriber, keepalive=service.settings.keepalive_seconds, ends=ends)
         if sock is not None:
             worker.watch(stream, sock)
         request.environ.get(OPENED_IN_ENVIRON, _nobody)(stream)
-        return _event_stream_response(service, EventStream(stream, _frames(stream, worker, sock), worker, sock))
+        return _event_stream_response(service, EventStream(stream, _frames(stream, worker, server), worker, sock))
     except BaseException:
         worker.registry.release(subscriber)
         raise
 
 
-def _frames(stream: Stream, worker: Worker, sock: socket.socket | None) -> Iterator[bytes]:
-    if worker.parking is not None and sock is not None and can_park(request.environ, sock):
-        return worker.parking.frames_then_park(stream, sock)
+def _frames(stream: Stream, worker: Worker, server: Server) -> Iterator[bytes]:
+    if worker.parking is not None and server.can_park and server.client_socket is not None:
+        return worker.parking.frames_then_park(stream, server.client_socket)
     return frames(stream)
 
 
@@ -153,12 +163,12 @@ def _nobody(stream: Stream) -> None:
     """Outside tests nobody asks for the Stream."""
 
 
-def _ends(service: Service, principal: Principal) -> Deadline:
+def _ends(service: Service, principal: Principal, server: Server) -> Deadline:
     expires_at = principal.expires_at
     return deadline(
         time.monotonic(),
         seconds_to_expiry=(expires_at - datetime.now(UTC)).total_seconds() if expires_at else None,
-        max_age=service.settings.max_stream_seconds,
+        max_age=service.settings.max_stream_seconds or server.max_stream_seconds,
     )
 
 
@@ -174,24 +184,6 @@ def _event_stream_response(service: Service, body: Iterable[bytes]) -> Response:
         },
         direct_passthrough=True,
     )
-
-
-def _refuse_blocking_server(request: Request) -> None:
-    """Refuse on a real server that serves one request at a time, or one a connection: a stream would be its last."""
-    environ = request.environ
-    if not ("gunicorn.socket" in environ or "werkzeug.socket" in environ):
-        return
-    if not environ.get("wsgi.multithread"):
-        raise TooManyStreams(
-            "this server answers one request at a time and cannot hold a stream; run gunicorn with -k gevent",
-            status=503,
-        )
-    if environ.get("SERVER_PROTOCOL") == "HTTP/2.0":
-        raise TooManyStreams(
-            "this server answers the requests of an HTTP/2 connection one after the other; "
-            "take h2 out of gunicorn's http_protocols and let the proxy in front speak HTTP/2",
-            status=503,
-        )
 
 
 def _identifier(request: Request, name: str) -> str | None:

@@ -9,10 +9,12 @@ from collections import Counter
 class Counts:
     """One registry's history since it was made."""
 
-    __slots__ = ("dropped", "ended", "frames", "opened")
+    __slots__ = ("dropped", "ended", "frames", "opened", "parked")
 
     def __init__(self) -> None:
         self.opened = 0
+        self.parked = 0
+        """How many of the open streams are parked."""
         self.ended: Counter[str] = Counter()
         """By reason: the words of `registry.End`."""
         self.frames = 0

@@ -52,7 +52,7 @@ class Notifier:
         if EXTENSION_NAME in app.extensions:
             raise RuntimeError("a Notifier is mounted on this application already")
         service = Service(app, self._hooks)
-        app.register_blueprint(make_blueprint(service))
+        app.register_blueprint(make_blueprint(service, host_matching=app.url_map.host_matching))
         app.register_error_handler(NotifyError, _refusal_response)
         for_pages = {f"{service.settings.url_prefix}/{route}" for route in ("subscribe", "live", "ready")}
         cors.install(app, service.settings.cors_origins, for_pages.__contains__)

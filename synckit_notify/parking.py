@@ -18,11 +18,9 @@ import socket
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any
 
-from . import native, process
 from .channel import End
 from .peer import PeerWatch
 from .periodic import Periodic
@@ -55,17 +53,6 @@ class Wheel:
         self._next = int(now / self._tick) + 1
         steps = sorted(step for step in self._slots if step < self._next)
         return [stream for step in steps for stream in self._slots.pop(step)]
-
-
-def works_here() -> bool:
-    """Whether this process's server lets go of a socket: gunicorn's gevent worker does."""
-    worker = process.gunicorn_worker()
-    return worker is not None and worker.cfg.worker_class_str == "gevent" and native.is_patched()
-
-
-def can_park(environ: Mapping[str, Any], sock: socket.socket) -> bool:
-    """Whether this request's connection can be written to without its server."""
-    return not hasattr(sock, "unwrap") and environ.get("SERVER_PROTOCOL") == "HTTP/1.1"
 
 
 class Parking:

@@ -13,9 +13,8 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
 from . import native
 from .channel import End, Subscriber
@@ -32,13 +31,6 @@ TCP_USER_TIMEOUT = 18  # tcp(7); not a constant of the socket module on every Py
 
 # epoll_ctl(2); the select module has them on Linux only, and this file is read everywhere.
 _OUT, _ERR, _HUP, _RDHUP, _ONESHOT = 0x004, 0x008, 0x010, 0x2000, 1 << 30
-
-
-def socket_of(environ: Mapping[str, Any]) -> socket.socket | None:
-    """Return the client's socket where the server gives it; HTTP/2 connections are shared and have none."""
-    if environ.get("SERVER_PROTOCOL") == "HTTP/2.0":
-        return None
-    return environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
 
 
 def bound(sock: socket.socket) -> None:

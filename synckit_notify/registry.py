@@ -1,7 +1,7 @@
 """Who waits for what: the subscribers of this process, by channel.
 
-Under the lock we only append, wake and count: no writing, no calling out. One lock serves the whole registry and its
-channels, so there is no order of locks to get wrong.
+Under the lock we only append, wake and count: no writing, no calling out. One lock serves all registries of a process
+and their channels, so there is no order of locks to get wrong.
 
 A channel also remembers up to which moment of the host's log it has heard of every change. A notice that names
 its predecessor shows a gap when an earlier one was lost, and the sweep wakes only what was really missed.
@@ -12,9 +12,10 @@ gevent patches would freeze the worker.
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import sse
 from .channel import Channel, ChannelKey, End, Subscriber
@@ -24,41 +25,84 @@ from .errors import TooManyStreams
 _ONE_CHANGE = (sse.CHANGED,)
 
 
-class Registry:
-    """All channels of one process.
+class Limits(NamedTuple):
+    """How many streams one process may have open; None means no bound."""
 
-    `max_streams` bounds the process, `max_per_channel` one (app, user); None means no bound.
+    streams: int | None = None
+    """In all."""
+    unparked: int | None = None
+    """Of those that are not parked: each of them keeps a connection or a thread of the server."""
+
+
+NO_LIMITS = Limits()
+
+
+class Seats:
+    """What the registries of one process share, since the limits are those of the process: one lock, one count."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+
+    def are_taken(self, limits: Limits) -> bool:
+        """Return whether one more stream would be above a limit. The caller holds the lock."""
+        streams, unparked = self._count()
+        return (limits.streams is not None and streams >= limits.streams) or (
+            limits.unparked is not None and unparked >= limits.unparked
+        )
+
+    def usage(self, limits: Limits) -> tuple[int, float]:
+        """Return how many streams are open, and which share of the nearest limit that is."""
+        with self.lock:
+            streams, unparked = self._count()
+        shares = [count / limit for count, limit in zip((streams, unparked), limits, strict=True) if limit]
+        return streams, max(shares, default=0.0)
+
+    def _count(self) -> tuple[int, int]:
+        streams = parked = 0
+        for registry in self.registries:
+            registry._reap()
+            streams += registry.counts.open
+            parked += registry.counts.parked
+        return streams, streams - parked
+
+
+class Registry:
+    """All channels of one application in one process.
+
+    `seats` are those of its process, which it shares with the registries of other applications; `max_per_channel`
+    bounds one (app, user), None means no bound.
     """
 
     def __init__(
         self,
         *,
-        max_streams: int | None = None,
+        seats: "Seats | None" = None,
         max_per_channel: int | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.max_streams = max_streams
+        self.seats = seats or Seats()
         self.counts = Counts()
         self.ring: Callable[[list[Any]], None] = _nobody_parks
         self._clock = clock
         self._max_per_channel = max_per_channel
-        self._lock = threading.Lock()
+        self._lock = self.seats.lock
         self._channels: dict[ChannelKey, Channel] = {}
         self._abandoned: deque[Subscriber] = deque()
+        self.seats.registries.add(self)
 
     def __len__(self) -> int:
         with self._lock:
             self._reap()
             return self.counts.open
 
-    def subscribe(self, key: ChannelKey, device: str | None = None) -> Subscriber:
+    def subscribe(self, key: ChannelKey, device: str | None = None, limits: Limits = NO_LIMITS) -> Subscriber:
         """Register a subscriber; from here on it misses nothing.
 
         Raises TooManyStreams when the process (503) or the channel (429) is full.
         """
         with self._lock:
-            self._reap()
-            if self.max_streams is not None and self.counts.open >= self.max_streams:
+            if self.seats.are_taken(limits):
                 raise TooManyStreams("this server has its maximum of open streams", status=503)
             channel = self._channels.get(key) or Channel(key, self._lock, self.counts, self._clock())
             if self._max_per_channel is not None and len(channel.subscribers) >= self._max_per_channel:
@@ -134,6 +178,7 @@ class Registry:
     def park(self, subscriber: Subscriber, parked: Any) -> None:
         """From now on `ring(parked)` is called where a waiting thread would be woken, and once at the beginning."""
         with self._lock:
+            self.counts.parked += subscriber.parked is None
             subscriber.parked = parked
             self.ring([parked])
 
@@ -159,6 +204,7 @@ class Registry:
         except ValueError:
             return
         self.counts.ended[subscriber.end or End.CLOSED] += 1
+        self.counts.parked -= subscriber.parked is not None
         if not channel.subscribers:
             del self._channels[channel.key]
 

@@ -8,17 +8,20 @@ from typing import Any
 
 from flask import Flask, Request
 
-from . import brokers, metrics, process
+from . import brokers, metrics, wsgi_server
 from .channel import Subscriber
-from .errors import Forbidden, InvalidToken
+from .errors import Forbidden, InvalidToken, TooManyStreams
 from .hooks import HookCalls, Hooks
-from .logs import log
-from .parking import TICK_SECONDS, works_here
+from .parking import TICK_SECONDS
 from .per_process import PerProcess
-from .registry import Registry
+from .registry import Limits, Registry, Seats
 from .settings import Settings
 from .tokens import Principal
 from .worker import Worker
+from .wsgi_server import Server
+
+_seats = PerProcess(Seats)
+"""Two applications in one process share what its server can hold."""
 
 
 class Service:
@@ -61,10 +64,27 @@ class Service:
         if self._hooks.valid_since is not None:
             subscriber.principal = principal
 
-    def readiness(self) -> dict[str, Any]:
+    def check_server(self, server: Server) -> None:
+        """Raise TooManyStreams on a server that cannot hold a stream; warn of one that is not known."""
+        if server.refusal is not None:
+            wsgi_server.warn_once(server.refusal)
+            raise TooManyStreams(server.refusal, status=503)
+        if server.warning is not None and None in (self.settings.max_streams, self.settings.max_stream_seconds):
+            wsgi_server.warn_once(server.warning)
+
+    def limits(self, server: Server) -> Limits:
+        """Return how many streams may be open in this process. SYNCKIT_MAX_STREAMS takes precedence over the server's.
+
+        A parked stream takes a descriptor, and no connection of the server.
+        """
+        if self.worker().parking is not None:
+            return Limits(self.settings.max_streams or wsgi_server.max_descriptors(), server.max_streams)
+        return Limits(self.settings.max_streams or server.max_streams)
+
+    def readiness(self, server: Server) -> dict[str, Any]:
         """Return the fields of `/ready`; `ready` is false only while draining or when the host's check fails."""
-        worker = self.worker()
-        streams, limit = len(worker.registry), worker.registry.max_streams
+        worker, limits = self.worker(), self.limits(server)
+        streams, fill = worker.registry.seats.usage(limits)
         healthy = self._calls.is_ready()
         return {
             "ready": healthy and not worker.draining,
@@ -73,21 +93,17 @@ class Service:
             "broker": worker.broker.name,
             **worker.broker.link()._asdict(),
             "streams": streams,
-            "max_streams": limit,
-            "fill": round(streams / limit, 4) if limit else 0.0,
+            "max_streams": limits.streams,
+            "fill": round(fill, 4),
         }
 
     def _make_worker(self) -> Worker:
         if not self._warned:
             self._warned = self._warn_of_faults()
-        parks = self.settings.parking and works_here()
-        limit = process.stream_limit(parking=parks)
-        registry = Registry(
-            max_streams=limit if self.settings.max_streams is None else self.settings.max_streams,
-            max_per_channel=self.settings.max_streams_per_channel,
-        )
+        server = wsgi_server.of_process()
+        parks = self.settings.parking and server is not None and server.can_park
         return Worker(
-            registry,
+            Registry(seats=_seats.get(), max_per_channel=self.settings.max_streams_per_channel),
             brokers.connect(self.settings.broker_url, self.settings.broker_namespace),
             changed_channels=self._calls.changed_channels if self._hooks.changed_channels else None,
             sweep_seconds=self.settings.sweep_seconds,
@@ -98,9 +114,9 @@ class Service:
 
     def _warn_of_faults(self) -> bool:
         """Log what about this server cannot work; tells whether there was a server to look at yet."""
-        for sentence in process.faults(alone=self.settings.broker_url.startswith("memory://")):
-            log.warning("%s", sentence)
-        return process.gunicorn_worker() is not None
+        for sentence in wsgi_server.faults(alone=self.settings.broker_url.startswith("memory://")):
+            wsgi_server.warn_once(sentence)
+        return wsgi_server.of_process() is not None
 
     def _was_revoked(self, subscriber: Subscriber) -> bool:
         """Ask the host once more, from a background thread; raises a Refused if it cannot tell."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import peer, process
+from . import peer, wsgi_server
 from .brokers import Broker, Disconnect, Gap, Message, Notice
 from .channel import ChannelKey, End, Subscriber
 from .errors import TooManyStreams
@@ -26,7 +26,7 @@ from .metrics import Metrics, NoMetrics
 from .parking import Parking
 from .peer import PeerWatch
 from .periodic import Periodic
-from .registry import Registry
+from .registry import NO_LIMITS, Limits, Registry
 from .repair import ChangedChannels, Repair, Revoked, Sweep
 from .stream import Stream
 
@@ -60,7 +60,7 @@ class Worker:
         self.registry = registry
         self.broker = broker
         self.metrics = metrics or NoMetrics()
-        self._gunicorn = process.gunicorn_worker()
+        self._gunicorn = wsgi_server.gunicorn_worker()
         self._listening = threading.Lock()
         self._listens = False
         self._pulse_due = 0.0
@@ -85,9 +85,9 @@ class Worker:
         """Whether streams are open here."""
         return len(self.registry) > 0
 
-    def open(self, key: ChannelKey, device: str | None) -> Subscriber:
+    def open(self, key: ChannelKey, device: str | None, limits: Limits = NO_LIMITS) -> Subscriber:
         """Register a subscriber; raises TooManyStreams. While draining it is one that ends at once."""
-        subscriber = self.registry.subscribe(key, device)
+        subscriber = self.registry.subscribe(key, device, limits)
         if self.draining:
             subscriber.end = End.DRAINING
         try:

@@ -4,6 +4,8 @@ import os
 from collections import Counter
 
 from flask import Flask, request
+from gunicorn.workers.gthread import ThreadWorker
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from synckit_notify import Notifier
 
@@ -40,3 +42,12 @@ def create_app(**config: object) -> Flask:
         return "told"
 
     return app
+
+
+def create_two_apps() -> DispatcherMiddleware:
+    """Two applications in one process, each with a Notifier: the second under /other."""
+    return DispatcherMiddleware(create_app(), {"/other": create_app()})
+
+
+class ThreadWorkerOfAHost(ThreadWorker):
+    """A subclass of gunicorn's gthread worker, as hosts make them for one more hook."""

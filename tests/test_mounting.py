@@ -10,6 +10,8 @@ from uuid import UUID
 import pytest
 from flask import Flask, request
 from flask.testing import FlaskClient
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
 from werkzeug.exceptions import HTTPException, Unauthorized
 
 from synckit_notify import ConfigurationError, InvalidToken, Notifier, Principal
@@ -179,6 +181,31 @@ def test_two_applications_in_one_process_hear_only_their_own() -> None:
         assert second.next_frame() == CHANGED
         with pytest.raises(TimeoutError):
             first.next_frame(0.05)
+
+
+def test_an_application_that_matches_host_names_has_the_routes_on_each_of_them() -> None:
+    app = Flask("hosts", host_matching=True, static_host="static.example.org")
+    app.config.update(SYNCKIT_JWT_KEY=KEY, SYNCKIT_METRICS="1", SYNCKIT_CORS_ORIGINS="https://app.example.org")
+    Notifier(app)
+    app.add_url_rule("/", "page", lambda: "a page", host="www.example.org")
+    for address in ("http://www.example.org", "http://sync.example.org:8000"):
+        client = app.test_client()
+        for route in ("live", "ready", "metrics"):
+            assert client.get(f"/api/sync/{route}", base_url=address).status_code == 200
+        refused = client.get("/api/sync/subscribe?app_id=notes", base_url=address)
+        assert (refused.status_code, list(refused.json)) == (401, ["error"])
+        with open_stream(client, "notes", make_token(), headers={"Host": address.removeprefix("http://")}) as stream:
+            assert stream.next_frame() == CONNECTED
+    assert app.test_client().get("/", base_url="http://sync.example.org").status_code == 404
+
+
+def test_a_rate_limit_of_the_host_leaves_the_routes_alone_by_the_blueprints_name() -> None:
+    app = hosts.create_app()
+    limiter = Limiter(get_remote_address, app=app, default_limits=["2/hour"], storage_uri="memory://")
+    limiter.exempt(app.blueprints["synckit_notify"])
+    client = app.test_client()
+    assert [client.get("/api/sync/live").status_code for _ in range(4)] == [200] * 4
+    assert [client.get("/log/alice").status_code for _ in range(3)] == [200, 200, 429]
 
 
 def test_mounting_twice_is_an_error() -> None:

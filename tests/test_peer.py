@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from synckit_notify.channel import ChannelKey, End, Subscriber
-from synckit_notify.peer import PeerWatch, socket_of, stop_reading
+from synckit_notify.peer import PeerWatch, stop_reading
 from synckit_notify.registry import Registry
 from synckit_notify.stream import STALL_SECONDS, Deadline, Stream
 
@@ -135,11 +135,3 @@ def test_after_reading_stops_what_is_written_still_arrives(room: Room) -> None:
     assert server.recv(1) == b""
     server.sendall(b"the last chunk")
     assert client.recv(100) == b"the last chunk"
-
-
-def test_the_socket_of_a_request_is_found_but_never_one_that_requests_share() -> None:
-    mark = object()
-    assert socket_of({"gunicorn.socket": mark, "SERVER_PROTOCOL": "HTTP/1.1"}) is mark
-    assert socket_of({"werkzeug.socket": mark}) is mark
-    assert socket_of({"gunicorn.socket": mark, "SERVER_PROTOCOL": "HTTP/2.0"}) is None
-    assert socket_of({}) is None

@@ -1,5 +1,6 @@
 """Who hears what, who does not, and that nobody is left behind in the registry."""
 
+import gc
 import threading
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from synckit_notify import sse
 from synckit_notify.channel import BUFFERED_FRAMES, ChannelKey, End, Ready, Subscriber
 from synckit_notify.errors import TooManyStreams
-from synckit_notify.registry import Registry
+from synckit_notify.registry import Limits, Registry, Seats
 
 from .test_native import under_gevent
 
@@ -69,16 +70,51 @@ def test_a_finalizer_may_run_while_its_thread_holds_the_lock() -> None:
 
 
 def test_the_process_limit_answers_503_and_the_channel_limit_429() -> None:
-    registry = Registry(max_streams=3, max_per_channel=2)
-    kept = [registry.subscribe(ALICE), registry.subscribe(ALICE)]
+    registry, limits = Registry(max_per_channel=2), Limits(3)
+    kept = [registry.subscribe(ALICE, limits=limits), registry.subscribe(ALICE, limits=limits)]
     with pytest.raises(TooManyStreams) as channel_full:
-        registry.subscribe(ALICE)
-    kept.append(registry.subscribe(BOB))
+        registry.subscribe(ALICE, limits=limits)
+    kept.append(registry.subscribe(BOB, limits=limits))
     with pytest.raises(TooManyStreams) as process_full:
-        registry.subscribe(ALICE_ELSEWHERE)
+        registry.subscribe(ALICE_ELSEWHERE, limits=limits)
     assert (channel_full.value.status, process_full.value.status) == (429, 503)
     registry.release(kept[0])
-    assert registry.subscribe(ALICE)
+    assert registry.subscribe(ALICE, limits=limits)
+
+
+def test_registries_of_one_process_share_its_limit_and_abandoned_streams_count_no_more() -> None:
+    seats, limits = Seats(), Limits(2)
+    mine, other = Registry(seats=seats), Registry(seats=seats)
+    mine.subscribe(ALICE, limits=limits)
+    abandoned = other.subscribe(BOB, limits=limits)
+    assert (len(mine), len(other), seats.usage(limits)) == (1, 1, (2, 1.0))
+    for registry in (mine, other):
+        with pytest.raises(TooManyStreams):
+            registry.subscribe(BOB, limits=limits)
+    other.abandon(abandoned)
+    assert mine.subscribe(BOB, limits=limits)
+
+
+def test_an_application_that_is_gone_leaves_its_share_to_the_others() -> None:
+    seats, limits = Seats(), Limits(1)
+    Registry(seats=seats).subscribe(BOB)  # nobody keeps it
+    gc.collect()
+    assert Registry(seats=seats).subscribe(ALICE, limits=limits)
+
+
+def test_a_parked_stream_leaves_its_connection_to_another_and_counts_until_it_is_released() -> None:
+    registry, limits = Registry(), Limits(streams=3, unparked=1)
+    parked = registry.subscribe(ALICE, limits=limits)
+    with pytest.raises(TooManyStreams):
+        registry.subscribe(ALICE, limits=limits)
+    registry.park(parked, object())
+    assert registry.seats.usage(limits) == (1, 1 / 3)
+    unparked = registry.subscribe(ALICE, limits=limits)
+    assert registry.seats.usage(limits) == (2, 1.0)
+    registry.release(parked)
+    assert registry.seats.usage(limits) == (1, 1.0)
+    registry.release(unparked)
+    assert registry.seats.usage(limits) == (0, 0.0)
 
 
 def test_retry_after_is_spread() -> None:
@@ -229,7 +265,7 @@ def test_under_gevent_nobody_else_runs_while_the_registry_is_locked() -> None:
     done = under_gevent("""
         import gevent
         from synckit_notify.channel import ChannelKey
-        from synckit_notify.registry import Registry
+        from synckit_notify.registry import Limits, Registry, Seats
 
         registry, alice = Registry(), ChannelKey("notes", "alice")
         looks = []

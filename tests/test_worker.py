@@ -3,19 +3,16 @@
 import os
 import signal
 import threading
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from synckit_notify import process
 from synckit_notify.brokers import Disconnect, Message, Notice
 from synckit_notify.brokers.memory import MemoryBroker
 from synckit_notify.channel import ChannelKey, End
 from synckit_notify.errors import TooManyStreams
 from synckit_notify.per_process import PerProcess
 from synckit_notify.periodic import Periodic
-from synckit_notify.process import gunicorn_worker, stream_limit
 from synckit_notify.registry import Registry
 from synckit_notify.repair import Sweep
 from synckit_notify.worker import Worker
@@ -44,19 +41,10 @@ class BrokerThatRemembers(MemoryBroker):
 class GunicornWorker:
     """As gunicorn's: its bound method handles SIGTERM."""
 
-    def __init__(
-        self,
-        worker_class: str = "gevent",
-        *,
-        connections: int = 1000,
-        threads: int = 1,
-        workers: int = 1,
-        http_protocols: Sequence[str] = ("h1",),
-    ) -> None:
+    cfg = None
+
+    def __init__(self) -> None:
         self.alive = True
-        self.cfg = type("Config", (), {})()
-        self.cfg.worker_class_str, self.cfg.worker_connections, self.cfg.threads = worker_class, connections, threads
-        self.cfg.workers, self.cfg.http_protocols = workers, http_protocols
 
     def handle_exit(self, *_: object) -> None:
         self.alive = False
@@ -143,59 +131,6 @@ def test_a_message_from_elsewhere_is_delivered_and_not_handed_on(make_worker) ->
     worker.receive(Notice("notes", "alice"))
     assert len(subscriber.pending) == 1
     assert broker.sent == []
-
-
-def test_gunicorns_worker_is_found_behind_its_signal_handler(sigterm) -> None:
-    assert gunicorn_worker() is None
-    gunicorn = GunicornWorker()
-    sigterm(gunicorn.handle_exit)
-    assert gunicorn_worker() is gunicorn
-
-
-@pytest.mark.parametrize(
-    ("gunicorn", "descriptors", "limit"),
-    [
-        (GunicornWorker("gevent", connections=1000), 20000, 900),
-        (GunicornWorker("gevent", connections=10000), 1024, 921),
-        (GunicornWorker("gthread", threads=40), 20000, 36),
-        (GunicornWorker("gthread", threads=1), 20000, 0),
-    ],
-)
-def test_streams_leave_a_tenth_of_the_process_to_others(sigterm, monkeypatch, gunicorn, descriptors, limit) -> None:
-    monkeypatch.setattr(process, "_descriptors", lambda: descriptors)
-    sigterm(gunicorn.handle_exit)
-    assert stream_limit() == limit
-
-
-@pytest.mark.parametrize(
-    ("gunicorn", "alone", "words"),
-    [
-        (GunicornWorker("gevent"), True, []),
-        (GunicornWorker("sync"), True, ["-k gevent"]),
-        (GunicornWorker("gthread", threads=1), True, ["--threads"]),
-        (GunicornWorker("gthread", threads=50), True, []),
-        (GunicornWorker("gevent", workers=2), True, ["SYNCKIT_BROKER_URL"]),
-        (GunicornWorker("gevent", workers=2), False, []),
-        (GunicornWorker("gevent", http_protocols=["h2", "h1"]), True, ["http_protocols"]),
-        (GunicornWorker("sync", workers=2), True, ["-k gevent", "SYNCKIT_BROKER_URL"]),
-    ],
-)
-def test_each_fault_of_a_deployment_is_one_sentence_that_names_what_to_change(sigterm, gunicorn, alone, words) -> None:
-    sigterm(gunicorn.handle_exit)
-    sentences = list(process.faults(alone=alone))
-    assert len(sentences) == len(words)
-    assert all(word in sentence for word, sentence in zip(words, sentences, strict=True))
-
-
-def test_a_host_that_replaces_the_signal_handler_names_its_worker_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    gunicorn = GunicornWorker()
-    monkeypatch.setattr(process, "_attached", None)
-    process.attach(gunicorn)
-    assert gunicorn_worker() is gunicorn
-
-
-def test_outside_gunicorn_nothing_is_known_of_a_limit() -> None:
-    assert stream_limit() is None
 
 
 def test_every_stream_ends_when_gunicorn_stops_the_worker(make_worker, sigterm) -> None:

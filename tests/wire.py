@@ -62,16 +62,17 @@ class Listener(Frames):
         host: str = "127.0.0.1",
         method: str = "GET",
         headers: str = "",
+        version: str = "HTTP/1.1",
         receive_buffer: int | None = None,
     ) -> None:
         super().__init__()
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(10)
+        self.socket.settimeout(30)  # a worker may still be loading its application
         self.socket.connect((host, port))
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
-        request = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{authorization}{headers}\r\n"
+        request = f"{method} {path} {version}\r\nHost: 127.0.0.1\r\n{authorization}{headers}\r\n"
         self.socket.sendall(request.encode())
         head, self.raw = self._read_head()
         lines = head.decode("latin-1").split("\r\n")
