@@ -13,9 +13,13 @@ from typing import Any
 
 from . import brokers
 from .errors import ConfigurationError
+from .logs import log
 from .tokens import KeyRing, TokenVerifier
 
 LONGEST_SECONDS = 366 * 24 * 3600.0
+
+_ODD_ENDS = "\"'`\ufeff\u201c\u201d\u2018\u2019"
+"""Quotation marks and the byte order mark."""
 
 _ORIGIN = re.compile(r"(([a-z][a-z0-9+.-]*)://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\]))(:[1-9][0-9]{0,4})?")
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -116,12 +120,29 @@ def _verifier(config: Mapping[str, Any]) -> TokenVerifier:
             "SYNCKIT_JWT_KEY is not set: give the key that signs your tokens (at least 32 bytes), "
             "SYNCKIT_JWT_KEYS for several, or Notifier(authenticate=...) for a token check of your own"
         )
+    _warn_of_odd_ends(keys)
     return TokenVerifier(
         keys,
         algorithms=jwt_algorithms(config),
         issuer=_text(config, "SYNCKIT_JWT_ISSUER"),
         audience=_text(config, "SYNCKIT_JWT_AUDIENCE"),
     )
+
+
+def _warn_of_odd_ends(keys: KeyRing) -> None:
+    """Warn of a key that was copied with more than the key: it refuses every token, and nothing else says why."""
+    for kid, key in keys.items():
+        try:
+            text = key.decode()
+        except UnicodeDecodeError:  # random bytes
+            continue
+        if text != text.strip().strip(_ODD_ENDS):
+            name = "SYNCKIT_JWT_KEY" if kid is None else f"SYNCKIT_JWT_KEYS, kid {kid!r}"
+            log.warning(
+                "%s: the key begins or ends with white space, a quotation mark or a byte order mark; take it away, "
+                "unless your tokens are signed with exactly this key",
+                name,
+            )
 
 
 def _listed_keys(value: Any) -> dict[str | None, bytes]:

@@ -1,9 +1,9 @@
-"""A bearer token in, a Principal out (RFC 7519, 8725; contract section 2).
+"""A bearer token in, a Principal out (RFC 7519, 8725).
 
 PyJWT checks form and signature with the algorithms and keys of the configuration; what the token says of its
 own algorithm never chooses anything. The claims are checked here, because the rules are exact: `exp` without leeway,
-10 s of leeway for an `iat` in the future, every claim of its type. Whatever is wrong becomes InvalidToken.
-Pure: no request, no clock of its own, no I/O.
+10 s of leeway for an `iat` or `nbf` in the future, every claim of its type, access tokens only. Whatever is wrong
+becomes InvalidToken. Pure: no request, no clock of its own, no I/O.
 """
 
 import hashlib
@@ -23,7 +23,9 @@ MAX_TOKEN_LENGTH = 8192
 """Longer than any header line gunicorn lets through (8190), so a bound for other servers."""
 
 MAX_ID_LENGTH = 128
-IAT_LEEWAY_SECONDS = 10
+LEEWAY_SECONDS = 10
+"""An issuer's clock may be ahead by so much."""
+
 LATEST_INSTANT = 253402300799
 """The last second of the year 9999: what `datetime` can hold."""
 
@@ -33,6 +35,15 @@ _HMAC = {
     "HS512": (HMACAlgorithm.SHA512, 64),
 }
 """Name to hash and shortest key in bytes (RFC 7518 section 3.2)."""
+
+_OTHER_KINDS = frozenset({"refresh", "id", "offline", "logout"})
+"""What `type`, `token_type` or `typ` says in tokens for other purposes (Flask-JWT-Extended, Keycloak)."""
+
+_ID_CLAIMS = frozenset({"at_hash", "c_hash"})
+"""Only ID tokens have them (OpenID Connect Core, sections 3.1.3.6 and 3.3.2.11)."""
+
+_OTHER_HEADER_TYPES = frozenset({"dpop+jwt", "logout+jwt", "secevent+jwt"})
+"""The header's `typ` of proofs and events, which are signed by the same issuers (RFC 9449, 8417; OpenID Connect)."""
 
 KeyRing = Mapping[str | None, bytes]
 """Keys by `kid`; under None the key for tokens that name none, or one that is not listed."""
@@ -76,9 +87,9 @@ class TokenVerifier:
         issued_at, expires_at = _instant(claims, "iat"), _instant(claims, "exp")
         if expires_at <= now:
             raise InvalidToken("the token has expired")
-        if (issued_at - now).total_seconds() > IAT_LEEWAY_SECONDS:
+        if (issued_at - now).total_seconds() > LEEWAY_SECONDS:
             raise InvalidToken("the token is issued in the future")
-        if "nbf" in claims and _instant(claims, "nbf") > now:
+        if "nbf" in claims and (_instant(claims, "nbf") - now).total_seconds() > LEEWAY_SECONDS:
             raise InvalidToken("the token is not valid yet")
         self._check_parties(claims)
         return Principal(
@@ -100,6 +111,7 @@ class TokenVerifier:
             raise InvalidToken("the token is not valid") from error
         if not isinstance(claims, dict):
             raise InvalidToken("the token is not valid")
+        _check_kind(decoded["header"], claims)
         return claims
 
     def _key_for(self, token: str) -> bytes:
@@ -155,6 +167,23 @@ def _refuse_public_key(key: bytes) -> None:
         HMACAlgorithm(hashlib.sha256).prepare_key(key)
     except jwt.InvalidKeyError as error:
         raise ConfigurationError(f"SYNCKIT_JWT_KEY: {error}") from error
+
+
+def _check_kind(header: dict[str, Any], claims: dict[str, Any]) -> None:
+    """Refuse what an issuer signs with the same key for another purpose."""
+    kinds = {_word(claims.get(name)) for name in ("type", "token_type", "typ")}
+    use = claims.get("token_use")
+    if (
+        kinds & _OTHER_KINDS
+        or claims.keys() & _ID_CLAIMS
+        or (use is not None and _word(use) != "access")
+        or _word(header.get("typ")).removeprefix("application/") in _OTHER_HEADER_TYPES
+    ):
+        raise InvalidToken("this is no access token: send the access token")
+
+
+def _word(value: object) -> str:
+    return value.casefold() if isinstance(value, str) else ""
 
 
 def _instant(claims: dict[str, Any], name: str) -> datetime:

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "stream": {"sse", "channel", "registry"},
     "tokens": {"errors", "jwt"},
     "brokers": {"errors", "logs", "redis"},
-    "settings": {"errors", "tokens", "brokers"},
+    "settings": {"errors", "logs", "tokens", "brokers"},
     "cors": {"flask"},
     "worker": {
         *(

@@ -4,6 +4,7 @@ import traceback
 
 import pytest
 
+from synckit_notify.backend import create_app
 from synckit_notify.errors import ConfigurationError
 from synckit_notify.settings import Settings
 
@@ -117,3 +118,35 @@ def test_a_password_in_a_wrong_broker_url_is_not_shown(url: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         Settings.read({"SYNCKIT_BROKER_URL": url}, own_tokens=True)
     assert "hunt" not in "".join(traceback.format_exception(raised.value))
+
+
+ODD_KEYS = [
+    ({"SYNCKIT_JWT_KEY": f"{KEY}\n"}, "SYNCKIT_JWT_KEY:"),
+    ({"SYNCKIT_JWT_KEY": f"{KEY}\r\n".encode()}, "SYNCKIT_JWT_KEY:"),
+    ({"SYNCKIT_JWT_KEY": f" {KEY}"}, "SYNCKIT_JWT_KEY:"),
+    ({"SYNCKIT_JWT_KEY": f'"{KEY}"'}, "SYNCKIT_JWT_KEY:"),
+    ({"SYNCKIT_JWT_KEY": f"'{KEY}"}, "SYNCKIT_JWT_KEY:"),
+    ({"SYNCKIT_JWT_KEY": f"\ufeff{KEY}"}, "SYNCKIT_JWT_KEY:"),
+    ({"SYNCKIT_JWT_KEYS": {"2026": f"{KEY}\t", "2025": KEY}}, "SYNCKIT_JWT_KEYS, kid '2026':"),
+]
+
+
+@pytest.mark.parametrize(("config", "name"), ODD_KEYS)
+def test_a_key_with_something_at_its_ends_is_warned_of_once(
+    config: dict, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Settings.read(config, own_tokens=False).verifier
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(name)
+    assert KEY not in line
+
+
+def test_the_included_server_warns_of_a_key_once_too(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+    create_app({"SYNCKIT_JWT_KEY": f"{KEY}\n", "SYNCKIT_ENV": "production"}, instance_path=tmp_path)
+    assert sum("byte order mark" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("key", [KEY, KEY.encode(), b"\x80" * 31 + b" ", "quotes 'inside' of a key, not at its ends"])
+def test_a_sound_key_is_no_news(key: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
+    assert Settings.read({"SYNCKIT_JWT_KEY": key}, own_tokens=False).verifier
+    assert not caplog.records

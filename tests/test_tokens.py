@@ -3,11 +3,15 @@
 import base64
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import jwt
 import pytest
+from flask import Flask, request
+from flask_jwt_extended import JWTManager, create_access_token, create_refresh_token
 
+from synckit_notify import Notifier
 from synckit_notify.errors import ConfigurationError, InvalidToken
 from synckit_notify.tokens import MAX_TOKEN_LENGTH, TokenVerifier
 
@@ -96,6 +100,8 @@ REFUSED = {
     "iat a text": make_token(iat=str(NOW)),
     "iat in the future": make_token(iat=NOW + 1000),
     "nbf in the future": make_token(nbf=NOW + 1000),
+    "nbf a text": make_token(nbf=str(NOW)),
+    "nbf in the year 10000": make_token(nbf=253402300800),
     "sub missing": make_token(user=None),
     "sub a number": make_token(user=7),
     "sub empty": make_token(user=""),
@@ -119,9 +125,75 @@ def test_refused(token: str) -> None:
     assert not token or token not in str(refusal.value)
 
 
-@pytest.mark.parametrize("ahead", [0, 5, 9])
-def test_an_iat_up_to_ten_seconds_ahead_is_a_clock_that_differs(ahead: int) -> None:
-    assert verify(make_token(iat=int(time.time()) + ahead))
+@pytest.mark.parametrize(("ahead", "accepted"), [(0, True), (5, True), (10, True), (10.5, False), (11, False)])
+@pytest.mark.parametrize("claims", [("iat",), ("nbf",), ("iat", "nbf")])
+def test_a_time_up_to_ten_seconds_ahead_is_a_clock_that_differs(
+    claims: tuple[str, ...], ahead: float, accepted: bool
+) -> None:
+    now = datetime.fromtimestamp(NOW, UTC)
+    times = {"iat": NOW} | dict.fromkeys(claims, NOW + ahead)
+    token = make_token(exp=NOW + 60, **times)
+    try:
+        verifier().verify(token, now)
+    except InvalidToken:
+        assert not accepted
+    else:
+        assert accepted
+
+
+@pytest.mark.parametrize(("left", "accepted"), [(0, False), (0.001, True), (-0.001, False), (10, True)])
+def test_exp_is_exact(left: float, accepted: bool) -> None:
+    token = make_token(iat=NOW - 60, exp=NOW + left)
+    try:
+        verifier().verify(token, datetime.fromtimestamp(NOW, UTC))
+    except InvalidToken as refusal:
+        assert not accepted and "expired" in str(refusal)
+    else:
+        assert accepted
+
+
+OTHER_KINDS = [
+    *(
+        {name: kind}
+        for name in ("type", "token_type", "typ")
+        for kind in ("refresh", "Refresh", "ID", "Offline", "logout")
+    ),
+    *({"token_use": use} for use in ("id", "refresh", "ACCESS ", 1, ["access"])),
+    {"at_hash": "x"},
+    {"c_hash": None},
+    *(
+        {"headers": {"typ": typ}}
+        for typ in ("dpop+jwt", "DPoP+JWT", "logout+jwt", "secevent+jwt", "application/secevent+jwt")
+    ),
+]
+
+
+@pytest.mark.parametrize("claims", OTHER_KINDS, ids=str)
+def test_a_token_that_is_not_for_access_is_refused(claims: dict) -> None:
+    every = {"sub": "alice", "app": "notes", "iat": NOW, "exp": NOW + 3600} | claims
+    token = jwt.encode(every, KEY, headers=every.pop("headers", None))
+    with pytest.raises(InvalidToken, match="send the access token"):
+        verify(token)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"type": "access"},
+        {"typ": "Bearer"},
+        {"token_type": "Bearer"},
+        {"type": 7},
+        {"token_use": "access"},
+        {"token_use": "Access"},
+        {"token_use": None},
+        {"headers": {"typ": "at+jwt"}},
+        {"headers": {"typ": "JWT"}},
+    ],
+    ids=str,
+)
+def test_an_access_token_may_say_that_it_is_one(claims: dict) -> None:
+    every = {"sub": "alice", "app": "notes", "iat": NOW, "exp": NOW + 3600} | claims
+    assert accepts(jwt.encode(every, KEY, headers=every.pop("headers", None)))
 
 
 @pytest.mark.parametrize(
@@ -196,6 +268,21 @@ def test_keys_that_cannot_work_are_refused_at_start(keys: dict, algorithms: tupl
         TokenVerifier(keys, algorithms=algorithms)
     assert "SYNCKIT_JWT" in str(refusal.value)
     assert all(key.decode() not in str(refusal.value) for key in keys.values())
+
+
+@pytest.mark.parametrize(("make", "status"), [(create_access_token, 200), (create_refresh_token, 401)])
+def test_of_flask_jwt_extended_access_tokens_are_taken_and_refresh_tokens_are_not(
+    make: Callable[..., str], status: int
+) -> None:
+    app = Flask("host")
+    app.config.update(SYNCKIT_JWT_KEY=KEY, JWT_SECRET_KEY=KEY)
+    JWTManager(app)
+    notifier = Notifier(app)
+    app.add_url_rule("/push", view_func=lambda: notifier.authenticate(request).user)
+    with app.app_context():
+        token = make("alice", additional_claims={"app": "notes"})
+    answer = app.test_client().get("/push", headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == status
 
 
 def accepts(token: str, **options: object) -> bool:
