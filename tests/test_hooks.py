@@ -1,6 +1,7 @@
 """A hook that fails or answers wrongly is named once, the client gets JSON, and nobody else is harmed."""
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
