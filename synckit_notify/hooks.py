@@ -124,7 +124,7 @@ class HookCalls:
                 raise
             refusal = _aborted(error) if refusals and isinstance(error, HTTPException) else None
             if refusal is None:
-                self._name(name, f"raised {type(error).__name__}", error)
+                self._name("the hook %s raised %s: it must %s", name, type(error).__name__, error)
                 refusal = HookFailed()
             raise refusal from error
 
@@ -134,11 +134,11 @@ class HookCalls:
         try:
             yield
         except Exception as error:
-            self._name(name, f"gave a wrong answer ({error})")
+            self._name("the hook %s gave a wrong answer (%s): it must %s", name, str(error))
             raise HookFailed from error
 
-    def _name(self, hook: str, fault: str, error: BaseException | None = None) -> None:
-        self._faults.error((hook, fault), "the hook %s %s: it must %s", hook, fault, _DUTIES[hook], exc_info=error)
+    def _name(self, line: str, hook: str, fault: str, error: BaseException | None = None) -> None:
+        self._faults.error((hook, fault), line, hook, fault, _DUTIES[hook], exc_info=error)
 
     def _read_row(self, row: Any) -> tuple[ChannelKey | None, float | None]:
         """Return a channel and its time; no channel where the row names none, no time where it is none of a change."""

@@ -1,7 +1,9 @@
 """A hook that fails or answers wrongly is named once, the client gets JSON, and nobody else is harmed."""
 
 import logging
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -11,7 +13,8 @@ import pytest
 from flask import Flask, Response, abort, redirect, request
 from flask_jwt_extended import JWTManager, create_access_token, get_jwt_identity, verify_jwt_in_request
 
-from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
+from synckit_notify import Forbidden, InvalidToken, Notifier, Principal, repair
+from synckit_notify.brokers import Gap
 from synckit_notify.logs import MAX_FAULTS, FaultLog
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
@@ -19,6 +22,7 @@ from .conftest import KEY, make_token
 from .waiting import until
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
+LATER = datetime.now(UTC) + timedelta(days=1)
 ALICE = {"app": "notes", "user": "alice"}
 
 
@@ -195,7 +199,37 @@ def test_valid_since_that_fails_is_a_503_named_once_and_leaves_no_stream(
     worker.settle()
 
 
-LATER = datetime.now(UTC) + timedelta(days=1)
+def test_after_a_gap_a_stream_that_was_revoked_ends_as_soon_as_the_host_can_tell(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(repair, "FIRST_PAUSE_SECONDS", 0.01)
+    app, notifier = host()
+    away, revoked, asked = threading.Event(), threading.Event(), Counter()
+
+    @notifier.valid_since
+    def valid_since(principal: Principal) -> datetime | None:
+        asked[principal.user] += 1
+        if away.is_set():
+            raise OSError("the database is away")
+        return LATER if revoked.is_set() and principal.user == "alice" else None
+
+    with (
+        open_stream(app.test_client(), "notes", make_token("alice")) as alice,
+        open_stream(app.test_client(), "notes", make_token("bob")) as bob,
+    ):
+        assert [alice.next_frame(), bob.next_frame()] == [CONNECTED] * 2
+        away.set()
+        revoked.set()
+        app.extensions["synckit_notify"].worker().receive(Gap())
+        assert [alice.next_frame(5.0), bob.next_frame(5.0)] == [CHANGED] * 2
+        assert until(lambda: min(asked.values()) > 4)
+        away.clear()
+        assert alice.next_frame(5.0) == b": bye revoked\n\n"
+        with pytest.raises(TimeoutError):
+            bob.next_frame(0.1)
+    assert len([line for line in errors_in(caplog) if "valid_since raised OSError" in line]) == 1
+    assert len(errors_in(caplog)) == 2  # that one, and that streams wait to be checked
+
 
 BAD_ROWS = {
     "user None": ("notes", None),
