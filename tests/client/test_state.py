@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -274,7 +276,7 @@ def damaged_and_used(content: bytes) -> None:
                 state.close()
 
 
-def damages(examples: int) -> object:
+def damages(examples: int) -> Callable[[Any], Any]:
     """Decorate a test with some bytes of a file overwritten, and the file cut somewhere or not."""
     places = st.integers(0, 20_479) | st.integers(0, 300) | st.integers(3_000, 4_700)
     spots = st.lists(st.tuples(places, st.integers(0, 255) | st.sampled_from([0, 1, 127, 128, 255])), max_size=5)
@@ -291,13 +293,13 @@ def check_damage(intact: bytes, spots: list[tuple[int, int]], end: int | None) -
     damaged_and_used(bytes(content[:end]))
 
 
-@damages(60)  # type: ignore[operator,untyped-decorator]
+@damages(60)
 def test_every_damage_is_a_state_error(intact: bytes, spots: list[tuple[int, int]], end: int | None) -> None:
     check_damage(intact, spots, end)
 
 
 @pytest.mark.thorough
-@damages(500)  # type: ignore[operator,untyped-decorator]
+@damages(500)
 def test_every_one_of_hundreds_of_damages(intact: bytes, spots: list[tuple[int, int]], end: int | None) -> None:
     check_damage(intact, spots, end)
 
