@@ -116,7 +116,8 @@ def access() -> Iterator[None]:
 
 def is_sound(row: sqlite3.Row) -> bool:
     """Return whether the row of the state holds what State writes: SQLite itself keeps values of any type."""
-    if not all(isinstance(row[name], kinds) for name, kinds in COLUMNS["state"].items()):
+    columns = COLUMNS["state"]
+    if set(row.keys()) != columns.keys() or not all(isinstance(row[name], columns[name]) for name in columns):
         return False
     groups = ("user_id", "app_id"), ("access_token", "received_at"), ("device_id", "device_name", "device_platform")
     if not all(row[name] is not None for first, *others in groups if row[first] is not None for name in others):

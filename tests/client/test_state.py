@@ -1,15 +1,22 @@
 """The state survives the process, is read by its owner only, and is never taken from somebody else's file."""
 
+import contextlib
 import os
+import socket
 import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from synckit_notify.client import statefile
 from synckit_notify.client.changes import BEGINNING, Account, Device, Position
@@ -158,6 +165,190 @@ def test_a_foreign_or_damaged_file_is_refused_and_left_as_it_is(file: Path, make
     assert file.read_bytes() == before
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
     assert sorted(file.parent.iterdir()) == listing
+
+
+def a_device(place: Path) -> None:
+    os.mknod(place, stat.S_IFCHR | 0o666, os.makedev(1, 3))  # as /dev/null
+
+
+def a_pipe(place: Path) -> None:
+    os.mkfifo(place, 0o666)
+
+
+def a_socket(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(place))
+
+
+def a_folder(place: Path) -> None:
+    place.mkdir()
+
+
+@pytest.mark.parametrize("make", [a_device, a_pipe, a_socket, a_folder])
+@pytest.mark.parametrize("way", ["itself", "a link", "beside"])
+def test_what_is_no_regular_file_is_not_touched_and_never_waited_for(file: Path, make: object, way: str) -> None:
+    place = {"itself": file, "a link": file.with_name("elsewhere"), "beside": file.with_name("tasks.state-journal")}[
+        way
+    ]
+    try:
+        make(place)  # type: ignore[operator]
+    except PermissionError:
+        pytest.skip("needs the right to make a device")
+    if way == "a link":
+        file.symlink_to(place)
+    place.chmod(0o666)
+    before = place.lstat()
+    with pytest.raises(StateError, match=f"{place.name} is (not a regular file|a directory)"):
+        State.open(file)
+    assert (place.lstat().st_mode, place.lstat().st_ctime_ns) == (before.st_mode, before.st_ctime_ns)
+
+
+def test_a_link_to_a_file_of_ours_is_followed(file: Path) -> None:
+    real = file.with_name("dotfiles")
+    file.symlink_to(real)
+    for _ in range(2):
+        state = State.open(file)
+        fill(state)
+        state.close()
+        assert file.is_symlink()
+        assert stat.S_IMODE(real.lstat().st_mode) == 0o600
+        real.chmod(0o644)
+
+
+def test_another_users_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    State.open(file).close()
+    file.chmod(0o644)
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    with pytest.raises(StateError, match="belongs to another user"):
+        State.open(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+
+
+def test_opening_a_file_takes_no_lock_from_another_state_of_the_process(file: Path) -> None:
+    """Closing any descriptor of a file releases all locks of the process on it (fcntl)."""
+    first = State.open(file)
+    opened: list[State] = []
+    thread = threading.Thread(target=lambda: opened.append(State.open(file)))
+    with first._transaction():
+        thread.start()
+        other = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0.3).execute('BEGIN IMMEDIATE')"
+        ended = subprocess.run([sys.executable, "-c", other, str(file)], capture_output=True, text=True, timeout=30)
+        assert "database is locked" in ended.stderr
+    thread.join()
+    for state in (first, *opened):
+        state.close()
+
+
+def use_all(state: State) -> None:
+    """Call every method, as an app would in a while."""
+    state.bind("http://server", "key")
+    everything(state)
+    state.take_lease("me", 1000.0, 60.0)
+    state.release_lease("me")
+    state.advance(0, Position("e1", 99), "2026-02-01T00:00:00.000000Z")
+    state.replace_tokens("refresh-1", OTHERS)
+    state.add_pending("another", [["{}"]])
+    if (batch := state.next_pending()) is not None:
+        state.finish_pending(batch.push_id, 5)
+    state.restart(Position("e1", 7))
+    state.discard_pending()
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("intact") / "tasks.state"
+    state = State.open(file)
+    fill(state)
+    state.close()
+    return file.read_bytes()
+
+
+def damaged_and_used(content: bytes) -> None:
+    """Use a file with this content; nothing but a StateError may come of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "tasks.state")
+        file.write_bytes(content)
+        with contextlib.suppress(StateError):
+            state = State.open(file)
+            try:
+                use_all(state)
+            finally:
+                state.close()
+
+
+def damages(examples: int) -> Callable[[Any], Any]:
+    """Decorate a test with some bytes of a file overwritten, and the file cut somewhere or not."""
+    places = st.integers(0, 20_479) | st.integers(0, 300) | st.integers(3_000, 4_700)
+    spots = st.lists(st.tuples(places, st.integers(0, 255) | st.sampled_from([0, 1, 127, 128, 255])), max_size=5)
+    given = hypothesis.given(spots=spots, end=st.none() | st.integers(0, 20_479))
+    slow = [hypothesis.HealthCheck.function_scoped_fixture, hypothesis.HealthCheck.too_slow]
+    limits = hypothesis.settings(max_examples=examples, deadline=None, suppress_health_check=slow)
+    return lambda test: limits(given(test))
+
+
+def check_damage(intact: bytes, spots: list[tuple[int, int]], end: int | None) -> None:
+    content = bytearray(intact)
+    for place, value in spots:
+        content[place % len(content)] = value
+    damaged_and_used(bytes(content[:end]))
+
+
+@damages(60)
+def test_every_damage_is_a_state_error(intact: bytes, spots: list[tuple[int, int]], end: int | None) -> None:
+    check_damage(intact, spots, end)
+
+
+@pytest.mark.thorough
+@damages(500)
+def test_every_one_of_hundreds_of_damages(intact: bytes, spots: list[tuple[int, int]], end: int | None) -> None:
+    check_damage(intact, spots, end)
+
+
+@pytest.mark.thorough
+def test_every_byte_of_the_tables_and_of_their_rows_may_be_wrong(intact: bytes) -> None:
+    """Names of columns that are no UTF-8, types that SQLite does not mind: each fifth used byte, once."""
+    for place in [place for place, value in enumerate(intact) if value][::5]:
+        damaged_and_used(intact[:place] + bytes([intact[place] ^ 0xFF]) + intact[place + 1 :])
+
+
+DAMAGED_ROWS = [
+    "UPDATE state SET cursor = 'seven'",
+    "UPDATE state SET installation_id = x'ff'",
+    "UPDATE state SET access_token = x'00ff'",
+    "UPDATE state SET received_at = NULL",
+    "UPDATE state SET app_id = NULL",
+    "UPDATE state SET last_sync_time = 'yesterday'",
+    "UPDATE state SET device_created_at = 'yesterday'",
+    "UPDATE state SET device_created_at = NULL",
+    "UPDATE state SET lease_until = 'soon'",
+    "ALTER TABLE state RENAME COLUMN cursor TO cursos",
+    "DROP TABLE pending",
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED_ROWS)
+def test_a_row_that_state_never_wrote_is_refused(file: Path, damage: str) -> None:
+    state = State.open(file)
+    fill(state)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.executescript(f"PRAGMA ignore_check_constraints = ON; PRAGMA writable_schema = ON; {damage}")
+    with pytest.raises(StateError):
+        use_all(state)
+    state.close()
+    with pytest.raises(StateError, match="damaged"):
+        State.open(file)
+
+
+@pytest.mark.parametrize("changes", ["", "{", "7", "null", "[" * 100_000, "[1e999999999999999999999]"])
+def test_a_pending_batch_that_cannot_be_read_is_a_state_error(file: Path, changes: str) -> None:
+    state = State.open(file)
+    fill(state)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        connection.execute("UPDATE pending SET changes = ?", (changes,))
+    with contextlib.suppress(StateError):
+        state.next_pending()
+    assert state.discard_pending() == 3
+    state.close()
 
 
 def test_a_folder_and_a_place_that_is_not_there_are_clear_errors(tmp_path: Path) -> None:
