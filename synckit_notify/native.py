@@ -1,7 +1,7 @@
 """The one room that may know gevent, and only if the process already runs on it.
 
-In: a function that blocks without yielding (SQLite, a password hash). Out: its result. And the kernel's own epoll,
-which gevent takes out of the `select` module.
+In: a function that blocks without yielding (SQLite, a password hash). Out: its result. And what gevent takes out of
+the standard modules: the kernel's own epoll, and a socket object without a hub.
 Under a monkey-patched process such a call would stop every stream of the worker, so it goes to a native thread
 of gevent's pool and only the calling greenlet waits. Everywhere else it is called directly. gevent is never
 imported from here: where it is not loaded yet, nothing can be patched.
@@ -9,6 +9,7 @@ imported from here: where it is not loaded yet, nothing can be patched.
 
 import select
 import sys
+from _socket import socket as KernelSocket  # the one that both socket.socket and gevent's are made of
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -29,6 +30,13 @@ def epoll() -> Any | None:
     else:
         make = getattr(select, "epoll", None)
     return make() if make is not None else None
+
+
+def own_socket(number: int) -> KernelSocket:
+    """Return a socket object that owns this descriptor and never waits: 48 bytes, where gevent's takes 600."""
+    sock = KernelSocket(fileno=number)
+    sock.setblocking(False)  # socket.setdefaulttimeout may have told it to wait
+    return sock
 
 
 def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -26,8 +26,9 @@ MAY_IMPORT = {
     "channel": {"counts"},
     "registry": {"channel", "errors", "sse", "counts"},
     "peer": {"native", "channel", "registry", "stream"},
+    "closing": {"logs", "periodic", "stream"},
     "repair": {"logs", "channel", "registry"},
-    "parking": {"native", "process", "peer", "periodic", "channel", "registry", "stream"},
+    "parking": {"logs", "native", "process", "peer", "periodic", "channel", "registry", "stream"},
     "metrics": {"brokers", "counts", "process", "prometheus_client"},
     "stream": {"sse", "channel", "registry"},
     "tokens": {"errors", "jwt"},
@@ -37,6 +38,7 @@ MAY_IMPORT = {
     "worker": {
         *(
             "brokers",
+            "closing",
             "logs",
             "metrics",
             "parking",
@@ -79,7 +81,7 @@ MAY_IMPORT = {
             "tokens",
             "worker",
         ),
-        "flask",
+        *("flask", "werkzeug"),
     },
     "extension": {"blueprint", "brokers", "cors", "errors", "service", "tokens", "flask"},
     "testing": {"sse", "blueprint", "extension", "service", "stream", "flask", "werkzeug"},
