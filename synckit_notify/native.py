@@ -9,8 +9,10 @@ imported from here: where it is not loaded yet, nothing can be patched.
 
 import select
 import sys
+from _socket import SHUT_RDWR
 from _socket import socket as KernelSocket  # the one that both socket.socket and gevent's are made of
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
@@ -37,6 +39,23 @@ def own_socket(number: int) -> KernelSocket:
     sock = KernelSocket(fileno=number)
     sock.setblocking(False)  # socket.setdefaulttimeout may have told it to wait
     return sock
+
+
+def shut_down(sock: Any) -> None:
+    """End a connection in both directions under whoever is writing to it, who gets EPIPE; a closed one is left alone.
+
+    Not by the object's own `shutdown`: gevent's fails the writer with another error, which servers log, and that of
+    TLS takes the encryption away from the writer.
+    """
+    with suppress(OSError):
+        if isinstance(sock, KernelSocket):
+            KernelSocket.shutdown(sock, SHUT_RDWR)
+        elif (number := sock.fileno()) >= 0:  # gevent's: nobody closes it meanwhile, as nothing here switches
+            borrowed = KernelSocket(fileno=number)
+            try:
+                borrowed.shutdown(SHUT_RDWR)
+            finally:
+                borrowed.detach()
 
 
 def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

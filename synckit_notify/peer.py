@@ -133,7 +133,8 @@ class PeerWatch:
         for stream in writing:
             if stream.stalled(now, patience):
                 self._gone(stream, End.STALLED)
-                _shut_down(stream)
+                if stream.socket is not None:
+                    native.shut_down(stream.socket)
 
     def _arm(self, number: int, mask: int) -> None:
         if self._epoll is None:
@@ -162,14 +163,3 @@ def _how(stream: Stream, mask: int) -> End:
         with suppress(OSError):
             stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return End.RESET
-
-
-def _shut_down(stream: Stream) -> None:
-    """End the connection in both directions, under whoever is writing to it."""
-    sock: Any = stream.socket
-    if hasattr(sock, "unwrap"):  # TLS: its own shutdown would take the encryption away from the one who is writing
-        import ssl
-
-        sock = super(ssl.SSLSocket, sock)
-    with suppress(OSError, AttributeError):  # closed meanwhile
-        sock.shutdown(socket.SHUT_RDWR)
