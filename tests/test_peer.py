@@ -144,3 +144,27 @@ def test_the_socket_of_a_request_is_found_but_never_one_that_requests_share() ->
     assert socket_of({"werkzeug.socket": mark}) is mark
     assert socket_of({"gunicorn.socket": mark, "SERVER_PROTOCOL": "HTTP/2.0"}) is None
     assert socket_of({}) is None
+
+
+def test_a_number_that_others_have_now_is_neither_cut_nor_forgotten_for_them(room: Room) -> None:
+    """As when a server closes the connection and somebody keeps the body: a database may get the number next."""
+    lost, server, _ = room.connect()
+    lost.poll(100.0)
+    number = server.fileno()
+    server.close()
+    ours, theirs = socket.socketpair()
+    assert ours.fileno() == number, "the kernel gives the lowest free number"
+    with ours, theirs:
+        room.watch.cut_stalled(100.1 + STALL_SECONDS)
+        room.watch.forget(lost)
+        ours.sendall(b"a query")
+        assert theirs.recv(100) == b"a query"
+    assert len(room.watch) == 0
+
+
+def test_the_error_of_a_reset_is_taken_so_that_servers_meet_a_closed_connection(room: Room) -> None:
+    _, server, client = room.connect()
+    reset(client)
+    assert [how for _, how in room.look()] == [End.RESET]
+    with pytest.raises(BrokenPipeError):
+        server.sendall(b"the end of the body")
