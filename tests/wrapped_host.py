@@ -24,7 +24,7 @@ KEPT: list[object] = []
 
 def loop(body: Body) -> Iterator[bytes]:
     for chunk in body:
-        yield chunk
+        yield bytes(chunk)
 
 
 def delegate(body: Body) -> Iterator[bytes]:
@@ -35,7 +35,7 @@ def traceback_kept(body: Body) -> Iterator[bytes]:
     """As an error reporter that keeps the frames of what it has reported."""
     try:
         for chunk in body:
-            yield chunk
+            yield bytes(chunk)
     except BaseException as error:
         KEPT.append(error)
         raise
