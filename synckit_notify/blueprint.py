@@ -9,14 +9,15 @@ here and not raised, so that the error pages of a host application never replace
 """
 
 import json
-import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
-from flask import Blueprint, Request, Response, request
+from flask import Blueprint, Request, Response, current_app, request
 from flask.typing import ResponseReturnValue
+from werkzeug.wsgi import ClosingIterator
 
 from . import metrics, wsgi_server
 from .channel import ChannelKey
@@ -39,33 +40,62 @@ _EVERY_METHOD = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class EventStream:
-    """The body of one response: iterates over its frames, and releases its subscriber exactly once.
+    """The body of one response: the iterator over its frames, and what closes the stream.
 
-    A server calls `close`; should the response get lost before it reaches one, the finalizer releases. A parked stream
-    is released by its Parking.
+    A server calls `close`. A middleware in between may forget that, so the last reference that goes closes too.
     """
 
-    __slots__ = ("_frames", "_socket", "_stream", "_worker")
+    __slots__ = ("_frames", "_stream", "_worker")
 
-    def __init__(self, stream: Stream, frames: Iterator[bytes], worker: Worker, sock: socket.socket | None) -> None:
-        self._stream: Stream | None = stream
+    def __init__(self, stream: Stream, frames: Iterator[bytes], worker: Worker) -> None:
+        self._stream = stream
         self._frames = frames
         self._worker = worker
-        self._socket = sock
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._frames
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._frames)
 
     def close(self) -> None:
-        """Release the subscriber, while its socket is still open."""
-        stream, self._stream = self._stream, None
-        if stream is not None and stream.subscriber.parked is None:
-            self._worker.close(stream, self._socket)
+        """Close the stream, unless it is parked: then it goes on without its server."""
+        self._worker.close(self._stream)
+
+    def take_over(self, callbacks: list[Callable[[], object]]) -> None:
+        """Call these when the stream ends."""
+        self._stream.callbacks = callbacks
+
+    def stay(self) -> None:
+        """Never park: somebody changes what the server gets."""
+        self._frames = frames(self._stream)
 
     def __del__(self) -> None:
-        stream = self._stream
-        if stream is not None and stream.subscriber.parked is None:
-            self._worker.registry.abandon(stream.subscriber)
+        self._worker.abandon(self._stream)
+
+
+class EventStreamResponse(Response):
+    """The 200. Passed through as it is, so nothing lies between the frames and the server's socket.
+
+    Its body calls what the host gives to `call_on_close`: werkzeug does not for a body that is passed through, and a
+    parked stream outlives what the server closes.
+    """
+
+    event_stream: EventStream | None = None
+
+    def get_app_iter(self, environ: dict[str, Any]) -> Iterable[bytes]:
+        """Return the body, with what a hook of the host may have put around it or in its place."""
+        app_iter, event_stream = super().get_app_iter(environ), self.event_stream
+        if event_stream is None:
+            return app_iter
+        event_stream.take_over(self._on_close)
+        self._on_close = []
+        if app_iter is self.response:  # a callback that knows its response must not keep the body alive
+            self.response, self.event_stream = (), None
+        if app_iter is event_stream:
+            return app_iter
+        event_stream.stay()
+        return ClosingIterator(app_iter, event_stream.close)
 
 
 def make_blueprint(service: Service, *, host_matching: bool = False) -> Blueprint:
@@ -144,13 +174,19 @@ def _open(service: Service, principal: Principal, key: ChannelKey, device: str |
         service.check_revocation(principal)
         ends = _ends(service, principal, server)
         stream = Stream(subscriber, keepalive=service.settings.keepalive_seconds, ends=ends)
-        if sock is not None:
+        try:
             worker.watch(stream, sock)
-        request.environ.get(OPENED_IN_ENVIRON, _nobody)(stream)
-        return _event_stream_response(service, EventStream(stream, _frames(stream, worker, server), worker, sock))
+            request.environ.get(OPENED_IN_ENVIRON, _nobody)(stream)
+            body = EventStream(stream, _frames(stream, worker, server), worker)
+            response = _event_stream_response(service, body)
+        except BaseException:
+            worker.close(stream)
+            raise
     except BaseException:
         worker.registry.release(subscriber)
         raise
+    response.event_stream = body
+    return response
 
 
 def _frames(stream: Stream, worker: Worker, server: Server) -> Iterator[bytes]:
@@ -172,9 +208,8 @@ def _ends(service: Service, principal: Principal, server: Server) -> Deadline:
     )
 
 
-def _event_stream_response(service: Service, body: Iterable[bytes]) -> Response:
-    """Return the 200; passed through as it is, so nothing lies between the frames and the server's socket."""
-    return Response(
+def _event_stream_response(service: Service, body: Iterable[bytes]) -> EventStreamResponse:
+    response = EventStreamResponse(
         body,
         content_type="text/event-stream",
         headers={
@@ -184,6 +219,17 @@ def _event_stream_response(service: Service, body: Iterable[bytes]) -> Response:
         },
         direct_passthrough=True,
     )
+    of_host: Any = current_app.response_class
+    response.__class__ = _response_class(of_host)
+    return response
+
+
+@lru_cache
+def _response_class(of_host: type[Response]) -> type[EventStreamResponse]:
+    """Return ours as one of the host's `response_class` too; Flask would make it only the host's."""
+    if issubclass(EventStreamResponse, of_host):
+        return EventStreamResponse
+    return type("EventStreamResponse", (EventStreamResponse, of_host), {})
 
 
 def _identifier(request: Request, name: str) -> str | None:

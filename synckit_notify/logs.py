@@ -5,6 +5,7 @@ A reconnect storm or a flood of bad tokens must not fill a disk. What is left ou
 
 import logging
 import time
+import traceback
 from collections.abc import Callable, Hashable
 
 log = logging.getLogger("synckit_notify")
@@ -40,7 +41,11 @@ class SparingLog:
             self._left_out += 1
             return
         left_out, self._left_out = self._left_out, 0
-        log.info(line + (f" ({left_out} lines like this were left out)" if left_out else ""), *values)
+        try:
+            log.info(line + (f" ({left_out} lines like this were left out)" if left_out else ""), *values)
+        except Exception:  # a handler's fault must not become that of a stream
+            if logging.raiseExceptions:
+                traceback.print_exc()
 
 
 class FaultLog:

@@ -4,11 +4,14 @@ A WSGI server learns of a client's end only when it writes, one or two keepalive
 watches the sockets of all streams for the peer's FIN or reset, and the kernel is told to give up on a peer that
 acknowledges nothing. Linux only: elsewhere the next write tells, as before.
 
-    watch ──▶ [the peer goes]      ──▶ wait returns ──▶ look names the subscriber and how it went
+    watch ──▶ [the peer goes]      ──▶ wait returns ──▶ look names the stream and how it went
           └─▶ [the peer stops reading] ──▶ cut_stalled, asked every second, breaks the connection
+
+The kernel and this file know a connection by its descriptor, a number that belongs to somebody else as soon as the
+server has closed it. So a stream keeps the server's socket object, which knows whether it is closed, and nothing is
+done to a number before that object has been asked.
 """
 
-import os
 import select
 import socket
 import threading
@@ -17,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from . import native
-from .channel import End, Subscriber
+from .channel import End
 from .stream import STALL_SECONDS, Stream
 
 SILENCE_MILLISECONDS = 20_000
@@ -40,7 +43,7 @@ def bound(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, SILENCE_MILLISECONDS)
 
 
-def stop_reading(sock: socket.socket) -> None:
+def stop_reading(sock: "socket.SocketType") -> None:
     """Make the server's next read an end of file, so that it closes a connection it would keep for another request.
 
     Not for TLS: the peer would take it for an error of the protocol.
@@ -53,11 +56,11 @@ def stop_reading(sock: socket.socket) -> None:
 class PeerWatch:
     """Knows the sockets of all open streams of this process.
 
-    Calls `gone(subscriber, how)` when a peer leaves, and `room(subscriber)` when one that was waited for reads again.
+    Calls `gone(stream, how)` when a peer leaves, and `room(stream)` when one that was waited for reads again.
     """
 
     def __init__(
-        self, gone: Callable[[Subscriber, End], object], room: Callable[[Subscriber], object] = lambda _: None
+        self, gone: Callable[[Stream, End], object], room: Callable[[Stream], object] = lambda _: None
     ) -> None:
         self._gone = gone
         self._room = room
@@ -68,26 +71,29 @@ class PeerWatch:
     def __len__(self) -> int:
         return len(self._watched)
 
-    def watch(self, number: int, stream: Stream) -> None:
-        """Begin for a descriptor; a peer that has gone already is noticed too."""
+    def watch(self, stream: Stream) -> None:
+        """Begin for the stream's socket; a peer that has gone already is noticed too."""
+        if stream.socket is None:
+            return
         with self._lock:
-            self._watched[number] = stream
-            self._arm(number, _RDHUP)
+            stream.number = stream.socket.fileno()
+            self._watched[stream.number] = stream
+            self._arm(stream.number, _RDHUP)
 
-    def forget(self, number: int, subscriber: Subscriber) -> None:
-        """End; call it before the descriptor is closed, so that its number never speaks for another stream."""
+    def forget(self, stream: Stream) -> None:
+        """End, whether the socket is still open or not; a second call does nothing."""
         with self._lock:
-            stream = self._watched.get(number)
-            if stream is not None and stream.subscriber is subscriber:
-                del self._watched[number]
-                if self._epoll is not None:
-                    with suppress(OSError):
-                        self._epoll.unregister(number)
+            if self._watched.get(stream.number) is not stream:
+                return
+            del self._watched[stream.number]
+            if self._epoll is not None and _is_open(stream):
+                with suppress(OSError):
+                    self._epoll.unregister(stream.number)
 
-    def await_room(self, number: int) -> None:
+    def await_room(self, stream: Stream) -> None:
         """Ring for a parked stream as soon as its socket takes bytes again."""
         with self._lock:
-            self._arm(number, _RDHUP | _OUT)
+            self._arm(stream.number, _RDHUP | _OUT)
 
     def wait(self, seconds: float) -> None:
         """Sleep until a peer leaves, at most so long. Cooperative where gevent has patched `select`."""
@@ -108,19 +114,19 @@ class PeerWatch:
                     self._arm(number, _RDHUP)
         for stream, mask in seen:
             if stream is not None and mask == _OUT:
-                self._room(stream.subscriber)
+                self._room(stream)
             elif stream is not None:
-                self._gone(stream.subscriber, End.RESET if mask & (_ERR | _HUP) else End.CLOSED)
+                self._gone(stream, _how(stream, mask))
 
     def cut_stalled(self, now: float, patience: float = STALL_SECONDS) -> None:
         """Break the connections of peers that read no more, so that whoever is writing to them gets an error."""
         with self._lock:
-            writing = [item for item in self._watched.items() if item[1].writing]  # few of thousands
-            stalled = [item for item in writing if item[1].stalled(now, patience)]
-            for number, stream in stalled:
-                self._gone(stream.subscriber, End.STALLED)
-                with suppress(OSError), socket.socket(fileno=os.dup(number)) as copy:
-                    copy.shutdown(socket.SHUT_RDWR)
+            writing = [stream for stream in self._watched.values() if stream.writing]  # few of thousands
+        for stream in writing:
+            if stream.stalled(now, patience):
+                self._gone(stream, End.STALLED)
+                if stream.socket is not None:
+                    native.shut_down(stream.socket)
 
     def _arm(self, number: int, mask: int) -> None:
         if self._epoll is None:
@@ -130,3 +136,22 @@ class PeerWatch:
                 self._epoll.register(number, mask | _ONESHOT)
             except FileExistsError:
                 self._epoll.modify(number, mask | _ONESHOT)
+
+
+def _is_open(stream: Stream) -> bool:
+    """Return whether the number that the stream is watched under is still its own."""
+    return stream.socket is not None and stream.socket.fileno() == stream.number
+
+
+def _how(stream: Stream, mask: int) -> End:
+    """Return how the peer left.
+
+    After a reset the error is taken from the socket, so that the server's next write fails as on any connection that
+    is closed, whatever the error was: gunicorn logs a timeout of the connection (ETIMEDOUT) with a traceback.
+    """
+    if not mask & (_ERR | _HUP):
+        return End.CLOSED
+    if stream.socket is not None:
+        with suppress(OSError):
+            stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return End.RESET

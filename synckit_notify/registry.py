@@ -114,7 +114,7 @@ class Registry:
             return subscriber
 
     def release(self, subscriber: Subscriber) -> None:
-        """Forget a subscriber; a second call does nothing."""
+        """Forget a subscriber, whose stream ends if somebody still iterates it; a second call does nothing."""
         with self._lock:
             self._remove(subscriber)
 
@@ -203,7 +203,8 @@ class Registry:
             channel.subscribers.remove(subscriber)
         except ValueError:
             return
-        self.counts.ended[subscriber.end or End.CLOSED] += 1
+        subscriber.end = subscriber.end or End.CLOSED
+        self.counts.ended[subscriber.end] += 1
         self.counts.parked -= subscriber.parked is not None
         if not channel.subscribers:
             del self._channels[channel.key]

@@ -8,15 +8,17 @@ waiting can be added without writing the rules again. Times are seconds of the m
 No request, no socket and no Flask here: a Subscriber and a few numbers come in.
 """
 
-import errno
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import sse
 from .channel import End, Subscriber
+
+if TYPE_CHECKING:
+    from socket import SocketType
 
 EXPIRY_SPREAD_SECONDS = 5.0
 """A stream ends up to this long before its token, so that tokens issued together do not come back together."""
@@ -29,6 +31,9 @@ RECONNECT_MILLISECONDS = (500, 5000)
 
 STALL_SECONDS = 15.0
 """Shorter than the kernel's own limit (peer.SILENCE_MILLISECONDS), whose error a server logs with a traceback."""
+
+OVERDUE_SECONDS = 1.0
+"""How long after its deadline a stream is left to whoever iterates it."""
 
 Clock = Callable[[], float]
 
@@ -58,10 +63,12 @@ class Stream:
         "_ends_at",
         "_keepalive",
         "_last_bytes_at",
-        "_reason",
-        "descriptor",
+        "callbacks",
+        "number",
         "opened_at",
         "over",
+        "reason",
+        "socket",
         "subscriber",
         "unsent",
         "writing",
@@ -72,12 +79,16 @@ class Stream:
         self.over = False
         self.writing = False
         """Whether the last bytes that `poll` gave are being written."""
-        self.descriptor = -1
-        """Where a parked stream is written to; -1 where a server writes, and after the end."""
+        self.socket: SocketType | None = None
+        """The connection: the server's socket object, or a parked stream's own; None if unknown, and when closed."""
+        self.number = -1
+        """The descriptor under which the peer is watched. Only the socket object says whether it is still its own."""
+        self.callbacks: Sequence[Callable[[], object]] = ()
+        """What the host wants called when the stream has ended."""
         self.unsent = b""
         """What of its last bytes a parked stream's socket had no room for."""
         self._keepalive = keepalive
-        self._ends_at, self._reason = ends
+        self._ends_at, self.reason = ends
         self.opened_at: float | None = None
         self._last_bytes_at = -math.inf
 
@@ -89,6 +100,10 @@ class Stream:
     def due(self, now: float) -> bool:
         """Whether `poll` has something to say already, or has said all."""
         return self.over or bool(self.subscriber.pending) or self.subscriber.end is not None or now >= self.look_again
+
+    def overdue(self, now: float) -> bool:
+        """Return whether its deadline has passed and nobody iterates it; a write that blocks is `stalled` instead."""
+        return now >= self._ends_at + OVERDUE_SECONDS and not (self.writing and self.socket is not None)
 
     def stalled(self, now: float, patience: float = STALL_SECONDS) -> bool:
         """Whether the peer has not taken the last bytes for so long that it will not read them any more."""
@@ -104,7 +119,7 @@ class Stream:
     def turn(self, frames: bytes, now: float) -> bytes:
         """Do what `poll` does, for one who has taken the pending frames already."""
         if now >= self._ends_at:
-            self.subscriber.end = self.subscriber.end or self._reason
+            self.subscriber.end = self.subscriber.end or self.reason
         if self.subscriber.end is not None:
             return self._last_bytes(self.subscriber.end, frames)
         if self.opened_at is None:
@@ -129,15 +144,12 @@ class Stream:
 def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
     """Yield the bytes of one stream until it is over, sleeping in between.
 
-    Raises ConnectionResetError when the connection broke, which a server takes for a client that left: it must not
-    write the end of the body any more.
+    A connection that broke is an end like any other: the server's next write fails, below the host's code.
     """
     while True:
         data = stream.poll(clock())
         if data:
             yield data
-        if stream.subscriber.end is End.RESET:
-            raise ConnectionResetError(errno.ECONNRESET, "the client's connection broke")
         if stream.over:
             return
         stream.wait(clock())

@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from . import peer, wsgi_server
 from .brokers import Broker, Disconnect, Gap, Message, Notice
 from .channel import ChannelKey, End, Subscriber
+from .closing import Closer, call_back
 from .errors import TooManyStreams
 from .logs import SparingLog
 from .metrics import Metrics, NoMetrics
@@ -65,8 +66,13 @@ class Worker:
         self._listens = False
         self._pulse_due = 0.0
         self._report_due = 0.0
-        self._peers = PeerWatch(registry.end_one, lambda subscriber: registry.ring([subscriber.parked]))
-        self.parking = None if parking_tick is None else Parking(registry, self._peers, self._forget, parking_tick)
+        self._closer = Closer(self._close)
+        self._peers = PeerWatch(self._gone, lambda stream: registry.ring([stream]))
+        self.parking = (
+            None
+            if parking_tick is None
+            else Parking(registry, self._peers, self._closer.claim, self._ended, parking_tick)
+        )
         self._repair = Repair(registry, revoked)
         self._peer_watch = Periodic("synckit-peers", PEER_SECONDS, self._peers.look, self.busy, pause=self._peers.wait)
         self._watches = [
@@ -82,8 +88,8 @@ class Worker:
         return self._gunicorn is not None and not self._gunicorn.alive
 
     def busy(self) -> bool:
-        """Whether streams are open here."""
-        return len(self.registry) > 0
+        """Whether streams are open here, or not closed yet."""
+        return len(self.registry) > 0 or self._closer.busy
 
     def open(self, key: ChannelKey, device: str | None, limits: Limits = NO_LIMITS) -> Subscriber:
         """Register a subscriber; raises TooManyStreams. While draining it is one that ends at once."""
@@ -100,20 +106,28 @@ class Worker:
             raise
         return subscriber
 
-    def watch(self, stream: Stream, sock: socket.socket) -> None:
-        """See to it that the stream ends when its client does; raises TooManyStreams."""
-        peer.bound(sock)
-        self._peers.watch(sock.fileno(), stream)
-        with _threads():
-            self._peer_watch.ensure()
-
-    def close(self, stream: Stream, sock: socket.socket | None = None) -> None:
-        """Forget a stream that has ended; at a drain its connection takes no further request."""
+    def watch(self, stream: Stream, sock: socket.socket | None) -> None:
+        """Begin for a stream that a server is going to iterate: it ends when its client does; raises TooManyStreams."""
+        stream.socket = sock
+        self._closer.add(stream)
         if sock is not None:
-            self._peers.forget(sock.fileno(), stream.subscriber)
-            if self.draining:
-                peer.stop_reading(sock)
-        self._forget(stream)
+            peer.bound(sock)
+            self._peers.watch(stream)
+            with _threads():
+                self._peer_watch.ensure()
+
+    def close(self, stream: Stream) -> None:
+        """Close a stream, for its server; at a drain its connection takes no further request."""
+        if self._closer.claim(stream):
+            if stream.socket is not None and self.draining:
+                peer.stop_reading(stream.socket)
+            self._close(stream)
+
+    def abandon(self, stream: Stream) -> None:
+        """Close a stream a little later: for a finalizer, which may run while this thread holds any lock."""
+        if self._closer.claim(stream):
+            self.registry.abandon(stream.subscriber)
+            self._closer.later(stream)
 
     def announce(self, message: Message) -> None:
         """Deliver here at once, then hand the message to the other processes."""
@@ -139,7 +153,7 @@ class Worker:
 
     def settle(self) -> None:
         """Let the background threads end now if no stream needs them, and wait until they have."""
-        for watch in (*self._watches, self._peer_watch):
+        for watch in (*self._watches, self._peer_watch, self._closer.thread):
             watch.settle()
         self._repair.settle()
 
@@ -159,6 +173,7 @@ class Worker:
         self.metrics.hub_delay(max(0.0, now - self._pulse_due))
         self._pulse_due = now + PULSE_SECONDS
         self._repair.ensure()
+        self._closer.check(now)
         if self.draining:
             self.registry.end_all(End.DRAINING)
             self._peers.cut_stalled(now, LAST_BYTES_SECONDS)
@@ -167,13 +182,29 @@ class Worker:
             self.report()
             self._peers.cut_stalled(now)
 
-    def _forget(self, stream: Stream) -> None:
+    def _gone(self, stream: Stream, how: End) -> None:
+        """End a stream whose client has left, and see to it that it is closed even if nobody iterates it."""
+        self.registry.end_one(stream.subscriber, how)
+        self._closer.leaving(stream)
+
+    def _ended(self, streams: list[Stream]) -> None:
+        """Close parked streams, whose seats are free at once."""
+        for stream in streams:
+            self.registry.release(stream.subscriber)
+            self._closer.later(stream)
+        self._closer.thread.ensure()
+
+    def _close(self, stream: Stream) -> None:
         """Release, and write one line: the app, never the user, an address or a token."""
+        self._peers.forget(stream)
         self.registry.release(stream.subscriber)
         now = time.monotonic()
         age = 0.0 if stream.opened_at is None else now - stream.opened_at
         reason, app = stream.subscriber.end or End.CLOSED, stream.subscriber.channel.key.app
         ended_log.info("stream ended reason=%s age=%.1f app=%s", reason, age, app)
+        call_back(stream)
+        if self.parking is not None and stream.subscriber.parked is not None:
+            self.parking.left()
 
 
 @contextmanager

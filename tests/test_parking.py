@@ -28,8 +28,8 @@ class Garage:
     def __init__(self) -> None:
         self.registry = Registry()
         self.closed: list[Stream] = []
-        self.peers = PeerWatch(self.registry.end_one, lambda subscriber: self.registry.ring([subscriber.parked]))
-        self.parking = Parking(self.registry, self.peers, self._close, tick=0.02)
+        self.peers = PeerWatch(self._gone, lambda stream: self.registry.ring([stream]))
+        self.parking = Parking(self.registry, self.peers, lambda stream: True, self._close, tick=0.02)
         self._watch = Periodic("test-peers", 0.1, self.peers.look, lambda: bool(len(self.peers)), pause=self.peers.wait)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._clients: list[socket.socket] = []
@@ -44,7 +44,8 @@ class Garage:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self._clients.append(sock)
         stream = Stream(self.registry.subscribe(ALICE), keepalive=keepalive, ends=ends)
-        self.peers.watch(server.fileno(), stream)
+        stream.socket = server
+        self.peers.watch(stream)
         self._watch.ensure()
         frames = self.parking.frames_then_park(stream, server)
         assert next(frames) == sse.CONNECTED
@@ -55,12 +56,16 @@ class Garage:
         return Client(stream, sock)
 
     def _go_on(self, frames: Iterator[bytes]) -> None:
-        with pytest.raises(ConnectionResetError):
-            next(frames)
+        assert next(frames, None) is None
 
-    def _close(self, stream: Stream) -> None:
-        self.closed.append(stream)
-        self.registry.release(stream.subscriber)
+    def _gone(self, stream: Stream, how: End) -> None:
+        self.registry.end_one(stream.subscriber, how)
+
+    def _close(self, streams: list[Stream]) -> None:
+        for stream in streams:
+            self.closed.append(stream)
+            self.registry.release(stream.subscriber)
+            self.parking.left()
 
     def shut(self) -> None:
         self.registry.end_all(End.DRAINING)
@@ -188,6 +193,56 @@ def test_a_client_that_reads_no_more_is_cut(garage: Garage) -> None:
     garage.peers.cut_stalled(time.monotonic() + 0.2, patience=0.1)
     assert until(lambda: garage.closed == [client.stream])
     assert client.stream.subscriber.end is End.STALLED
+
+
+def test_a_stream_that_ends_twice_in_a_wave_is_closed_once(garage: Garage) -> None:
+    client, other = garage.park(), garage.park()
+    with garage.registry._lock:  # nobody is looked at in between
+        garage.parking.ring([client.stream, client.stream, other.stream])
+        client.stream.subscriber.end = End.REVOKED
+        garage.parking.ring([client.stream])
+    assert client.read_to_end().endswith(b"0\r\n\r\n")
+    garage.registry.deliver(ALICE)
+    assert other.read(len(CHANGED_CHUNK)) == CHANGED_CHUNK
+    assert garage.closed == [client.stream]
+
+
+def test_one_that_fails_in_a_wave_harms_no_other(
+    garage: Garage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clients = [garage.park() for _ in range(3)]
+    turn = Stream.turn
+
+    def failing(stream: Stream, frames: bytes, now: float) -> bytes:
+        if frames and stream is clients[1].stream:
+            raise RuntimeError("one of its own")
+        return turn(stream, frames, now)
+
+    monkeypatch.setattr(Stream, "turn", failing)
+    garage.registry.deliver(ALICE)
+    for client in (clients[0], clients[2]):
+        assert client.read(len(CHANGED_CHUNK)) == CHANGED_CHUNK
+        assert until(lambda client=client: not client.stream.writing)
+    assert clients[1].read_to_end() == b"", "cut, so that the device connects again and pulls"
+    assert until(lambda: garage.closed == [clients[1].stream])
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["one of its own"]
+
+
+def test_the_server_keeps_a_socket_whose_writes_fail_in_silence_and_no_descriptor(garage: Garage) -> None:
+    server, peer = socket.socketpair()
+    with peer:
+        stream = Stream(garage.registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
+        frames = garage.parking.frames_then_park(stream, server)
+        next(frames)
+        garage.greenlets.append(threading.Thread(target=garage._go_on, args=(frames,), daemon=True))
+        garage.greenlets[-1].start()
+        assert until(lambda: stream.subscriber.parked is not None)
+        with pytest.raises(BrokenPipeError):
+            server.sendall(b"0\r\n\r\n")
+        server.close()
+        garage.registry.deliver(ALICE)
+        peer.settimeout(5.0)
+        assert peer.recv(1000) == CHANGED_CHUNK
 
 
 def test_one_thread_of_the_server_stays_as_long_as_any_stream_does(garage: Garage) -> None:
