@@ -1,8 +1,21 @@
 """The ledger of `benchmarks.torture` finds what was lost, doubled or late, and holds no fault against a device."""
 
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
+from benchmarks.torture.chaos import FAULTS
+from benchmarks.torture.clock import Clock
 from benchmarks.torture.ledger import Episode, Ledger, Row
+from benchmarks.torture.network import Network
+
+from .conftest import need
 
 pytestmark = pytest.mark.thorough
 
@@ -16,7 +29,7 @@ class Run:
     def __init__(self) -> None:
         self.ledger = Ledger({PHONE: ("alice", 0), LAPTOP: ("alice", 1)})
         for device in (PHONE, LAPTOP):
-            self.tell(device, "device", id=f"id of {device}")
+            self.tell(device, "device", at=-100, id=f"id of {device}")
             self.tell(device, "state", state="connected")
 
     def tell(self, device: str, what: str, at: float = 0.0, **fields: object) -> None:
@@ -160,12 +173,48 @@ def test_the_promise_counts_only_while_the_stream_is_connected(connected: float 
     assert run.ledger.longest_connected.seconds == stale
 
 
-@pytest.mark.parametrize(("seconds", "wrong"), [(4.9, 0), (5.1, 1), (10.1, 2)])
-def test_both_bounds_are_in_the_verdict(seconds: float, wrong: int) -> None:
+@pytest.mark.parametrize(
+    ("connected", "answered", "pulled", "wrong"),
+    [
+        (-60, None, 4.9, []),
+        (-60, None, 5.1, ["while connected"]),
+        (None, 1, 10.9, []),
+        (None, 1, 11.1, ["after an answered request"]),
+        (None, -1, 11.1, []),
+        (None, None, 59.9, []),
+        (None, None, 60.1, ["without a fault"]),
+        (-60, 1, 60.1, ["without a fault", "after an answered request", "while connected"]),
+    ],
+)
+def test_all_bounds_are_in_the_verdict(
+    connected: float | None, answered: float | None, pulled: float, wrong: list[str]
+) -> None:
     run = Run()
-    run.tell(PHONE, "state", at=-60, state="connected")
-    run.staleness(pulled=seconds)
-    assert len(run.verdict()) == wrong
+    run.tell(PHONE, "state", at=-70, state="waiting")
+    if connected is not None:
+        run.tell(PHONE, "state", at=connected, state="connected")
+    if answered is not None:
+        run.tell(PHONE, "pushed", at=answered)
+    run.staleness(pulled=pulled)
+    found = " ".join(run.verdict())
+    assert [
+        words for words in ("without a fault", "after an answered request", "while connected") if words in found
+    ] == wrong
+
+
+@pytest.mark.parametrize(("answered", "stale"), [(1, 2.0), (5, 2.0), (9, 0.0)])
+def test_an_answer_counts_only_in_its_own_stretch_without_a_fault(answered: float, stale: float) -> None:
+    run = Run()
+    run.tell(PHONE, "pushed", at=answered)
+    run.staleness(fault(3, 4), fault(7, 8), pulled=8.5)
+    assert run.ledger.longest_answered.seconds == stale
+
+
+def test_the_last_fault_before_a_stretch_is_named_and_a_standing_one_never() -> None:
+    run = Run()
+    line = Episode("line", "network", frozenset(), NOW - 3, standing=True)
+    assert run.staleness(fault(-5, -4), line, pulled=2.0) == 2.0
+    assert run.ledger.longest.after == "cut"
 
 
 def test_a_change_that_nobody_has_pulled_yet_makes_its_device_stale() -> None:
@@ -173,3 +222,64 @@ def test_a_change_that_nobody_has_pulled_yet_makes_its_device_stale() -> None:
     run.push(LAPTOP, "a")
     assert run.ledger.judge(NOW + 12).seconds == 12
     assert run.ledger.longest.device == PHONE
+
+
+def test_a_line_that_cuts_by_age_cuts_old_and_new_connections_until_it_is_told_to_stop() -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        network = Network([server.getsockname()[1]])
+        stack.callback(network.close)
+
+        def connect() -> socket.socket:
+            device = stack.enter_context(socket.create_connection(("127.0.0.1", network.port), 5.0))
+            stack.enter_context(server.accept()[0])
+            return device
+
+        def is_cut(device: socket.socket, seconds: float) -> bool:
+            device.settimeout(seconds)
+            try:
+                return device.recv(1) == b""
+            except ConnectionResetError:
+                return True
+            except TimeoutError:
+                return False
+
+        old = connect()
+        network.limit_age(0.1, 0.3)
+        new = connect()
+        assert is_cut(old, 10.0)
+        assert is_cut(new, 10.0)
+        network.forget_age()
+        assert not is_cut(connect(), 0.6)
+        assert network.expired == 2
+
+
+ASK = """
+import sys, time
+from datetime import datetime
+for line in sys.stdin:
+    began = time.monotonic()
+    time.sleep(0.1)
+    slept = time.monotonic() - began
+    print(time.time(), datetime.now().timestamp(), slept, flush=True)
+"""
+
+
+def test_the_clock_of_a_process_can_be_set_while_it_runs_and_sleeps_stay_right(tmp_path: Path) -> None:
+    need("cc")
+    clock = Clock(tmp_path)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", ASK], env=os.environ | clock.environment, **pipes) as process:
+        for offset in (0, 3600, -3600, 0):
+            clock.step(offset)
+            process.stdin.write("now\n")
+            process.stdin.flush()
+            *told, slept = map(float, process.stdout.readline().split())
+            assert [round(at - time.time() - offset) for at in told] == pytest.approx([0, 0], abs=5)
+            assert 0.1 <= slept < 5.0
+        process.stdin.close()
+
+
+def test_faults_have_names_of_their_own_and_only_one_kind_of_database_each() -> None:
+    assert len({fault.kind for fault in FAULTS}) == len(FAULTS)
+    assert {fault.needs for fault in FAULTS} == {"", "postgresql"}

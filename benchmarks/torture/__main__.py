@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.backend.postgresql import DEBIAN
+
 from .chaos import FAULTS, Chaos, Fault
 from .ledger import Ledger
 from .site import Plan, Site
@@ -69,7 +71,7 @@ def torture(site: Site, plan: Plan, faults: Sequence[Fault]) -> dict[str, Any]:
     for client in site.clients:
         client.command("finish")
     _watch(site, ledger, began, until=time.time() + PATIENCE_SECONDS, enough=ledger.complete)
-    return _summary(ledger, chaos, plan, faults, began)
+    return _summary(site, ledger, chaos, plan, faults, began)
 
 
 def _watch(
@@ -104,18 +106,22 @@ def _status(ledger: Ledger, elapsed: float, stale: float) -> str:
     )
 
 
-def _summary(ledger: Ledger, chaos: Chaos, plan: Plan, faults: Sequence[Fault], began: float) -> dict[str, Any]:
+def _summary(
+    site: Site, ledger: Ledger, chaos: Chaos, plan: Plan, faults: Sequence[Fault], began: float
+) -> dict[str, Any]:
     struck = Counter(episode.kind for episode in ledger.episodes)
     return {
-        "seed": f"{plan.seed}{', parked streams' * plan.parked}",
+        "seed": f"{plan.seed}{', parked streams' * plan.parked}{'' if plan.postgresql else ', SQLite'}",
         "seconds": round(time.time() - began),
         "load average": ", ".join(f"{load:.1f}" for load in os.getloadavg()),
         "devices": len(ledger.devices),
         "changes in the log": sum(map(len, ledger.log.values())),
         "changes pulled": sum(len(holder.held) for holder in ledger.devices.values()),
         "longest staleness": round(ledger.longest.seconds, 1),
+        "longest staleness after an answered request": round(ledger.longest_answered.seconds, 1),
         "longest staleness of a connected device": round(ledger.longest_connected.seconds, 1),
         "longest staleness, faults included": round(ledger.longest_in_all.seconds, 1),
+        "connections cut by age": sum(network.expired for network in site.networks),
         "counts": dict(sorted(ledger.counts.items())),
         "faults": {
             fault.kind: {"struck": struck[fault.kind], "stale after": round(ledger.longest_after[fault.kind], 1)}
@@ -157,15 +163,20 @@ def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path |
     parser.add_argument("--networks", type=int, default=3, help="client processes, each behind a proxy (default 3)")
     parser.add_argument("--pushes", type=float, default=3.0, metavar="PER_SECOND", help="of all devices together")
     parser.add_argument("--parked", action="store_true", help="streams without a greenlet each")
+    parser.add_argument(
+        "--sqlite", action="store_true", help="instead of PostgreSQL; leaves out the faults of a server"
+    )
     parser.add_argument("--only", default="", metavar="WORDS", help="only the faults with these words in their name")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="repeats a run, roughly")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the summary as JSON")
     given = parser.parse_args(arguments)
     if not 1 <= given.users <= given.devices or given.networks < 1 or given.minutes <= 0 or given.pushes <= 0:
         parser.error("at least one user, one network, and a device for each user")
-    faults = [fault for fault in FAULTS if given.only in fault.kind]
+    faults = [fault for fault in FAULTS if given.only in fault.kind and not (given.sqlite and fault.needs)]
     if not faults:
         parser.error(f"--only: one of {', '.join(fault.kind for fault in FAULTS)}")
+    if not given.sqlite and not (shutil.which("postgres") or DEBIAN):
+        parser.error("PostgreSQL is not installed: apt-get install postgresql, or give --sqlite")
     plan = Plan(
         seconds=given.minutes * 60,
         devices=given.devices,
@@ -174,6 +185,7 @@ def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path |
         pushes_per_second=given.pushes,
         seed=given.seed,
         parked=given.parked,
+        postgresql=not given.sqlite,
     )
     return plan, faults, given.json
 

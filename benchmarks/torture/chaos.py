@@ -3,7 +3,8 @@
     storm ── one to four faults of different parts, at the same time ──▶ all healed ──▶ calm ──▶ next storm
 
 The kinds come from a shuffled deck, so that each strikes as often as the others. A calm is longer than the bound of
-staleness, or nothing would ever be held against it.
+staleness, or nothing would ever be held against it; now and then one is longer than the SDK's longest pause. A standing
+fault strikes once, before all others, and lasts to the end.
 """
 
 import random
@@ -16,12 +17,18 @@ from typing import NamedTuple
 from synckit_notify.client.lifecycle import SILENT_PERIODS
 from synckit_notify.stream import RECONNECT_MILLISECONDS
 
-from .ledger import BOUND_SECONDS, Episode
+from .ledger import BOUND_SECONDS, PAUSE_SECONDS, Episode
 from .network import Network
 from .processes import Client
 from .site import KEEPALIVE_SECONDS, Site
 
+MAX_STEP_SECONDS = 3600
+LINE_LIVES = (20.0, 59.0)
+"""Below a minute, as many proxies and mobile networks do."""
+
 CALM_SECONDS = (BOUND_SECONDS + 2.0, BOUND_SECONDS + 8.0)
+LONG_CALM_SECONDS = (PAUSE_SECONDS + 5.0, PAUSE_SECONDS + 10.0)
+STORMS_TO_A_LONG_CALM = 4
 MOST_AT_ONCE = 4
 LONGEST_RETRY_SECONDS = RECONNECT_MILLISECONDS[1] / 1000
 WATCHDOG_SECONDS = SILENT_PERIODS * KEEPALIVE_SECONDS
@@ -42,12 +49,16 @@ class Hit(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """A kind of fault; two of one part never strike together."""
+    """A kind of fault; two of one part never strike together.
+
+    `seconds` is how long it lasts, None to the end. `needs` is the kind of database it can strike.
+    """
 
     kind: str
     part: str
     strike: Strike
-    seconds: tuple[float, float] = (0.0, 0.0)
+    seconds: tuple[float, float] | None = (0.0, 0.0)
+    needs: str = ""
 
 
 NOBODY: frozenset[int] = frozenset()
@@ -117,6 +128,35 @@ def _lock_database(site: Site, chance: random.Random) -> Hit:
     return Hit("database", site.lock_database())
 
 
+def _stop_database_and_reload(site: Site, chance: random.Random) -> Hit:
+    """New workers start while there is no database: after a crash of both, or in the wrong order after a power cut."""
+    server = chance.choice(site.servers)
+    start = site.stop_database()
+    server.signal(signal.SIGHUP)
+
+    def heal() -> None:
+        start()
+        for each in site.servers:
+            each.wait_until_it_serves()
+
+    return Hit(f"database, {server.name}", heal)
+
+
+def _step_clock(site: Site, chance: random.Random) -> Hit:
+    """Set the servers' clock wrong, then right again: a step each way."""
+    seconds = chance.choice((-1, 1)) * chance.randint(1, MAX_STEP_SECONDS)
+    site.clock.step(seconds)
+    return Hit(f"clock {seconds:+} s", lambda: site.clock.step(0), NOBODY)
+
+
+def _age_line(site: Site, chance: random.Random) -> Hit:
+    """Give one network a limit of age for connections, as mobile networks and many proxies have."""
+    number = chance.randrange(len(site.networks))
+    network = site.networks[number]
+    network.limit_age(*LINE_LIVES)
+    return Hit(f"network {number}", network.forget_age, NOBODY)
+
+
 def _log_out(site: Site, chance: random.Random) -> Hit:
     return Hit(site.log_out(chance))
 
@@ -151,6 +191,9 @@ FAULTS = (
     Fault("client hangs", "client", _on_client(Client.pause, Client.resume), (1.0, 12.0)),
     Fault("database locked", "database", _lock_database, (1.0, 8.0)),
     Fault("user logged out", "database", _log_out),
+    Fault("database away during a reload", "database", _stop_database_and_reload, (2.0, 10.0), needs="postgresql"),
+    Fault("clock of the servers off by up to an hour", "clock", _step_clock, (5.0, 15.0)),
+    Fault("network cuts every connection after 20 to 59 s", "line", _age_line, None),
 )
 
 
@@ -172,21 +215,31 @@ class Chaos(threading.Thread):
 
     def run(self) -> None:
         """Deal storms."""
-        while not self._stopping.wait(self._random.uniform(*CALM_SECONDS)):
-            storm = [
-                threading.Thread(target=self._episode, args=(fault, self._random.random())) for fault in self._deal()
-            ]
-            for each in storm:
-                each.start()
-            for each in storm:
+        standing = self._begin([fault for fault in self._faults if fault.seconds is None])
+        storms = 0
+        while not self._stopping.wait(self._random.uniform(*self._calm(storms))):
+            for each in self._begin(self._deal()):
                 each.join()
+            storms += 1
+        for each in standing:
+            each.join()
+
+    def _calm(self, storms: int) -> tuple[float, float]:
+        return LONG_CALM_SECONDS if storms and storms % STORMS_TO_A_LONG_CALM == 0 else CALM_SECONDS
+
+    def _begin(self, faults: Sequence[Fault]) -> list[threading.Thread]:
+        begun = [threading.Thread(target=self._episode, args=(fault, self._random.random())) for fault in faults]
+        for each in begun:
+            each.start()
+        return begun
 
     def _deal(self) -> list[Fault]:
         """Take the next kinds out of the deck, of different parts."""
         dealt: list[Fault] = []
+        passing = [fault for fault in self._faults if fault.seconds is not None]
         for _ in range(self._random.randint(1, MOST_AT_ONCE)):
             if not self._deck:
-                self._deck = self._random.sample(self._faults, len(self._faults))
+                self._deck = self._random.sample(passing, len(passing))
             taken = {fault.part for fault in dealt}
             fault = next((fault for fault in self._deck if fault.part not in taken), None)
             if fault is not None:
@@ -200,9 +253,9 @@ class Chaos(threading.Thread):
         try:
             hit = fault.strike(self._site, chance)
             touches = frozenset(range(len(self._site.networks))) if hit.touches is None else hit.touches
-            episode = Episode(fault.kind, hit.target, touches, struck)
+            episode = Episode(fault.kind, hit.target, touches, struck, standing=fault.seconds is None)
             self._episodes.append(episode)
-            self._stopping.wait(chance.uniform(*fault.seconds))
+            self._stopping.wait(threading.TIMEOUT_MAX if fault.seconds is None else chance.uniform(*fault.seconds))
             hit.heal()
             episode.healed = time.time()
         except Exception as error:

@@ -43,12 +43,7 @@ from synckit_notify.client import (
     SyncKitClient,
     SyncKitError,
     SyncNotification,
-    SyncNotifyStream,
 )
-from synckit_notify.client.stream import RetryPolicy
-
-IMPATIENT = RetryPolicy(base=0.25, cap=1.0)
-"""For faults that come more often than any backoff is meant for: after a few the usual one waits up to a minute."""
 
 AGAIN_SECONDS = 0.5
 MOST_ROWS = 3
@@ -73,16 +68,6 @@ class Order(NamedTuple):
     devices: list[Resident]
 
 
-class ImpatientClient(SyncKitClient):
-    """Whose streams come back sooner."""
-
-    def subscribe_notifications(self, on_state: Callable[[StreamState, str], None] | None = None) -> SyncNotifyStream:
-        """Return a stream with the policy for the torture."""
-        stream = SyncNotifyStream(self._session, on_state=on_state, policy=IMPATIENT)
-        self._streams.add(stream)
-        return stream
-
-
 class Device:
     """One device: a thread that listens and pulls, a thread that pushes."""
 
@@ -92,7 +77,7 @@ class Device:
         self._finishing = finishing
         self._random = random.Random(f"{order.seed} {self._name}")
         state = Path(order.folder) / f"{self._name}.state"
-        self._client = ImpatientClient(order.url, api_key=order.api_key, state=state, encrypt=False)
+        self._client = SyncKitClient(order.url, api_key=order.api_key, state=state, encrypt=False)
         self._rows = 0
 
     def start(self) -> None:

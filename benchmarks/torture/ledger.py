@@ -7,28 +7,40 @@
 A device holds what it must when it has pulled the changes of its user's other devices, in the order of the log, none
 left out, none twice unless its process was killed in between; and when the log has each row it pushed exactly once.
 
-The clock of staleness runs from a change's `received_at` until its device has pulled it. Of that time only the longest
-stretch counts in which no fault touched the device, so one that is reached within the bound after each fault is fine.
-A second clock runs only while the device's stream is connected, too: that is what the contract promises.
+The clock of staleness runs from the commit of a change until its device has pulled it. Of that time only the longest
+stretch counts in which no fault touched the device, so one that is reached within the bound after each fault is fine:
+
+    paused      the whole stretch: at most the SDK's longest pause
+    answered    from the device's first answered request in it: a server that answers makes a waiting stream try again
+    connected   while the device's stream is connected: that is what the protocol promises
 """
 
+import bisect
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from synckit_notify.client.lifecycle import GATHER_SECONDS
+from synckit_notify.client.stream import DEFAULT_POLICY
+
+PAUSE_SECONDS = DEFAULT_POLICY.cap
+"""No device may be stale for longer after the last fault that touched it was healed: the SDK's longest pause."""
 
 BOUND_SECONDS = 10.0
-"""No device may be stale for longer after the last fault that touched it was healed."""
+"""Nor for longer than this after the first of its requests that was answered since."""
 
 PROMISED_SECONDS = 5.0
-"""Nor for longer than this while its stream is connected and no fault touches it (contract, section 1)."""
+"""Nor for longer than this while its stream is connected and no fault touches it."""
+
+
+ANSWERED = frozenset({"device", "pushed", "pulled", "noticed"})
+"""What a device tells after a request of its own was answered."""
 
 
 class Row(NamedTuple):
-    """A change as the database has it; `at` is its `received_at` in Unix seconds."""
+    """A change as the database has it; `at` is when it was committed, in Unix seconds."""
 
     user: str
     seq: int
@@ -46,6 +58,7 @@ class Episode:
     touches: frozenset[int]
     struck: float
     healed: float | None = None
+    standing: bool = False
 
 
 @dataclass(slots=True)
@@ -60,6 +73,8 @@ class Holder:
     """When its first stream was connected; before, nobody expects it to be up to date."""
     connected: float = math.inf
     """Since when its stream has been connected."""
+    answered: list[float] = field(default_factory=list)
+    """When requests of it were answered."""
     held: dict[int, tuple[str, float]] = field(default_factory=dict)
     last: int = 0
     forgiven: int = 0
@@ -93,6 +108,7 @@ class Ledger:
         self.counts: Counter[str] = Counter()
         self.troubles: Counter[str] = Counter()
         self.longest = Staleness()
+        self.longest_answered = Staleness()
         self.longest_connected = Staleness()
         self.longest_in_all = Staleness()
         self.longest_after: defaultdict[str, float] = defaultdict(float)
@@ -111,6 +127,8 @@ class Ledger:
             self._ended(message["network"])
             return
         holder = self.devices[message["device"]]
+        if message["is"] in ANSWERED:
+            bisect.insort(holder.answered, message["at"])  # two threads of a device tell
         match message["is"]:
             case "device":
                 holder.id = message["id"]
@@ -174,9 +192,13 @@ class Ledger:
     def verdict(self) -> list[str]:
         """Return what is wrong at the end; call it after the last `judge`."""
         wrong = list(self.wrong)
-        for longest, bound in (self.longest, BOUND_SECONDS), (self.longest_connected, PROMISED_SECONDS):
+        for longest, bound, when in (
+            (self.longest, PAUSE_SECONDS, "without a fault"),
+            (self.longest_answered, BOUND_SECONDS, "after an answered request"),
+            (self.longest_connected, PROMISED_SECONDS, "while connected"),
+        ):
             if longest.seconds > bound:
-                wrong.append(f"stale for more than {bound:g} s: {longest}")
+                wrong.append(f"stale for more than {bound:g} s {when}: {longest}")
         for name, holder in self.devices.items():
             log = self.log[holder.user]
             if holder.next <= len(log):
@@ -224,24 +246,33 @@ class Ledger:
     def _stale(self, name: str, holder: Holder, row: Row, until: float) -> Staleness:
         """Measure how long a device has waited for a row, and keep the longest."""
         begin = max(row.at, holder.since)
-        seconds, episode = self._calm(holder.network, begin, until)
-        staleness = Staleness(seconds, name, row.row, "" if episode is None else episode.kind)
-        connected, _ = self._calm(holder.network, max(row.at, holder.connected + GATHER_SECONDS), until)
+        stretches = list(self._calms(holder.network, begin, until))
+        seconds, after = max((end - start, after) for start, end, after in stretches)
+        staleness = Staleness(seconds, name, row.row, after)
         self.longest = max(self.longest, staleness)
-        self.longest_connected = max(self.longest_connected, staleness._replace(seconds=connected))
+        for start, end, fault in stretches:
+            answered = end - self._first_answer(holder, start, end)
+            connected = end - max(start, holder.connected + GATHER_SECONDS)
+            self.longest_answered = max(self.longest_answered, Staleness(answered, name, row.row, fault))
+            self.longest_connected = max(self.longest_connected, Staleness(connected, name, row.row, fault))
         self.longest_in_all = max(self.longest_in_all, Staleness(until - begin, name, row.row))
-        self.longest_after[staleness.after] = max(self.longest_after[staleness.after], seconds)
+        self.longest_after[after] = max(self.longest_after[after], seconds)
         return staleness
 
-    def _calm(self, network: int, begin: float, end: float) -> tuple[float, Episode | None]:
-        """Return the longest stretch of a time in which no fault touched a network, and the last fault before it."""
-        stretch, calm_since, last, before = 0.0, begin, None, None
+    def _first_answer(self, holder: Holder, start: float, end: float) -> float:
+        """Return when the first request of a device in a stretch was answered; its end if none was."""
+        found = bisect.bisect_left(holder.answered, start)
+        return min(holder.answered[found], end) if found < len(holder.answered) else end
+
+    def _calms(self, network: int, begin: float, end: float) -> Iterator[tuple[float, float, str]]:
+        """Yield the stretches of a time in which no fault touched a network, with the last fault before each."""
+        calm_since, last = begin, ""
         for episode in self.episodes:  # in the order in which they struck
             if episode.struck > end:
                 break
             if network in episode.touches and (episode.healed is None or episode.healed > calm_since):
-                if episode.struck - calm_since > stretch:
-                    stretch, before = episode.struck - calm_since, last
-                calm_since = end if episode.healed is None else episode.healed
-            last = episode
-        return (end - calm_since, last) if end - calm_since > stretch else (stretch, before)
+                if episode.struck > calm_since:
+                    yield calm_since, episode.struck, last
+                calm_since = end if episode.healed is None else min(episode.healed, end)
+            last = episode.kind if not episode.standing else last
+        yield calm_since, end, last

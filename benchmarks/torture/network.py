@@ -47,6 +47,9 @@ class Network:
         self._links: set[Link] = set()
         self._refusing = False
         self._losing = NEITHER
+        self._lives: tuple[float, float] | None = None
+        self.expired = 0
+        """How many connections a limit of age has cut."""
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -93,6 +96,15 @@ class Network:
         """Carry nothing any more on the present event streams, for ever: a middlebox forgot idle connections."""
         self._soon(lambda: self._spoil(BOTH, lambda link: link.streams))
 
+    def limit_age(self, least: float, most: float) -> None:
+        """Reset every connection when it is so many seconds old, drawn anew for each; until `forget_age`."""
+        self._lives = least, most
+        self._soon(self._limit_all)
+
+    def forget_age(self) -> None:
+        """Let connections live on."""
+        self._lives = None
+
     def close(self) -> None:
         """End everything."""
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
@@ -115,6 +127,19 @@ class Network:
         for link in filter(chosen, list(self._links)):
             link.reset()
 
+    def _limit_all(self) -> None:
+        for link in self._links:
+            self._limit(link)
+
+    def _limit(self, link: Link) -> None:
+        if self._lives is not None:
+            self._loop.call_later(random.uniform(*self._lives), self._expire, link)
+
+    def _expire(self, link: Link) -> None:
+        if link in self._links and self._lives is not None:
+            self.expired += 1
+            link.reset()
+
     async def _end(self) -> None:
         self._listener.close()
         self._reset(lambda link: True)
@@ -132,6 +157,7 @@ class Network:
             return
         link.ends.append(server[1])
         self._links.add(link)
+        self._limit(link)
         try:
             await asyncio.gather(
                 self._pump(link, REQUESTS, reader, server[1]), self._pump(link, ANSWERS, server[0], writer)

@@ -2,29 +2,34 @@
 
     with Site(folder, plan) as site:
         site.servers[0].kill() ...     the faults of `chaos`
+        site.clock.step(60)            the clock of all servers
         site.messages                  what the devices tell, a queue
         site.new_rows()                what the database got since the last time
 
 Every process has a group of its own, and all groups are killed at the end, whatever happened.
 """
 
-import contextlib
 import queue
 import random
 import secrets
-import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import create_engine, exc, text
+from sqlalchemy.pool import NullPool
+
 from synckit_notify.backend import create_app
+from tests.backend.postgresql import PostgreSQL
 from tests.server import clean_environment
 from tests.valkey import Valkey
 
 from ..server import ROOT
+from .clock import Clock
 from .devices import Order, Resident
 from .ledger import Row
 from .network import Network
@@ -52,6 +57,7 @@ class Plan:
     pushes_per_second: float
     seed: int
     parked: bool = False
+    postgresql: bool = True
 
     def residents(self) -> dict[str, tuple[int, int]]:
         """Return (user's number, network) of each device: a user's devices are spread over the networks."""
@@ -74,7 +80,15 @@ class Site:
         self.folder = folder
         self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
         self.broker = Valkey(folder)
-        self._plan, self._last_row = plan, 0
+        self.clock = Clock(folder)
+        self._plan = plan
+        self._postgresql = PostgreSQL("max_connections=100") if plan.postgresql else None
+        self._database_url = self._postgresql.url() if self._postgresql else f"sqlite:///{folder}/synckit.db"
+        self._engine = create_engine(
+            self._database_url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool
+        )
+        self._last_seqs: dict[str, int] = {}
+        self._looked_at = 0.0
         self._env = env = self._environment()
         self.servers = [Server(folder, f"server-{n}", env) for n in range(SERVERS)]
         self.networks: list[Network] = []
@@ -96,12 +110,23 @@ class Site:
         for network in self.networks:
             network.close()
         self.broker.kill()
+        if self._postgresql is not None:
+            self._postgresql.__exit__()
 
     def lock_database(self) -> Callable[[], None]:
         """Take the lock of the writers, as a backup or a shell that was left open; return what gives it back."""
-        connection = sqlite3.connect(self._database, timeout=30.0, isolation_level=None, check_same_thread=False)
-        connection.execute("BEGIN IMMEDIATE")
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(text("BEGIN" if self._postgresql else "BEGIN IMMEDIATE"))
+        if self._postgresql:
+            connection.execute(text("LOCK TABLE heads IN SHARE MODE"))
         return connection.close
+
+    def stop_database(self) -> Callable[[], None]:
+        """Let PostgreSQL crash; return what starts it again."""
+        if self._postgresql is None:
+            raise RuntimeError("a SQLite file cannot be stopped")
+        self._postgresql.stop()
+        return self._postgresql.start
 
     def log_out(self, chance: random.Random) -> str:
         """End all sessions of a user, by the backend's command; return which."""
@@ -112,19 +137,28 @@ class Site:
         return email
 
     def new_rows(self) -> list[Row]:
-        """Return what was committed since the last call, in the order of the log."""
-        with contextlib.closing(sqlite3.connect(self._database, timeout=30.0)) as connection:
-            query = (
-                "SELECT rowid, user_id, seq, row_id, device_id, received_at FROM changes WHERE rowid > ? ORDER BY rowid"
-            )
-            found = connection.execute(query, (self._last_row,)).fetchall()
-        if found:
-            self._last_row = found[-1][0]
-        return [Row(user, seq, row, device, at / 1e6) for _, user, seq, row, device, at in found]
+        """Return what was committed since the last call, each user's in the order of the log; nothing while it is away.
+
+        A server's clock may be wrong, but no row was there at the last look, and all are now.
+        """
+        query = text(
+            "SELECT user_id, seq, row_id, device_id, received_at FROM changes "
+            "WHERE user_id = :user AND seq > :seq ORDER BY seq"
+        )
+        now, rows = time.time(), list[Any]()
+        try:
+            with self._engine.connect() as connection:
+                for user in self.users:
+                    rows += connection.execute(query, {"user": user, "seq": self._last_seqs.get(user, 0)}).all()
+        except exc.OperationalError:
+            return []
+        self._last_seqs |= {row.user_id: row.seq for row in rows}
+        earliest, self._looked_at = self._looked_at, now
+        return [Row(user, seq, row, device, min(max(at / 1e6, earliest), now)) for user, seq, row, device, at in rows]
 
     def _accounts(self) -> tuple[str, list[str]]:
         """Make the database, an app and the users; return the app's key and the users' ids."""
-        app = create_app(self._env, instance_path=self._database.parent)
+        app = create_app(self._env, instance_path=self.folder / "instance")
 
         def last_word(*words: str) -> str:
             result = app.test_cli_runner().invoke(args=["synckit", *words], catch_exceptions=False)
@@ -138,6 +172,7 @@ class Site:
         return api_key, users
 
     def _start(self, api_key: str, users: list[str]) -> None:
+        self.users = users
         self.devices = {name: (users[user], network) for name, (user, network) in self._plan.residents().items()}
         for server in self.servers:
             server.start()
@@ -161,13 +196,11 @@ class Site:
             seed=self._plan.seed,
         )
 
-    @property
-    def _database(self) -> Path:
-        return self.folder / "instance" / "synckit.db"
-
     def _environment(self) -> dict[str, str]:
         return {
+            **self.clock.environment,
             "INSTANCE": str(self.folder / "instance"),
+            "SYNCKIT_DATABASE_URL": self._database_url,
             "TOKEN_SECONDS": str(TOKEN_SECONDS),
             "SYNCKIT_JWT_KEY": secrets.token_hex(32),
             "SYNCKIT_ENV": "production",

@@ -27,9 +27,10 @@ SETTINGS = ["listen_addresses=", "fsync=off", "full_page_writes=off", "shared_bu
 
 
 class PostgreSQL:
-    """A running server; a context manager that ends it and leaves nothing behind."""
+    """A running server with `settings` beside SETTINGS; a context manager that ends it and leaves nothing behind."""
 
-    def __init__(self) -> None:
+    def __init__(self, *settings: str) -> None:
+        self._settings = [*SETTINGS, *settings]
         self._binaries = Path(need("postgres", *DEBIAN)).resolve().parent
         need("setpriv")
         self._folder = Path(tempfile.mkdtemp(prefix="synckit-postgres-"))
@@ -43,7 +44,7 @@ class PostgreSQL:
     def start(self) -> None:
         """Start the server, again after `stop`."""
         command = [str(self._binaries / "postgres"), "-D", f"{self._folder}/data", "-k", str(self._folder)]
-        command += [word for setting in SETTINGS for word in ("-c", setting)]
+        command += [word for setting in self._settings for word in ("-c", setting)]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(_unprivileged(command), stderr=log, cwd=self._folder)
         until = time.monotonic() + STARTS_WITHIN
