@@ -123,6 +123,13 @@ class Fields:
         """Return a whole number, or None if it is absent."""
         return None if self._absent(name) else self.integer(name, least=least, most=most)
 
+    def decimal(self, name: str, *, least: int, most: int, default: int) -> int:
+        """Return a whole number that is written as a text, as in a query string."""
+        text = self.optional_text(name, longest=20) or str(default)
+        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+            raise Invalid(f"{self.path}{name}: must be a whole number from {least} to {most}")
+        return int(text)
+
     def objects(self, name: str, *, most: int) -> list["Fields"]:
         """Return a list of one or more objects."""
         values = self._list(name, most)

@@ -88,8 +88,12 @@ def refresh(body: Fields) -> Answer:
     """Trade a refresh token for an access token and the next refresh token."""
     token = body.text("refresh_token", longest=LONGEST_FIELD)
     app, backend = _client(body), current_backend()
+    named = backend.store.read(lambda connection: sessions.holder(connection, token))
+    if named is None:
+        raise InvalidGrant(Refusal.UNKNOWN.value)
     holder, session = backend.store.write(
-        lambda connection: (sessions.holder(connection, token), sessions.renew(connection, app, token))
+        lambda connection: (sessions.holder(connection, token), sessions.renew(connection, app, token)),
+        account=named.user,
     )
     if session is Refusal.REUSED:
         log.warning("a refresh token of app %s was sent again after its successor was used: its session is ended", app)
@@ -122,7 +126,7 @@ def userinfo() -> Answer:
     """Tell whose token it is, as it is stored now."""
     backend = current_backend()
     who = backend.notifier.authenticate(request)
-    user = backend.store.read(lambda connection: accounts.account(connection, who.user))
+    user = backend.store.read(lambda connection: accounts.account(connection, who.user), account=who.user)
     if user is None:
         raise UserNotFound
     name = {"username": user.email, "display_name": user.email, "email": user.email, "avatar_url": None}
