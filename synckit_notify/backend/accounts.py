@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Subquery, and_, func, select, union_all
 
 from ..errors import InvalidToken, Refused
 from .database.schema import INSTALLED, NAMED, apps, devices, now, users
@@ -194,8 +194,8 @@ def register_device(
 
 def list_devices(connection: Connection, app: str, user: str, *, after: str, most: int) -> list[Row[Any]]:
     """Return some of a user's devices, by id, from behind the one that is named."""
-    mine = and_(devices.c.app_id == app, devices.c.user_id == user, devices.c.id > after)
-    return list(connection.execute(select(devices).where(mine).order_by(devices.c.id).limit(most)))
+    mine = _devices(app, user)
+    return list(connection.execute(select(mine).where(mine.c.id > after).order_by(mine.c.id).limit(most)))
 
 
 def note_seen(connection: Connection, ids: Collection[str], moment: int) -> None:
@@ -269,9 +269,9 @@ def _proven(user: Row[Any] | None, password: str, admit: Admit, owners: Sequence
 
 def _retire_silent_devices(connection: Connection, app: str, user: str) -> None:
     """Forget the longest silent devices beyond MAX_DEVICES, some at a time, and none that is in use at this moment."""
-    mine = select(devices.c.id).where(devices.c.app_id == app, devices.c.user_id == user)
-    seen_at = func.coalesce(devices.c.last_seen_at, devices.c.created_at)
-    silent = mine.order_by(seen_at.desc(), devices.c.id).offset(MAX_DEVICES).limit(MAX_RETIRED_AT_ONCE)
+    mine = _devices(app, user)
+    seen_at = func.coalesce(mine.c.last_seen_at, mine.c.created_at)
+    silent = select(mine.c.id).order_by(seen_at.desc(), mine.c.id).offset(MAX_DEVICES).limit(MAX_RETIRED_AT_ONCE)
     surplus = select(devices.c.id).where(devices.c.id.in_(silent)).with_for_update(skip_locked=True)
     if found := connection.execute(surplus).scalars().all():
         connection.execute(devices.delete().where(devices.c.id.in_(found)))
@@ -283,3 +283,9 @@ def _key_hash(api_key: str) -> str:
 
 def _device(app: str, user: str, device_id: str) -> ColumnElement[bool]:
     return and_(devices.c.app_id == app, devices.c.user_id == user, devices.c.id == device_id)
+
+
+def _devices(app: str, user: str) -> Subquery:
+    """Return all devices of an app and user: two halves, since there is one index for each way to identify them."""
+    mine = select(devices).where(devices.c.app_id == app, devices.c.user_id == user)
+    return union_all(mine.where(NAMED), mine.where(INSTALLED)).subquery()
