@@ -105,7 +105,7 @@ def list_devices() -> Answer:
     who = _principal()
     asked = Fields(dict(request.args))
     limit = asked.decimal("limit", least=1, most=MAX_DEVICES_LISTED, default=DEVICES_LISTED)
-    after = asked.optional_text("after", longest=LONGEST_ID) or ""
+    after = asked.optional_text("after", longest=LONGEST_ID, shortest=0) or ""
     found = current_backend().store.read(
         lambda connection: accounts.list_devices(connection, who.app, who.user, after=after, most=limit + 1),
         account=who.user,

@@ -1,7 +1,7 @@
 """Every limit of the contract has its own error, and nothing that a client sends is a 500."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -145,13 +145,27 @@ def test_a_large_push_waits_for_a_seat_and_a_small_one_does_not(alice: Caller, m
     monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
     device, large = alice.register("laptop"), change(data="x" * bodies.SMALL)
     with ExitStack() as others:
-        for _ in range(bodies.LARGE_SEATS):
-            others.enter_context(bodies.seat(Request({"CONTENT_LENGTH": str(bodies.SMALL + 1)})))
+        for number in range(bodies.LARGE_SEATS):
+            others.enter_context(bodies.seat(Request({"CONTENT_LENGTH": str(bodies.SMALL + 1)}), f"user {number}"))
         assert alice.post("/push", {"device_id": device, "changes": [large]})[0] == 503
         assert alice.push(device, change()) == 1
     for _ in range(bodies.LARGE_SEATS + 1):
         assert alice.post("/push", b"{" * (bodies.SMALL + 1))[0] == 400, "a seat is given back whatever happens"
     assert alice.push(device, large) == 2
+
+
+@SQLITE_ONLY
+def test_large_pushes_of_one_account_leave_seats_to_others(
+    alice: Caller, as_user: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
+    large = change(data="x" * bodies.SMALL)
+    with ExitStack() as others:
+        for _ in range(bodies.LARGE_SEATS_OF_ONE):
+            others.enter_context(bodies.seat(Request({"CONTENT_LENGTH": str(bodies.SMALL + 1)}), "alice"))
+        assert alice.post("/push", {"device_id": alice.register(), "changes": [large]})[0] == 503
+        bob = as_user("bob")
+        assert bob.push(bob.register(), large) == 1
 
 
 @SQLITE_ONLY
