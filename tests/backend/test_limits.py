@@ -96,6 +96,10 @@ TOO_MUCH = [
     ({"changes": [change(data=None)]}, "changes[0].data: is missing, only a DELETE may do without"),
     ({"changes": [change(data={})]}, "changes[0].data: must be a text"),
     ({"changes": [change(timestamp="yesterday")]}, "changes[0].timestamp: must be RFC 3339 with a zone"),
+    (
+        {"changes": [change(), change(timestamp="9999-12-31T23:59:60Z")]},
+        "changes[1].timestamp: must be RFC 3339 with a zone, without leap seconds and with at most 9 digits",
+    ),
     ({"changes": [change(row_id="a\0b")]}, "changes[0].row_id: NUL and lone surrogates are not allowed"),
     ({"changes": [change(row_id="\udfff")]}, "changes[0].row_id: NUL and lone surrogates are not allowed"),
     ({"push_id": "x" * 65}, "push_id: at most 64 characters"),
@@ -124,12 +128,13 @@ def test_a_push_out_of_bounds_names_the_field(alice: Caller, fields: dict[str, A
         ({"tables": []}, "tables: from 1 to 100 entries"),
         ({"tables": ["a", 1]}, "tables[1]: must be a text"),
         ({"tables": "tasks"}, "tables: must be a list"),
-        ({"since": "2026-01-31T12:00:00"}, "since: must be RFC 3339 with a zone, like 2026-01-31T12:00:00Z"),
+        ({"since": "2026-01-31T12:00:00"}, "since: must be RFC 3339 with a zone"),
         ({"until": 5}, "until: must be a text"),
     ],
 )
 def test_a_pull_out_of_bounds_names_the_field(alice: Caller, fields: dict[str, Any], sentence: str) -> None:
-    assert alice.post("/pull", {"device_id": "d", "cursor": 0} | fields) == (422, {"error": sentence})
+    status, answer = alice.post("/pull", {"device_id": "d", "cursor": 0} | fields)
+    assert (status, answer["error"][: len(sentence)]) == (422, sentence)
 
 
 def test_the_largest_push_that_is_allowed_is_kept_as_it_was(alice: Caller) -> None:
