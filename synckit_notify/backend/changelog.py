@@ -23,6 +23,7 @@ from ..errors import Refused
 from . import accounts
 from .database.schema import as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
 from .database.store import upsert
+from .fields import rfc3339
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
 MOST_CHANGES = 500
@@ -169,6 +170,29 @@ def touch(connection: Connection, app: str, user: str) -> Move:
     changed_at = max(now(), previous_at + 1)
     _move_head(connection, app, user, seq, changed_at)
     return _move(seq, changed_at, previous_at)
+
+
+def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
+    """Take away what a change says; it keeps its place in the log, so no cursor breaks. Raises Unknown.
+
+    An UPDATE without data is what no device can push, so every reader passes it by: a DELETE would delete the row on
+    devices. Its time, which may be what they cannot read, becomes that of the server. The channel counts as changed.
+    """
+    move = touch(connection, app, user)
+    row = find(connection, app, user, seq)
+    mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
+    nothing = {"op": "UPDATE", "data": None, "timestamp": rfc3339(row.received_at)}
+    connection.execute(changes.update().where(mine).values(nothing))
+    return move
+
+
+def find(connection: Connection, app: str, user: str, seq: int) -> Row[Any]:
+    """Return one change; raises Unknown."""
+    mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
+    row = connection.execute(select(changes).where(mine)).first()
+    if row is None:
+        raise accounts.Unknown(f"there is no change {seq} of this user in this app")
+    return row
 
 
 def status(connection: Connection, app: str, user: str) -> tuple[int, str]:

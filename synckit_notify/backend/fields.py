@@ -23,7 +23,7 @@ MOST_PARAMETERS = 20
 """In a form; the requests of OAuth have six at most."""
 
 MAX_NESTING = 64
-"""Levels of the JSON in a body; ours has three. Far deeper, Python's parser gives up or not by how full its stack is."""
+"""Levels of JSON in a body; ours has three. Far deeper, Python's parser gives up or not by how full its stack is."""
 
 TOO_DEEP = f"the JSON must not be nested deeper than {MAX_NESTING} levels"
 
