@@ -141,7 +141,7 @@ class Stand:
         pulled = {"device_id": device, "cursor": 0}
         match attack:
             case "devices listed":
-                return [self._raw("GET", "/devices?limit=500")]
+                return [self._raw("GET", "/devices?limit=200")]
             case "devices registered":
                 names = (secrets.token_hex(8) for _ in range(2000))
                 return [self._raw("POST", "/devices", {"device_name": name, "platform": "linux"}) for name in names]

@@ -21,7 +21,7 @@ from .sessions import Holder, Session
 
 LONGEST_ID = 128
 MOST_TABLES = 100
-DEVICES_LISTED, MAX_DEVICES_LISTED = 100, 500
+DEVICES_LISTED, MAX_DEVICES_LISTED = 100, 200
 """How many devices a page holds, unless `limit` says otherwise, and at most."""
 
 LARGEST_DATA = 256 * 1024

@@ -12,6 +12,8 @@ import threading
 import time
 from contextlib import suppress
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from ..errors import Refused
 from .accounts import note_seen
 from .database.schema import now
@@ -60,8 +62,12 @@ class LastSeen:
             self._storing_pid = None
 
     def _store_some(self, batch: list[str]) -> None:
-        with suppress(Refused):
+        with suppress(Refused, SQLAlchemyError):  # what is wrong with the database, pushes tell
             self._store.write(lambda connection: note_seen(connection, batch, now()))
 
     def _take(self) -> list[str]:
-        return [self._waiting.pop() for _ in range(min(len(self._waiting), MAX_AT_ONCE))]
+        batch: list[str] = []
+        with suppress(KeyError):  # none is left
+            while len(batch) < MAX_AT_ONCE:
+                batch.append(self._waiting.pop())
+        return batch
