@@ -103,7 +103,7 @@ def _make_notifier(store: Store) -> Notifier:
     def valid_since(principal: Principal) -> datetime | None:
         return store.read(
             lambda connection: sessions.valid_since(connection, principal.user, principal.session),
-            account=principal.user,
+            owner=principal.user,
         )
 
     @notifier.changed_channels

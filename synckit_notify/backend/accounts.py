@@ -85,7 +85,7 @@ def log_in(
     store: Store, *, email: str, password: str, api_key: str, admit: Admit = everybody, address: str | None = None
 ) -> tuple[str, Row[Any]]:
     """Return the app's id and the user; raises WrongCredentials."""
-    app_id = store.read(lambda connection: find_client(connection, api_key))
+    app_id = store.read(lambda connection: find_client(connection, api_key), owner=normalise(email))
     # Also for a wrong key: the time that an answer takes must not tell.
     user = recognise(store, email, password, admit, address)
     if app_id is None or user is None:
@@ -97,7 +97,7 @@ def recognise(
     store: Store, email: str, password: str, admit: Admit = everybody, address: str | None = None
 ) -> Row[Any] | None:
     """Return the user with this e-mail and this password; for an unknown e-mail it takes as long."""
-    user = store.read(lambda connection: account_of(connection, email))
+    user = store.read(lambda connection: account_of(connection, email), owner=normalise(email))
     return _proven(user, password, admit, hashing_owners(email, address))
 
 
@@ -105,7 +105,7 @@ def require_password(
     store: Store, user_id: str, password: str, admit: Admit = everybody, address: str | None = None
 ) -> Row[Any]:
     """Return the user with this id and this password; raises WrongPassword."""
-    found = store.read(lambda connection: account(connection, user_id), account=user_id)
+    found = store.read(lambda connection: account(connection, user_id), owner=user_id)
     user = _proven(found, password, admit, hashing_owners(user_id if found is None else found.email, address))
     if user is None:
         raise WrongPassword("the old password is wrong")

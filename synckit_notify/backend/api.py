@@ -52,7 +52,7 @@ def auth() -> Answer:
         accounts.require_unchanged(connection, user)
         return sessions.begin(connection, app, user.id, device=device)
 
-    return _logged_in(backend.store.write(begin, account=user.id))
+    return _logged_in(backend.store.write(begin, owner=user.id))
 
 
 @blueprint.post("/password")
@@ -72,7 +72,7 @@ def change_password() -> Answer:
         ended = sessions.set_password(connection, user.id, new_hash)
         return ended, sessions.begin(connection, who.app, user.id, device=device)
 
-    ended, session = backend.store.write(change, account=who.user)
+    ended, session = backend.store.write(change, owner=who.user)
     for holder in ended | {Holder(who.app, user.id, None)}:
         backend.notifier.disconnect(*holder)
     return _logged_in(session)
@@ -96,7 +96,7 @@ def register_device() -> Answer:
             sessions.bind(connection, who.session, device.id)
         return device
 
-    return _device(current_backend().store.write(register, account=who.user))
+    return _device(current_backend().store.write(register, owner=who.user))
 
 
 @blueprint.get("/devices")
@@ -108,7 +108,7 @@ def list_devices() -> Answer:
     after = asked.optional_text("after", longest=LONGEST_ID, shortest=0) or ""
     found = current_backend().store.read(
         lambda connection: accounts.list_devices(connection, who.app, who.user, after=after, most=limit + 1),
-        account=who.user,
+        owner=who.user,
     )
     devices = [_device(device) | {"platform": device.platform} for device in found[:limit]]
     return {"devices": devices, "has_more": len(found) > limit}
@@ -121,7 +121,7 @@ def delete_device(device_id: str) -> Response:
     fields.check_text(device_id, "id", LONGEST_ID)
     backend = current_backend()
     holder = backend.store.write(
-        lambda connection: sessions.delete_device(connection, who.app, who.user, device_id), account=who.user
+        lambda connection: sessions.delete_device(connection, who.app, who.user, device_id), owner=who.user
     )
     backend.notifier.disconnect(*holder)
     return Response(status=204)
@@ -136,7 +136,7 @@ def push() -> Answer:
         device, push_id, pushed = _pushed()
         move = backend.store.write(
             lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id),
-            account=who.user,
+            owner=who.user,
         )
     backend.last_seen.note(device, move.seen_at)
     backend.notifier.publish(who.app, who.user, device, changed_at=move.changed_at, previous_at=move.previous_at)
@@ -159,7 +159,7 @@ def pull() -> Answer:
     )
     backend = current_backend()
     page = backend.store.read(
-        lambda connection: changelog.pull(connection, who.app, who.user, device, query), account=who.user
+        lambda connection: changelog.pull(connection, who.app, who.user, device, query), owner=who.user
     )
     backend.last_seen.note(device, page.seen_at)
     return {
@@ -176,7 +176,7 @@ def status() -> Answer:
     """Answer how far the log has come."""
     who = _principal()
     cursor, epoch = current_backend().store.read(
-        lambda connection: changelog.status(connection, who.app, who.user), account=who.user
+        lambda connection: changelog.status(connection, who.app, who.user), owner=who.user
     )
     return {"change_count": cursor, "cursor": cursor, "epoch": epoch}
 
@@ -197,7 +197,7 @@ def put_keys() -> Answer:
             return keys.create(connection, who.app, who.user, envelope)
         return keys.replace(connection, who.app, who.user, envelope, expected)
 
-    return {"version": current_backend().store.write(put, account=who.user)}
+    return {"version": current_backend().store.write(put, owner=who.user)}
 
 
 @blueprint.get("/keys")
@@ -205,7 +205,7 @@ def get_keys() -> Answer:
     """Answer the envelope of the user's master key."""
     who = _principal()
     envelope, version = current_backend().store.read(
-        lambda connection: keys.fetch(connection, who.app, who.user), account=who.user
+        lambda connection: keys.fetch(connection, who.app, who.user), owner=who.user
     )
     return {"envelope": envelope, "version": version}
 

@@ -308,7 +308,7 @@ class TestTheTransactionsOfOneAccount:
             go_on.wait(10)
 
         def insist() -> None:
-            transact(wait, account="alice")
+            transact(wait, owner="alice")
             finished.append("alice")
 
         many = [threading.Thread(target=insist) for _ in range(40)]
@@ -316,7 +316,7 @@ class TestTheTransactionsOfOneAccount:
             one.start()
         assert all(inside.acquire(timeout=10) for _ in range(share))
         assert not inside.acquire(timeout=0.1), "her others wait"
-        transact(lambda connection: None, account="bob")
+        transact(lambda connection: None, owner="bob")
         transact(lambda connection: None)
         assert finished == []
         go_on.set()

@@ -31,7 +31,7 @@ QUEUE_SECONDS = 10.0
 """How long a request waits for its turn in this process."""
 
 READERS_OF_ONE, WRITERS_OF_ONE = 2, 1
-"""Of a process's connections, how many one account has at a time. Its pushes wait for each other in any case."""
+"""Of a process's connections, how many one owner has at a time. An account's pushes wait for each other in any case."""
 
 T = TypeVar("T")
 
@@ -139,18 +139,18 @@ class Store:
         self._database.check(self._url)
         self._opened: dict[int, _Opened] = {}
 
-    def read(self, work: Callable[[Connection], T], *, account: str | None = None) -> T:
-        """Run `work` on one unchanging snapshot of the database, in turn with the account's other reads."""
+    def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
+        """Run `work` on one unchanging snapshot of the database, in turn with the owner's other reads (Seats)."""
         opened = self._open()
-        return opened.run(opened.reading, self._database.READ, work, account)
+        return opened.run(opened.reading, self._database.READ, work, owner)
 
-    def write(self, work: Callable[[Connection], T], *, account: str | None = None) -> T:
-        """Run `work` and commit, in turn with the account's other writes.
+    def write(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
+        """Run `work` and commit, in turn with the owner's other writes (Seats).
 
         On PostgreSQL others write meanwhile: only what is locked stays as it was read.
         """
         opened = self._open()
-        return opened.run(opened.writing, self._database.WRITE, work, account)
+        return opened.run(opened.writing, self._database.WRITE, work, owner)
 
     def write_alone(self, work: Callable[[Connection], T]) -> T:
         """Run `work` and commit, one after the other with all that is run by this method, in whichever process."""
@@ -183,9 +183,9 @@ class _Opened:
         reading, writing = Seats(database.READERS, READERS_OF_ONE), Seats(database.WRITERS, WRITERS_OF_ONE)
         return cls(database, engine, reading, writing)
 
-    def run(self, seats: Seats, begin: Sequence[str], work: Callable[[Connection], T], account: str | None = None) -> T:
+    def run(self, seats: Seats, begin: Sequence[str], work: Callable[[Connection], T], owner: str | None = None) -> T:
         # Turns are taken here and not in the database: a greenlet can wait for one, a native thread would be used up.
-        with seats.held(*([] if account is None else [account])):
+        with seats.held(*([] if owner is None else [owner])):
             try:
                 connection = self.engine.connect().execution_options(synckit_begin=begin)
                 return self.database.run(connection, work)

@@ -143,7 +143,7 @@ def _user(visit: Visit) -> Row[Any] | None:
     if visit.user is None:
         return None
     user_id = visit.user
-    user = current_backend().store.read(lambda connection: accounts.account(connection, user_id), account=user_id)
+    user = current_backend().store.read(lambda connection: accounts.account(connection, user_id), owner=user_id)
     return user if user is not None and user.valid_since == visit.since else None
 
 
