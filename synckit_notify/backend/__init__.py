@@ -27,6 +27,7 @@ from . import api, changelog, commands, development, limiting, live, rollcall, s
 from .context import EXTENSION_NAME, Backend, Signer
 from .database import schema
 from .database.store import Store
+from .last_seen import LastSeen
 from .oauth import pages
 from .oauth import routes as oauth
 
@@ -53,7 +54,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     store = _prepared_store(app)
     notifier = _make_notifier(store)
     notifier.init_app(app)
-    app.extensions[EXTENSION_NAME] = Backend(store, notifier, Signer.of(app.config))
+    app.extensions[EXTENSION_NAME] = Backend(store, notifier, Signer.of(app.config), LastSeen(store))
     prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
     app.register_blueprint(api.blueprint, url_prefix=prefix)
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
@@ -101,7 +102,10 @@ def _make_notifier(store: Store) -> Notifier:
 
     @notifier.valid_since
     def valid_since(principal: Principal) -> datetime | None:
-        return store.read(lambda connection: sessions.valid_since(connection, principal.user, principal.session))
+        return store.read(
+            lambda connection: sessions.valid_since(connection, principal.user, principal.session),
+            owner=principal.user,
+        )
 
     @notifier.changed_channels
     def changed_channels(since: datetime) -> list[tuple[str, str, datetime]]:

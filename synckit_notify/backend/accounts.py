@@ -8,9 +8,10 @@ nothing else, so that a token which outlives it is refused.
 import hashlib
 import secrets
 import uuid
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, select
+from sqlalchemy import ColumnElement, Connection, Row, Subquery, and_, func, select, union_all
 
 from ..errors import InvalidToken, Refused
 from .database.schema import INSTALLED, NAMED, apps, devices, now, users
@@ -19,6 +20,13 @@ from .passwords import Admit, everybody, matches
 
 PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
 LONGEST_EMAIL = 254
+
+MAX_DEVICES = 1_000
+"""Of one app and user. A registration beyond is not refused: a script that makes a device at each run would lock its
+user out. The longest silent device makes room, is answered 404, and registers again if it is still in use."""
+
+MAX_RETIRED_AT_ONCE = 500
+"""More than a registration adds, so that an account with too many, of an older release, comes down soon."""
 
 DISABLED = 253_402_300_799
 """The `valid_since` of an account that is disabled: the last second of the year 9999, before which every token is."""
@@ -73,26 +81,43 @@ def add_user(connection: Connection, email: str, password_hash: str) -> str:
     return user_id
 
 
-def log_in(store: Store, *, email: str, password: str, api_key: str, admit: Admit = everybody) -> tuple[str, Row[Any]]:
+def log_in(
+    store: Store, *, email: str, password: str, api_key: str, admit: Admit = everybody, address: str | None = None
+) -> tuple[str, Row[Any]]:
     """Return the app's id and the user; raises WrongCredentials."""
-    app_id = store.read(lambda connection: find_client(connection, api_key))
-    user = recognise(store, email, password, admit)  # also for a wrong key: the time that an answer takes must not tell
+    app_id = store.read(lambda connection: find_client(connection, api_key), owner=normalise(email))
+    # Also for a wrong key: the time that an answer takes must not tell.
+    user = recognise(store, email, password, admit, address)
     if app_id is None or user is None:
         raise WrongCredentials
     return app_id, user
 
 
-def recognise(store: Store, email: str, password: str, admit: Admit = everybody) -> Row[Any] | None:
+def recognise(
+    store: Store, email: str, password: str, admit: Admit = everybody, address: str | None = None
+) -> Row[Any] | None:
     """Return the user with this e-mail and this password; for an unknown e-mail it takes as long."""
-    return _proven(store.read(lambda connection: account_of(connection, email)), password, admit)
+    user = store.read(lambda connection: account_of(connection, email), owner=normalise(email))
+    return _proven(user, password, admit, hashing_owners(email, address))
 
 
-def require_password(store: Store, user_id: str, password: str, admit: Admit = everybody) -> Row[Any]:
+def require_password(
+    store: Store, user_id: str, password: str, admit: Admit = everybody, address: str | None = None
+) -> Row[Any]:
     """Return the user with this id and this password; raises WrongPassword."""
-    user = _proven(store.read(lambda connection: account(connection, user_id)), password, admit)
+    found = store.read(lambda connection: account(connection, user_id), owner=user_id)
+    user = _proven(found, password, admit, hashing_owners(user_id if found is None else found.email, address))
     if user is None:
         raise WrongPassword("the old password is wrong")
     return user
+
+
+def hashing_owners(email: str, address: str | None) -> list[str]:
+    """Return whose share of the hashes a password takes.
+
+    The account comes first: a request that waits for its address's share must be one of few of its account.
+    """
+    return [f"account {normalise(email)}", *([] if address is None else [f"address {address}"])]
 
 
 def require_unchanged(connection: Connection, user: Row[Any]) -> None:
@@ -139,7 +164,11 @@ def valid_since(connection: Connection, user_id: str) -> int | None:
 def register_device(
     connection: Connection, app: str, user: str, *, name: str, platform: str, installation_id: str | None
 ) -> Row[Any]:
-    """Return the device of this installation, or without one of this name; made if it is new, else updated."""
+    """Return the device of this installation, or without one of this name; made if it is new, else updated.
+
+    Beyond MAX_DEVICES of one app and user the longest silent ones are forgotten; they may register again.
+    """
+    moment = now()
     row = {
         "id": str(uuid.uuid4()),
         "app_id": app,
@@ -147,22 +176,33 @@ def register_device(
         "name": name,
         "platform": platform,
         "installation_id": installation_id,
-        "created_at": now(),
+        "created_at": moment,
+        "last_seen_at": moment,
     }
     identity = devices.c.name if installation_id is None else devices.c.installation_id
     statement = upsert(connection, devices).values(row)
     statement = statement.on_conflict_do_update(
         index_elements=[devices.c.app_id, devices.c.user_id, identity],
         index_where=NAMED if installation_id is None else INSTALLED,
-        set_={"name": name, "platform": platform},
+        set_={"name": name, "platform": platform, "last_seen_at": moment},
     )
-    return connection.execute(statement.returning(devices)).one()
+    device = connection.execute(statement.returning(devices)).one()
+    if device.id == row["id"]:
+        _retire_silent_devices(connection, app, user)
+    return device
 
 
-def list_devices(connection: Connection, app: str, user: str) -> list[Row[Any]]:
-    """Return a user's devices, the oldest first."""
-    mine = and_(devices.c.app_id == app, devices.c.user_id == user)
-    return list(connection.execute(select(devices).where(mine).order_by(devices.c.created_at, devices.c.id)))
+def list_devices(connection: Connection, app: str, user: str, *, after: str, most: int) -> list[Row[Any]]:
+    """Return some of a user's devices, by id, from behind the one that is named."""
+    mine = _devices(app, user)
+    return list(connection.execute(select(mine).where(mine.c.id > after).order_by(mine.c.id).limit(most)))
+
+
+def note_seen(connection: Connection, ids: Collection[str], moment: int) -> None:
+    """Note when devices were last seen, but for those that another transaction has locked: nobody is waited for."""
+    free = select(devices.c.id).where(devices.c.id.in_(ids)).with_for_update(skip_locked=True)
+    found = connection.execute(free).scalars().all()
+    connection.execute(devices.update().where(devices.c.id.in_(found)).values(last_seen_at=moment))
 
 
 def delete_device(connection: Connection, app: str, user: str, device_id: str) -> None:
@@ -179,10 +219,13 @@ def hold_device(connection: Connection, app: str, user: str, device_id: str) -> 
     return found
 
 
-def require_device(connection: Connection, app: str, user: str, device_id: str) -> None:
-    """Raise Unknown unless the device is registered for this app and user."""
-    if connection.execute(select(devices.c.id).where(_device(app, user, device_id))).first() is None:
+def require_device(connection: Connection, app: str, user: str, device_id: str) -> int | None:
+    """Return when a device was last seen, if that is stored; raises Unknown if it is no device of this app and user."""
+    found = connection.execute(select(devices.c.last_seen_at).where(_device(app, user, device_id))).first()
+    if found is None:
         raise Unknown("there is no such device: register it first")
+    seen_at: int | None = found.last_seen_at
+    return seen_at
 
 
 def find_app(connection: Connection, words: str) -> str:
@@ -218,10 +261,20 @@ def normalise(email: str) -> str:
     return email.strip().casefold()
 
 
-def _proven(user: Row[Any] | None, password: str, admit: Admit) -> Row[Any] | None:
+def _proven(user: Row[Any] | None, password: str, admit: Admit, owners: Sequence[str]) -> Row[Any] | None:
     """Return the user if it is their password and they may use it; it takes as long if not."""
-    genuine = matches(None if user is None else user.password_hash, password, admit)
+    genuine = matches(None if user is None else user.password_hash, password, admit, owners)
     return None if user is None or not genuine or user.valid_since == DISABLED else user
+
+
+def _retire_silent_devices(connection: Connection, app: str, user: str) -> None:
+    """Forget the longest silent devices beyond MAX_DEVICES, some at a time, and none that is in use at this moment."""
+    mine = _devices(app, user)
+    seen_at = func.coalesce(mine.c.last_seen_at, mine.c.created_at)
+    silent = select(mine.c.id).order_by(seen_at.desc(), mine.c.id).offset(MAX_DEVICES).limit(MAX_RETIRED_AT_ONCE)
+    surplus = select(devices.c.id).where(devices.c.id.in_(silent)).with_for_update(skip_locked=True)
+    if found := connection.execute(surplus).scalars().all():
+        connection.execute(devices.delete().where(devices.c.id.in_(found)))
 
 
 def _key_hash(api_key: str) -> str:
@@ -230,3 +283,9 @@ def _key_hash(api_key: str) -> str:
 
 def _device(app: str, user: str, device_id: str) -> ColumnElement[bool]:
     return and_(devices.c.app_id == app, devices.c.user_id == user, devices.c.id == device_id)
+
+
+def _devices(app: str, user: str) -> Subquery:
+    """Return all devices of an app and user: two halves, since there is one index for each way to identify them."""
+    mine = select(devices).where(devices.c.app_id == app, devices.c.user_id == user)
+    return union_all(mine.where(NAMED), mine.where(INSTALLED)).subquery()

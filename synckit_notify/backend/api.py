@@ -21,6 +21,9 @@ from .sessions import Holder, Session
 
 LONGEST_ID = 128
 MOST_TABLES = 100
+DEVICES_LISTED, MAX_DEVICES_LISTED = 100, 200
+"""How many devices a page holds, unless `limit` says otherwise, and at most."""
+
 LARGEST_DATA = 256 * 1024
 LARGEST_QUERY = 256 * 1024
 """A hundred names of tables, all of them escaped, take 150 KiB."""
@@ -42,13 +45,14 @@ def auth() -> Answer:
         password=body.text("password", longest=LONGEST_PASSWORD),
         api_key=body.text("api_key", longest=LONGEST_ID),
         admit=limiting.admit,
+        address=limiting.client_address(),
     )
 
     def begin(connection: Connection) -> Session:
         accounts.require_unchanged(connection, user)
         return sessions.begin(connection, app, user.id, device=device)
 
-    return _logged_in(backend.store.write(begin))
+    return _logged_in(backend.store.write(begin, owner=user.id))
 
 
 @blueprint.post("/password")
@@ -58,8 +62,9 @@ def change_password() -> Answer:
     body = _body()
     backend = current_backend()
     old, new = (body.text(name, longest=LONGEST_PASSWORD) for name in ("old_password", "new_password"))
-    user = accounts.require_password(backend.store, who.user, old, limiting.admit)
-    new_hash = hash_password(new)
+    address = limiting.client_address()
+    user = accounts.require_password(backend.store, who.user, old, limiting.admit, address)
+    new_hash = hash_password(new, accounts.hashing_owners(user.email, address))
 
     def change(connection: Connection) -> tuple[set[Holder], Session]:
         accounts.require_unchanged(connection, user)
@@ -67,7 +72,7 @@ def change_password() -> Answer:
         ended = sessions.set_password(connection, user.id, new_hash)
         return ended, sessions.begin(connection, who.app, user.id, device=device)
 
-    ended, session = backend.store.write(change)
+    ended, session = backend.store.write(change, owner=who.user)
     for holder in ended | {Holder(who.app, user.id, None)}:
         backend.notifier.disconnect(*holder)
     return _logged_in(session)
@@ -91,15 +96,22 @@ def register_device() -> Answer:
             sessions.bind(connection, who.session, device.id)
         return device
 
-    return _device(current_backend().store.write(register))
+    return _device(current_backend().store.write(register, owner=who.user))
 
 
 @blueprint.get("/devices")
 def list_devices() -> Answer:
-    """List the user's devices in this app."""
+    """List some of the user's devices in this app, in the order of their ids."""
     who = _principal()
-    found = current_backend().store.read(lambda connection: accounts.list_devices(connection, who.app, who.user))
-    return {"devices": [_device(device) | {"platform": device.platform} for device in found]}
+    asked = Fields(dict(request.args))
+    limit = asked.decimal("limit", least=1, most=MAX_DEVICES_LISTED, default=DEVICES_LISTED)
+    after = asked.optional_text("after", longest=LONGEST_ID, shortest=0) or ""
+    found = current_backend().store.read(
+        lambda connection: accounts.list_devices(connection, who.app, who.user, after=after, most=limit + 1),
+        owner=who.user,
+    )
+    devices = [_device(device) | {"platform": device.platform} for device in found[:limit]]
+    return {"devices": devices, "has_more": len(found) > limit}
 
 
 @blueprint.delete("/devices/<device_id>")
@@ -108,7 +120,9 @@ def delete_device(device_id: str) -> Response:
     who = _principal()
     fields.check_text(device_id, "id", LONGEST_ID)
     backend = current_backend()
-    holder = backend.store.write(lambda connection: sessions.delete_device(connection, who.app, who.user, device_id))
+    holder = backend.store.write(
+        lambda connection: sessions.delete_device(connection, who.app, who.user, device_id), owner=who.user
+    )
     backend.notifier.disconnect(*holder)
     return Response(status=204)
 
@@ -118,11 +132,13 @@ def push() -> Answer:
     """Append changes to the log and tell the user's other devices."""
     who = _principal()
     backend = current_backend()
-    with bodies.seat(request):
+    with bodies.seat(request, who.user):
         device, push_id, pushed = _pushed()
         move = backend.store.write(
-            lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id)
+            lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id),
+            owner=who.user,
         )
+    backend.last_seen.note(device, move.seen_at)
     backend.notifier.publish(who.app, who.user, device, changed_at=move.changed_at, previous_at=move.previous_at)
     return {"cursor": move.cursor, "server_time": rfc3339(now())}
 
@@ -141,7 +157,11 @@ def pull() -> Answer:
         until=body.optional_instant("until"),
         epoch=body.optional_text("epoch", longest=64),
     )
-    page = current_backend().store.read(lambda connection: changelog.pull(connection, who.app, who.user, device, query))
+    backend = current_backend()
+    page = backend.store.read(
+        lambda connection: changelog.pull(connection, who.app, who.user, device, query), owner=who.user
+    )
+    backend.last_seen.note(device, page.seen_at)
     return {
         "changes": [_pulled(row) for row in page.rows],
         "cursor": page.cursor,
@@ -155,7 +175,9 @@ def pull() -> Answer:
 def status() -> Answer:
     """Answer how far the log has come."""
     who = _principal()
-    cursor, epoch = current_backend().store.read(lambda connection: changelog.status(connection, who.app, who.user))
+    cursor, epoch = current_backend().store.read(
+        lambda connection: changelog.status(connection, who.app, who.user), owner=who.user
+    )
     return {"change_count": cursor, "cursor": cursor, "epoch": epoch}
 
 
@@ -175,14 +197,16 @@ def put_keys() -> Answer:
             return keys.create(connection, who.app, who.user, envelope)
         return keys.replace(connection, who.app, who.user, envelope, expected)
 
-    return {"version": current_backend().store.write(put)}
+    return {"version": current_backend().store.write(put, owner=who.user)}
 
 
 @blueprint.get("/keys")
 def get_keys() -> Answer:
     """Answer the envelope of the user's master key."""
     who = _principal()
-    envelope, version = current_backend().store.read(lambda connection: keys.fetch(connection, who.app, who.user))
+    envelope, version = current_backend().store.read(
+        lambda connection: keys.fetch(connection, who.app, who.user), owner=who.user
+    )
     return {"envelope": envelope, "version": version}
 
 

@@ -1,18 +1,18 @@
 """What a push may hold in memory: its body, while it is read, parsed and stored.
 
 It may have 8 MiB, and a worker has ten thousand connections: so few large bodies have a seat at the same time, and
-others wait for one before a byte of theirs is read. Small ones need none, which is nearly all there are.
+others wait for one before a byte of theirs is read. An account has a few of the seats at most. Small bodies need none,
+which is nearly all there are.
 """
 
 import functools
 import os
-import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
 
 from flask import Request
 
-from .database.store import held
+from .database.store import Seats
 
 LARGEST = 16 * 1024
 """Bytes, for whatever is neither a push nor a pull: far above any log-in, form or envelope. Who asks may be a stranger,
@@ -24,11 +24,16 @@ LARGE_SEATS = 16
 """128 MiB of bodies. Each may take twenty times as much while it is parsed, which is one after the other. A slow
 client holds his seat for minutes, so they are not too few; when all are taken, a large push is 503 after ten s."""
 
+LARGE_SEATS_OF_ONE = 4
+"""For one account, whose slow clients would else keep everybody's large pushes waiting."""
 
-def seat(request: Request) -> AbstractContextManager[None]:
+
+def seat(request: Request, account: str) -> AbstractContextManager[None]:
     """Hold a seat for a block if the request's body is large, or of a length it does not tell; raises Busy."""
     length = request.content_length
-    return nullcontext() if length is not None and length <= SMALL else held(_large_seats(os.getpid()))
+    if length is not None and length <= SMALL:
+        return nullcontext()
+    return _large_seats(os.getpid()).held(account)
 
 
 def read(request: Request) -> bytes:
@@ -40,5 +45,5 @@ def read(request: Request) -> bytes:
 
 
 @functools.cache
-def _large_seats(pid: int) -> threading.BoundedSemaphore:
-    return threading.BoundedSemaphore(LARGE_SEATS)
+def _large_seats(pid: int) -> Seats:
+    return Seats(LARGE_SEATS, LARGE_SEATS_OF_ONE)

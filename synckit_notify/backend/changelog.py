@@ -1,7 +1,7 @@
 """The log of changes: per (app, user) an unbroken row of numbered changes, appended by push and read by pull.
 
     push:  lock the head row ── seen this push_id? ── number the rows ── move the head ── commit ── (then announce)
-    pull:  read the head ── read the rows behind the cursor, up to the head
+    pull:  read the head ── find by index where the filter begins to match ── read the rows from there, some at most
 
 A push holds the head's lock until its commit, so `seq` is given in the order of the commits and a reader at cursor n
 never sees a row at or below n appear later. Behind that lock it waits for nobody, so no two pushes can deadlock. All
@@ -10,27 +10,45 @@ functions are pieces of a transaction, to be run by a Store.
 
 import hashlib
 import json
+import sys
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, and_, select, tuple_
+from sqlalchemy import Connection, Row, Select, and_, bindparam, select, tuple_
 
 from ..errors import Refused
 from . import accounts
 from .database.schema import as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
 from .database.store import upsert
+from .fields import rfc3339
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
 MOST_CHANGES = 500
 PAGE_BYTES = 2**20
 """How much `data` a page holds, about: 500 full changes would be 125 MiB, and slow readers keep theirs in memory."""
+MAX_EXAMINED = 5_000
+"""How many rows a page of a pull by table looks at: some milliseconds. It begins at the first one that matches."""
 ROWS_AT_ONCE = 32  # may be on their way here when a page turns out to be full
 PUSH_ID_MICROSECONDS = 7 * 24 * 3600 * 1_000_000
 MOST_FORGOTTEN = 100  # of them by a push: more than it adds
 COMMIT_MICROSECONDS = 2_000_000
 """A push commits within this time of its `received_at`, and the clocks of several servers differ by less."""
+
+_MINE = and_(changes.c.app_id == bindparam("app"), changes.c.user_id == bindparam("user"))
+_RECEIVED_AT = (
+    select(changes.c.received_at).where(_MINE, changes.c.seq >= bindparam("seq")).order_by(changes.c.seq).limit(1)
+)
+_NEXT_OF_TABLE = (
+    # By table and `seq` together: else PostgreSQL may walk the whole log for a table that it thinks is frequent.
+    select(changes.c.table_name, changes.c.seq)
+    .where(_MINE, tuple_(changes.c.table_name, changes.c.seq) > tuple_(bindparam("table"), bindparam("after")))
+    .order_by(changes.c.table_name, changes.c.seq)
+    .limit(1)
+)
+"""Made once: a pull may ask them some twenty times."""
 
 
 class Conflict(Refused):
@@ -52,11 +70,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Where a push or a touch left the head; without times it was a repeat, announced before."""
+    """Where a push or a touch left the head; without times it was a repeat, announced before.
+
+    `seen_at` is when the pushing device was last seen, as far as it is stored.
+    """
 
     cursor: int
     changed_at: datetime | None = None
     previous_at: datetime | None = None
+    seen_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +93,24 @@ class Query:
     epoch: str | None = None
 
 
+class Window(NamedTuple):
+    """The part of the log that a page examines: behind `after`, up to `last`.
+
+    `cursor` and `has_more` are what the page answers unless it is full before.
+    """
+
+    after: int
+    last: int
+    cursor: int
+    has_more: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """One answer to a pull.
 
-    Whatever a later pull finds new was received at or after `complete_until`, once `has_more` is false.
+    Whatever a later pull finds new was received at or after `complete_until`, once `has_more` is false. `seen_at` is
+    when the pulling device was last seen, as far as it is stored.
     """
 
     rows: list[Row[Any]]
@@ -83,6 +118,7 @@ class Page:
     has_more: bool
     epoch: str
     complete_until: int
+    seen_at: int | None
 
 
 def push(
@@ -93,13 +129,13 @@ def push(
     Raises InvalidToken for a disabled user, Unknown for an unknown device, Conflict for a `push_id` of other changes.
     """
     accounts.require_enabled(connection, user)
-    accounts.require_device(connection, app, user, device_id)
+    seen_at = accounts.require_device(connection, app, user, device_id)
     seq, previous_at = _lock_head(connection, app, user)
     if push_id is not None:
         digest = _digest(pushed)
         first = _first_push(connection, device_id, push_id, digest)
         if first is not None:
-            return Move(first)
+            return Move(first, seen_at=seen_at)
     received_at = max(now(), previous_at + 1)
     cursor = seq + len(pushed)
     owner = {"app_id": app, "user_id": user, "device_id": device_id, "received_at": received_at}
@@ -108,24 +144,24 @@ def push(
     _move_head(connection, app, user, cursor, received_at)
     if push_id is not None:
         _remember_push(connection, device_id, push_id, digest, cursor, received_at)
-    return _move(cursor, received_at, previous_at)
+    return _move(cursor, received_at, previous_at, seen_at)
 
 
 def pull(connection: Connection, app: str, user: str, device_id: str, query: Query) -> Page:
     """Return the changes behind the cursor; raises Unknown for the device, Conflict if the log was replaced."""
     started = now()  # before the first statement, which takes the snapshot
-    accounts.require_device(connection, app, user, device_id)
+    seen_at = accounts.require_device(connection, app, user, device_id)
     head, changed_at = _read_head(connection, app, user)
     epoch = current_epoch(connection)
     if query.epoch not in (None, epoch) or query.cursor > head:
         raise Conflict("the log was replaced since this cursor was given: start again from cursor 0, without an epoch")
-    some_at_a_time = {"yield_per": ROWS_AT_ONCE} if head - query.cursor > ROWS_AT_ONCE else {}
-    found = connection.execute(_selection(app, user, head, query), execution_options=some_at_a_time)
-    rows, has_more = _page(found, query.limit)
-    found.close()
+    window = _window(connection, app, user, head, query)
+    with connection.execute(_selection(app, user, window, query)) as found:
+        rows, is_full = _page(found, query.limit)
+    cursor, has_more = (rows[-1].seq, True) if is_full else (window.cursor, window.has_more)
     # A push may have its time already and not be committed: the clock alone would promise too much.
     complete_until = max(changed_at + 1, started - COMMIT_MICROSECONDS)
-    return Page(rows, rows[-1].seq if has_more else head, has_more, epoch, complete_until)
+    return Page(rows, cursor, has_more, epoch, complete_until, seen_at)
 
 
 def touch(connection: Connection, app: str, user: str) -> Move:
@@ -134,6 +170,29 @@ def touch(connection: Connection, app: str, user: str) -> Move:
     changed_at = max(now(), previous_at + 1)
     _move_head(connection, app, user, seq, changed_at)
     return _move(seq, changed_at, previous_at)
+
+
+def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
+    """Take away what a change says; it keeps its place in the log, so no cursor breaks. Raises Unknown.
+
+    An UPDATE without data is what no device can push, so every reader passes it by: a DELETE would delete the row on
+    devices. Its time, which may be what they cannot read, becomes that of the server. The channel counts as changed.
+    """
+    move = touch(connection, app, user)
+    row = find(connection, app, user, seq)
+    mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
+    nothing = {"op": "UPDATE", "data": None, "timestamp": rfc3339(row.received_at)}
+    connection.execute(changes.update().where(mine).values(nothing))
+    return move
+
+
+def find(connection: Connection, app: str, user: str, seq: int) -> Row[Any]:
+    """Return one change; raises Unknown."""
+    mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
+    row = connection.execute(select(changes).where(mine)).first()
+    if row is None:
+        raise accounts.Unknown(f"there is no change {seq} of this user in this app")
+    return row
 
 
 def status(connection: Connection, app: str, user: str) -> tuple[int, str]:
@@ -178,8 +237,8 @@ def _read_head(connection: Connection, app: str, user: str) -> tuple[int, int]:
     return (found.seq, found.changed_at) if found is not None else (0, 0)
 
 
-def _move(cursor: int, changed_at: int, previous_at: int) -> Move:
-    return Move(cursor, as_datetime(changed_at), as_datetime(previous_at) if previous_at else None)
+def _move(cursor: int, changed_at: int, previous_at: int, seen_at: int | None = None) -> Move:
+    return Move(cursor, as_datetime(changed_at), as_datetime(previous_at) if previous_at else None, seen_at)
 
 
 def _first_push(connection: Connection, device_id: str, push_id: str, digest: str) -> int | None:
@@ -226,16 +285,47 @@ def _row(change: Change) -> dict[str, str | int | None]:
     }
 
 
-def _selection(app: str, user: str, head: int, query: Query) -> Select[Any]:
+def _window(connection: Connection, app: str, user: str, head: int, query: Query) -> Window:
+    """Find by index what a page must examine; a filter that matches nothing examines nothing."""
+    after, last = query.cursor, head
+    if query.since is not None:
+        after = _first_at(connection, app, user, query.since, after, head) - 1
+    if query.until is not None:
+        last = _first_at(connection, app, user, query.until, after, head) - 1
+    if query.tables is None:
+        return Window(after, last, head, has_more=False)
+    first = _first_of(connection, app, user, set(query.tables), after, last)
+    if first is None:
+        return Window(last, last, head, has_more=False)
+    end = first + MAX_EXAMINED - 1
+    return Window(first - 1, end, end, has_more=True) if end < last else Window(first - 1, last, head, has_more=False)
+
+
+def _first_at(connection: Connection, app: str, user: str, moment: int, after: int, head: int) -> int:
+    """Return the first `seq` that was received at a moment or later; by halving, as the times rise with `seq`."""
+
+    def received_at(seq: int) -> int:
+        found = connection.execute(_RECEIVED_AT, {"app": app, "user": user, "seq": seq}).scalar()
+        return sys.maxsize if found is None else int(found)
+
+    behind = range(after + 1, head + 1)
+    return after + 1 + bisect_left(behind, moment, key=received_at)
+
+
+def _first_of(connection: Connection, app: str, user: str, tables: Iterable[str], after: int, last: int) -> int | None:
+    """Return the first `seq` of any of these tables, if there is one."""
+    places = ({"app": app, "user": user, "table": table, "after": after} for table in tables)
+    found = ((place["table"], connection.execute(_NEXT_OF_TABLE, place).first()) for place in places)
+    return min((row.seq for table, row in found if row and row.table_name == table and row.seq <= last), default=None)
+
+
+def _selection(app: str, user: str, window: Window, query: Query) -> Select[Any]:
     mine = and_(changes.c.app_id == app, changes.c.user_id == user)
-    rows = select(changes).where(mine, changes.c.seq > query.cursor, changes.c.seq <= head)
+    rows = select(changes).where(mine, changes.c.seq > window.after, changes.c.seq <= window.last)
     if query.tables is not None:
         rows = rows.where(changes.c.table_name.in_(query.tables))
-    if query.since is not None:
-        rows = rows.where(changes.c.received_at >= query.since)
-    if query.until is not None:
-        rows = rows.where(changes.c.received_at < query.until)
-    return rows.order_by(changes.c.seq).limit(query.limit + 1)
+    rows = rows.order_by(changes.c.seq).limit(query.limit + 1)
+    return rows.execution_options(yield_per=ROWS_AT_ONCE) if window.last - window.after > ROWS_AT_ONCE else rows
 
 
 def _page(found: Iterable[Row[Any]], limit: int) -> tuple[list[Row[Any]], bool]:

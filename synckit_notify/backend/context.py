@@ -15,6 +15,7 @@ from flask import current_app
 from .. import Notifier
 from ..settings import jwt_algorithms, jwt_keys
 from .database.store import Store
+from .last_seen import LastSeen
 
 EXTENSION_NAME = "synckit_backend"
 
@@ -77,6 +78,7 @@ class Backend:
     store: Store
     notifier: Notifier
     signer: Signer
+    last_seen: LastSeen
 
 
 def current_backend() -> Backend:

@@ -26,16 +26,19 @@ from .passwords import hash_password
 
 KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
 DEMO_APP, DEMO_EMAIL = "Demo", "demo@example.org"
+PAGE_APP = "Demo page"
+"""The app of the live page and of the printed curl lines, whose changes only they can read. `DEMO_APP` is left to the
+SDK, which encrypts with a key of its own: to each app the log that it can read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What was stored for the demo."""
+    """What was stored for the demo: the SDK's API key, and an app with a device for curl."""
 
-    app: str
     api_key: str
     user: str
-    device: str
+    curl_app: str
+    curl_device: str
 
 
 def provide_key(app: Flask) -> None:
@@ -79,7 +82,7 @@ def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
     password_hash = hash_password(password)
     demo = backend.store.write_alone(lambda connection: _make_demo(connection, password_hash))
     if demo is not None:
-        token = backend.signer.sign(demo.app, demo.user, seconds=PASTED_TOKEN_SECONDS)
+        token = backend.signer.sign(demo.curl_app, demo.user, seconds=PASTED_TOKEN_SECONDS)
         prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
         print(_instructions(demo, password, token, addresses[0], prefix), flush=True)
 
@@ -119,17 +122,18 @@ def _make_demo(connection: Connection, password_hash: str) -> Demo | None:
     """Store the demo unless another worker, or a person, was faster."""
     if _has_apps(connection):
         return None
-    app, api_key = accounts.add_app(connection, DEMO_APP)
+    _, api_key = accounts.add_app(connection, DEMO_APP)
+    page, _ = accounts.add_app(connection, PAGE_APP)
     user = accounts.add_user(connection, DEMO_EMAIL, password_hash)
-    device = accounts.register_device(connection, app, user, name="curl", platform="linux", installation_id=None)
-    return Demo(app, api_key, user, device.id)
+    device = accounts.register_device(connection, page, user, name="curl", platform="linux", installation_id=None)
+    return Demo(api_key, user, page, device.id)
 
 
 def _instructions(demo: Demo, password: str, token: str, address: Any, prefix: str) -> str:
     base = _curl_base(address, prefix)
     bearer = f"-H 'Authorization: Bearer {token}'"
     change = {"table": "tasks", "op": "INSERT", "row_id": "1", "timestamp": rfc3339(now()), "data": "ciphertext"}
-    body = json.dumps({"device_id": demo.device, "changes": [change]})
+    body = json.dumps({"device_id": demo.curl_device, "changes": [change]})
     return f"""{_page_line(address)}
 This database was empty. It now holds an account to try the service with:
   e-mail    {DEMO_EMAIL}
@@ -137,7 +141,7 @@ This database was empty. It now holds an account to try the service with:
   API key   {demo.api_key}
 
 Listen in one terminal:
-curl -N {bearer} {base}/subscribe?app_id={demo.app}'
+curl -N {bearer} {base}/subscribe?app_id={demo.curl_app}'
 
 Push in another, and the first one prints "event: changed":
 curl {bearer} -d '{body}' {base}/push'

@@ -22,8 +22,14 @@ LARGEST_INTEGER = 2**63 - 1
 MOST_PARAMETERS = 20
 """In a form; the requests of OAuth have six at most."""
 
+MAX_NESTING = 64
+"""Levels of JSON in a body; ours has three. Far deeper, Python's parser gives up or not by how full its stack is."""
+
+TOO_DEEP = f"the JSON must not be nested deeper than {MAX_NESTING} levels"
+
 _RFC3339 = re.compile(
-    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d):(\d\d)(?:\.(\d{1,18}))?(?:[Zz]|([+-])(\d\d):(\d\d))", re.ASCII
+    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))",
+    re.ASCII,
 )
 _ZERO = datetime(1970, 1, 1)
 
@@ -45,11 +51,13 @@ def parse(body: bytes) -> "Fields":
     try:
         values = json.loads(body.decode(), parse_constant=_refuse_constant)
     except RecursionError:
-        raise Malformed("the JSON is nested too deeply") from None
+        raise Malformed(TOO_DEEP) from None
     except ValueError as error:  # also for what is not UTF-8, and for numbers of thousands of digits
         raise Malformed("the body is not valid JSON") from error
     if not isinstance(values, dict):
         raise Malformed("the body must be a JSON object")
+    if _is_nested_beyond(values, MAX_NESTING):
+        raise Malformed(TOO_DEEP)
     return Fields(values)
 
 
@@ -123,6 +131,13 @@ class Fields:
         """Return a whole number, or None if it is absent."""
         return None if self._absent(name) else self.integer(name, least=least, most=most)
 
+    def decimal(self, name: str, *, least: int, most: int, default: int) -> int:
+        """Return a whole number that is written as a text, as in a query string."""
+        text = self.optional_text(name, longest=20) or str(default)
+        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+            raise Invalid(f"{self.path}{name}: must be a whole number from {least} to {most}")
+        return int(text)
+
     def objects(self, name: str, *, most: int) -> list["Fields"]:
         """Return a list of one or more objects."""
         values = self._list(name, most)
@@ -168,25 +183,41 @@ class Fields:
     def _microseconds(self, name: str, value: str) -> int:
         moment = _microseconds(value)
         if moment is None:
-            raise Invalid(f"{self.path}{name}: must be RFC 3339 with a zone, like 2026-01-31T12:00:00Z")
+            raise Invalid(
+                f"{self.path}{name}: must be RFC 3339 with a zone, without leap seconds and with at most 9 digits of a "
+                "second, like 2026-01-31T12:00:00Z"
+            )
         return moment
 
 
 def _microseconds(text: str) -> int | None:
-    """Return microseconds since 1970, rounded up; in integers, since with its zone the year may leave `datetime`."""
+    """Return microseconds since 1970, rounded up, or None for what not every client's clock can hold.
+
+    It must be RFC 3339 without leap seconds, with at most nine digits of a second, and lie in the years 1 to 9999 both
+    as it is written and in UTC: `datetime` in Python, `Date` in JavaScript and their like read that and no more.
+    """
     match = _RFC3339.fullmatch(text)
     if match is None:
         return None
-    day, minute, second, fraction, sign, hours, minutes = match.groups()
-    if int(second) > 60 or int(hours or 0) > 23 or int(minutes or 0) > 59:
-        return None
+    *moment, fraction, sign, hours, minutes = match.groups()
+    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
     try:
-        start = datetime.fromisoformat(f"{day}T{minute}") - _ZERO
-    except ValueError:
+        instant = datetime(*map(int, moment)) + (offset if sign == "-" else -offset)  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
         return None
-    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0)) * (-1 if sign == "-" else 1)
-    whole = (start - offset) // timedelta(seconds=1) + int(second)  # a leap second, 60, is the next minute
-    return whole * 1_000_000 + -(-int((fraction or "0").ljust(18, "0")) // 10**12)
+    whole = (instant - _ZERO) // timedelta(seconds=1)
+    return whole * 1_000_000 + -(-int((fraction or "0").ljust(9, "0")) // 1000)
+
+
+def _is_nested_beyond(value: dict[str, Any], most: int) -> bool:
+    """Return whether there are more levels of lists and objects than allowed, without recursion."""
+    level: list[Any] = [value]
+    for _ in range(most):
+        members = [member for outer in level for member in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [member for member in members if isinstance(member, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _is_unicode(value: str) -> bool:

@@ -4,8 +4,8 @@
                                                                         └──▶ 401 or 403: each key counts one more
 
 Only failures count. Devices behind one address, a demo or a fleet that comes back log in as often as they like, and
-whoever has mistyped waits for a minute. What a right password costs is bounded elsewhere: two hashes at a time in each
-process (passwords), and 503 for who waits ten seconds for a turn.
+whoever has mistyped waits for a minute. What a right password costs is bounded elsewhere (passwords): two hashes at a
+time in each process, one of them for each account and each address, and 503 for who waits ten seconds for a turn.
 
 - By address: many accounts, tried from one place. IPv6 by /64, which is what one household or one machine is given.
 - By account: one account, tried from many places. It is the e-mail as it is compared, without the app, since a password
@@ -64,10 +64,20 @@ class TooManyAttempts(Refused):
 def address() -> str:
     """Return the network that the request comes from, as far as one household or machine is given it."""
     _warn_of_proxy()
+    return _network() or "nowhere"  # a Unix socket
+
+
+def client_address() -> str | None:
+    """Return the same if it is the client's own, and None where it may be that of a proxy which serves everybody."""
+    through_unknown_proxy = "X-Forwarded-For" in request.headers and not _proxies(current_app.config)
+    return None if through_unknown_proxy else _network()
+
+
+def _network() -> str | None:
     try:
         found = ipaddress.ip_address((request.remote_addr or "").partition("%")[0])
     except ValueError:
-        return "nowhere"  # a Unix socket
+        return None
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
     return str(found.ipv4_mapped or ipaddress.ip_network((found, IPV6_NETWORK), strict=False))

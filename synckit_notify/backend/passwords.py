@@ -1,19 +1,19 @@
 """Passwords: hashed and checked with argon2 in the native pool, outside of any transaction.
 
 In: a password, and the hash to compare it with, or None. Out: a hash, or whether they match, after the same time
-whether there was a hash or none. Two at once in a process, whoever asks; others wait for their turn.
+whether there was a hash or none. Two at once in a process, one of them for each account and each address; others wait
+for their turn.
 """
 
 import functools
 import os
-import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from .. import native
-from .database.store import held
+from .database.store import Seats
 
 LONGEST_PASSWORD = 1024
 
@@ -21,6 +21,9 @@ LONGEST_PASSWORD = 1024
 _hasher = PasswordHasher(parallelism=1)
 _DUMMY_HASH = f"$argon2id$v=19$m={_hasher.memory_cost},t={_hasher.time_cost},p=1${'A' * 22}${'A' * 43}"
 """Checked for an unknown account, so that an answer's time does not tell which accounts exist."""
+
+HASHES, HASHES_OF_ONE = 2, 1
+"""At a time in each process: each takes 64 MiB and a core."""
 
 Admit = Callable[[], None]
 """Called when it is a password's turn to be checked; may raise instead of letting it."""
@@ -30,15 +33,15 @@ def everybody() -> None:
     """Admit."""
 
 
-def hash_password(password: str) -> str:
-    """Return a hash to store."""
-    with held(_hash_seats(os.getpid())):
+def hash_password(password: str, owners: Sequence[str] = ()) -> str:
+    """Return a hash to store; `owners` are the account and the address that wait in turn with their other requests."""
+    with _hash_seats(os.getpid()).held(*owners):
         return native.call(_hasher.hash, password)
 
 
-def matches(password_hash: str | None, password: str, admit: Admit) -> bool:
-    """Tell whether a password is the one that was hashed; for None it takes as long and is false."""
-    with held(_hash_seats(os.getpid())):
+def matches(password_hash: str | None, password: str, admit: Admit, owners: Sequence[str] = ()) -> bool:
+    """Return whether a password is the one that was hashed; for None it takes as long and is false."""
+    with _hash_seats(os.getpid()).held(*owners):
         admit()
         genuine = native.call(_verify, password_hash or _DUMMY_HASH, password)
     return genuine and password_hash is not None
@@ -52,6 +55,5 @@ def _verify(password_hash: str, password: str) -> bool:
 
 
 @functools.cache
-def _hash_seats(pid: int) -> threading.BoundedSemaphore:
-    """Two at once per process: each takes 64 MiB and a core."""
-    return threading.BoundedSemaphore(2)
+def _hash_seats(pid: int) -> Seats:
+    return Seats(HASHES, HASHES_OF_ONE)

@@ -1,5 +1,6 @@
 """Log-in, log-out, tokens and devices."""
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,8 @@ import jwt
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, sessions
+from synckit_notify.backend import Backend, accounts, api, last_seen, sessions
+from synckit_notify.backend.database import schema
 
 from ..conftest import KEY
 from .conftest import SQLITE_ONLY, Caller, Send, change
@@ -85,7 +87,7 @@ def test_a_device_is_found_again_by_its_name(alice: Caller, as_user: Callable[..
     assert set(first) == {"id", "device_name", "created_at"}
     again = alice.post("/devices", {"device_name": "laptop", "platform": "macos"})[1]
     assert again == first
-    assert alice.get("/devices") == (200, {"devices": [first | {"platform": "macos"}]})
+    assert alice.get("/devices") == (200, {"devices": [first | {"platform": "macos"}], "has_more": False})
     others = {alice.register("phone"), as_user("bob").register("laptop"), as_user("alice", "mail").register("laptop")}
     assert len(others | {first["id"]}) == 4
 
@@ -115,3 +117,133 @@ def test_a_deleted_device_is_unknown_and_what_it_pushed_stays(alice: Caller, as_
     assert alice.post("/push", {"device_id": laptop, "changes": [change()]})[0] == 404
     assert alice.post("/pull", {"device_id": laptop, "cursor": 0})[0] == 404
     assert [row["device_id"] for row in alice.pull(phone)["changes"]] == [laptop]
+
+
+class TestAListOfDevices:
+    def test_comes_in_pages_that_hold_each_device_once(self, alice: Caller, as_user: Callable[..., Caller]) -> None:
+        registered = {alice.register(f"{n}", **{"installation_id": f"{n}"} if n % 2 else {}) for n in range(7)}
+        as_user("bob").register()
+        pages, after, has_more = [], "", True
+        while has_more:
+            _, answer = alice.get(f"/devices?limit=3&after={after}")
+            has_more = answer["has_more"]
+            pages.append([device["id"] for device in answer["devices"]])
+            after = pages[-1][-1]
+        assert [len(page) for page in pages] == [3, 3, 1]
+        assert [device for page in pages for device in page] == sorted(registered)
+
+    def test_goes_on_behind_a_device_that_was_deleted_meanwhile(self, alice: Caller) -> None:
+        first, second = sorted(alice.register(name) for name in ("laptop", "phone"))
+        assert alice.delete(f"/devices/{first}")[0] == 204
+        assert [device["id"] for device in alice.get(f"/devices?after={first}")[1]["devices"]] == [second]
+
+    def test_holds_some_unless_it_is_told_otherwise(self, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(api, "DEVICES_LISTED", 2)
+        for n in range(3):
+            alice.register(f"{n}")
+        answers = [alice.get(path)[1] for path in ("/devices", "/devices?limit=200")]
+        assert [(len(answer["devices"]), answer["has_more"]) for answer in answers] == [(2, True), (3, False)]
+
+    @pytest.mark.parametrize("query", ["limit=0", "limit=201", "limit=ten", "limit=-1", "limit=%C2%B2", "after=%00"])
+    def test_out_of_bounds_names_the_parameter(self, alice: Caller, query: str) -> None:
+        status, answer = alice.get(f"/devices?{query}")
+        assert (status, answer["error"].partition(":")[0]) == (422, query.partition("=")[0])
+
+
+class TestADeviceTooMany:
+    @pytest.fixture(autouse=True)
+    def _few_devices(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(accounts, "MAX_DEVICES", 3)
+
+    def test_takes_the_place_of_the_one_that_was_silent_for_longest(
+        self, alice: Caller, as_user: Callable[..., Caller]
+    ) -> None:
+        bobs = [as_user("bob").register(f"{n}") for n in range(3)]
+        silent, *others = [alice.register(f"{n}") for n in range(3)]
+        assert alice.register("0", platform="ios") == silent  # registered again: seen just now, and no device more
+        assert alice.register("new") not in (silent, *others)
+        assert {device["id"] for device in alice.get("/devices")[1]["devices"]} >= {silent, others[1]}
+        assert alice.post("/pull", {"device_id": others[0], "cursor": 0})[0] == 404
+        assert alice.post("/push", {"device_id": others[0], "changes": [change()]})[0] == 404
+        assert alice.register("1") != others[0]  # as the SDK does at a 404: it registers once more
+        assert {device["id"] for device in as_user("bob").get("/devices")[1]["devices"]} == set(bobs)
+
+    def test_of_an_older_release_a_surplus_goes_some_at_a_time(
+        self, alice: Caller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(accounts, "MAX_DEVICES", 100)
+        for n in range(10):
+            alice.register(f"{n}")
+        monkeypatch.setattr(accounts, "MAX_DEVICES", 3)
+        monkeypatch.setattr(accounts, "MAX_RETIRED_AT_ONCE", 4)
+        counts = []
+        for n in range(10, 14):
+            alice.register(f"{n}")
+            counts.append(len(alice.get("/devices")[1]["devices"]))
+        assert counts == [7, 4, 3, 3]
+
+    def test_leaves_the_sessions_of_the_other_as_they_are(self, log_in: Callable[..., Any], send: Send) -> None:
+        """It is not logged out: a person would have to do something."""
+        token = log_in()[1]["token"]
+        phone = Caller(send, token)
+        phone.register("phone")
+        for n in range(4):
+            Caller(send, log_in()[1]["token"]).register(f"{n}")
+        assert phone.get("/status")[0] == 200
+        assert phone.register("phone")
+
+
+class TestWhenADeviceWasLastSeen:
+    @pytest.fixture(autouse=True)
+    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(last_seen, "COLLECTING_SECONDS", 0.0)
+
+    @staticmethod
+    def forget(backend: Backend, moment: int | None = None) -> None:
+        """Let all devices have been silent since a moment; those of schema version 3 have none."""
+        backend.store.write(
+            lambda connection: connection.execute(schema.devices.update().values(last_seen_at=moment)) and None
+        )
+
+    @staticmethod
+    def stored(backend: Backend) -> list[int | None]:
+        threads = [thread for thread in threading.enumerate() if "_store_all" in thread.name]
+        for thread in threads:
+            thread.join()
+        rows = schema.devices.select().order_by(schema.devices.c.name)
+        return [row.last_seen_at for row in backend.store.read(lambda connection: connection.execute(rows).all())]
+
+    @pytest.mark.parametrize("known", [None, 1])
+    def test_is_stored_after_a_pull_and_after_a_push(self, alice: Caller, backend: Backend, known: int | None) -> None:
+        began = schema.now()
+        laptop, phone = alice.register("laptop"), alice.register("phone")
+        alice.register("silent")
+        self.forget(backend, known)
+        alice.pull(laptop)
+        alice.push(phone)
+        of_laptop, of_phone, of_silent = self.stored(backend)
+        assert (of_laptop or 0) >= began
+        assert (of_phone or 0) >= began
+        assert of_silent == known
+
+    def test_is_stored_once_an_hour(self, alice: Caller, backend: Backend) -> None:
+        laptop = alice.register("laptop")
+        lately = schema.now() - last_seen.PRECISION_MICROSECONDS + 60_000_000
+        self.forget(backend, lately)
+        alice.pull(laptop)
+        assert self.stored(backend) == [lately]
+
+    def test_is_of_no_account_to_a_pull_when_nothing_can_be_stored(
+        self, alice: Caller, backend: Backend, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        laptop = alice.register("laptop")
+        self.forget(backend)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", fail)
+            alice.pull(laptop)
+        assert self.stored(backend) == [None]
+        alice.pull(laptop)
+        assert self.stored(backend) != [None]

@@ -195,7 +195,9 @@ class TestAFilteredPull:
         assert seqs(alice.pull(laptop, since=times[1])) == [2, 3]
         assert seqs(alice.pull(laptop, until=times[1])) == [1]
         assert seqs(alice.pull(laptop, since=times[1], until=times[2])) == [2]
-        assert seqs(alice.pull(laptop, since="9999-12-31T23:59:59-23:59")) == []
+        assert seqs(alice.pull(laptop, since="9999-12-31T23:59:59Z")) == []
+        assert seqs(alice.pull(laptop, until="0001-01-01T00:00:00Z")) == []
+        assert seqs(alice.pull(laptop, since=times[2], until=times[1])) == []
 
     def test_since_the_last_answers_time_finds_exactly_what_is_new(self, alice: Caller) -> None:
         laptop = alice.register()
@@ -205,6 +207,33 @@ class TestAFilteredPull:
             page = alice.pull(laptop, since=last)
             assert seqs(page) == [number]
             last = page["server_time"]
+
+    def test_examines_some_rows_a_page_from_the_first_that_matches(
+        self, alice: Caller, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(changelog, "MAX_EXAMINED", 4)
+        laptop = alice.register()
+        alice.push(laptop, *[change(table=table) for table in "xxxaxxaxxxxxxxxbxx"])
+        pages, cursor, has_more = [], 0, True
+        while has_more:
+            page = alice.pull(laptop, cursor, tables=["a", "b", "none"])
+            cursor, has_more = page["cursor"], page["has_more"]
+            pages.append((seqs(page), cursor, has_more))
+        assert pages == [([4, 7], 7, True), ([16], 18, False)]
+        assert alice.pull(laptop, tables=["none"])["cursor"] == 18
+
+    def test_goes_over_gaps_that_were_left_in_the_log(self, alice: Caller, backend: Backend) -> None:
+        laptop = alice.register()
+        for number in range(8):
+            alice.push(laptop, change(table="ab"[number % 2]))
+        times = [row["received_at"] for row in alice.pull(laptop)["changes"]]
+        gone = schema.changes.delete().where(schema.changes.c.seq.in_([1, 4, 5, 8]))
+        backend.store.write(lambda connection: connection.execute(gone) and None)
+        page = alice.pull(laptop, since=times[3])
+        assert (seqs(page), page["cursor"]) == ([6, 7], 8)
+        page = alice.pull(laptop, until=times[4], tables=["a"])
+        assert (seqs(page), page["cursor"]) == ([3], 8)
+        assert seqs(alice.pull(laptop, tables=["b"])) == [2, 6]
 
     def test_with_null_filters_is_a_plain_pull(self, alice: Caller) -> None:
         laptop = alice.register()
@@ -288,7 +317,7 @@ def test_a_push_tells_when_the_channel_changed_before(backend: Backend, alice: C
 
     first, second = push(), push("p")
     assert (first.previous_at, second.previous_at) == (None, first.changed_at)
-    assert push("p") == changelog.Move(second.cursor)
+    assert push("p") == changelog.Move(second.cursor, seen_at=second.seen_at)
 
 
 def test_live_and_ready_answer(app: Flask, send: Send) -> None:

@@ -11,11 +11,12 @@ import pytest
 from flask import Flask
 
 from synckit_notify.backend import Backend, changelog
+from synckit_notify.backend.database import schema
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from ..conftest import KEY, make_token
 from ..server import ROOT, clean_environment
-from .conftest import SQLITE_ONLY, Caller, Send
+from .conftest import SQLITE_ONLY, Caller, Send, change
 
 Run = Callable[..., str]
 
@@ -161,3 +162,45 @@ def test_from_the_shell_in_a_fresh_clone(clone: Path) -> None:
     assert printed.stderr == ""
     assert len(last_word(printed.stdout)) == 64
     assert sorted(path.name for path in (clone / "instance").iterdir()) == ["jwt.key", "synckit.db"]
+
+
+class TestAChangeThatStopsDevices:
+    @pytest.fixture
+    def laptop(self, alice: Caller, backend: Backend) -> str:
+        """A device with three changes; the second has a time that servers of an older release have accepted."""
+        laptop = alice.register()
+        alice.push(laptop, change("1"), change("2", op="DELETE", data=None), change("3"))
+        second = schema.changes.update().where(schema.changes.c.seq == 2).values(timestamp="9999-12-31T23:59:60Z")
+        backend.store.write(lambda connection: connection.execute(second) and None)
+        return laptop
+
+    def test_is_blanked_in_its_place_and_devices_are_told_to_pull(
+        self, run: Run, app: Flask, alice: Caller, laptop: str
+    ) -> None:
+        before = alice.pull(laptop)["changes"]
+        with open_stream(app.test_client(), "notes", make_token("alice")) as stream:
+            assert stream.next_frame() == CONNECTED
+            printed = run("changes", "delete", "notes", "alice", "2", "--yes")
+            assert stream.next_frame() == CHANGED
+        assert f"DELETE tasks/2  {before[1]['received_at']}  device {laptop}" in printed
+        assert last_word(printed) == "2"
+        page = alice.pull(laptop)
+        blank = {"op": "UPDATE", "data": None, "timestamp": before[1]["received_at"]}
+        assert page["changes"] == [before[0], before[1] | blank, before[2]]
+        assert (page["cursor"], alice.push(laptop)) == (3, 4)
+
+    def test_becomes_what_no_device_can_push(self, run: Run, alice: Caller, laptop: str) -> None:
+        """So readers know it from any change, and pass it by."""
+        run("changes", "delete", "notes", "alice", "2", "--yes")
+        pushed = alice.pull(laptop)["changes"][1]
+        assert alice.post("/push", {"device_id": laptop, "changes": [pushed]})[0] == 422
+
+    def test_is_asked_about_and_must_be_there(self, run: Run, app: Flask, alice: Caller, laptop: str) -> None:
+        before = alice.pull(laptop)["changes"]
+        words = ["synckit", "changes", "delete", "notes", "alice", "2"]
+        assert app.test_cli_runner().invoke(args=words, input="n\n").exit_code == 1
+        assert alice.pull(laptop)["changes"] == before
+        assert "no change 4 of this user" in refused(app, "changes", "delete", "notes", "alice", "4", "--yes")
+        assert "no change 1 of this user" in refused(app, "changes", "delete", "mail", "alice", "1", "--yes")
+        run("changes", "delete", "notes", "alice", "2", stdin="y\n")
+        assert alice.pull(laptop)["changes"] != before

@@ -1,15 +1,17 @@
 """Whoever fails too often waits: by address, by account, in whichever process, and told alike about every account."""
 
+import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
 from synckit_notify import ConfigurationError
-from synckit_notify.backend import limiting
+from synckit_notify.backend import accounts, limiting, passwords
+from synckit_notify.backend.database import store as database_store
 
 from ..conftest import make_token
 from .attempts import Attempts
@@ -107,6 +109,58 @@ def test_many_attempts_at_once_find_room_for_no_more(attempts: Attempts, monkeyp
         answers = list(pool.map(lambda host: attempts.fail(f"192.0.2.{host}"), range(20)))
     assert set(answers) == {401, 429}
     assert answers.count(401) == len(checked) <= 3 + 2 * 2  # two hash at once, and each is counted when it is answered
+
+
+class TestRightLogInsOfOneAccount:
+    """They cost no attempt, but a tenth of a second of a processor each."""
+
+    @pytest.fixture
+    def checking(self, attempts: Attempts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+        """Let Alice send so many at once; returns when one of them is being checked, which takes until the end."""
+        inside, go_on = threading.Semaphore(0), threading.Event()
+        genuine = passwords._verify
+
+        def slowly(password_hash: str, password: str) -> bool:
+            if password == PASSWORD:
+                inside.release()
+                go_on.wait(10)
+            return genuine(password_hash, password)
+
+        monkeypatch.setattr(passwords, "_verify", slowly)
+        quick = passwords.hash_password("quick")
+        store = attempts.app.extensions["synckit_backend"].store
+        store.write(lambda connection: accounts.add_user(connection, "bob@example.org", quick) and None)
+        with ThreadPoolExecutor(40) as pool:
+            answers: list[Future[TestResponse]] = []
+
+            def send(many: int, **headers: str) -> None:
+                answers.extend(
+                    pool.submit(attempts.send, "/api/sync/auth", "192.0.2.1", headers=headers, **attempts.credentials)
+                    for _ in range(many)
+                )
+                assert inside.acquire(timeout=10)
+                assert not inside.acquire(timeout=0.1), "one at a time"
+
+            yield send
+            go_on.set()
+            assert {answer.result().status_code for answer in answers} == {200}
+
+    def bob(self, attempts: Attempts, address: str) -> int:
+        return attempts.log_in(address, email="bob@example.org", password="quick").status_code
+
+    def test_hold_up_nobody_elses(self, attempts: Attempts, checking: Callable[..., None]) -> None:
+        checking(40)
+        assert self.bob(attempts, "192.0.2.2") == 200
+
+    def test_hold_up_those_of_their_address_unless_it_may_be_a_proxys(
+        self, attempts: Attempts, checking: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(database_store, "QUEUE_SECONDS", 0.3)
+        checking(1)
+        assert self.bob(attempts, "192.0.2.1") == 503
+        body = attempts.credentials | {"email": "bob@example.org", "password": "quick"}
+        forwarded = {"X-Forwarded-For": "203.0.113.7"}
+        assert attempts.send("/api/sync/auth", "192.0.2.1", headers=forwarded, **body).status_code == 200
 
 
 def test_the_page_counts_with_the_log_in_and_answers_with_a_page(attempts: Attempts) -> None:

@@ -1,5 +1,6 @@
 """The live page without a browser: what is served, to whom it gives a token, and that production has none of it."""
 
+import json
 import re
 from collections.abc import Callable
 
@@ -7,10 +8,11 @@ import jwt
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import development, live
+from synckit_notify.backend import Backend, development, live
+from synckit_notify.backend.database import schema
 
 from ..conftest import KEY
-from .conftest import SQLITE_ONLY, Caller, Send
+from .conftest import SQLITE_ONLY, Caller, Send, change
 
 HERE = {"Host": "127.0.0.1:8000", "Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}
 
@@ -61,6 +63,31 @@ def test_production_has_none_of_it(make_app: Callable[..., Flask]) -> None:
 def test_the_page_knows_where_the_api_is_mounted(make_app: Callable[..., Flask]) -> None:
     page = make_app(SYNCKIT_URL_PREFIX="/v1/sync").test_client().get("/", base_url="http://localhost/behind")
     assert 'data-api="/behind/v1/sync" data-session="/behind/live/session"' in page.text
+
+
+def test_what_page_and_curl_push_is_not_in_the_log_of_the_printed_account(
+    capsys: pytest.CaptureFixture[str], demo: Flask, send: Send
+) -> None:
+    """Its SDK could not read it, and would say so at every pull."""
+    printed = capsys.readouterr().out
+    page = Caller(send, ask(demo)[1]["token"])
+    assert page.push(page.register("Laptop", installation_id="tab"), change(table="notes")) == 1
+    [(token, push)] = re.findall(r"Bearer (\S+)' -d '(.+)' ", printed)
+    assert send("POST", "/push", json.loads(push), Caller(send, token).headers)[1]["cursor"] == 2  # the page shows it
+    words = {name: re.findall(rf"{name} +(\S+)\n", printed)[0] for name in ("e-mail", "password", "API key")}
+    credentials = {"email": words["e-mail"], "password": words["password"], "api_key": words["API key"]}
+    _, answer = send("POST", "/auth", credentials, {})
+    account = Caller(send, answer["token"])
+    assert account.get("/status")[1]["cursor"] == 0
+    assert account.get("/keys")[0] == 404
+
+
+def test_a_demo_of_an_older_release_gets_an_app_for_the_page(demo: Flask, backend: Backend) -> None:
+    backend.store.write(
+        lambda connection: connection.execute(schema.apps.delete().where(schema.apps.c.name == "Demo page")) and None
+    )
+    first, second = ask(demo)[1], ask(demo)[1]
+    assert first["app_id"] == second["app_id"]
 
 
 def test_the_page_gets_a_short_token_for_the_demo_account(demo: Flask, send: Send) -> None:

@@ -39,6 +39,18 @@ return (async () => {
 """
 
 
+BLANKED = """
+return (async () => {
+    const { Notes, makeKey } = await import("/static/notes.js");
+    const notes = new Notes({ key: await makeKey(), onChange() {}, onPushed() {} });
+    notes.device = { deviceId: "laptop" };
+    const change = { table: "notes", row_id: "1", timestamp: "2026-01-31T12:00:00Z", device_id: "phone", data: null };
+    await notes.apply([{ ...change, seq: 1, op: "UPDATE" }]);
+    return [notes.foreign.size, notes.rows.size];
+})()
+"""
+
+
 @pytest.fixture
 def server(clone: Path) -> Iterator[Server]:
     """A clone at its first start."""
@@ -170,6 +182,11 @@ def test_a_change_without_our_key_is_heard_and_told_and_not_shown(page: Browser,
     for device in ("laptop", "phone"):
         assert page.until(lambda device=device: "1 change of others" in page.text(f"#{device} .foreign"))
         assert notes(page, device) == []
+
+
+@pytest.mark.thorough
+def test_a_change_that_was_blanked_is_passed_by(page: Browser) -> None:
+    assert page.run(BLANKED) == [0, 0]
 
 
 @pytest.mark.thorough

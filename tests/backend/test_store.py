@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, Table, func, select, text
 
 from synckit_notify import ConfigurationError
-from synckit_notify.backend import Backend, accounts, changelog, create_app
+from synckit_notify.backend import Backend, accounts, changelog, create_app, last_seen
 from synckit_notify.backend.changelog import Change, Query
 from synckit_notify.backend.database import postgres, schema, sqlite, store
 from synckit_notify.backend.database.store import Busy, Store
 
-from ..conftest import KEY
+from ..conftest import KEY, make_token
 from ..server import ROOT, clean_environment
-from .conftest import Caller
+from .conftest import Caller, change
 
 MIB = 2**20
 
@@ -96,10 +96,50 @@ def tables(url: str) -> list[str]:
     return found
 
 
+def described(url: str) -> dict[str, object]:
+    """Return all columns and indexes, by table."""
+    database = Store(url)
+
+    def describe(connection: Connection) -> dict[str, object]:
+        found = schema.inspect(connection)
+        return {
+            table: (
+                [(column["name"], str(column["type"]), column["nullable"]) for column in found.get_columns(table)],
+                sorted((index["name"] or "", index["unique"]) for index in found.get_indexes(table)),
+            )
+            for table in sorted(found.get_table_names())
+        }
+
+    try:
+        return database.read(describe)
+    finally:
+        database.dispose()
+
+
+def described_anew(url: str) -> dict[str, object]:
+    """Return the same of a database in this place that this release has made; what was there is gone."""
+    for table in tables(url):
+        execute(url, f"DROP TABLE {table}")
+    create_app(settings(url))
+    return described(url)
+
+
+def stored(url: str, table: Table) -> list[tuple[object, ...]]:
+    database = Store(url)
+    rows = database.read(lambda connection: [tuple(row) for row in connection.execute(table.select())])
+    database.dispose()
+    return rows
+
+
 def run(code: str, folder: Path, *words: str) -> subprocess.Popen[str]:
     env = clean_environment() | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *words], cwd=folder, env=env, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, *words],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -110,16 +150,61 @@ def test_starting_again_keeps_what_is_stored(alice: Caller, make_app: Callable[.
     assert make_app().test_client().get("/api/sync/status", headers=headers).get_json()["cursor"] == 1
 
 
-def test_a_database_of_the_release_before_gets_what_is_new_and_keeps_what_it_has(url: str) -> None:
-    create_app(settings(url))
-    execute(url, "DROP TABLE roll_calls")
-    execute(url, "UPDATE meta SET schema_version = 2, epoch = 'kept'")
-    create_app(settings(url))
-    assert set(tables(url)) == set(schema.metadata.tables)
-    database = Store(url)
-    row = database.read(lambda connection: connection.execute(schema.meta.select()).one())
-    database.dispose()
-    assert (row.schema_version, row.epoch) == (schema.SCHEMA_VERSION, "kept")
+class TestADatabaseOfAnOlderRelease:
+    @pytest.fixture
+    def older(self, url: str) -> str:
+        """What release 0.1.0 has made, with an account that was in use."""
+        script = (Path(__file__).parent / "schema_0_1_0.sql").read_text()
+        for statement in script.split(";\n"):
+            if statement.strip():
+                execute(url, statement)
+        return url
+
+    def test_becomes_what_a_new_one_is_and_keeps_what_it_has(self, older: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(last_seen, "COLLECTING_SECONDS", 0.0)
+        app = create_app(settings(older))
+        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
+        assert [row[-1] for row in stored(older, schema.devices)] == [None, None]
+        send = app.test_client()
+        headers = {"Authorization": f"Bearer {make_token('alice')}"}
+        page = send.post("/api/sync/pull", json={"device_id": "phone", "cursor": 0}, headers=headers).get_json()
+        assert [change["data"] for change in page["changes"]] == ["one", "two"]
+        body = {"device_id": "laptop", "changes": [change()]}
+        assert send.post("/api/sync/push", json=body, headers=headers).get_json()["cursor"] == 3
+        again = {"device_name": "Laptop", "platform": "linux"}
+        assert send.post("/api/sync/devices", json=again, headers=headers).get_json()["id"] == "laptop"
+        for thread in [thread for thread in threading.enumerate() if "_store_all" in thread.name]:
+            thread.join()
+        assert None not in [row[-1] for row in stored(older, schema.devices)]
+        app.extensions["synckit_backend"].store.dispose()
+        assert described(older) == described_anew(older)
+
+    def test_of_version_2_gets_the_tables_that_are_new_since(self, older: str) -> None:
+        execute(older, "DROP TABLE roll_calls")
+        execute(older, "UPDATE meta SET schema_version = 2")
+        create_app(settings(older))
+        assert described(older) == described_anew(older)
+
+    def test_is_brought_up_to_date_once_by_processes_that_start_together(self, older: str, tmp_path: Path) -> None:
+        code = (
+            "import sys; from synckit_notify.backend import create_app; print('started'); sys.stdin.read()\n"
+            f"create_app({{'SYNCKIT_JWT_KEY': {KEY!r}, 'SYNCKIT_DATABASE_URL': sys.argv[1]}}); print('done')"
+        )
+        processes = [run(code, tmp_path, older) for _ in range(2)]
+        assert [process.communicate(timeout=60)[0] for process in processes] == ["started\ndone\n"] * 2
+        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
+        assert described(older) == described_anew(older)
+
+    def test_stays_as_it_was_when_a_step_fails(self, older: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = described(older)
+        broken = schema.Step(statements=["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT", "SELECT * FROM nothing"])
+        with monkeypatch.context() as patch:
+            patch.setitem(schema.STEPS, 3, broken)
+            with pytest.raises(ConfigurationError, match="nothing"):
+                create_app(settings(older))
+        assert described(older) == before
+        create_app(settings(older))
+        assert described(older) == described_anew(older)
 
 
 class TestADatabaseThatIsRefused:
@@ -206,6 +291,58 @@ def test_a_writer_whose_turn_does_not_come_is_told_so(backend: Backend, monkeypa
     go_on.set()
     first.join()
     backend.store.write(lambda connection: None)
+
+
+class TestTheTransactionsOfOneAccount:
+    def test_leave_turns_to_others_however_many_they_are(self, backend: Backend, database: dict[str, str]) -> None:
+        self.crowd(backend.store.read, store.READERS_OF_ONE)
+        if database:  # SQLite has one writer
+            self.crowd(backend.store.write, store.WRITERS_OF_ONE)
+
+    @staticmethod
+    def crowd(transact: Callable[..., None], share: int) -> None:
+        inside, go_on, finished = threading.Semaphore(0), threading.Event(), []
+
+        def wait(connection: Connection) -> None:
+            inside.release()
+            go_on.wait(10)
+
+        def insist() -> None:
+            transact(wait, owner="alice")
+            finished.append("alice")
+
+        many = [threading.Thread(target=insist) for _ in range(40)]
+        for one in many:
+            one.start()
+        assert all(inside.acquire(timeout=10) for _ in range(share))
+        assert not inside.acquire(timeout=0.1), "her others wait"
+        transact(lambda connection: None, owner="bob")
+        transact(lambda connection: None)
+        assert finished == []
+        go_on.set()
+        for one in many:
+            one.join()
+        assert len(finished) == 40
+
+    def test_wait_no_longer_than_one_would(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
+        seats = store.Seats(2, 1)
+        with seats.held("alice"):
+            with pytest.raises(Busy), seats.held("alice"):
+                raise AssertionError("one seat is her share")
+            with seats.held("bob"), pytest.raises(Busy), seats.held():
+                raise AssertionError("there are two seats")
+        with seats.held("alice"), seats.held("bob"):
+            pass
+
+    def test_are_remembered_no_longer_than_they_last(self) -> None:
+        seats = store.Seats(2, 1)
+        for number in range(100):
+            with seats.held(f"account {number}", "address"):
+                assert len(seats._shares) == 2
+        with pytest.raises(ZeroDivisionError), seats.held("alice"):
+            raise ZeroDivisionError
+        assert seats._shares == {}
 
 
 def test_what_fails_leaves_nothing_behind(backend: Backend) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from .. import accounts, changelog
 from ..context import PASTED_TOKEN_SECONDS, current_backend
 from .apps import app_group
+from .changes import change_group
 from .connected import connected
 from .devices import device_group
 from .users import user_group
@@ -19,7 +20,7 @@ from .work import read, write
 
 synckit = AppGroup("synckit", help="Administrate the SyncKit backend.")
 
-for _command in (app_group, user_group, device_group, connected):
+for _command in (app_group, user_group, device_group, change_group, connected):
     synckit.add_command(_command)
 
 

@@ -7,13 +7,15 @@ exactly in any database. The log has no foreign keys: a token may name a user or
 
 import time
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, Table, Text, inspect, select
 
 from ... import ConfigurationError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 metadata = MetaData()
@@ -61,6 +63,7 @@ devices = Table(
     Column("platform", Text, nullable=False),
     Column("installation_id", Text),
     Column("created_at", BigInteger, nullable=False),
+    Column("last_seen_at", BigInteger),  # to the hour (last_seen); none yet for a device of schema version 3
 )
 
 NAMED = devices.c.installation_id.is_(None)
@@ -166,36 +169,58 @@ roll_calls = Table(
 )
 
 
-ADDED = {2: {roll_calls.name}}
-"""The tables that a database of an older version lacks; nothing else about it is different."""
+class Step(NamedTuple):
+    """What leads from one schema version to the next: tables that are new, and statements for those there were."""
+
+    tables: Sequence[str] = ()
+    statements: Sequence[str] = ()
+
+
+STEPS = {
+    2: Step(tables=[roll_calls.name]),
+    3: Step(statements=["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT"]),
+}
+"""The step from each older version; a released one never changes. Servers wait for it, so it takes no time by rows."""
 
 
 def prepare(connection: Connection) -> None:
-    """Make the tables, or those that are new, unless another process was faster; to be run alone."""
-    if is_prepared(connection):
+    """Make the tables, or bring those of an older release up to date, unless another process has done it already.
+
+    Run it alone: of several processes that start together the first does the work, and the others find it done.
+    """
+    version = _version(connection)
+    if version == SCHEMA_VERSION:
         return
     metadata.create_all(connection)
-    if connection.execute(meta.update().values(schema_version=SCHEMA_VERSION)).rowcount == 0:
+    if version is None:
         connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION, epoch=new_epoch()))
+        return
+    for older in range(version, SCHEMA_VERSION):
+        for statement in STEPS[older].statements:
+            connection.exec_driver_sql(statement)
+    connection.execute(meta.update().values(schema_version=SCHEMA_VERSION))
 
 
 def is_prepared(connection: Connection) -> bool:
-    """Tell whether the tables are there; raises ConfigurationError for what this release cannot use."""
+    """Return whether the tables are there and up to date; raises ConfigurationError if they are of no use here."""
+    return _version(connection) == SCHEMA_VERSION
+
+
+def _version(connection: Connection) -> int | None:
+    """Return the version of our tables, or None in an empty database; raises ConfigurationError."""
     ours, found = set(metadata.tables), set(inspect(connection).get_table_names())
     if meta.name not in found:
         _refuse(ours & found, "holds tables of another program: {}; name an empty one")
-        return False
+        return None
     version = connection.execute(select(meta.c.schema_version)).scalar()
-    if version in ADDED:
-        _refuse(ours - found - ADDED[version], "lacks tables: {}; restore a whole backup, or name another database")
-        return False
-    if version != SCHEMA_VERSION:
+    if version not in (*STEPS, SCHEMA_VERSION):
         raise ConfigurationError(
             f"SYNCKIT_DATABASE_URL: the database has schema version {version}, this release knows only "
             f"{SCHEMA_VERSION}; run the release that made it, or name another database"
         )
-    _refuse(ours - found, "lacks tables: {}; restore a whole backup, or name another database")
-    return True
+    new = {table for older in range(version, SCHEMA_VERSION) for table in STEPS[older].tables}
+    _refuse(ours - found - new, "lacks tables: {}; restore a whole backup, or name another database")
+    return int(version)
 
 
 def _refuse(tables: set[str], words: str) -> None:

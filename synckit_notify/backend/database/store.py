@@ -10,8 +10,9 @@ import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -24,10 +25,13 @@ from ... import ConfigurationError
 from ...errors import Refused
 from . import sqlite
 
-__all__ = ["Busy", "Store", "held", "upsert"]
+__all__ = ["Busy", "Seats", "Store", "upsert"]
 
 QUEUE_SECONDS = 10.0
 """How long a request waits for its turn in this process."""
+
+READERS_OF_ONE, WRITERS_OF_ONE = 2, 1
+"""Of a process's connections, how many one owner has at a time. An account's pushes wait for each other in any case."""
 
 T = TypeVar("T")
 
@@ -66,22 +70,64 @@ class Busy(Refused):
         return {"Retry-After": str(random.randint(1, 5))}
 
 
-class Lock(Protocol):
-    """A lock or a semaphore."""
+class Seats:
+    """Turns at something scarce in this process: `most` at a time, and `share` of them for each owner.
 
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
-    def release(self) -> None: ...
+    An owner is an account, or an address. Their surplus requests wait for each other before they wait with everybody
+    else's, so however many they send, nobody else waits for more than `share` of them. Seats know no thread and no
+    greenlet: whoever waits here, waits cooperatively.
+    """
+
+    def __init__(self, most: int, share: int) -> None:
+        self._share = share
+        self._all = threading.BoundedSemaphore(most)
+        self._lock = threading.Lock()
+        self._shares: dict[str, _Share] = {}
+
+    @contextmanager
+    def held(self, *owners: str) -> Iterator[None]:
+        """Hold a seat for a block, as part of each owner's share; raises Busy if the turn does not come in time."""
+        until = time.monotonic() + QUEUE_SECONDS
+        with ExitStack() as stack:
+            for owner in owners:
+                share = stack.enter_context(self._shared(owner))
+                stack.enter_context(_taken(share.seats, until))
+            stack.enter_context(_taken(self._all, until))
+            yield
+
+    @contextmanager
+    def _shared(self, owner: str) -> Iterator["_Share"]:
+        """Give an owner's share, which is forgotten with the last request that uses it or waits for it."""
+        with self._lock:
+            share = self._shares.setdefault(owner, _Share(self._share))
+            share.users += 1
+        try:
+            yield share
+        finally:
+            with self._lock:
+                share.users -= 1
+                if not share.users:
+                    del self._shares[owner]
+
+
+class _Share:
+    """The seats of one owner, and how many requests use them or wait for them."""
+
+    __slots__ = ("seats", "users")
+
+    def __init__(self, most: int) -> None:
+        self.seats = threading.BoundedSemaphore(most)
+        self.users = 0
 
 
 @contextmanager
-def held(lock: Lock) -> Iterator[None]:
-    """Hold a lock for a block; raises Busy when its turn does not come."""
-    if not lock.acquire(timeout=QUEUE_SECONDS):
+def _taken(seats: threading.BoundedSemaphore, until: float) -> Iterator[None]:
+    if not seats.acquire(timeout=max(0.0, until - time.monotonic())):
         raise Busy
     try:
         yield
     finally:
-        lock.release()
+        seats.release()
 
 
 class Store:
@@ -93,15 +139,18 @@ class Store:
         self._database.check(self._url)
         self._opened: dict[int, _Opened] = {}
 
-    def read(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` on one unchanging snapshot of the database."""
+    def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
+        """Run `work` on one unchanging snapshot of the database, in turn with the owner's other reads (Seats)."""
         opened = self._open()
-        return opened.run(opened.reading, self._database.READ, work)
+        return opened.run(opened.reading, self._database.READ, work, owner)
 
-    def write(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` and commit. On PostgreSQL others write meanwhile: only what is locked stays as it was read."""
+    def write(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
+        """Run `work` and commit, in turn with the owner's other writes (Seats).
+
+        On PostgreSQL others write meanwhile: only what is locked stays as it was read.
+        """
         opened = self._open()
-        return opened.run(opened.writing, self._database.WRITE, work)
+        return opened.run(opened.writing, self._database.WRITE, work, owner)
 
     def write_alone(self, work: Callable[[Connection], T]) -> T:
         """Run `work` and commit, one after the other with all that is run by this method, in whichever process."""
@@ -124,19 +173,19 @@ class Store:
 class _Opened:
     database: Database
     engine: Engine
-    reading: Lock
-    writing: Lock
+    reading: Seats
+    writing: Seats
 
     @classmethod
     def of(cls, database: Database, url: URL) -> "_Opened":
         engine = database.make_engine(url)
         event.listen(engine, "begin", _begin)
-        readers, writers = threading.BoundedSemaphore(database.READERS), threading.BoundedSemaphore(database.WRITERS)
-        return cls(database, engine, readers, writers)
+        reading, writing = Seats(database.READERS, READERS_OF_ONE), Seats(database.WRITERS, WRITERS_OF_ONE)
+        return cls(database, engine, reading, writing)
 
-    def run(self, seats: Lock, begin: Sequence[str], work: Callable[[Connection], T]) -> T:
+    def run(self, seats: Seats, begin: Sequence[str], work: Callable[[Connection], T], owner: str | None = None) -> T:
         # Turns are taken here and not in the database: a greenlet can wait for one, a native thread would be used up.
-        with held(seats):
+        with seats.held(*([] if owner is None else [owner])):
             try:
                 connection = self.engine.connect().execution_options(synckit_begin=begin)
                 return self.database.run(connection, work)

@@ -23,7 +23,7 @@ from .. import accounts
 from ..accounts import Unknown
 from ..context import current_backend
 from ..database.schema import apps
-from ..development import DEMO_APP, DEMO_EMAIL
+from ..development import DEMO_EMAIL, PAGE_APP
 from ..oauth import pages
 
 TOKEN_SECONDS = 600
@@ -68,7 +68,7 @@ def begin() -> dict[str, str]:
     if not is_from_here(request):
         raise OnlyHere
     backend = current_backend()
-    app, user, valid_since = backend.store.read(_demo)
+    app, user, valid_since = backend.store.write_alone(_demo)
     token = backend.signer.sign(app, user, valid_since=valid_since, seconds=TOKEN_SECONDS)
     return {"token": token, "app_id": app, "user_id": user}
 
@@ -99,12 +99,13 @@ def _is_loopback(address: str | None) -> bool:
 
 
 def _demo(connection: Connection) -> tuple[str, str, int | None]:
-    """Return the demo's app, its user and the second before which his tokens do not count."""
-    oldest = select(apps.c.id).where(apps.c.name == DEMO_APP).order_by(apps.c.created_at).limit(1)
-    app, user = connection.execute(oldest).scalar(), accounts.account_of(connection, DEMO_EMAIL)
-    if app is None or user is None:
+    """Return the page's app, the demo's user and the second before which his tokens do not count."""
+    user = accounts.account_of(connection, DEMO_EMAIL)
+    if user is None:
         raise Unknown(
             "there is no demo account: it is made when gunicorn starts on 127.0.0.1 with an empty database; "
             "move the folder instance/ away and start again"
         )
+    oldest = select(apps.c.id).where(apps.c.name == PAGE_APP).order_by(apps.c.created_at).limit(1)
+    app = connection.execute(oldest).scalar() or accounts.add_app(connection, PAGE_APP)[0]  # an older release's demo
     return app, user.id, user.valid_since

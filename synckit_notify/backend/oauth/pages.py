@@ -115,7 +115,7 @@ def _log_in(asked: Asked, visit: Visit, form: Fields) -> Response:
         password = form.text("password", longest=LONGEST_PASSWORD)
     except Invalid:
         return _page(asked, visit, problem=WRONG)
-    user = accounts.recognise(current_backend().store, email, password, limiting.admit)
+    user = accounts.recognise(current_backend().store, email, password, limiting.admit, limiting.client_address())
     if user is None:
         return _page(asked, visit, problem=WRONG, email=email)
     return _keep(_again(), Visit(_secret(), user.id, user.valid_since))
@@ -143,7 +143,7 @@ def _user(visit: Visit) -> Row[Any] | None:
     if visit.user is None:
         return None
     user_id = visit.user
-    user = current_backend().store.read(lambda connection: accounts.account(connection, user_id))
+    user = current_backend().store.read(lambda connection: accounts.account(connection, user_id), owner=user_id)
     return user if user is not None and user.valid_since == visit.since else None
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from flask import Blueprint, request
 
 from ...errors import InvalidToken, Refused
-from .. import accounts, bodies, fields, sessions
+from .. import accounts, bodies, fields, limiting, sessions
 from ..context import TOKEN_SECONDS, current_backend
 from ..fields import Fields, Invalid, Malformed
 from ..limiting import TooManyAttempts
@@ -87,9 +87,14 @@ def token() -> Answer:
 def refresh(body: Fields) -> Answer:
     """Trade a refresh token for an access token and the next refresh token."""
     token = body.text("refresh_token", longest=LONGEST_FIELD)
-    app, backend = _client(body), current_backend()
+    backend, family = current_backend(), token.partition(".")[0]  # whose it is, is not known yet
+    app = _client(body, family)
+    named = backend.store.read(lambda connection: sessions.holder(connection, token), owner=family)
+    if named is None:
+        raise InvalidGrant(Refusal.UNKNOWN.value)
     holder, session = backend.store.write(
-        lambda connection: (sessions.holder(connection, token), sessions.renew(connection, app, token))
+        lambda connection: (sessions.holder(connection, token), sessions.renew(connection, app, token)),
+        owner=named.user,
     )
     if session is Refusal.REUSED:
         log.warning("a refresh token of app %s was sent again after its successor was used: its session is ended", app)
@@ -101,7 +106,7 @@ def refresh(body: Fields) -> Answer:
 
 def exchange(body: Fields) -> Answer:
     """Trade the code that a person's consent gave for the tokens of a new session."""
-    app = _client(body)
+    app = _client(body, limiting.client_address())
     try:
         session = authorization.redeemed(current_backend().store, app, body)
     except OAuth2Error as error:
@@ -122,7 +127,7 @@ def userinfo() -> Answer:
     """Tell whose token it is, as it is stored now."""
     backend = current_backend()
     who = backend.notifier.authenticate(request)
-    user = backend.store.read(lambda connection: accounts.account(connection, who.user))
+    user = backend.store.read(lambda connection: accounts.account(connection, who.user), owner=who.user)
     if user is None:
         raise UserNotFound
     name = {"username": user.email, "display_name": user.email, "email": user.email, "avatar_url": None}
@@ -161,10 +166,10 @@ def _body() -> Fields:
     return fields.parse(content) if content.lstrip().startswith(b"{") else fields.parse_form(content)
 
 
-def _client(body: Fields) -> str:
-    """Return the id of the app that asks."""
+def _client(body: Fields, owner: str | None) -> str:
+    """Return the id of the app that asks; `owner` is whose share of the database it takes."""
     api_key = body.text("client_id", longest=LONGEST_FIELD)
-    app = current_backend().store.read(lambda connection: accounts.find_client(connection, api_key))
+    app = current_backend().store.read(lambda connection: accounts.find_client(connection, api_key), owner=owner)
     if app is None:
         raise InvalidClient("client_id: no app has this API key")
     return app

@@ -111,6 +111,7 @@ export class Notes {
     async apply(changes) {
         const arrived = [];
         for (const change of changes) {
+            if (change.op !== "DELETE" && change.data === null) continue; // blanked on the server
             const note = await this.#read(change);
             if (note === null) this.foreign.add(change.seq);
             else if (this.#take(change, note) && change.device_id !== this.device.deviceId) arrived.push({ id: change.row_id, ...note });
