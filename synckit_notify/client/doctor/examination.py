@@ -15,8 +15,9 @@ from dataclasses import replace
 import httpx2
 
 from ...errors import NetworkError
-from ..connection import HttpEventConnection, parsed, reason, words
+from ..connection import HttpEventConnection, reason
 from ..pacing import keepalive_period
+from ..responses import parsed, words
 from . import answer as answers
 from . import reaching, watch, way
 from .findings import Finding, fails
