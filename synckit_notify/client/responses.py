@@ -93,16 +93,10 @@ def read_content(response: httpx2.Response) -> bytes:
 
 def redirect_of(response: httpx2.Response, path: str) -> Redirect | None:
     """Return where an answer points; `path` is the part of the request's URL after server_url."""
-    if not response.has_redirect_location:
+    if response.next_request is None:
         return None
-    asked, location = response.request.url, response.headers["location"]
-    try:
-        goal = asked.join(location)
-        origin = f"{goal.scheme}://{goal.netloc.decode('ascii')}"
-    except (httpx2.InvalidURL, UnicodeError):
-        return Redirect(False, "the server redirects to something that is not a URL")
-    if not location or not goal.host:
-        return Redirect(False, "the server redirects to nowhere")
+    asked, goal = response.request.url, response.next_request.url
+    origin = f"{goal.scheme}://{goal.netloc.decode('ascii')}"
     if goal.path.endswith(path) and goal.copy_with(query=None) != asked.copy_with(query=None):
         base = printable(origin + goal.path.removesuffix(path))[:MAX_MESSAGE_CHARACTERS]
         return Redirect(True, f'the server has moved: make the client with server_url="{base}"')

@@ -187,7 +187,7 @@ class SyncNotifyStream:
         try:
             connection = self._run(self._session.connect, lambda connection: connection.close())
             self._adopt(connection)
-            words = connection.text() if connection.status >= 400 else ""
+            words = connection.text() if connection.status >= 300 else ""
         except (NetworkError, ProtocolError) as error:  # the latter: a captive portal answers for the server
             now = self._clock()
             self._life.connect_failed(str(error), now, took=now - started)
