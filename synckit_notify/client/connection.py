@@ -247,7 +247,7 @@ class HttpEventConnection:
     def text(self) -> str:
         """Return the server's words of an answer that is no stream, as much as comes in a few seconds."""
         if self._redirect is not None:
-            return self._redirect.shown(self._secrets)
+            return self._redirect.message(self._secrets)
         content, until = b"", time.monotonic() + TEXT_SECONDS
         with contextlib.suppress(TimeoutError, NetworkError):
             while len(content) < LONGEST_TEXT and (piece := self.read(max(0.0, until - time.monotonic()))):

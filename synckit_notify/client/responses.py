@@ -31,14 +31,17 @@ REFUSED_ON_THE_WAY = {
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Where an answer points; `moved` if the same server seems to be there."""
+    """Where an answer points: to a `server_url` if the server has moved, else to some page."""
 
+    url: str
     moved: bool
-    message: str
 
-    def shown(self, secrets: Iterable[str]) -> str:
-        """Return the message without what the address may repeat of the request."""
-        return redacted(self.message, secrets) or "the server redirects to an address that repeats a secret"
+    def message(self, secrets: Iterable[str]) -> str:
+        """Return what to do about it; the address is foreign text, which may repeat a secret of the request."""
+        url = redacted(self.url, secrets) or "an address that repeats a secret"
+        if self.moved:
+            return f'the server has moved: make the client with server_url="{url}"'
+        return f"redirected to {url}: a log-in page or a captive portal answers in the server's place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class HttpResponse:
 
     def message(self, secrets: Iterable[str]) -> str:
         """Return the server's sentence about an error, see `words`, or where it points."""
-        return self.redirect.shown(secrets) if self.redirect else words(self.status, self.content, secrets)
+        return self.redirect.message(secrets) if self.redirect else words(self.status, self.content, secrets)
 
 
 def words(status: int, content: bytes, secrets: Iterable[str]) -> str:
@@ -98,10 +101,8 @@ def redirect_of(response: httpx2.Response, path: str) -> Redirect | None:
     asked, goal = response.request.url, response.next_request.url
     origin = f"{goal.scheme}://{goal.netloc.decode('ascii')}"
     if goal.path.endswith(path) and goal.copy_with(query=None) != asked.copy_with(query=None):
-        base = printable(origin + goal.path.removesuffix(path))[:MAX_MESSAGE_CHARACTERS]
-        return Redirect(True, f'the server has moved: make the client with server_url="{base}"')
-    where = printable(origin + goal.path)[:MAX_MESSAGE_CHARACTERS]
-    return Redirect(False, f"redirected to {where}: a log-in page or a captive portal answers in the server's place")
+        return Redirect(printable(origin + goal.path.removesuffix(path))[:MAX_MESSAGE_CHARACTERS], moved=True)
+    return Redirect(printable(origin + goal.path)[:MAX_MESSAGE_CHARACTERS], moved=False)
 
 
 def refused_stream(response: httpx2.Response, path: str, secrets: Iterable[str]) -> ProtocolError | ServerError | None:
@@ -110,5 +111,5 @@ def refused_stream(response: httpx2.Response, path: str, secrets: Iterable[str])
         return ProtocolError("the HTTP client speaks HTTP/2, where a stream has no socket of its own to shut down")
     target = redirect_of(response, path)
     if target is not None and target.moved and response.status_code in LASTING_REDIRECTS:
-        return ServerError(target.shown(secrets), status=response.status_code)
+        return ServerError(target.message(secrets), status=response.status_code)
     return None
