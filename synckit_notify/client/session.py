@@ -34,6 +34,9 @@ EARLY_SECONDS = 30.0
 RETRIES = 3
 POLICY = RetryPolicy(base=0.5, cap=8.0)
 
+RETRY_SECONDS = 60.0
+"""Nothing is tried again after this long: a server that answers drop by drop must not hold a call four times over."""
+
 LEASE_SECONDS = 60.0
 """Longer than a renewal may take; a process that dies in one keeps the others waiting for so long."""
 
@@ -100,12 +103,15 @@ class Session:
         Raises NetworkError, ServerError, ProtocolError, NotAuthenticated.
         """
         policy, retries = POLICY, RETRIES if safe else 0
+        began = time.monotonic()
         while True:
             try:
                 answer = self._answer(self._authorized(method, path, body))
             except (NetworkError, ServerError) as error:
                 asked = pause(error)
                 if retries == 0 or asked is None or self._closed.is_set():
+                    raise
+                if time.monotonic() - began >= RETRY_SECONDS:
                     raise
                 delay, policy = policy.apply(self._random(), at_least=asked)
                 retries -= 1

@@ -240,7 +240,11 @@ class SyncNotifyStream:
             self._call = future
         if self._closed.is_set():
             future.cancel()
-        return future.result()
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # after Ctrl-C, say: whatever comes of it is discarded
+            raise
 
     def _notice_wishes(self) -> None:
         """Tell the rules what other threads have said meanwhile."""

@@ -1,5 +1,6 @@
 """What a server, or something in its place, may answer: too much, too slowly, elsewhere, or what was sent to it."""
 
+import logging
 import threading
 import time
 import tracemalloc
@@ -12,6 +13,7 @@ import pytest
 
 from synckit_notify.backend.accounts import WrongCredentials
 from synckit_notify.client import NetworkError, NotAuthenticated, ProtocolError, ServerError, connection
+from synckit_notify.client import session as session_module
 from synckit_notify.client.changes import Account
 from synckit_notify.client.doctor import Address, examine
 from synckit_notify.client.foreign_text import KNOWN_SENTENCES, printable, redacted
@@ -125,6 +127,18 @@ def test_an_answer_that_comes_drop_by_drop_is_given_up(
     with pytest.raises(NetworkError, match="not complete"):
         session.call("GET", STATUS, safe=False)
     assert time.monotonic() - began < 5
+
+
+def test_and_not_asked_for_again_however_safe_that_is(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.3)
+    monkeypatch.setattr(session_module, "RETRY_SECONDS", 0.3)
+    session = serve(status=[head("200 OK", "Content-Length: 100000"), *[b" ", 0.05] * 400])
+    with pytest.raises(NetworkError, match="not complete"):
+        session.call("GET", STATUS, safe=True)
+    assert "again in" not in caplog.text
 
 
 def test_so_are_the_headers_of_a_stream(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
