@@ -8,6 +8,7 @@ Nothing of the server is needed. Accounts come from options or from SYNCKIT_URL,
 SYNCKIT_EMAIL and SYNCKIT_PASSWORD.
 """
 
+import io
 import json
 import sys
 import threading
@@ -23,6 +24,7 @@ from .changes import BEGINNING, ChangeEntry, PulledChange, PullFilter
 from .client import SyncKitClient
 from .doctor import Address, Report, examine, readable_token
 from .errors import SyncKitError
+from .foreign_text import printable
 from .stream import SyncNotification
 
 CHANGES = 5
@@ -49,6 +51,10 @@ def _account_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.group()
 def main() -> None:
     """Watch a SyncKit account from the command line."""
+    for stream in sys.stdout, sys.stderr:
+        # A console that cannot write a character, as cp1252 cannot write Chinese, shows it escaped.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @main.command()
@@ -65,7 +71,7 @@ def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool,
         if as_json:
             click.echo(json.dumps({"time": now.isoformat(), "what": what} | more))
         else:
-            words = " ".join(str(value) for value in more.values() if value != "")
+            words = " ".join(printable(str(value)) for value in more.values() if value != "")
             click.echo(f"{now:%H:%M:%S}.{now.microsecond // 1000:03} {what:<13} {words}".rstrip())
 
     def show(page: list[PulledChange]) -> None:
@@ -113,7 +119,7 @@ def doctor(url: str, token: str, app: str, seconds: float | None, as_json: bool)
         address, token = Address.read(url), readable_token(token)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    with Report(str(address.subscribe), as_json) as report:
+    with _explained(), Report(str(address.subscribe), as_json) as report:
         for finding in examine(address, token=token, app=app, seconds=seconds, progress=report.wait):
             report.say(finding)
     sys.exit(1 if report.failed else 0)
@@ -166,7 +172,9 @@ class Watch:
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         with self._news:
             if not self._news.wait_for(condition, PATIENCE_SECONDS):
-                raise click.ClickException(f"nothing was heard for {PATIENCE_SECONDS:g} s: {self._stream.reason}")
+                raise click.ClickException(
+                    f"nothing was heard for {PATIENCE_SECONDS:g} s: {printable(self._stream.reason)}"
+                )
 
 
 def _client(account: Account, state: str | None = None, passphrase: str | None = None) -> SyncKitClient:
@@ -181,11 +189,11 @@ def _client(account: Account, state: str | None = None, passphrase: str | None =
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn what the SDK and the arguments may raise into one sentence and exit status 1."""
+    """Turn what the SDK and the arguments may raise into one sentence and exit status 1; its foreign parts escaped."""
     try:
         yield
     except (SyncKitError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(printable(str(error))) from error
 
 
 if __name__ == "__main__":

@@ -4,6 +4,9 @@ In: an httpx2 client. Out: responses, and connections whose every read has its o
 httpx2 fixes the limit of a read when the body begins, and waits it out in `close()`; so a thread reads without a limit
 and hands the bytes over, and closing shuts the socket down under it. "Nothing yet" is a TimeoutError. Every failure on
 the way is a NetworkError. Only the session may call this; any thread.
+
+Each request runs in a thread of its own, so that `close()` ends all waits at once and a server that sends its answer
+drop by drop is given up. Answers are bounded in size after they are decompressed, and in time by their size.
 """
 
 import contextlib
@@ -13,12 +16,25 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
 
 import httpx2
 
-from .errors import NetworkError, ProtocolError
+from .cancellable import start
+from .environment import make_http_client, proxy_for
+from .errors import NetworkError
+from .foreign_text import printable
+from .responses import (
+    MAX_RESPONSE_BYTES,
+    HttpResponse,
+    Redirect,
+    read_content,
+    redirect_of,
+    refused_stream,
+    words,
+)
 
 LIMITS = httpx2.Timeout(30.0, connect=10.0)
 STREAM_LIMITS = {"connect": 10.0, "write": 10.0, "pool": 10.0, "read": 10.0}
@@ -28,8 +44,42 @@ MOST_PIECES = 64
 """So many are held for a reader that is busy; then the thread, and with it the server, waits."""
 
 LONGEST_TEXT, TEXT_SECONDS = 8192, 5.0
-LONGEST_WORDS = 300
 CLOSING_SECONDS = 1.0
+
+RESPONSE_SECONDS, MIN_BYTES_PER_SECOND = 60.0, 1024
+"""A request may take this long, and longer only while its body and the answer together move at this rate."""
+
+T = TypeVar("T")
+
+
+class Transfer:
+    """One request that somebody waits for, and how much of it and of its answer has moved."""
+
+    def __init__(self, sent: int = 0) -> None:
+        self._sent = sent
+        self._response: httpx2.Response | None = None
+        self.given_up = False
+
+    def seconds_left(self, seconds: float) -> float:
+        """Return how much longer it may take after these seconds; raises NetworkError if it has had its time."""
+        response = self._response
+        moved = self._sent + (0 if response is None else response.num_bytes_downloaded)
+        left = RESPONSE_SECONDS + moved / MIN_BYTES_PER_SECOND - seconds
+        if left <= 0 or moved > self._sent + MAX_RESPONSE_BYTES:
+            raise NetworkError(f"no answer from the server: it was not complete after {seconds:.0f} s")
+        return left
+
+    def answered(self, response: httpx2.Response) -> None:
+        """The head of the answer is there, so the socket is known."""
+        self._response = response
+        if self.given_up:
+            shut_down(response)
+
+    def give_up(self) -> None:
+        """Nobody waits any more: end the connection, if it is known yet."""
+        self.given_up = True
+        if self._response is not None:
+            shut_down(self._response)
 
 
 class Line:
@@ -38,8 +88,10 @@ class Line:
     def __init__(self, server_url: str, http: httpx2.Client | None) -> None:
         self.url = checked(server_url)
         self._owned = http is None
-        self._http = httpx2.Client() if http is None else http
+        self._http = make_http_client() if http is None else http
         self._connections: weakref.WeakSet[HttpEventConnection] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._calls: set[Future[Any]] = set()
         self._closed = False
 
     def send(
@@ -50,35 +102,53 @@ class Line:
         body: Mapping[str, Any] | None = None,
         form: Mapping[str, str] | None = None,
         token: str | None = None,
-    ) -> httpx2.Response:
-        """Return the whole answer, whatever its status."""
+    ) -> HttpResponse:
+        """Return the whole answer, whatever its status; raises NetworkError, and ProtocolError if it is too large."""
         headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         content = None if body is None else json.dumps(body, separators=(",", ":"))
         if content is not None:
             headers["Content-Type"] = "application/json"
         address = self.url + path
         request = self._http.build_request(method, address, content=content, data=form, headers=headers, timeout=LIMITS)
-        return self._deliver(request)
+        transfer = Transfer(len(content or ""))
+        return self._wait(lambda: self._fetch(request, transfer, path), transfer)
 
     def subscribe(self, query: Mapping[str, str], token: str, secrets: Iterable[str]) -> "HttpEventConnection":
-        """Return the answer to a subscription as soon as its headers are there."""
+        """Return the answer to a subscription as soon as its headers are there.
+
+        Raises NetworkError, ProtocolError for HTTP/2, ServerError where the server has moved for good.
+        """
         limits: dict[str, float | None] = dict(STREAM_LIMITS)
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Authorization": f"Bearer {token}"}
+        path = "/api/sync/subscribe"
         request = self._http.build_request(
-            "GET", f"{self.url}/api/sync/subscribe", params=query, headers=headers, extensions={"timeout": limits}
+            "GET", self.url + path, params=query, headers=headers, extensions={"timeout": limits}
         )
-        response = self._deliver(request, stream=True)
-        limits["read"] = None  # httpx2 looks again when the body begins
-        if response.http_version == "HTTP/2":
-            response.close()
-            raise ProtocolError("the HTTP client speaks HTTP/2, where a stream has no socket of its own to shut down")
-        connection = HttpEventConnection(response, secrets)
+        transfer = Transfer()
+
+        def connect() -> HttpEventConnection:
+            response = self._send(request)
+            transfer.answered(response)
+            limits["read"] = None  # httpx2 looks again when the body begins
+            problem = refused_stream(response, path, secrets)
+            if problem is not None:
+                response.close()
+                raise problem
+            return HttpEventConnection(response, secrets, redirect_of(response, path))
+
+        connection = self._wait(connect, transfer, discard=lambda connection: connection.close())
         self._connections.add(connection)
+        if self._closed:
+            connection.close()
         return connection
 
     def close(self) -> None:
-        """End all connections; whatever is sent after is a NetworkError."""
+        """End all connections and waits; whatever is sent after is a NetworkError."""
         self._closed = True
+        with self._lock:
+            calls = list(self._calls)
+        for call in calls:
+            call.cancel()
         connections = list(self._connections)
         for connection in connections:
             connection.close()
@@ -87,28 +157,72 @@ class Line:
         if self._owned:
             self._http.close()
 
-    def _deliver(self, request: httpx2.Request, *, stream: bool = False) -> httpx2.Response:
+    def _wait(
+        self, call: Callable[[], T], transfer: Transfer, discard: Callable[[T], object] = lambda result: None
+    ) -> T:
+        """Run the call in a thread; give it up when the client is closed, or when it moves too slowly."""
+        began, over = time.monotonic(), threading.Event()
+        future = start(call, discard=discard)
+        future.add_done_callback(lambda _: over.set())
+        with self._lock:
+            self._calls.add(future)
+        if self._closed:
+            future.cancel()
+        try:
+            while not over.wait(transfer.seconds_left(time.monotonic() - began)):
+                pass
+            return future.result()
+        except CancelledError:
+            raise NetworkError("the client is closed") from None
+        finally:
+            if future.cancel() or future.cancelled():
+                transfer.give_up()
+            with self._lock:
+                self._calls.discard(future)
+
+    def _fetch(self, request: httpx2.Request, transfer: Transfer, path: str) -> HttpResponse:
+        response = self._send(request)
+        transfer.answered(response)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        try:
+            return HttpResponse(response.status_code, headers, read_content(response), redirect_of(response, path))
+        except httpx2.HTTPError as error:
+            raise NetworkError(self._reason(error)) from None
+        finally:
+            response.close()
+
+    def _send(self, request: httpx2.Request) -> httpx2.Response:
+        """Return the answer with its body still to come."""
         if self._closed:
             raise NetworkError("the client is closed")
         try:
-            return self._http.send(request, stream=stream)
+            return self._http.send(request, stream=True)
         except httpx2.HTTPError as error:
             # Not chained: the error holds the request, with all that is secret in it.
-            raise NetworkError(reason(error)) from None
+            raise NetworkError(self._reason(error)) from None
         except RuntimeError:
             if self._closed or self._http.is_closed:
                 raise NetworkError("the client is closed") from None
             raise
 
+    def _reason(self, error: httpx2.HTTPError) -> str:
+        """Return why no answer came; a proxy that the environment names may be the cause."""
+        url = httpx2.URL(self.url)
+        proxy = proxy_for(url.scheme, url.host) if self._owned else ""
+        return reason(error) + (f" (through the proxy {proxy})" if proxy else "")
+
 
 class HttpEventConnection:
     """See EventConnection in stream.py; one thread reads, any thread may close."""
 
-    def __init__(self, response: httpx2.Response, secrets: Iterable[str] = ()) -> None:
+    def __init__(
+        self, response: httpx2.Response, secrets: Iterable[str] = (), redirect: Redirect | None = None
+    ) -> None:
         self.status = response.status_code
         self.headers: Mapping[str, str] = {name.lower(): value for name, value in response.headers.items()}
         self._response = response
         self._secrets = tuple(secrets)
+        self._redirect = redirect
         self._changed = threading.Condition()
         self._pieces: deque[bytes] = deque()
         self._ended = self._closed = False
@@ -136,6 +250,8 @@ class HttpEventConnection:
 
     def text(self) -> str:
         """Return the server's words of an answer that is no stream, as much as comes in a few seconds."""
+        if self._redirect is not None:
+            return self._redirect.message(self._secrets)
         content, until = b"", time.monotonic() + TEXT_SECONDS
         with contextlib.suppress(TimeoutError, NetworkError):
             while len(content) < LONGEST_TEXT and (piece := self.read(max(0.0, until - time.monotonic()))):
@@ -147,12 +263,7 @@ class HttpEventConnection:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        stream = self._response.extensions.get("network_stream")
-        raw = stream.get_extra_info("socket") if stream is not None else None
-        if raw is not None:
-            with contextlib.suppress(OSError):
-                # Not the SSLSocket's own, which takes the TLS state away from the thread that is reading.
-                socket.socket.shutdown(raw, socket.SHUT_RDWR)
+        shut_down(self._response)
 
     def join(self, seconds: float) -> None:
         """Wait until the thread of a closed connection has let go of it."""
@@ -183,37 +294,30 @@ class HttpEventConnection:
             return not self._closed
 
 
+def shut_down(response: httpx2.Response) -> None:
+    """End the connection of an answer, under whoever is reading it."""
+    stream = response.extensions.get("network_stream")
+    raw = stream.get_extra_info("socket") if stream is not None else None
+    if raw is not None:
+        with contextlib.suppress(OSError):
+            # Not the SSLSocket's own, which takes the TLS state away from the thread that is reading.
+            socket.socket.shutdown(raw, socket.SHUT_RDWR)
+
+
 def reason(error: Exception) -> str:
     """Return why no answer came, in words that cannot hold what was sent: an illegal header would be quoted."""
-    told = str(error) if isinstance(error, httpx2.ConnectError) else ""
-    return f"no answer from the server: {told or type(error).__name__}"
-
-
-def words(status: int, content: bytes, secrets: Iterable[str]) -> str:
-    """Return the server's sentence about an error, bounded and without secrets; its status where it says nothing."""
-    answer = parsed(content)
-    said = answer.get("error_description") or answer.get("error") if isinstance(answer, dict) else None
-    if not isinstance(said, str) or not said.strip():
-        return f"the server answered {status}"
-    for secret in secrets:
-        said = said.replace(secret, "***") if secret else said
-    return "".join(character if character.isprintable() else " " for character in said.strip())[:LONGEST_WORDS]
+    told = str(error) if isinstance(error, httpx2.ConnectError | httpx2.ProxyError) else ""
+    return f"no answer from the server: {printable(told) or type(error).__name__}"
 
 
 def checked(server_url: str) -> str:
-    """Return an address without a slash at its end; raises ValueError."""
+    """Return an address without a slash or `/api/sync` at its end; raises ValueError."""
     try:
         url = httpx2.URL(server_url)
     except (httpx2.InvalidURL, TypeError):
-        raise ValueError("server_url: is no address") from None
+        raise ValueError("server_url must be an http or https URL, such as https://sync.example.org") from None
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
-        raise ValueError("server_url: like https://sync.example.org, without user, query or fragment")
-    return str(url).rstrip("/")
-
-
-def parsed(content: bytes) -> Any:
-    """Return the JSON value of a body, None if it is none."""
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
+        raise ValueError(
+            "server_url must be an http or https URL without user, query or fragment, such as https://sync.example.org"
+        )
+    return str(url).rstrip("/").removesuffix("/api/sync").rstrip("/")

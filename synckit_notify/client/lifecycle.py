@@ -13,7 +13,16 @@ from enum import Enum, auto
 
 from .. import sse
 from .errors import NotAuthenticated, ServerError
-from .pacing import Notices, Polling, RetryPolicy, StreamState, keepalive_period, passes, retry_after
+from .pacing import (
+    MAX_HURRIED_SECONDS,
+    Notices,
+    Polling,
+    RetryPolicy,
+    StreamState,
+    keepalive_period,
+    passes,
+    retry_after,
+)
 
 OPENING_SECONDS = 10.0
 """A server of ours says `: connected` at once (contract, section 1); if nothing came by then, a proxy holds it back."""
@@ -27,8 +36,21 @@ CONVICTION = 2
 SILENT_PERIODS = 2.5
 """Two keepalives may be lost or late before a stream counts as dead."""
 
-STABLE_SECONDS = 60.0
-"""Only a stream that has lived this long starts the backoff anew (LaunchDarkly's threshold)."""
+STABLE_SECONDS = 10.0
+"""A stream that has lived this long worked, whatever ended it: the next attempt comes soon, the backoff begins anew.
+
+Shorter than the limits that proxies and mobile networks put on a request; long enough that a server which cannot keep
+its streams is not asked again and again.
+"""
+
+ORDERLY_SECONDS = 1.0
+"""A stream that the server ended on purpose worked even if it lived only this long."""
+
+RECENT_SECONDS = 5.0
+"""A stream this young was opened on the network of now, so `retry_now` leaves it alone."""
+
+MIN_RETRY_SECONDS = 1.0
+"""Between two attempts that `retry_now` asks for, however often it is called."""
 
 FRESH_SECONDS = 60.0
 """A token this young that is refused makes no case for another one at once."""
@@ -62,8 +84,9 @@ class Lifecycle:
         self._polling = Polling(random)
         self._was_live = self._live = self._token_unproven = False
         self._opened_at = self._last_bytes_at = self._silent_at = self._silence = self._floor = 0.0
-        self._refreshed_at = -math.inf
+        self._refreshed_at = self._tried_at = self._not_before = -math.inf
         self._suspicion = 0
+        self._hurried = False
 
     @property
     def look_again(self) -> float:
@@ -77,6 +100,7 @@ class Lifecycle:
 
     def answered(self, status: int, headers: Mapping[str, str], words: str, now: float, wall: float) -> None:
         """The server answered the attempt; `wall` is the time of day, for a Retry-After that is a date."""
+        self._tried_at = now
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if status == 200 and media_type == "text/event-stream":
             self.task = Task.READ
@@ -90,6 +114,7 @@ class Lifecycle:
 
     def connect_failed(self, reason: str, now: float, *, took: float) -> None:
         """The attempt got no answer."""
+        self._tried_at = now
         if took >= SLOW_FAILURE_SECONDS:
             self._suspect_a_proxy(reason, now, suspicion=1)
         else:
@@ -115,20 +140,58 @@ class Lifecycle:
         if self.task is not Task.READ or now < self._silent_at:
             return
         if self._live:
-            self.lost(f"nothing heard for {self._silence:g} s", now)
+            self.lost(f"nothing heard for {self._silence:g} s", now, life=self._life(self._last_bytes_at))
         else:
             self._suspect_a_proxy("the connection holds its bytes back", now, suspicion=CONVICTION)
 
-    def lost(self, reason: str, now: float, *, task: Task = Task.CONNECT, at_least: float = 0.0) -> None:
-        """The stream is over, or did not come about: wait, then do the task."""
-        self._settle()
+    def ended(self, reason: str, now: float) -> None:
+        """The connection of a stream ended, in whichever way."""
+        self.lost(reason, now, life=self._life(now))
+
+    def lost(
+        self, reason: str, now: float, *, task: Task = Task.CONNECT, at_least: float = 0.0, life: float | None = None
+    ) -> None:
+        """The stream is over, or did not come about: wait, then do the task. `life` is of one that worked."""
+        drained = self._floor > 0  # it keeps its own `retry:`, which the server has spread already
+        self._settle(life)
         if self._polling.active:
             self._polling.plan_probe(now, at_least=at_least)
             self.task, self.at = Task.POLL, now
             return
-        delay, self._policy = self._policy.apply(self._random(), at_least=at_least)
+        if life is not None and not drained:
+            delay = self._policy.after_stream(self._random(), life=life)
+        else:
+            delay, self._policy = self._policy.apply(self._random(), at_least=at_least)
         self.task, self.at = task, now + delay
+        self._not_before, self._hurried = now + max(self._policy.floor, at_least), False
         self._announce(StreamState.WAITING, f"{reason}; again in {delay:.1f} s")
+
+    def request_succeeded(self, at: float, now: float) -> None:
+        """Another request was answered at this moment, so the server can be reached: wait for a few seconds at most.
+
+        Once for each wait, and no sooner than the server asked: it may answer requests and have no place for a stream.
+        """
+        if self._hurried or self._polling.active or self.task not in (Task.CONNECT, Task.REFRESH) or self.at <= now:
+            return
+        self._hurried = True
+        soon = max(self._not_before, at + MAX_HURRIED_SECONDS * self._random(), now)
+        if soon < self.at:
+            self.at = soon
+            self._announce(StreamState.WAITING, f"the server answers requests; again in {soon - now:.1f} s")
+
+    def retry_now(self, now: float) -> None:
+        """The app says that the network is back, or another one: try at once, but no sooner than the server asked."""
+        if self.task is Task.READ:
+            if not self._live or now - self._opened_at < RECENT_SECONDS:
+                return
+            self.notices.hurry(now)
+            self._settle(self._life(self._last_bytes_at))
+            self.task, self.at = Task.CONNECT, now
+        elif self._polling.active:
+            self._polling.probe_at = now
+            self.task, self.at = Task.CONNECT, now
+        elif self.task in (Task.CONNECT, Task.REFRESH):
+            self.at = min(self.at, max(now, self._not_before, self._tried_at + MIN_RETRY_SECONDS))
 
     def slept(self, missed: float, now: float) -> None:
         """The machine was asleep; `missed` are the seconds of it that its clock left out: they count as waited."""
@@ -138,7 +201,7 @@ class Lifecycle:
         self.at -= missed
         if self.task is Task.READ:
             # A stream can only be checked by its next keepalive, half a minute away: a new one is the quicker check.
-            self._settle()
+            self._settle(self._life(self._last_bytes_at))
             self.task, self.at = Task.CONNECT, now
 
     def refreshed(self, now: float) -> None:
@@ -204,7 +267,8 @@ class Lifecycle:
         if words in ("bye token_expired", "bye revoked"):
             self._renew_token(words, now)
         else:
-            self.lost(words, now)
+            # What the server ends on purpose worked, unless it does so again and again at once.
+            self.lost(words, now, life=self._life(now, enough=ORDERLY_SECONDS))
 
     def _refused(self, error: ServerError, now: float) -> None:
         if error.status == 401 and self._token_unproven and self._is_fresh(now):
@@ -217,7 +281,7 @@ class Lifecycle:
             raise error
 
     def _renew_token(self, reason: str, now: float) -> None:
-        self._settle()
+        self._settle(self._life(now))
         if self._is_fresh(now):
             self.lost(reason, now, task=Task.REFRESH)
         else:
@@ -235,9 +299,14 @@ class Lifecycle:
         else:
             self.task, self.at = Task.POLL, now
 
-    def _settle(self) -> None:
-        """Take stock of a stream that is over; its life ended with its last bytes, not with the silence after."""
-        if self._live and self._last_bytes_at - self._opened_at >= STABLE_SECONDS:
+    def _life(self, until: float, *, enough: float = STABLE_SECONDS) -> float | None:
+        """Return how long the stream has lived, None if that is not enough to say that it worked."""
+        life = until - self._opened_at
+        return life if self._live and life >= enough else None
+
+    def _settle(self, life: float | None) -> None:
+        """Take stock of a stream that is over; if it worked, the backoff begins anew."""
+        if life is not None:
             self._policy = self._first_policy
             self._polling.forget()
         self._policy = self._policy.raised(self._floor)

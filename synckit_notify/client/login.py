@@ -24,11 +24,15 @@ from urllib.parse import parse_qsl, urlsplit
 
 from .changes import Account
 from .errors import NetworkError, NotAuthenticated
+from .foreign_text import printable
 from .session import Session
 
 PATH = "/callback"
 LOOK_SECONDS = 0.05
 LONGEST_REASON = 300
+
+PAGE_SECONDS = 2.0
+"""The app waits for the browser to take its page this long, unless the browser takes it at once."""
 
 STYLE = "body{margin:4rem auto;max-width:30rem;padding:0 1rem;font:1.125rem/1.5 system-ui,sans-serif}"
 PAGE = """<!doctype html>
@@ -83,6 +87,8 @@ class Callback:
     def __init__(self, state: str) -> None:
         self._state = state
         self._answers: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+        self._shown = threading.Event()
+        self._answered = False
         self._forged = 0
         self._server = _Server(("127.0.0.1", 0), self._handle)
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}{PATH}"
@@ -94,9 +100,11 @@ class Callback:
             if closed():
                 raise NetworkError("the client is closed")
             try:
-                return self._answers.get(timeout=min(left, LOOK_SECONDS))
+                answer = self._answers.get(timeout=min(left, LOOK_SECONDS))
             except queue.Empty:
                 continue
+            self._answered = True
+            return answer
         forged = f"; {self._forged} answers were not ours, their state was another" if self._forged else ""
         raise NotAuthenticated(f"nobody finished the log-in in the browser within {seconds:g} s{forged}")
 
@@ -109,11 +117,16 @@ class Callback:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._answered:
+            self._shown.wait(PAGE_SECONDS)
         self._server.shutdown()
         self._server.server_close()
 
     def _handle(self, path: str, show: Callable[[int, str, str], None]) -> None:
-        """Answer the browser first, then whoever waits: the process may end the moment it knows."""
+        """Hand the answer over, then show the page; `__exit__` waits for the page, since the process may end then.
+
+        In this order: the page makes the browser send what comes next, and only the first answer counts.
+        """
         asked = urlsplit(path)
         answer = dict(parse_qsl(asked.query))
         if asked.path != PATH:
@@ -123,10 +136,11 @@ class Callback:
             log.warning("an answer to the log-in had another state: it is not ours")
             show(400, "Nobody asked for this log-in", "Nothing has happened. You may close this window.")
         else:
+            self._answers.put(answer)
             try:
                 show(200, *_outcome(answer))
             finally:  # also if the browser did not stay to hear it
-                self._answers.put(answer)
+                self._shown.set()
 
 
 class _Server(ThreadingTCPServer):
@@ -186,5 +200,4 @@ def _reason(answer: dict[str, str]) -> str:
     if answer.get("error") == "access_denied":
         return "the log-in was declined in the browser"
     said = answer.get("error_description") or answer.get("error") or "it gave no code and no reason"
-    printable = "".join(character for character in said if character.isprintable())[:LONGEST_REASON]
-    return f"the server refused the log-in: {printable}"
+    return f"the server refused the log-in: {printable(said)[:LONGEST_REASON]}"

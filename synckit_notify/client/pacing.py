@@ -18,6 +18,13 @@ LONGEST_FLOOR = 60.0
 LONGEST_RETRY_AFTER = 900.0
 """A Retry-After counts up to here, for the same reason; a date may also come from a clock that is wrong."""
 
+MAX_RETURN_SECONDS, RETURN_SHARE = 5.0, 0.08
+"""After a stream that worked: up to so many seconds, and up to this share of its life, so that a device whose line is
+cut every 20 s is connected most of the time, while a fleet that is cut at one instant still spreads."""
+
+MAX_HURRIED_SECONDS = 10.0
+"""A waiting stream tries again within this time after another request of the SDK was answered."""
+
 LONGEST_PAUSE = 60.0
 """A server that asks for a longer pause gets none: its answer is raised, and the app may plan by `retry_after`."""
 
@@ -55,6 +62,10 @@ class RetryPolicy:
         delay = max(self.floor, at_least) + draw * ceiling
         # Past the cap the count says nothing, and 2.0**1024 would overflow after a day without network.
         return delay, self if ceiling >= self.cap else replace(self, attempt=self.attempt + 1)
+
+    def after_stream(self, draw: float, *, life: float) -> float:
+        """Return the seconds to wait after a stream that worked: its end was no failure."""
+        return self.floor + draw * min(MAX_RETURN_SECONDS, RETURN_SHARE * life)
 
     def raised(self, floor: float) -> "RetryPolicy":
         """Return a policy that waits at least this long."""
@@ -176,7 +187,8 @@ def pause(error: NetworkError | ServerError) -> float | None:
     if isinstance(error, NetworkError):
         return 0.0
     asked = error.retry_after or 0.0
-    return asked if passes(error.status) and asked <= LONGEST_PAUSE else None
+    redirects = 300 <= error.status <= 399
+    return asked if passes(error.status) and not redirects and asked <= LONGEST_PAUSE else None
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:

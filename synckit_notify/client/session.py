@@ -12,6 +12,7 @@ import random as chance
 import threading
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -19,11 +20,12 @@ from urllib.parse import urlencode
 import httpx2
 
 from .changes import Account
-from .connection import Line, parsed, words
+from .connection import Line
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from .pacing import RetryPolicy, pause, retry_after
+from .responses import HttpResponse, parsed
 from .state import State, Tokens
-from .stream import EventConnection
+from .stream import EventConnection, SyncNotifyStream
 from .wire import member, read_tokens
 
 EARLY_SECONDS = 30.0
@@ -31,6 +33,9 @@ EARLY_SECONDS = 30.0
 
 RETRIES = 3
 POLICY = RetryPolicy(base=0.5, cap=8.0)
+
+RETRY_SECONDS = 60.0
+"""Nothing is tried again after this long: a server that answers drop by drop must not hold a call four times over."""
 
 LEASE_SECONDS = 60.0
 """Longer than a renewal may take; a process that dies in one keeps the others waiting for so long."""
@@ -68,13 +73,15 @@ class Session:
         self._name = str(uuid.uuid4())
         self._renewing = threading.Lock()
         self._subscribed_with: Tokens | None = None
+        self._streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
+        self._streams_lock = threading.Lock()
 
     def authenticate(self, email: str, password: str) -> Account:
         """Log in; one attempt. Raises NotAuthenticated for wrong credentials, StateError for another account."""
         credentials = {"email": email, "password": password, "api_key": self._api_key} | self._device()
         response = self._line.send("POST", "/api/sync/auth", body=credentials)
-        if response.status_code == 401:
-            raise NotAuthenticated(words(401, response.content, (password, self._api_key)))
+        if response.status == 401:
+            raise NotAuthenticated(response.message((password, self._api_key)))
         return self._enter(self._answer(response, password), "token")
 
     def authorize_url(self, **asked: str) -> str:
@@ -86,8 +93,8 @@ class Session:
         """Trade an authorization code for tokens; one attempt. Raises NotAuthenticated, StateError as a log-in."""
         form = {"grant_type": "authorization_code", "client_id": self._api_key} | proof | self._device()
         response = self._line.send("POST", "/oauth/token", form=form)
-        if response.status_code in (400, 401):
-            raise NotAuthenticated(words(response.status_code, response.content, (*proof.values(), self._api_key)))
+        if response.status in (400, 401):
+            raise NotAuthenticated(response.message((*proof.values(), self._api_key)))
         return self._enter(self._answer(response, *proof.values()), "access_token")
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, safe: bool) -> dict[str, Any]:
@@ -96,16 +103,22 @@ class Session:
         Raises NetworkError, ServerError, ProtocolError, NotAuthenticated.
         """
         policy, retries = POLICY, RETRIES if safe else 0
+        began = time.monotonic()
         while True:
             try:
-                return self._answer(self._authorized(method, path, body))
+                answer = self._answer(self._authorized(method, path, body))
             except (NetworkError, ServerError) as error:
                 asked = pause(error)
                 if retries == 0 or asked is None or self._closed.is_set():
                     raise
+                if time.monotonic() - began >= RETRY_SECONDS:
+                    raise
                 delay, policy = policy.apply(self._random(), at_least=asked)
                 retries -= 1
                 log.info("%s; again in %.1f s", error, delay)
+            else:
+                self._tell_streams()
+                return answer
             self._wait(delay)
 
     def refresh(self) -> None:
@@ -126,6 +139,11 @@ class Session:
         """Return the server's epoch and cursor; one attempt. Raises as `call` does."""
         answer = self.call("GET", "/api/sync/status", safe=False)
         return member(answer, "epoch", str), member(answer, "cursor", int)
+
+    def watch(self, stream: SyncNotifyStream) -> None:
+        """Tell the stream about each request that succeeds; it is held weakly."""
+        with self._streams_lock:
+            self._streams.add(stream)
 
     def close(self) -> None:
         """End waits and connections; calls after raise NetworkError."""
@@ -149,6 +167,12 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _tell_streams(self) -> None:
+        with self._streams_lock:
+            streams = list(self._streams)
+        for stream in streams:
+            stream.request_succeeded()
+
     def _enter(self, answer: Mapping[str, Any], name: str) -> Account:
         account = Account(member(answer, "user_id", str), member(answer, "app_id", str))
         self._state.log_in(account, read_tokens(answer, name, self._clock()))
@@ -159,14 +183,14 @@ class Session:
         device = self._state.device()
         return {} if device is None else {"device_id": device.id}
 
-    def _authorized(self, method: str, path: str, body: Mapping[str, Any] | None) -> httpx2.Response:
+    def _authorized(self, method: str, path: str, body: Mapping[str, Any] | None) -> HttpResponse:
         tokens = self._fresh()
         response = self._line.send(method, path, body=body, token=tokens.access)
-        if response.status_code != 401:
+        if response.status != 401:
             return response
         self._renew(tokens)
         response = self._line.send(method, path, body=body, token=self._present().access)
-        if response.status_code == 401:
+        if response.status == 401:
             raise NotAuthenticated("the server refuses a token that was only just renewed")
         return response
 
@@ -210,11 +234,11 @@ class Session:
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": self._api_key}
         response = self._line.send("POST", "/oauth/token", form=form)
         secrets, answer = self._secrets(), parsed(response.content)
-        code = answer.get("error") if isinstance(answer, dict) and response.status_code in (400, 401) else None
+        code = answer.get("error") if isinstance(answer, dict) and response.status in (400, 401) else None
         if code == "invalid_grant":
             self._state.replace_tokens(refresh_token, None)
         if code in ("invalid_grant", "invalid_client", "unauthorized_client"):
-            raise NotAuthenticated(f"log in again: {words(response.status_code, response.content, secrets)}")
+            raise NotAuthenticated(f"log in again: {response.message(secrets)}")
         renewed = read_tokens(self._answer(response), "access_token", self._clock(), refresh_token)
         self._state.replace_tokens(refresh_token, renewed)
 
@@ -235,12 +259,11 @@ class Session:
         tokens = self._state.tokens()
         return (self._api_key, *(() if tokens is None else (tokens.access, tokens.refresh or "")))
 
-    def _answer(self, response: httpx2.Response, *secrets: str) -> dict[str, Any]:
+    def _answer(self, response: HttpResponse, *secrets: str) -> dict[str, Any]:
         """Return the JSON object of a good answer, empty where there is no body."""
         if not response.is_success:
-            said = words(response.status_code, response.content, (*secrets, *self._secrets()))
-            pause = retry_after({name.lower(): value for name, value in response.headers.items()}, self._clock())
-            raise ServerError(said, status=response.status_code, retry_after=pause)
+            said = response.message((*secrets, *self._secrets()))
+            raise ServerError(said, status=response.status, retry_after=retry_after(response.headers, self._clock()))
         answer = parsed(response.content) if response.content else {}
         if not isinstance(answer, dict):
             raise ProtocolError("the answer is no JSON object: is this the address of a SyncKit server?")

@@ -3,7 +3,8 @@
     lifecycle says what and when ──▶ this file does it: connect, read, refresh, ask, wait ──▶ lifecycle is told
 
 No rule is written here, only doing and waiting. The network comes in as a `StreamSession`, which the session
-implements; time and chance come in as functions. One thread iterates; any thread may call `close()`.
+implements; time and chance come in as functions. One thread iterates; any thread may call `close()` and `retry_now()`.
+Calls of the session run in threads of their own, so that closing does not wait for them.
 """
 
 import logging
@@ -12,10 +13,12 @@ import random as chance
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from ..sse import Decoder
+from .cancellable import start
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError
 from .lifecycle import Lifecycle, Task
 from .pacing import RetryPolicy, SleepWatch, StreamState, SyncNotification
@@ -31,6 +34,8 @@ MOST_READS = 100
 DEFAULT_POLICY = RetryPolicy()
 
 log = logging.getLogger("synckit_notify.client")
+
+T = TypeVar("T")
 
 
 class EventConnection(Protocol):
@@ -65,14 +70,17 @@ class StreamSession(Protocol):
     def position(self) -> tuple[str, int]:
         """Return the server's epoch and cursor; raises NetworkError, ServerError, NotAuthenticated."""
 
+    def watch(self, stream: "SyncNotifyStream") -> None:
+        """Call the stream's `request_succeeded` after each request that succeeds; it is held weakly."""
+
 
 class SyncNotifyStream:
     """Yields `CHANGED` when there may be something to pull, `KEEPALIVE` when the server says that it is there.
 
     Raises NotAuthenticated when the user must log in again, after which iterating goes on where it stopped; raises
-    ServerError when the server refuses for good, which closes the stream. `close()` ends the iteration at once; while a
-    connection is being made or a token renewed, as soon as that has come to its own end.
-    `on_state` is called from the iterating thread, or from the one that closes.
+    ServerError when the server refuses for good, which closes the stream. `close()` ends the iteration at once, also
+    while a connection is being made or a token renewed. `on_state` is called from the iterating thread, or from the one
+    that closes.
     """
 
     def __init__(
@@ -92,13 +100,17 @@ class SyncNotifyStream:
         self._on_state = on_state
         self._clock, self._wall_clock = clock, wall_clock
         self._maker = os.getpid()
-        self._closed = threading.Event()
-        self._wait = wait or self._closed.wait
+        self._closed, self._woken = threading.Event(), threading.Event()
+        self._wait = wait or self._woken.wait
         self._lock = threading.Lock()
+        self._call: Future[Any] | None = None
+        self._retry_wanted = False
+        self._succeeded_at: float | None = None
         self._connection: EventConnection | None = None
         self._decoder = Decoder()
         self._life = Lifecycle(self._announce, policy=policy, random=random)
         self._sleep = SleepWatch(clock(), wall_clock())
+        session.watch(self)
 
     def __iter__(self) -> Self:
         return self
@@ -111,6 +123,7 @@ class SyncNotifyStream:
             )
         while not self._closed.is_set():
             self._notice_sleep()
+            self._notice_wishes()
             notification = self._life.notices.tell(self._clock())
             if notification is not None:
                 return notification
@@ -121,6 +134,21 @@ class SyncNotifyStream:
         """End the iteration, whichever thread it runs in; closing twice, or in a forked process, does nothing more."""
         if os.getpid() == self._maker:
             self._close("closed by the app")
+
+    def retry_now(self) -> None:
+        """Connect now instead of waiting for the next attempt; any thread.
+
+        Call it when the operating system reports that the network is back, or that it is another one: a stream that is
+        connected is then replaced within 5 s, since its connection may have gone with the network before. It never
+        connects sooner than the server asked (`Retry-After`, `retry:`).
+        """
+        self._retry_wanted = True
+        self._woken.set()
+
+    def request_succeeded(self) -> None:
+        """Another request was answered, so a waiting stream need not wait much longer; for the session, any thread."""
+        self._succeeded_at = self._clock()
+        self._woken.set()
 
     def __enter__(self) -> Self:
         return self
@@ -134,8 +162,11 @@ class SyncNotifyStream:
                 self._read(self._connection)
             elif self._clock() < self._life.at:
                 self._wait(self._begin_wait())
+                self._woken.clear()
             else:
                 self._perform(self._life.task)
+        except CancelledError:
+            return  # closed
         except NotAuthenticated as error:
             self._life.needs_auth(str(error))
             if not self._closed.is_set():
@@ -162,9 +193,9 @@ class SyncNotifyStream:
         started = self._clock()
         self._life.connecting()
         try:
-            connection = self._session.connect()
+            connection = self._run(self._session.connect, lambda connection: connection.close())
             self._adopt(connection)
-            words = connection.text() if connection.status >= 400 else ""
+            words = connection.text() if connection.status >= 300 else ""
         except (NetworkError, ProtocolError) as error:  # the latter: a captive portal answers for the server
             now = self._clock()
             self._life.connect_failed(str(error), now, took=now - started)
@@ -178,7 +209,7 @@ class SyncNotifyStream:
             for _ in range(MOST_READS):
                 data = connection.read(timeout)
                 if not data:
-                    self._life.lost("the server ended the stream", self._clock())
+                    self._life.ended("the server ended the stream", self._clock())
                     return
                 self._life.received(self._decoder.feed(data), self._clock())
                 if self._life.task is not Task.READ:
@@ -188,11 +219,11 @@ class SyncNotifyStream:
             self._notice_sleep()
             self._life.silent(self._clock())
         except NetworkError as error:
-            self._life.lost(str(error), self._clock())
+            self._life.ended(str(error), self._clock())
 
     def _refresh(self) -> None:
         try:
-            self._session.refresh()
+            self._run(self._session.refresh)
         except (NetworkError, ProtocolError) as error:
             self._life.refresh_failed(str(error), self._clock())
         except ServerError as error:
@@ -202,13 +233,37 @@ class SyncNotifyStream:
 
     def _poll(self) -> None:
         try:
-            position = self._session.position()
+            position = self._run(self._session.position)
         except (NetworkError, ProtocolError) as error:
             self._life.poll_failed(str(error), self._clock())
         except ServerError as error:
             self._life.poll_refused(error, self._clock())
         else:
             self._life.polled(position, self._clock())
+
+    def _run(self, call: Callable[[], T], discard: Callable[[T], object] = lambda result: None) -> T:
+        """Return what a call of the session returns; raises CancelledError as soon as the stream is closed."""
+        future = start(call, discard=discard)
+        with self._lock:
+            self._call = future
+        if self._closed.is_set():
+            future.cancel()
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # after Ctrl-C, say: whatever comes of it is discarded
+            raise
+
+    def _notice_wishes(self) -> None:
+        """Tell the rules what other threads have said meanwhile."""
+        succeeded_at, self._succeeded_at = self._succeeded_at, None
+        if succeeded_at is not None:
+            self._life.request_succeeded(succeeded_at, self._clock())
+        if self._retry_wanted:
+            self._retry_wanted = False
+            self._life.retry_now(self._clock())
+            if self._life.task is not Task.READ:
+                self._drop()
 
     def _begin_wait(self) -> float:
         now = self._clock()
@@ -241,6 +296,11 @@ class SyncNotifyStream:
     def _close(self, reason: str) -> None:
         self._announce(StreamState.CLOSED, reason)
         self._closed.set()
+        self._woken.set()
+        with self._lock:
+            call = self._call
+        if call is not None:
+            call.cancel()
         self._drop()
 
     def _announce(self, state: StreamState, reason: str) -> None:

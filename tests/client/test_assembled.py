@@ -351,6 +351,24 @@ def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> 
     assert [line["row"] for line in seen if line["what"] == "pulled"] == ["seen"]
 
 
+def test_listen_goes_on_on_a_console_that_cannot_show_a_row_and_shows_no_control_characters(
+    own_service: Callable[..., Service],
+) -> None:
+    service = own_service()
+    service.client().push([entry("任务"), entry("\x1b[2Jrow")])
+    listening = command(service, "listen", "--pull", PYTHONIOENCODING="cp1252:strict")
+    said: list[str] = []
+    try:
+        while not said or "keepalive" not in said[-1]:
+            said.append(listening.stdout.readline())
+            assert said[-1], said
+    finally:
+        listening.send_signal(signal.SIGINT)
+        listening.communicate(timeout=10)
+    pulled = [line.rpartition(" ")[2].rstrip() for line in said if "pulled" in line]
+    assert pulled == [r"\u4efb\u52a1", r"\x1b[2Jrow"]
+
+
 def test_a_wrong_password_is_one_sentence(service: Service) -> None:
     listening = command(service, "listen", SYNCKIT_PASSWORD="not this one")
     said, _ = listening.communicate(timeout=30)

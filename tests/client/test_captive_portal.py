@@ -16,6 +16,9 @@ class CaptivePortal:
     def position(self) -> tuple[str, int]:
         raise NetworkError("not asked in this story")
 
+    def watch(self, stream: SyncNotifyStream) -> None:
+        pass
+
 
 def test_the_stream_waits_with_backoff_and_raises_nothing() -> None:
     now, waits, states = [0.0], [], []

@@ -1,20 +1,18 @@
 """The end of the iteration, asked for by the app: from its own thread, and from another one in real time."""
 
+import socket
 import threading
 import time
 
 import pytest
 
-from synckit_notify.client.errors import NetworkError
+from synckit_notify.client.changes import Account
+from synckit_notify.client.errors import NetworkError, ServerError
+from synckit_notify.client.session import Session
+from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamState, SyncNotification, SyncNotifyStream
 
-from .transport import (
-    CONNECTED,
-    HaveNoToken,
-    ScriptOver,
-    Story,
-    StreamOf,
-)
+from .transport import CONNECTED, HaveNoToken, Story, StreamOf
 
 QUIET = StreamOf(CONNECTED)
 
@@ -49,12 +47,12 @@ class BlockingConnection:
 
     def __init__(self) -> None:
         self._coming = [CONNECTED]
-        self._shut = threading.Event()
+        self.shut = threading.Event()
 
     def read(self, timeout: float) -> bytes:
         if self._coming:
             return self._coming.pop()
-        if self._shut.wait(timeout):
+        if self.shut.wait(timeout):
             raise NetworkError("shut down")
         raise TimeoutError
 
@@ -62,26 +60,43 @@ class BlockingConnection:
         return ""
 
     def close(self) -> None:
-        self._shut.set()
+        self.shut.set()
 
 
 class RealSession:
-    """A connect that takes a moment, and then gives what it was made with."""
+    """A session whose calls wait until `release`, and then give what it was made with."""
 
-    def __init__(self, outcome: BlockingConnection | NetworkError, *, takes: float = 0.0) -> None:
+    def __init__(self, outcome: BlockingConnection | Exception, *, blocks: bool = False) -> None:
         self._outcome = outcome
-        self._takes = takes
+        self._released = threading.Event()
+        if not blocks:
+            self._released.set()
 
     def connect(self) -> BlockingConnection:
-        time.sleep(self._takes)
-        if isinstance(self._outcome, NetworkError):
+        self._released.wait(30)
+        if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
 
     def refresh(self) -> None:
-        raise ScriptOver
+        self._released.wait(30)
+
+    def release(self) -> None:
+        self._released.set()
+
+    def watch(self, stream: SyncNotifyStream) -> None:
+        pass
 
     position = None
+
+
+class ExpiredSession(RealSession):
+    """The token is refused, and the renewal waits."""
+
+    def connect(self) -> BlockingConnection:
+        refused = BlockingConnection()
+        refused.status = 401
+        return refused
 
 
 def close_while_iterating(session: RealSession, *, after: float = 0.2) -> float:
@@ -106,8 +121,54 @@ def test_closing_ends_a_wait_in_another_thread_within_a_tenth_of_a_second() -> N
     assert close_while_iterating(RealSession(NetworkError("refused"))) < 0.5
 
 
-def test_closing_while_connecting_closes_the_connection_that_comes_of_it() -> None:
+@pytest.mark.parametrize("kind", [RealSession, ExpiredSession])
+def test_closing_does_not_wait_for_a_connect_or_a_refresh(kind: type[RealSession]) -> None:
+    session = kind(BlockingConnection(), blocks=True)
+    assert close_while_iterating(session) < 0.5
+    session.release()
+
+
+def test_a_connection_that_comes_after_closing_is_closed() -> None:
     connection = BlockingConnection()
-    assert close_while_iterating(RealSession(connection, takes=0.3)) < 0.3
-    with pytest.raises(NetworkError):
-        connection._coming.clear() or connection.read(0)
+    session = RealSession(connection, blocks=True)
+    close_while_iterating(session)
+    session.release()
+    assert connection.shut.wait(5)
+
+
+def test_an_error_that_comes_after_closing_is_nobodys() -> None:
+    session = RealSession(ServerError("no such app", status=403), blocks=True)
+    close_while_iterating(session)
+    session.release()
+
+
+def test_closing_a_client_ends_its_calls_and_its_stream_where_a_server_accepts_and_never_answers() -> None:
+    """What a machine in a swap storm does, or a firewall that takes connections for it."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        state = State.open(None)
+        session = Session(f"http://127.0.0.1:{deaf.getsockname()[1]}", "the-api-key", state)
+        state.log_in(Account("alice", "notes"), Tokens("access", "refresh", 3600.0, time.time()))
+        errors: list[Exception] = []
+
+        def call() -> None:
+            try:
+                session.call("GET", "/api/sync/status", safe=True)
+            except NetworkError as error:
+                errors.append(error)
+
+        stream = SyncNotifyStream(session)
+        threads = [threading.Thread(target=work, daemon=True) for work in (call, lambda: list(stream))]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.3)
+        closed_at = time.monotonic()
+        stream.close()
+        threads[1].join(5)
+        stream_ended = time.monotonic() - closed_at
+        session.close()
+        threads[0].join(5)
+        assert not any(thread.is_alive() for thread in threads)
+        assert stream_ended < 0.5
+        assert time.monotonic() - closed_at < 1.0
+        assert [str(error) for error in errors] == ["the client is closed"]
+        state.close()

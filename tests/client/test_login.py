@@ -18,9 +18,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx2
 import pytest
 
-from synckit_notify.client import NetworkError, NotAuthenticated, ServerError, StateError, SyncKitClient
+from synckit_notify.client import NetworkError, NotAuthenticated, ServerError, StateError, SyncKitClient, login
 from synckit_notify.client.changes import Device
-from synckit_notify.client.login import s256
+from synckit_notify.client.login import Callback, s256
 
 from .scripted import API_KEY, AUTH, STATUS, TOKEN, Answer, FakeClock, LoseAnswer, Refuse, Script, logged_in, tokens
 
@@ -165,6 +165,34 @@ def test_only_the_first_answer_counts(client: Make) -> None:
     assert [body["code"] for body in server.bodies(TOKEN)] == ["first"]
 
 
+def test_the_first_answer_counts_even_if_its_page_is_slow_to_be_shown() -> None:
+    pages: list[str] = []
+
+    def show_slowly(status: int, title: str, text: str) -> None:
+        time.sleep(0.2)
+        pages.append(title)
+
+    with Callback("ours") as callback:
+        slow = threading.Thread(target=callback._handle, args=("/callback?state=ours&code=first", show_slowly))
+        slow.start()
+        answer = callback.wait(5, lambda: False)
+    assert answer["code"] == "first"
+    assert pages == ["Done"], "the app waits for the page, since its process may end next"
+    slow.join()
+
+
+def test_a_browser_that_does_not_take_its_page_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "PAGE_SECONDS", 0.1)
+    left = threading.Event()
+    with Callback("ours") as callback:
+        arguments = ("/callback?state=ours&code=first", lambda *_: left.wait(10))
+        threading.Thread(target=callback._handle, args=arguments, daemon=True).start()
+        assert callback.wait(5, lambda: False)["code"] == "first"
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    left.set()
+
+
 @pytest.mark.parametrize("path", ["/", "/favicon.ico", "/callback/", "/callback%00"])
 def test_other_addresses_lead_nowhere(client: Make, path: str) -> None:
     phone, _ = client(token=[GRANTED])
@@ -178,7 +206,7 @@ def test_other_addresses_lead_nowhere(client: Make, path: str) -> None:
     [
         ({"error": "access_denied"}, "the log-in was declined in the browser"),
         ({"error": "server_error"}, "the server refused the log-in: server_error"),
-        ({"error": "x", "error_description": "<b>no\n\x1b[31m"}, r"the server refused the log-in: <b>no\[31m"),
+        ({"error": "x", "error_description": "<b>no\n\x1b[31m"}, r"the server refused the log-in: <b>no \\x1b\[31m"),
         ({}, "the server refused the log-in: it gave no code and no reason"),
     ],
 )

@@ -28,6 +28,21 @@ MINUTE_LONG = (CONNECTED, Silence(30), KEEPALIVE, Silence(30), KEEPALIVE)
 REFUSED = NotAuthenticated("the refresh token is used up")
 
 
+def keepalives(seconds: float) -> list[object]:
+    """What a server says in so long a life, its end left to the test."""
+    said: list[object] = []
+    for _ in range(int(seconds // 30)):
+        said += [Silence(30), KEEPALIVE]
+    return [*said, Silence(seconds % 30)]
+
+
+def hear(story: Story, changed: int) -> None:
+    """Iterate until so many CHANGED were told."""
+    told = 0
+    while told < changed:
+        told += story.next()[1] == "CHANGED"
+
+
 def pauses(moments: list[float]) -> list[float]:
     """The seconds between each moment and the next."""
     return [round(later - earlier, 6) for earlier, later in pairwise(moments)]
@@ -42,21 +57,52 @@ def test_the_backoff_doubles_up_to_a_minute() -> None:
     assert pauses(story.asked("connect")) == [1.1, 2.1, 4.1, 8.1, 16.1, 32.1, 60.1, 60.1, 60.1]
 
 
-def test_a_stream_that_lived_a_minute_starts_the_backoff_anew() -> None:
-    story = Story(*[RefuseConnection()] * 5, StreamOf(*MINUTE_LONG, BreakOff()), QUIET, draw=1.0)
-    story.take(3)
-    broke_at = story.clock.now
+@pytest.mark.parametrize(("life", "wait"), [(10, 0.8), (20, 1.6), (59, 4.72), (63, 5.0), (3600, 5.0)])
+def test_a_stream_that_lived_ten_seconds_is_followed_by_one_attempt_soon_and_the_backoff_begins_anew(
+    life: float, wait: float
+) -> None:
+    lived = StreamOf(CONNECTED, *keepalives(life), BreakOff())
+    story = Story(*[RefuseConnection()] * 5, lived, RefuseConnection(), QUIET, draw=1.0)
     story.next()
-    assert story.asked("connect")[-1] == pytest.approx(broke_at + 1.1)
+    broke_at = story.clock.now + life
+    hear(story, 1)
+    assert story.asked("connect")[-2:] == pytest.approx([broke_at + 0.1 + wait, broke_at + 0.1 + wait + 1.1])
 
 
 def test_a_stream_that_lived_less_goes_on_with_the_backoff() -> None:
-    short = StreamOf(CONNECTED, Silence(59), BreakOff())
+    short = StreamOf(CONNECTED, Silence(9.9), BreakOff())
     story = Story(*[RefuseConnection()] * 5, short, QUIET, draw=1.0)
     story.next()
-    broke_at = story.clock.now + 59
+    broke_at = story.clock.now + 9.9
     story.next()
     assert story.asked("connect")[-1] == pytest.approx(broke_at + 32.1)
+
+
+@pytest.mark.parametrize("life", [1, 9])
+def test_a_stream_that_the_server_ends_on_purpose_is_followed_by_one_attempt_soon_however_short_it_was(
+    life: float,
+) -> None:
+    told = StreamOf(CONNECTED, Silence(life), Bye("max_age"), EndCleanly())
+    story = Story(*[RefuseConnection()] * 5, told, QUIET, draw=1.0)
+    story.next()
+    ended_at = story.clock.now + life
+    story.next()
+    assert story.asked("connect")[-1] == pytest.approx(ended_at + 0.1 + 0.08 * life)
+
+
+def test_a_server_that_says_goodbye_at_once_again_and_again_is_left_in_peace() -> None:
+    story = Story(*[StreamOf(CONNECTED + Bye("max_age"), EndCleanly())] * 5, draw=1.0)
+    with pytest.raises(ScriptOver):
+        story.take(9)
+    assert pauses(story.asked("connect")) == [1.1, 2.1, 4.1, 8.1, 16.1]
+
+
+@pytest.mark.parametrize("life", [5, 3600])
+def test_a_drain_keeps_its_own_retry(life: float) -> None:
+    drained = StreamOf(CONNECTED, *keepalives(life), sse.retry(3000) + Bye("draining"), EndCleanly())
+    story = Story(drained, QUIET, draw=1.0)
+    hear(story, 2)
+    assert story.asked("connect") == pytest.approx([0, life + 3 + 1])
 
 
 def test_silence_is_no_life() -> None:
@@ -118,7 +164,7 @@ def test_an_answer_of_the_wrong_type_is_tried_again() -> None:
 def test_a_clean_end_reconnects_after_a_short_random_delay_never_at_once(end: tuple[object, ...], draw: float) -> None:
     story = Story(StreamOf(*MINUTE_LONG, *end), QUIET, draw=draw)
     story.take(4)
-    assert story.asked("connect") == pytest.approx([0, 60.1 + draw])
+    assert story.asked("connect") == pytest.approx([0, 60.1 + 0.08 * 60 * draw])
 
 
 def test_a_drain_before_the_first_word_is_no_connect() -> None:

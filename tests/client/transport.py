@@ -7,7 +7,7 @@ A story is the list of answers, one for each `connect()`; a stream is the list o
 A stream whose script is over stays silent. A connect for which nothing is scripted fails the test with ScriptOver.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -215,6 +215,9 @@ class FakeSession:
             raise cursor
         return "epoch", cursor
 
+    def watch(self, stream: SyncNotifyStream) -> None:
+        pass
+
     def _next(self, what: str, script: list[Any]) -> Any:
         self.asked.append((self.clock.now, what))
         if not script:
@@ -230,7 +233,7 @@ class Story:
         *connects: object,
         refreshes: Iterable[Exception | None] = (),
         positions: Iterable[int | Exception] = (),
-        draw: float = 0.0,
+        draw: float | Callable[[], float] = 0.0,
     ) -> None:
         self.clock = FakeClock()
         self.session = FakeSession(self.clock, list(connects), list(refreshes), list(positions))
@@ -241,7 +244,7 @@ class Story:
             clock=self.clock.monotonic,
             wall_clock=self.clock.time,
             wait=self.clock.pass_time,
-            random=lambda: draw,
+            random=draw if callable(draw) else lambda: draw,
         )
 
     def next(self) -> tuple[float, str]:

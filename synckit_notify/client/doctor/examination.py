@@ -6,6 +6,7 @@ Findings come as soon as they are known, and end with the first that makes going
 address given and nowhere else: no redirection is followed.
 """
 
+import contextlib
 import importlib.util
 import time
 import zlib
@@ -14,9 +15,13 @@ from dataclasses import replace
 
 import httpx2
 
-from ..connection import HttpEventConnection, parsed, reason, words
+from ..cancellable import start
+from ..connection import HttpEventConnection, reason
+from ..environment import make_http_client
 from ..errors import NetworkError
+from ..foreign_text import redacted
 from ..pacing import keepalive_period
+from ..responses import parsed, words
 from . import answer as answers
 from . import reaching, watch, way
 from .findings import Finding, fails
@@ -46,7 +51,7 @@ def examine(
     """Yield what is found on the way to a stream of this app; `progress` is told what is waited for."""
     with Examination(address, token, app, patience, progress) as examination:
         for finding in examination.findings(seconds):
-            yield finding.without(token)
+            yield finding.escaped()
 
 
 class Examination:
@@ -62,7 +67,7 @@ class Examination:
             "Accept-Encoding": "gzip",
             "Authorization": f"Bearer {token}",
         }
-        self._http = httpx2.Client(timeout=patience)
+        self._http = make_http_client(patience)
         self._numbers: tuple[str, ...] = ()
         self._offers_http2 = False
         self._live = self._answer = Answer(seconds=0.0)
@@ -131,7 +136,7 @@ class Examination:
         request = self._http.build_request("GET", self._url, headers=self._headers, extensions={"timeout": limits})
         self._began = time.monotonic()
         try:
-            response = self._http.send(request, stream=True)
+            response = self._send(request)
             self._answer = self._read(response, self._began)
         except httpx2.HTTPError as error:
             self._progress("asking for the headers alone")
@@ -188,10 +193,20 @@ class Examination:
         self._progress(f"asking {url.path}")
         began = time.monotonic()
         try:
-            with self._http.stream(method, url, headers=headers) as response:
+            response = self._send(self._http.build_request(method, url, headers=headers))
+            with contextlib.closing(response):
                 return self._read(response, began)
         except httpx2.HTTPError as error:
             return Answer(seconds=time.monotonic() - began, problem=self._problem(error))
+
+    def _send(self, request: httpx2.Request) -> httpx2.Response:
+        """Return the answer with its body still to come, even of a server that sends its headers drop by drop."""
+        future = start(lambda: self._http.send(request, stream=True), discard=lambda response: response.close())
+        try:
+            return future.result(2 * self._patience)
+        except TimeoutError:
+            future.cancel()
+            raise httpx2.ReadTimeout("the headers do not end") from None
 
     def _read(self, response: httpx2.Response, began: float) -> Answer:
         """Return the answer; the body of one that is no stream is read, as much as an error needs."""
@@ -199,13 +214,13 @@ class Examination:
         if not answers.is_stream(response.status_code, response.headers):
             for piece in response.iter_bytes():
                 content += piece
-                if len(content) > LARGEST_BODY:
+                if len(content) > LARGEST_BODY or time.monotonic() - began > 2 * self._patience:
                     break
         return Answer(
             seconds=time.monotonic() - began,
             status=response.status_code,
             version=response.http_version,
-            headers={name.lower(): value for name, value in response.headers.items()},
+            headers={name.lower(): redacted(value, (self._token,)) or "" for name, value in response.headers.items()},
             body=parsed(content[:LARGEST_BODY]),
             words=words(response.status_code, content[:LARGEST_BODY], (self._token,)),
             at=time.time(),

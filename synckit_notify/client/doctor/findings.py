@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from ..foreign_text import printable
 from .remedies import Change
 
 
@@ -26,16 +27,11 @@ class Finding:
     why: str = ""
     changes: tuple[Change, ...] = ()
 
-    def without(self, secret: str) -> "Finding":
-        """Return it fit to be shown: what a server said may hold control characters, or what was sent to it."""
-
-        def clean(text: str) -> str:
-            text = text.replace(secret, "***")
-            return "".join(character if character.isprintable() else " " for character in text)
-
-        cleaned = tuple(Change(change.where, clean(change.line)) for change in self.changes)
-        what, figure, why = clean(self.what), clean(self.figure), clean(self.why)
-        return replace(self, what=what, figure=figure, why=why, changes=cleaned)
+    def escaped(self) -> "Finding":
+        """Return it fit to be shown: what a server said may hold control characters."""
+        changes = tuple(Change(change.where, printable(change.line)) for change in self.changes)
+        what, figure, why = printable(self.what), printable(self.figure), printable(self.why)
+        return replace(self, what=what, figure=figure, why=why, changes=changes)
 
 
 def ok(check: str, what: str, figure: str = "") -> Finding:

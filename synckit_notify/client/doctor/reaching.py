@@ -5,13 +5,13 @@ import math
 import socket
 import ssl
 import time
-import urllib.request
 from dataclasses import dataclass
 from typing import Self
 
 import httpx2
 
 from ..connection import checked
+from ..environment import make_ssl_context, proxy_for
 from .way import Tried
 
 MOST_ADDRESSES = 4
@@ -65,9 +65,7 @@ class Address:
     @property
     def proxy(self) -> str:
         """The proxy that this environment wants requests to go through, without its password; empty if none."""
-        proxies = urllib.request.getproxies()
-        proxy = proxies.get(self.subscribe.scheme) or proxies.get("all") or ""
-        return "" if urllib.request.proxy_bypass(self.host) else proxy.rpartition("@")[2]
+        return proxy_for(self.subscribe.scheme, self.host)
 
     def beside(self, name: str) -> httpx2.URL:
         """Return the address of a neighbour of the subscription."""
@@ -111,7 +109,7 @@ def connect(number: str, port: int, patience: float) -> Tried:
 
 def shake_hands(address: Address, number: str, patience: float) -> Tried:
     """Speak TLS with one address that accepts connections, as the SDK does, but offer HTTP/2 as browsers do."""
-    context = httpx2.create_ssl_context()
+    context = make_ssl_context()
     context.set_alpn_protocols(["h2", "http/1.1"])
     began = time.monotonic()
     try:
