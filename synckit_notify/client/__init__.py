@@ -12,7 +12,17 @@ from ..errors import (
     StateError,
     SyncKitError,
 )
-from .changes import Account, ChangeEntry, Device, Position, PulledChange, PullFilter, PullResult, Status
+from .changes import (
+    Account,
+    ChangeEntry,
+    Device,
+    Position,
+    PulledChange,
+    PullFilter,
+    PullResult,
+    Status,
+    UnreadableChange,
+)
 from .client import SyncKitClient
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
@@ -39,4 +49,5 @@ __all__ = [
     "SyncKitError",
     "SyncNotification",
     "SyncNotifyStream",
+    "UnreadableChange",
 ]

@@ -40,6 +40,10 @@ _TABLES = (
     f"PRAGMA user_version = {VERSION}",
 )
 
+_ADDED = """CREATE TABLE IF NOT EXISTS left_out (
+    kind TEXT PRIMARY KEY, seq INTEGER NOT NULL, epoch TEXT NOT NULL, key_ids TEXT NOT NULL)"""
+"""What files of earlier versions lack. Those versions do not mind it, so the file's version stays."""
+
 
 def in_memory() -> sqlite3.Connection:
     """Return a database that ends with its connection."""
@@ -114,6 +118,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
             _make_tables(connection)
     if connection.execute("SELECT count(*) FROM state").fetchone()[0] != 1:
         raise StateError("the state file is damaged")
+    connection.execute(_ADDED)
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:
