@@ -5,6 +5,9 @@ reference backend stands in the place of https://sync.example.org; each program 
 """
 
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,14 +21,25 @@ import pytest
 from click.testing import CliRunner
 from gunicorn.config import Config
 
-from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, SyncNotification, SyncNotifyStream
+from synckit_notify.client import (
+    ChangeEntry,
+    PulledChange,
+    SyncKitClient,
+    SyncNotification,
+    SyncNotifyStream,
+    UnreadableChange,
+)
 from synckit_notify.client import command as client_command
+from synckit_notify.client.changes import to_text
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from . import commands
+from .backend.conftest import make_clone, start
 from .client.test_assembled import Service
-from .conftest import make_token
+from .conftest import make_token, need
 from .documents import DOCUMENTS, Block, blocks, blocks_of, name_of
+from .server import ROOT, Server, clean_environment
+from .waiting import until
 
 EMAIL, PASSWORD = "user@example.org", "password"
 """As the documents have them."""
@@ -198,6 +212,58 @@ def test_the_python_of_a_document_runs(
     finally:
         for client in [value for value in names.values() if isinstance(value, SyncKitClient)]:
             client.close()
+
+
+def use_as_the_server_printed(server: Server, folder: Path) -> tuple[str, str, str]:
+    """Do what somebody does in the first minutes: the curl line, a note on the live page, `synckit demo`.
+
+    Return the account's API key, e-mail and password.
+    """
+    assert until(lambda: "synckit demo" in server.log, 20.0), server.log
+    push, demo = [line for line in server.log.splitlines() if "/push'" in line or line.startswith("synckit demo")]
+    subprocess.run(push, shell=True, check=True, timeout=30, capture_output=True)
+    token = re.search(r"Bearer ([^']+)", push)[1]  # type: ignore[index]
+    note = {"table": "notes", "op": "INSERT", "row_id": "n1", "timestamp": to_text(AT), "data": "aXYtaXYtaXYt.bm90ZQ=="}
+    gone = note | {"op": "DELETE", "data": None}
+    headers = {"Authorization": f"Bearer {token}"}
+    device = {"device_name": "the live page", "platform": "web", "installation_id": "page"}
+    page = httpx2.post(f"{server.url}/api/sync/devices", json=device, headers=headers).json()["id"]
+    body = {"device_id": page, "changes": [note, gone]}
+    assert httpx2.post(f"{server.url}/api/sync/push", json=body, headers=headers).status_code == 200
+    words = shlex.split(demo)
+    module = [sys.executable, "-m", "synckit_notify.client.command", *words[1:]]
+    done = subprocess.run(module, cwd=folder, env=clean_environment() | {"PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.returncode == 0
+    return words[words.index("--api-key") + 1], words[words.index("--email") + 1], words[words.index("--password") + 1]
+
+
+@pytest.mark.usefixtures("streams_end")
+def test_the_account_that_the_server_prints_is_good_for_the_readme_after_everything_else_was_tried_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    need("curl")
+    clone = make_clone(tmp_path)
+    with start(clone) as server:
+        api_key, email, password = use_as_the_server_printed(server, tmp_path)
+        (block,) = [each for each in blocks_of(ROOT / "README.md") if "SyncKitClient(" in each.text]
+        code = block.text.replace("https://sync.example.org", server.url).replace(
+            'api_key="..."', f'api_key="{api_key}"'
+        )
+        code = code.replace(EMAIL, email).replace('"password"', f'"{password}"')
+        monkeypatch.chdir(tmp_path)
+        for _ in range(2):  # the second time as on any other day
+            names: Names = {"__name__": "a document"}
+            exec(compile(code, "README.md", "exec"), names)
+            with names["client"] as client:
+                assert client.pending_changes == 0
+        with SyncKitClient(server.url, api_key=api_key) as phone:
+            phone.authenticate(email, password)
+            phone.register_device("Phone", "android")
+            phone.setup_encryption_existing("a passphrase")
+            told: list[UnreadableChange] = []
+            assert [change.data for change in phone.pull(on_unreadable=told.append)] == [{"title": "Buy milk"}] * 2
+    assert [change.table for change in told] == ["tasks", "notes", "notes", *["synckit_demo"] * 5]
+    assert "cannot be read" in caplog.text
 
 
 GAP, FIGURE = "…", r"(?:under )?\d[\d.]*(?:, \d[\d.]*)*(?:, …)?(?: ms\b| s\b)?"

@@ -1,6 +1,7 @@
 """What an app may rely on: nothing is lost, nothing is doubled, and what is wrong is told before anything happens."""
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,10 +11,19 @@ import httpx2
 import pytest
 
 from synckit_notify.backend import create_app
-from synckit_notify.client.changes import BEGINNING, ChangeEntry, Position, PulledChange, PullFilter
+from synckit_notify.client.changes import (
+    BEGINNING,
+    ChangeEntry,
+    Position,
+    PulledChange,
+    PullFilter,
+    UnreadableChange,
+)
 from synckit_notify.client.client import SyncKitClient
+from synckit_notify.client.encryption import new_cipher
 from synckit_notify.client.stream import SyncNotifyStream
 from synckit_notify.errors import (
+    DecryptionFailed,
     EncryptionExists,
     InvalidEnvelope,
     NetworkError,
@@ -534,6 +544,70 @@ class TestAgainstTheBackend:
         assert (len(stranger.pull()), stranger.pull_filtered(PullFilter()).locked) == (0, 2)
         stranger.push([task(2, op="DELETE", data=None)])
         assert (len(phone.pull()), phone.pull_filtered(PullFilter()).unreadable) == (2, 1)
+
+    @pytest.fixture
+    def log(self, tmp_path: Path) -> Iterator[sqlite3.Connection]:
+        """The server's log, for what no route lets through (any more)."""
+        connection = sqlite3.connect(tmp_path / "instance" / "synckit.db", isolation_level=None)
+        yield connection
+        connection.close()
+
+    def test_no_change_in_the_log_stops_a_device(self, make: Tell, log: sqlite3.Connection) -> None:
+        laptop, stranger = make("laptop"), make("clear", encrypt=False)
+        laptop.setup_encryption_new("correct horse")
+        laptop.push([task(row) for row in range(6)])
+        stranger.push([task("json"), task("gone", op="DELETE", data=None)])
+        log.execute("UPDATE changes SET row_id = 'moved' WHERE seq = 2")
+        log.execute("UPDATE changes SET timestamp = '9999-12-31T23:59:60Z' WHERE seq = 3")
+        log.execute("UPDATE changes SET data = NULL WHERE seq = 4")
+        log.execute("UPDATE changes SET data = 'ciphertext' WHERE seq = 5")
+        ways: list[Callable[[SyncKitClient, list[PulledChange], list[UnreadableChange]], object]] = [
+            lambda client, seen, told: client.pull(seen.extend, on_unreadable=told.append),
+            lambda client, seen, told: seen.extend(client.pull(on_unreadable=told.append)),
+            lambda client, seen, told: seen.extend(client.pull_filtered(PullFilter(), on_unreadable=told.append)),
+        ]
+        for number, pull in enumerate(ways):
+            phone = make(f"phone {number}")
+            phone.setup_encryption_existing("correct horse")
+            seen, told = [], []
+            pull(phone, seen, told)
+            assert [change.seq for change in seen] == [1, 6]
+            assert [(change.seq, change.row_id) for change in told] == [
+                *((2, "moved"), (3, "2"), (5, "4"), (7, "json"), (8, "gone"))
+            ]
+        strict = make("strict", strict=True)
+        strict.setup_encryption_existing("correct horse")
+        with pytest.raises(DecryptionFailed) as raised:
+            strict.pull()
+        assert (raised.value.seq, raised.value.row_id) == (2, "moved")
+        log.execute("UPDATE changes SET row_id = '1' WHERE seq = 2")
+        mended = make("phone 0")
+        mended.setup_encryption_existing("correct horse")
+        assert len(mended.pull()) == 0
+        assert mended.retry_unreadable()
+        assert [change.seq for change in mended.pull()] == [2, 6]
+
+    def test_what_another_key_locks_comes_when_its_envelope_was_opened(self, make: Tell) -> None:
+        laptop, phone = make("laptop"), make("phone")
+        laptop.setup_encryption_new("first")
+        phone.setup_encryption_existing("first")
+        laptop.push([task(1)])
+        newer = new_cipher()
+        account = laptop._session.account()
+        laptop._keys._key = laptop._keys._key._replace(cipher=newer)  # type: ignore[union-attr]
+        laptop.push([task(2), task(3)])
+        result = phone.pull()
+        result.confirm()
+        assert ([change.row_id for change in result], result.locked) == (["1"], 2)
+        put = {"envelope": newer.wrap(account.app_id, account.user_id, "second"), "expected_version": 1}
+        laptop._session.call("PUT", KEYS, put, safe=True)
+        laptop.push([task(4)])
+        with pytest.raises(NoMasterKey, match="the passphrase was changed"):
+            phone.pull()
+        with pytest.raises(InvalidEnvelope):
+            phone.setup_encryption_existing("first")
+        phone.setup_encryption_existing("second")
+        assert [change.row_id for change in phone.pull()] == ["2", "3", "4"]
 
     def test_a_passphrase_is_changed_and_the_master_key_is_the_same(self, make: Tell) -> None:
         laptop, phone = make("laptop"), make("phone")

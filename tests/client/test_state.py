@@ -329,6 +329,7 @@ def test_a_file_of_the_first_release_goes_on_in_both_directions(file: Path) -> N
     state.close()
     connection = sqlite3.connect(file)
     connection.execute("UPDATE state SET cursor = 0, epoch = NULL")  # as the first release restarts
+    connection.commit()
     connection.close()
     state = State.open(file)
     state.advance(0, Position("e2", 9), None)
