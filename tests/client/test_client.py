@@ -505,6 +505,7 @@ def test_a_client_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> Non
         SyncKitClient("nowhere", api_key=API_KEY, state=tmp_path / "tasks.state")
 
 
+@pytest.mark.usefixtures("quick_passwords")
 class TestAgainstTheBackend:
     """Everything together, with the real routes and the real encryption."""
 
@@ -552,6 +553,7 @@ class TestAgainstTheBackend:
         yield connection
         connection.close()
 
+    @pytest.mark.usefixtures("quick_passphrases")
     def test_no_change_in_the_log_stops_a_device(self, make: Tell, log: sqlite3.Connection) -> None:
         laptop, stranger = make("laptop"), make("clear", encrypt=False)
         laptop.setup_encryption_new("correct horse")
@@ -587,6 +589,7 @@ class TestAgainstTheBackend:
         assert mended.retry_unreadable()
         assert [change.seq for change in mended.pull()] == [2, 6]
 
+    @pytest.mark.usefixtures("quick_passphrases")
     def test_what_another_key_locks_comes_when_its_envelope_was_opened(self, make: Tell) -> None:
         laptop, phone = make("laptop"), make("phone")
         laptop.setup_encryption_new("first")

@@ -1,6 +1,5 @@
 """No change can stop a device: what cannot be read is left out and told, what is locked waits for its key."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,7 +14,6 @@ from synckit_notify.client import (
     Position,
     ProtocolError,
     UnreadableChange,
-    encryption,
 )
 from synckit_notify.client.changes import PulledChanges, PullFilter
 from synckit_notify.client.client import SyncKitClient
@@ -31,14 +29,7 @@ ZERO = datetime(1970, 1, 1, tzinfo=UTC)
 FOREIGN, OWN = Cipher(b"f" * 32), Cipher(b"o" * 32)
 
 
-@pytest.fixture(autouse=True)
-def cheap_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a passphrase costs is not what is tested here."""
-
-    def derive(secret: bytes, **_: object) -> bytes:
-        return hashlib.blake2b(secret, digest_size=32).digest()
-
-    monkeypatch.setattr(encryption, "hash_secret_raw", derive)
+pytestmark = pytest.mark.usefixtures("quick_passphrases")
 
 
 @pytest.fixture
