@@ -263,7 +263,7 @@ def test_the_account_that_the_server_prints_is_good_for_the_readme_after_everyth
             told: list[UnreadableChange] = []
             assert [change.data for change in phone.pull(on_unreadable=told.append)] == [{"title": "Buy milk"}] * 2
     assert [change.table for change in told] == ["tasks", "notes", "notes", *["synckit_demo"] * 5]
-    assert "cannot be read" in caplog.text
+    assert "changes that cannot be read are left out: 8. The first is 1" in caplog.text
 
 
 GAP, FIGURE = "…", r"(?:under )?\d[\d.]*(?:, \d[\d.]*)*(?:, …)?(?: ms\b| s\b)?"

@@ -162,8 +162,8 @@ class LogReader:
         self._logged |= {(page.end.epoch, change.seq) for change in new}
         if new:
             log.warning(
-                "%d changes cannot be read and are left out. The first is %d (table %.130r, row %.260r, device %.130r):"
-                " %s",
+                "changes that cannot be read are left out: %d. The first is %d (table %.130r, row %.260r, "
+                "device %.130r): %s",
                 *(len(new), new[0].seq, new[0].table, new[0].row_id, new[0].device_id, new[0].reason),
             )
 

@@ -120,7 +120,7 @@ class TestUnreadable:
             assert ([change.data for change in result], result.unreadable, result.locked) == ([1, 3], 1, 0)
         client.pull_filtered(PullFilter())
         assert len(caplog.messages) == 1, "it is logged once"
-        assert "1 changes cannot be read and are left out. The first is 2 (table 'tasks'" in caplog.text
+        assert "changes that cannot be read are left out: 1. The first is 2 (table 'tasks', row" in caplog.text
         assert reason in caplog.text
         result.confirm()
         assert cursor(client) == 3
