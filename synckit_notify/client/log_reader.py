@@ -11,6 +11,7 @@ where the cursor does not rise, or where the log is replaced a second time. Only
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, Protocol
 
 from ..errors import DecryptionFailed, ProtocolError, ServerError
@@ -26,7 +27,7 @@ from .changes import (
 )
 from .session import Session
 from .state import LeftOut, State
-from .wire import Keys, Opened, Page
+from .wire import Keys, Opened, Page, member
 
 MAX_LOGGED = 10_000
 """Unreadable changes that are remembered as logged; beyond, some are logged again."""
@@ -107,8 +108,7 @@ class LogReader:
         replaced = is_newest = False
         while True:
             answer = self._ask({**query, "device_id": device, "cursor": position.cursor}, position)
-            page = None if answer is None else Page.read(answer, position, restarted, filtered=bool(query))
-            if page is None or position.epoch not in (None, page.end.epoch):
+            if answer is None:
                 if replaced:
                     raise ProtocolError(
                         "the server's log was replaced twice during one pull: do servers with different databases "
@@ -118,6 +118,7 @@ class LogReader:
                 position, restarted = restart(position)
                 replaced = True
                 continue
+            page = Page.read(answer, position, restarted, filtered=bool(query))
             opened = page.opened(self._keys, account, device)
             if opened.locked and not is_newest:
                 self._keys.require_newest()
@@ -131,11 +132,12 @@ class LogReader:
     def _ask(self, body: dict[str, Any], position: Position) -> Mapping[str, Any] | None:
         """Return the server's answer, None if its log is not that of the position."""
         try:
-            return self._session.call("POST", "/api/sync/pull", body | {"epoch": position.epoch}, safe=True)
+            answer = self._session.call("POST", "/api/sync/pull", body | {"epoch": position.epoch}, safe=True)
         except ServerError as error:
             if error.status != 409 or position == BEGINNING:
                 raise
             return None
+        return answer if position.epoch in (None, member(answer, "epoch", str)) else None
 
     def _restart(self, stale: Position) -> tuple[Position, bool]:
         self._state.restart(stale)
@@ -147,15 +149,8 @@ class LogReader:
 
     def _report(self, page: Page, unreadable: list[UnreadableChange]) -> None:
         """Log what is left out, each change once; or raise DecryptionFailed."""
-        for change in unreadable:
-            if self._strict:
-                raise DecryptionFailed(
-                    seq=change.seq,
-                    table=change.table,
-                    row_id=change.row_id,
-                    device_id=change.device_id,
-                    reason=change.reason,
-                )
+        if self._strict and unreadable:
+            raise DecryptionFailed(**asdict(unreadable[0]))
         new = [change for change in unreadable if (page.end.epoch, change.seq) not in self._logged]
         if len(self._logged) + len(new) > MAX_LOGGED:
             self._logged.clear()

@@ -343,8 +343,8 @@ class TestStalls:
         client = story.client(
             pull=[
                 page(pulled(7), cursor=7),
-                page(pulled(8), cursor=8, epoch="e2"),
-                page(pulled(1), cursor=8, epoch="e2"),
+                page(cursor=2, epoch="e2"),
+                page(pulled(1), cursor=2, epoch="e2"),
             ]
         )
         client.pull().confirm()
