@@ -64,7 +64,7 @@ class SyncKitClient:
         except BaseException:
             self._state.close()
             raise
-        self._keys = Encryption(self._session.call, self._session.account) if encrypt else NoEncryption()
+        self._keys = Encryption(lambda: self._session) if encrypt else NoEncryption()
         self._log = LogReader(self._session, self._state, self._keys, strict=strict)
         self._pushing = threading.Lock()
         self._streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()

@@ -1,25 +1,19 @@
 """What opens changes in this process: the account's master key once it is set up, or nothing for data in the clear.
 
-A session's `call` and an account in, a Codec out. The server keeps the key's envelope and cannot open it. Only the
-client may use it; any thread. A repeat of a request whose answer was lost meets the own envelope: that counts as done.
-Raises what `call` raises, and InvalidEnvelope.
+A session in, asked for anew at each use, and a Codec out. The server keeps the key's envelope and cannot open it. Only
+the client may use it; any thread. A repeat of a request whose answer was lost meets the own envelope: that counts as
+done. Raises what the session's `call` raises, and InvalidEnvelope.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn
 
 from ..errors import EncryptionExists, NoMasterKey, ServerError
-from .changes import Account
 from .encryption import Cipher, new_cipher, unwrap
+from .session import Session
 from .wire import ClearText, member
 
 PATH = "/api/sync/keys"
-
-
-class Call(Protocol):
-    """`Session.call`."""
-
-    def __call__(self, method: str, path: str, body: dict[str, Any] | None = None, *, safe: bool) -> dict[str, Any]: ...
 
 
 class NoEncryption:
@@ -53,14 +47,14 @@ class _Key(NamedTuple):
 class Encryption:
     """One account's master key; none before one of the first three is called."""
 
-    def __init__(self, session_call: Call, account: Callable[[], Account]) -> None:
-        self._call, self._account = session_call, account
+    def __init__(self, session: Callable[[], Session]) -> None:
+        self._session = session
         self._key: _Key | None = None
 
     def setup_new(self, passphrase: str) -> None:
         """Make a master key and keep it at the server; raises EncryptionExists, and never overwrites one."""
         cipher = new_cipher()
-        account = self._account()
+        account = self._session().account()
         try:
             version = self._put({"envelope": cipher.wrap(account.app_id, account.user_id, passphrase)})
         except ServerError as error:
@@ -75,7 +69,7 @@ class Encryption:
 
     def change_passphrase(self, old: str, new: str) -> None:
         """Wrap the same master key anew; raises NoMasterKey, and ServerError 409 if another device was faster."""
-        account = self._account()
+        account = self._session().account()
         cipher, version = self._fetch(old)
         envelope = cipher.wrap(account.app_id, account.user_id, new)
         self._key = _Key(cipher, self._put({"envelope": envelope, "expected_version": version}))
@@ -102,14 +96,14 @@ class Encryption:
             raise NoMasterKey("the passphrase was changed: set up encryption again, with the new one")
 
     def _fetch(self, passphrase: str) -> _Key:
-        account = self._account()
+        account = self._session().account()
         envelope, version = self._get()
         return _Key(unwrap(envelope, account.app_id, account.user_id, passphrase), version)
 
     def _put(self, body: dict[str, Any]) -> int:
         """Store an envelope; return its version."""
         try:
-            return member(self._call("PUT", PATH, body, safe=True), "version", int)
+            return member(self._session().call("PUT", PATH, body, safe=True), "version", int)
         except ServerError as error:
             if error.status != 409:
                 raise
@@ -120,7 +114,7 @@ class Encryption:
 
     def _get(self) -> tuple[str, int]:
         try:
-            answer = self._call("GET", PATH, safe=True)
+            answer = self._session().call("GET", PATH, safe=True)
         except ServerError as error:
             if error.status == 404:
                 raise NoMasterKey(

@@ -251,7 +251,10 @@ class State:
     def _left_out(self, kind: str, epoch: str | None) -> Any:
         """Return the row of a kind; one of another epoch counts in a log that is gone."""
         query = "SELECT seq, key_ids FROM left_out WHERE kind = ? AND epoch = ?"
-        return self._connection.execute(query, (kind, epoch)).fetchone()
+        row = self._connection.execute(query, (kind, epoch)).fetchone()
+        if row is not None and not (isinstance(row["seq"], int) and row["seq"] > 0 and isinstance(row["key_ids"], str)):
+            raise StateError("the state file is damaged")
+        return row
 
     def _remember(self, kind: str, seq: int, epoch: str | None, key_ids: frozenset[str]) -> None:
         """Keep the lower `seq`, and of the keys those that were here for both."""
