@@ -5,6 +5,9 @@ reference backend stands in the place of https://sync.example.org; each program 
 """
 
 import re
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,14 +21,24 @@ import pytest
 from click.testing import CliRunner
 from gunicorn.config import Config
 
-from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, SyncNotification, SyncNotifyStream
+from synckit_notify.client import (
+    ChangeEntry,
+    PulledChange,
+    SyncKitClient,
+    SyncNotification,
+    SyncNotifyStream,
+)
 from synckit_notify.client import command as client_command
+from synckit_notify.client.changes import to_text
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from . import commands
+from .backend.conftest import make_clone, start
 from .client.test_assembled import Service
-from .conftest import make_token
+from .conftest import make_token, need
 from .documents import DOCUMENTS, Block, blocks, blocks_of, name_of
+from .server import ROOT, Server, clean_environment
+from .waiting import until
 
 EMAIL, PASSWORD = "user@example.org", "password"
 """As the documents have them."""
@@ -198,6 +211,61 @@ def test_the_python_of_a_document_runs(
     finally:
         for client in [value for value in names.values() if isinstance(value, SyncKitClient)]:
             client.close()
+
+
+IN_THE_CLEAR = [
+    {"table": "tasks", "op": "INSERT", "row_id": "1", "timestamp": to_text(AT), "data": "ciphertext"},
+    {"table": "notes", "op": "INSERT", "row_id": "n1", "timestamp": to_text(AT), "data": "aXYtaXYtaXYt.bm90ZQ=="},
+    {"table": "notes", "op": "DELETE", "row_id": "n1", "timestamp": to_text(AT), "data": None},
+]
+"""As a `curl` line and a page write."""
+
+
+def use_as_the_server_printed(server: Server, folder: Path) -> tuple[str, str, str]:
+    """Do what somebody does in the first minutes: the lines as printed, a page or an app that does not encrypt.
+
+    Return the account's API key, e-mail and password.
+    """
+    assert until(lambda: "synckit demo" in server.log, 20.0), server.log
+    push, demo = [line for line in server.log.splitlines() if "/push'" in line or line.startswith("synckit demo")]
+    subprocess.run(push, shell=True, check=True, timeout=30, capture_output=True)
+    words = shlex.split(demo)
+    module = [sys.executable, "-m", "synckit_notify.client.command", *words[1:]]
+    done = subprocess.run(module, cwd=folder, env=clean_environment() | {"PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.returncode == 0
+    api_key, email, password = (words[words.index(f"--{name}") + 1] for name in ("api-key", "email", "password"))
+    with SyncKitClient(server.url, api_key=api_key, encrypt=False) as page:
+        page.authenticate(email, password)
+        body = {"device_id": page.register_device("page", "web").id, "changes": IN_THE_CLEAR}
+        page._session.call("POST", "/api/sync/push", body, safe=False)
+    return api_key, email, password
+
+
+@pytest.mark.usefixtures("streams_end")
+def test_the_account_that_the_server_prints_is_good_for_the_readme_after_everything_else_was_tried_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    need("curl")
+    with start(make_clone(tmp_path)) as server:
+        api_key, email, password = use_as_the_server_printed(server, tmp_path)
+        (block,) = [each for each in blocks_of(ROOT / "README.md") if "SyncKitClient(" in each.text]
+        code = block.text.replace("https://sync.example.org", server.url).replace('api_key="..."', f"{api_key=}")
+        code = code.replace(EMAIL, email).replace('"password"', f'"{password}"')
+        monkeypatch.chdir(tmp_path)
+        for _ in range(2):  # the second time as on any other day
+            names: Names = {"__name__": "a document"}
+            exec(compile(code, "README.md", "exec"), names)
+            with names["client"] as client:
+                assert client.pending_changes == 0
+        with SyncKitClient(server.url, api_key=api_key) as phone:
+            phone.authenticate(email, password)
+            phone.register_device("Phone", "android")
+            phone.setup_encryption_existing("a passphrase")
+            told: list[str] = []
+            result = phone.pull(on_unreadable=lambda change: told.append(change.table))
+            assert [change.data for change in result] == [{"title": "Buy milk"}] * 2
+    assert (told.count("synckit_demo"), told.count("notes"), told.count("tasks") > 0) == (5, 2, True)
+    assert "changes that cannot be read are left out: " in caplog.text
 
 
 GAP, FIGURE = "…", r"(?:under )?\d[\d.]*(?:, \d[\d.]*)*(?:, …)?(?: ms\b| s\b)?"

@@ -1,6 +1,16 @@
 """The SDK: `SyncKitClient` and what it takes and gives; nothing of the server is imported."""
 
-from .changes import Account, ChangeEntry, Device, Position, PulledChange, PullFilter, PullResult, Status
+from .changes import (
+    Account,
+    ChangeEntry,
+    Device,
+    Position,
+    PulledChange,
+    PullFilter,
+    PullResult,
+    Status,
+    UnreadableChange,
+)
 from .client import SyncKitClient
 from .errors import (
     DecryptionFailed,
@@ -39,4 +49,5 @@ __all__ = [
     "SyncKitError",
     "SyncNotification",
     "SyncNotifyStream",
+    "UnreadableChange",
 ]

@@ -59,6 +59,17 @@ class PulledChange:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadableChange:
+    """A change that a pull left out because it cannot be read; `table` and `row_id` are empty where it has none."""
+
+    seq: int
+    table: str
+    row_id: str
+    device_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """A registered device."""
 
@@ -133,10 +144,16 @@ class PullFilter:
 
 
 class PulledChanges(Sequence[PulledChange]):
-    """Changes in the server's order; `position` is where they end, `restarted` says that the log was replaced."""
+    """Changes in the server's order; `position` is where they end, `restarted` says that the log was replaced.
 
-    def __init__(self, changes: list[PulledChange], position: Position, restarted: bool) -> None:
+    `unreadable` and `locked` count what was left out: what cannot be read, and what needs a key that is not here.
+    """
+
+    def __init__(
+        self, changes: list[PulledChange], position: Position, restarted: bool, *, unreadable: int = 0, locked: int = 0
+    ) -> None:
         self._changes, self.position, self.restarted = changes, position, restarted
+        self.unreadable, self.locked = unreadable, locked
 
     def __len__(self) -> int:
         return len(self._changes)
@@ -153,9 +170,16 @@ class PullResult(PulledChanges):
     """The result of `pull`; until `confirm()` is called, the same changes come again."""
 
     def __init__(
-        self, changes: list[PulledChange], position: Position, restarted: bool, confirm: Callable[[], None]
+        self,
+        changes: list[PulledChange],
+        position: Position,
+        restarted: bool,
+        confirm: Callable[[], None],
+        *,
+        unreadable: int = 0,
+        locked: int = 0,
     ) -> None:
-        super().__init__(changes, position, restarted)
+        super().__init__(changes, position, restarted, unreadable=unreadable, locked=locked)
         self._confirm = confirm
 
     def confirm(self) -> None:
@@ -178,3 +202,7 @@ def _check_name(field: str, value: str, longest: int) -> None:
 def _check_aware(field: str, value: datetime) -> None:
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise ValueError(f"{field}: a datetime with a time zone")
+    try:
+        value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{field}: must be within the years 1 to 9999 in UTC") from None

@@ -1,57 +1,55 @@
 """`SyncKitClient`: what an app calls. Changes go in and come out, everything between is the SDK's.
 
     push:  entries ── seal, cut into batches ──▶ state ──▶ server ──▶ answered: out of the state
-    pull:  server ──▶ page ── open, without the own echo ──▶ the app ──▶ confirmed: the cursor moves over it
+    pull:  server ──▶ page ── open, without the own echo ──▶ the app ──▶ confirmed: the cursor moves over it (LogReader)
 
 A crash anywhere repeats a change or sends it later; it never skips or doubles one. Any thread may call anything.
 """
 
-import logging
 import os
 import threading
 import time
 import weakref
 import webbrowser
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from typing import Any, Self
+from typing import Self
 
 import httpx2
 
 from ..per_process import PerProcess
 from .changes import (
-    BEGINNING,
     Account,
     ChangeEntry,
     Device,
-    Position,
     PulledChange,
     PulledChanges,
     PullFilter,
     PullResult,
     Status,
-    to_text,
+    UnreadableChange,
 )
-from .errors import NetworkError, NoMasterKey, ServerError, StateError
+from .errors import NetworkError, StateError
+from .log_reader import LogReader
 from .login import log_in
-from .masterkey import Encryption
+from .masterkey import Encryption, NoEncryption
 from .session import Session
 from .state import Pending, State
 from .stream import StreamState, SyncNotifyStream
-from .wire import ClearText, Codec, Page, batches, digest, member, read_device, read_status
-
-log = logging.getLogger("synckit_notify.client")
+from .wire import batches, digest, member, read_device, read_status
 
 
 class Resources:
-    """What each process has of a client for itself: state, session, locks and streams."""
+    """What each process has of a client for itself: state, session, reader of the log, locks and streams."""
 
     def __init__(
         self,
         server_url: str,
         api_key: str,
         state: str | os.PathLike[str] | None,
+        keys: Encryption | NoEncryption,
         *,
+        strict: bool,
         http: httpx2.Client | None,
         clock: Callable[[], float],
         wait: Callable[[float], object] | None,
@@ -62,7 +60,8 @@ class Resources:
         except BaseException:
             self.state.close()
             raise
-        self.pushing, self.applying = threading.Lock(), threading.Lock()
+        self.log = LogReader(self.session, self.state, keys, strict=strict)
+        self.pushing = threading.Lock()
         self.streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
 
     def close(self) -> None:
@@ -77,10 +76,10 @@ class SyncKitClient:
     """One installation of an app; close it, or use it in a `with`.
 
     `state` is a file that survives the process, None is memory. The master key is never in it: set up encryption in
-    each process. A process that is forked later can use the client too, with connections of its own, if `state` is a
-    file and `http` is not given; else its calls raise StateError. Raises ValueError for an address that is none,
-    StateError for a file that cannot be used. Every call may raise NetworkError, ServerError, ProtocolError,
-    NotAuthenticated and StateError.
+    each process. With `strict` a change that cannot be read stops a pull instead of being left out. A process that is
+    forked later can use the client too, with connections of its own, if `state` is a file and `http` is not given; else
+    its calls raise StateError. Raises ValueError for an address that is none, StateError for a file that cannot be
+    used. Every call may raise NetworkError, ServerError, ProtocolError, NotAuthenticated and StateError.
     """
 
     def __init__(
@@ -90,17 +89,17 @@ class SyncKitClient:
         api_key: str,
         state: str | os.PathLike[str] | None = None,
         encrypt: bool = True,
+        strict: bool = False,
         http: httpx2.Client | None = None,
         clock: Callable[[], float] = time.time,
         wait: Callable[[float], object] | None = None,
     ) -> None:
         self._maker, self._closed = os.getpid(), False
-        self._encrypt = encrypt
-        self._codec: Codec | None = None if encrypt else ClearText()
+        self._keys = Encryption(lambda: self._session) if encrypt else NoEncryption()
 
         def open_here() -> Resources:
             self._require_usable_here(in_memory=state is None, shared_http=http is not None)
-            return Resources(server_url, api_key, state, http=http, clock=clock, wait=wait)
+            return Resources(server_url, api_key, state, self._keys, strict=strict, http=http, clock=clock, wait=wait)
 
         self._here = PerProcess(open_here)
         self._here.get()
@@ -112,6 +111,10 @@ class SyncKitClient:
     @property
     def _session(self) -> Session:
         return self._here.get().session
+
+    @property
+    def _log(self) -> LogReader:
+        return self._here.get().log
 
     def authenticate(self, email: str, password: str) -> Account:
         """Log in; raises NotAuthenticated for wrong credentials, StateError if the state is another account's."""
@@ -139,7 +142,7 @@ class SyncKitClient:
         entries = list(entries)
         device = self._state.device_id()
         if entries:
-            sealed = list(batches(entries, self._sealing(), self._session.account()))
+            sealed = list(batches(entries, self._keys.codec(), self._session.account()))
             self._state.add_pending(digest(entries), sealed)
         with self._here.get().pushing:
             while (batch := self._state.next_pending()) is not None:
@@ -156,25 +159,36 @@ class SyncKitClient:
         with self._here.get().pushing:
             return self._state.discard_pending()
 
-    def pull(self, apply: Callable[[list[PulledChange]], object] | None = None) -> PullResult:
+    def pull(
+        self,
+        apply: Callable[[list[PulledChange]], object] | None = None,
+        *,
+        on_unreadable: Callable[[UnreadableChange], object] | None = None,
+    ) -> PullResult:
         """Return all changes since those that are confirmed, but this device's own.
 
         With `apply`, which is called with each page in turn, a page is confirmed when it returns, and the result holds
         no changes. Without, they come again until `confirm()`. After the server's log was replaced all changes come
-        from its beginning, the own ones too, and the result says `restarted`. Raises NoMasterKey and DecryptionFailed.
-        """
-        return self._collect() if apply is None else self._apply(apply)
+        from its beginning, the own ones too, and the result says `restarted`.
 
-    def pull_filtered(self, chosen: PullFilter) -> PulledChanges:
-        """Return the chosen changes of the whole log, or those after the filter's position; `pull` is not touched."""
-        changes: list[PulledChange] = []
-        end, restarted = chosen.position, False
-        for page in self._pages(chosen.position, False, chosen.body(), lambda _: (BEGINNING, True)):
-            if page.start != end:
-                changes.clear()
-            changes += self._opened(page)
-            end, restarted = page.end, page.restarted
-        return PulledChanges(changes, end, restarted)
+        A change that cannot be read is left out, logged, counted in `unreadable` and given to `on_unreadable`; with
+        `strict=True` it raises DecryptionFailed instead. One under a key that is not here is left out and counted in
+        `locked`; the pull after that key was set up gives it, and all changes since, again. Raises NoMasterKey.
+        """
+        return self._log.collect(on_unreadable) if apply is None else self._log.apply(apply, on_unreadable)
+
+    def pull_filtered(
+        self, chosen: PullFilter, *, on_unreadable: Callable[[UnreadableChange], object] | None = None
+    ) -> PulledChanges:
+        """Return the chosen changes of the whole log, or those after the filter's position; `pull` is not touched.
+
+        What cannot be read, or not yet, is left out as in `pull`.
+        """
+        return self._log.choose(chosen, on_unreadable)
+
+    def retry_unreadable(self) -> bool:
+        """Let the next `pull` begin at the lowest change that could not be read; return whether there was one."""
+        return self._state.retry_unreadable()
 
     def status(self) -> Status:
         """Ask how far the server's log has come."""
@@ -193,15 +207,15 @@ class SyncKitClient:
 
     def setup_encryption_new(self, passphrase: str) -> None:
         """Make the account's master key, on its first device; raises EncryptionExists if there is one."""
-        self._codec = self._encryption().setup_new(passphrase)
+        self._keys.setup_new(passphrase)
 
     def setup_encryption_existing(self, passphrase: str) -> None:
         """Fetch the account's master key; raises NoMasterKey if it has none, InvalidEnvelope for a wrong passphrase."""
-        self._codec = self._encryption().setup_existing(passphrase)
+        self._keys.setup_existing(passphrase)
 
     def change_passphrase(self, old: str, new: str) -> None:
         """Wrap the master key anew; raises as `setup_encryption_existing`, ServerError 409 if another was faster."""
-        self._codec = self._encryption().change_passphrase(old, new)
+        self._keys.change_passphrase(old, new)
 
     def close(self) -> None:
         """End the streams and the waits of other threads, close connections and file; twice does nothing more."""
@@ -237,72 +251,3 @@ class SyncKitClient:
         body = {"device_id": device, "push_id": batch.push_id, "changes": batch.changes}
         answer = self._session.call("POST", "/api/sync/push", body, safe=True)
         self._state.finish_pending(batch.push_id, member(answer, "cursor", int))
-
-    def _apply(self, apply: Callable[[list[PulledChange]], object]) -> PullResult:
-        with self._here.get().applying:
-            start, restarting = self._state.position()
-            for page in self._pages(start, restarting, {}, self._restart):
-                changes = self._opened(page)
-                if changes:
-                    apply(changes)
-                self._confirm(page.start, page)
-        return PullResult([], page.end, page.restarted, lambda: None)
-
-    def _collect(self) -> PullResult:
-        changes: list[PulledChange] = []
-        start, restarting = self._state.position()
-        end = start
-        for page in self._pages(start, restarting, {}, self._restart):
-            if page.start != end:
-                changes, start = [], page.start
-            changes += self._opened(page)
-            end = page.end
-        if not changes:  # but an echo perhaps, and nobody will confirm nothing
-            self._confirm(start, page)
-        return PullResult(changes, end, page.restarted, lambda: self._confirm(start, page))
-
-    def _pages(
-        self,
-        position: Position,
-        restarted: bool,
-        query: Mapping[str, Any],
-        restart: Callable[[Position], tuple[Position, bool]],
-    ) -> Iterator[Page]:
-        """Yield pages from a position on, at least one; from the beginning again if the log was replaced."""
-        device = self._state.device_id()
-        while True:
-            asked = {"device_id": device, "cursor": position.cursor, "epoch": position.epoch}
-            try:
-                answer = self._session.call("POST", "/api/sync/pull", {**query, **asked}, safe=True)
-            except ServerError as error:
-                if error.status != 409 or position == BEGINNING:
-                    raise
-                log.warning("the server's log was replaced: it is read again from its beginning")
-                position, restarted = restart(position)
-                continue
-            page = Page.read(answer, position, restarted)
-            yield page
-            if not page.has_more:
-                return
-            position = page.end
-
-    def _restart(self, stale: Position) -> tuple[Position, bool]:
-        self._state.restart(stale)
-        return self._state.position()
-
-    def _confirm(self, start: Position, last: Page) -> None:
-        self._state.advance(start.cursor, last.end, None if last.has_more else to_text(last.server_time))
-
-    def _opened(self, page: Page) -> list[PulledChange]:
-        return page.opened(self._sealing, self._session.account(), self._state.device_id())
-
-    def _encryption(self) -> Encryption:
-        if not self._encrypt:
-            raise ValueError("this client was made with encrypt=False")
-        account = self._session.account()
-        return Encryption(self._session.call, account.app_id, account.user_id)
-
-    def _sealing(self) -> Codec:
-        if self._codec is None:
-            raise NoMasterKey("set up encryption first, in each process")
-        return self._codec

@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from .changes import BEGINNING, ChangeEntry, PulledChange, PullFilter
+from .changes import BEGINNING, ChangeEntry, PulledChange, PullFilter, UnreadableChange
 from .client import SyncKitClient
 from .doctor import Address, Report, examine, readable_token
 from .errors import SyncKitError
@@ -29,7 +29,11 @@ from .stream import SyncNotification
 
 CHANGES = 5
 DEMO_TABLE = "synckit_demo"
-"""In the clear, and a table of its own: whatever else the account holds is neither read nor touched."""
+"""In the clear, and a table of its own: whatever else the account holds is neither read nor touched.
+
+There is no passphrase to encrypt with, and a key made here would be the account's. Devices that encrypt leave these
+changes out.
+"""
 
 PATIENCE_SECONDS = 10.0
 
@@ -78,13 +82,18 @@ def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool,
         for change in page:
             say("pulled", table=change.table, op=change.op, row=change.row_id)
 
+    def show_unreadable(change: UnreadableChange) -> None:
+        say("unreadable", table=change.table, row=change.row_id, reason=change.reason)
+
     with suppress(KeyboardInterrupt), _explained(), _client(account, state, passphrase) as client:
         if pull:
             client.register_device("synckit listen", "linux")
         for notification in client.subscribe_notifications(lambda state, reason: say(f"[{state}]", reason=reason)):
             say(notification.name.lower())
             if pull and notification is SyncNotification.CHANGED:
-                client.pull(apply=show)
+                locked = client.pull(apply=show, on_unreadable=show_unreadable).locked
+                if locked:
+                    say("locked", changes=locked)
 
 
 @main.command()

@@ -21,13 +21,18 @@ from argon2.low_level import Type, hash_secret_raw
 from nacl.exceptions import CryptoError
 from nacl.utils import random as random_bytes
 
-from .errors import DecryptionFailed, InvalidEnvelope
+from . import json_text
+from .errors import InvalidEnvelope
 
 FORMAT_VERSION = 1
 KEY_BYTES = 32
 KEY_ID_BYTES = 8
 SALT_BYTES = 32
 NONCE_BYTES = sodium.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
+TAG_BYTES = sodium.crypto_aead_xchacha20poly1305_ietf_ABYTES
+HEADER_BYTES = 1 + KEY_ID_BYTES
+"""Of each ciphertext: the format, then which key it needs. Readable by everybody, and authenticated."""
+
 LONGEST_ENVELOPE = 4096
 
 MEMORY_KIB, PASSES, LANES = 64 * 1024, 3, 1
@@ -36,6 +41,14 @@ BOUNDS = {"memory_kib": (MEMORY_KIB, 256 * 1024), "passes": (PASSES, 10), "lanes
 
 _ENTRY_LABEL = b"synckit_notify entry"
 _KEY_ID_LABEL = b"synckit_notify key id"
+
+
+class Unreadable(Exception):
+    """A change that cannot be read here; its text is the reason, for a person."""
+
+
+class Locked(Unreadable):
+    """The ciphertext names a key that is not here; it may come yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,33 +73,41 @@ class Cipher:
         key_id = hashlib.blake2b(_KEY_ID_LABEL, key=key, digest_size=KEY_ID_BYTES).digest()
         self._header = bytes([FORMAT_VERSION]) + key_id
 
+    @property
+    def key_ids(self) -> frozenset[str]:
+        """The ids of the keys that this cipher opens with; no secrets, each ciphertext holds one."""
+        return frozenset({self._header[1:].hex()})
+
     def seal(self, context: EntryContext, data: Any) -> str:
         """Return `data`, any JSON value, as ciphertext text; raises ValueError or TypeError if it is none."""
-        plain = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        plain = json_text.encode(data, separators=(",", ":")).encode()
         nonce = random_bytes(NONCE_BYTES)
         sealed = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(
             plain, self._authenticated(context), nonce, self._key
         )
-        return base64.b64encode(self._header + nonce + sealed).decode()
+        return _to_base64(self._header + nonce + sealed)
 
     def open(self, context: EntryContext, text: str | None) -> Any:
-        """Return the JSON value; raises DecryptionFailed for anything our devices did not put exactly there.
+        """Return the JSON value; raises Unreadable for anything our devices did not put exactly there.
 
-        A deletion without ciphertext is refused too: a server could have made it up.
+        That is Locked where the ciphertext names another key. A deletion without ciphertext is refused too: a server
+        could have made it up.
         """
         if text is None:
-            raise DecryptionFailed("a change came without ciphertext, so nothing proves that a device made it")
+            raise Unreadable("it came without ciphertext, so nothing proves that a device made it")
+        raw = ciphertext_of(text)
+        if raw is None:
+            raise Unreadable("it was not encrypted, or not by this version of the SDK")
+        header, nonce, sealed = _cut(raw, HEADER_BYTES, NONCE_BYTES)
+        if header != self._header:
+            raise Locked("it was encrypted with a key that is not here")
         try:
-            raw = _from_base64(text)
-            header, nonce, sealed = _cut(raw, len(self._header), NONCE_BYTES)
-            if header != self._header:
-                raise DecryptionFailed("a change was encrypted with another key or in another format")
             plain = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
                 sealed, self._authenticated(context), nonce, self._key
             )
-            return json.loads(plain)
-        except (CryptoError, ValueError, TypeError, RecursionError) as error:
-            raise DecryptionFailed("a change was altered, moved, or not encrypted by this account") from error
+        except CryptoError as error:
+            raise Unreadable("it was altered, moved, or not encrypted by this account") from error
+        return decoded(plain)
 
     def wrap(self, app: str, user: str, passphrase: str) -> str:
         """Return the master key as an envelope that only the passphrase opens; takes about 0.2 s and 64 MiB."""
@@ -108,6 +129,25 @@ class Cipher:
         """Return the one encoding of where an entry belongs: each part behind its length, so no two places meet."""
         parts = [_ENTRY_LABEL, self._header, *(part.encode() for part in astuple(context))]
         return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+def ciphertext_of(text: str) -> bytes | None:
+    """Return the bytes of a text that has the form of our ciphertext, whoever wrote it; None for any other text."""
+    try:
+        raw = _from_base64(text)
+    except ValueError:
+        return None
+    return raw if len(raw) >= HEADER_BYTES + NONCE_BYTES + TAG_BYTES and raw[0] == FORMAT_VERSION else None
+
+
+def decoded(plain: bytes | str) -> Any:
+    """Return the JSON value of plain data; raises Unreadable."""
+    try:
+        return json_text.decode(plain if isinstance(plain, str) else plain.decode())
+    except json_text.NestedTooDeeply as error:
+        raise Unreadable(f"its data {error}") from None
+    except ValueError:
+        raise Unreadable("its data is not JSON") from None
 
 
 def new_cipher() -> Cipher:

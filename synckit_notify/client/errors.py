@@ -9,7 +9,7 @@
     ├── NoMasterKey          encryption was not set up in this process
     ├── EncryptionExists     this account has a master key already
     ├── InvalidEnvelope      the stored master key cannot be unwrapped: a wrong passphrase, or a forgery
-    └── DecryptionFailed     a change was not encrypted by this account's devices, or was moved or altered
+    └── DecryptionFailed     a change cannot be read, and the client was made with strict=True
 
 `str(error)` is a sentence for a person: it never holds a token, a key or a password. All of them can be pickled and
 copied, whatever their constructors take, so they cross the border of a process pool.
@@ -65,4 +65,14 @@ class InvalidEnvelope(SyncKitError):
 
 
 class DecryptionFailed(SyncKitError):
-    """A ciphertext does not belong to the place it was found in."""
+    """A change cannot be read, and the client was made with strict=True; the fields of an UnreadableChange."""
+
+    def __init__(self, *, seq: int, table: str, row_id: str, device_id: str, reason: str) -> None:
+        super().__init__(
+            f"change {seq} (table {table!r}, row {row_id!r}, device {device_id!r}) cannot be read: {reason}"
+        )
+        self.seq = seq
+        self.table = table
+        self.row_id = row_id
+        self.device_id = device_id
+        self.reason = reason

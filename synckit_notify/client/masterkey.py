@@ -1,62 +1,120 @@
-"""The account's master key: made, fetched and wrapped anew; the server keeps its envelope and cannot open it.
+"""What opens changes in this process: the account's master key once it is set up, or nothing for data in the clear.
 
-A session's `call`, an app and a user in, a Cipher out. Only the client may use it. A repeat of a request whose answer
-was lost meets the own envelope: that counts as done. Raises what `call` raises, and InvalidEnvelope.
+A session in, asked for anew at each use, and a Codec out. The server keeps the key's envelope and cannot open it. Only
+the client may use it; any thread. A repeat of a request whose answer was lost meets the own envelope: that counts as
+done. Raises what the session's `call` raises, and InvalidEnvelope.
 """
 
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
 from .encryption import Cipher, new_cipher, unwrap
 from .errors import EncryptionExists, NoMasterKey, ServerError
-from .wire import member
+from .session import Session
+from .wire import ClearText, member
 
 PATH = "/api/sync/keys"
 
 
-class Call(Protocol):
-    """`Session.call`."""
+class NoEncryption:
+    """In place of an Encryption, for a client made with `encrypt=False`."""
 
-    def __call__(self, method: str, path: str, body: dict[str, Any] | None = None, *, safe: bool) -> dict[str, Any]: ...
+    key_ids: frozenset[str] = ClearText.key_ids
+
+    def setup_new(self, passphrase: str) -> NoReturn:
+        """Raise ValueError, as the others do."""
+        raise ValueError("this client was made with encrypt=False")
+
+    setup_existing = setup_new
+
+    def change_passphrase(self, old: str, new: str) -> NoReturn:
+        """Raise ValueError."""
+        self.setup_new(new)
+
+    def codec(self) -> ClearText:
+        """Return what reads and writes data as JSON."""
+        return ClearText()
+
+    def require_newest(self) -> None:
+        """Do nothing: there is no key that could be out of date."""
+
+
+class _Key(NamedTuple):
+    cipher: Cipher
+    envelope_version: int
 
 
 class Encryption:
-    """One account's envelope at the server."""
+    """One account's master key; none before one of the first three is called."""
 
-    def __init__(self, session_call: Call, app: str, user: str) -> None:
-        self._call, self._app, self._user = session_call, app, user
+    def __init__(self, session: Callable[[], Session]) -> None:
+        self._session = session
+        self._key: _Key | None = None
 
-    def setup_new(self, passphrase: str) -> Cipher:
+    def setup_new(self, passphrase: str) -> None:
         """Make a master key and keep it at the server; raises EncryptionExists, and never overwrites one."""
         cipher = new_cipher()
+        account = self._session().account()
         try:
-            self._put({"envelope": cipher.wrap(self._app, self._user, passphrase)})
+            version = self._put({"envelope": cipher.wrap(account.app_id, account.user_id, passphrase)})
         except ServerError as error:
             if error.status == 409:
                 raise EncryptionExists("this account has a master key: use the passphrase it was made with") from error
             raise
-        return cipher
+        self._key = _Key(cipher, version)
 
-    def setup_existing(self, passphrase: str) -> Cipher:
+    def setup_existing(self, passphrase: str) -> None:
         """Fetch the master key; raises NoMasterKey if there is none."""
-        return unwrap(self._get()[0], self._app, self._user, passphrase)
+        self._key = self._fetch(passphrase)
 
-    def change_passphrase(self, old: str, new: str) -> Cipher:
+    def change_passphrase(self, old: str, new: str) -> None:
         """Wrap the same master key anew; raises NoMasterKey, and ServerError 409 if another device was faster."""
-        envelope, version = self._get()
-        cipher = unwrap(envelope, self._app, self._user, old)
-        self._put({"envelope": cipher.wrap(self._app, self._user, new), "expected_version": version})
-        return cipher
+        account = self._session().account()
+        cipher, version = self._fetch(old)
+        envelope = cipher.wrap(account.app_id, account.user_id, new)
+        self._key = _Key(cipher, self._put({"envelope": envelope, "expected_version": version}))
 
-    def _put(self, body: dict[str, Any]) -> None:
+    @property
+    def key_ids(self) -> frozenset[str]:
+        """The ids of the keys that are here."""
+        key = self._key
+        return frozenset() if key is None else key.cipher.key_ids
+
+    def codec(self) -> Cipher:
+        """Return what seals and opens; raises NoMasterKey."""
+        if self._key is None:
+            raise NoMasterKey("set up encryption first, in each process")
+        return self._key.cipher
+
+    def require_newest(self) -> None:
+        """Raise NoMasterKey if the server's envelope is newer than the key here, so it may hold the missing one."""
         try:
-            self._call("PUT", PATH, body, safe=True)
+            version = self._get()[1]
+        except NoMasterKey:
+            return
+        if self._key is None or version > self._key.envelope_version:
+            raise NoMasterKey("the passphrase was changed: set up encryption again, with the new one")
+
+    def _fetch(self, passphrase: str) -> _Key:
+        account = self._session().account()
+        envelope, version = self._get()
+        return _Key(unwrap(envelope, account.app_id, account.user_id, passphrase), version)
+
+    def _put(self, body: dict[str, Any]) -> int:
+        """Store an envelope; return its version."""
+        try:
+            return member(self._session().call("PUT", PATH, body, safe=True), "version", int)
         except ServerError as error:
-            if error.status != 409 or self._get()[0] != body["envelope"]:
+            if error.status != 409:
                 raise
+            envelope, version = self._get()
+            if envelope != body["envelope"]:
+                raise
+            return version
 
     def _get(self) -> tuple[str, int]:
         try:
-            answer = self._call("GET", PATH, safe=True)
+            answer = self._session().call("GET", PATH, safe=True)
         except ServerError as error:
             if error.status == 404:
                 raise NoMasterKey(

@@ -3,6 +3,7 @@
     belonging      the installation, made once; the server, API key and account it belongs to; the device
     tokens         with their life in the server's seconds, and the lease of whoever is renewing them
     position       cursor, epoch and last_sync_time of the confirmed pulls
+    left out       the lowest `seq` among the confirmed changes that could not be read, and among those without a key
     pending        batches that the server has not answered yet, oldest first
 
 Any thread may call any method, and several processes may share a file: each method is one short transaction, and none
@@ -45,6 +46,21 @@ class Pending:
 
     push_id: str
     changes: list[Any] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """What an app was not given of the changes that it confirms: the lowest `seq` of each kind.
+
+    `key_ids` are the keys that were here; only another one is a reason to look at what is locked again.
+    """
+
+    unreadable: int | None = None
+    locked: int | None = None
+    key_ids: frozenset[str] = frozenset()
+
+
+NOTHING = LeftOut()
 
 
 class State:
@@ -151,7 +167,7 @@ class State:
         text = self._row()["last_sync_time"]
         return None if text is None else datetime.fromisoformat(text)
 
-    def advance(self, start: int, end: Position, complete_until: str | None) -> None:
+    def advance(self, start: int, end: Position, complete_until: str | None, left_out: LeftOut = NOTHING) -> None:
         """Confirm what lies between, if all before `start` is; `complete_until` only if nothing is left after it."""
         with self._transaction() as row:
             if row["cursor"] < start or row["epoch"] not in (None, end.epoch):
@@ -159,12 +175,34 @@ class State:
             self._set(cursor=max(row["cursor"], end.cursor), epoch=end.epoch)
             if complete_until is not None:
                 self._set(last_sync_time=max(row["last_sync_time"] or "", complete_until), restarting=0)
+            if left_out.unreadable is not None:
+                self._remember("unreadable", left_out.unreadable, end.epoch, frozenset())
+            if left_out.locked is not None:
+                self._remember("locked", left_out.locked, end.epoch, left_out.key_ids)
 
     def restart(self, stale: Position) -> None:
         """Start again from the beginning of the log, unless that happened since `stale` was read."""
         with self._transaction() as row:
             if row["epoch"] in (None, stale.epoch):
                 self._set(cursor=0, epoch=None, last_sync_time=None, restarting=1)
+                self._connection.execute("DELETE FROM left_out")
+
+    def unlock(self, key_ids: frozenset[str]) -> None:
+        """Go back to before the lowest locked change if a key is here now that was not when it was left out."""
+        if self._fetch("SELECT 1 FROM left_out WHERE kind = 'locked'") is None:
+            return
+        with self._transaction() as row:
+            locked = self._left_out("locked", row["epoch"])
+            if locked is not None and key_ids - set(locked["key_ids"].split()):
+                self._go_back("locked", row["cursor"], locked["seq"])
+
+    def retry_unreadable(self) -> bool:
+        """Go back to before the lowest unreadable change; return whether there was one."""
+        with self._transaction() as row:
+            unreadable = self._left_out("unreadable", row["epoch"])
+            if unreadable is not None:
+                self._go_back("unreadable", row["cursor"], unreadable["seq"])
+            return unreadable is not None
 
     def add_pending(self, digest: str, batches: Sequence[Sequence[str]]) -> None:
         """Keep all batches of one push, or none if the same push is pending already."""
@@ -212,6 +250,26 @@ class State:
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:
                 yield self._row()
+
+    def _left_out(self, kind: str, epoch: str | None) -> Any:
+        """Return the row of a kind; one of another epoch counts in a log that is gone."""
+        query = "SELECT seq, key_ids FROM left_out WHERE kind = ? AND epoch = ?"
+        row = self._connection.execute(query, (kind, epoch)).fetchone()
+        if row is not None and not (isinstance(row["seq"], int) and row["seq"] > 0 and isinstance(row["key_ids"], str)):
+            raise StateError("the state file is damaged")
+        return row
+
+    def _remember(self, kind: str, seq: int, epoch: str | None, key_ids: frozenset[str]) -> None:
+        """Keep the lower `seq`, and of the keys those that were here for both."""
+        before = self._left_out(kind, epoch)
+        if before is not None:
+            seq, key_ids = min(seq, before["seq"]), key_ids & frozenset(before["key_ids"].split())
+        statement = "INSERT OR REPLACE INTO left_out (kind, seq, epoch, key_ids) VALUES (?, ?, ?, ?)"
+        self._connection.execute(statement, (kind, seq, epoch, " ".join(sorted(key_ids))))
+
+    def _go_back(self, kind: str, cursor: int, seq: int) -> None:
+        self._set(cursor=min(cursor, seq - 1))
+        self._connection.execute("DELETE FROM left_out WHERE kind = ?", (kind,))
 
     def _set(self, **columns: Any) -> None:
         names = ", ".join(f"{name} = :{name}" for name in columns)

@@ -65,6 +65,10 @@ _TABLES = (
     f"PRAGMA user_version = {VERSION}",
 )
 
+_ADDED = """CREATE TABLE IF NOT EXISTS left_out (
+    kind TEXT PRIMARY KEY, seq INTEGER NOT NULL, epoch TEXT NOT NULL, key_ids TEXT NOT NULL)"""
+"""What files of earlier versions lack. Those versions do not mind it, so the file's version stays."""
+
 
 _lock = PerProcess(threading.RLock)
 
@@ -220,6 +224,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     rows = connection.execute("SELECT * FROM state").fetchall()
     if len(rows) != 1 or not is_sound(rows[0]):
         raise StateError("the state file is damaged")
+    connection.execute(_ADDED)
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:

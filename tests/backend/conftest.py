@@ -229,7 +229,12 @@ def log_in(send: Send, credentials: dict[str, str]) -> Callable[..., Any]:
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A folder in which plain `gunicorn` starts the service; its instance folder is its own."""
-    folder = tmp_path / "clone"
+    return make_clone(tmp_path)
+
+
+def make_clone(parent: Path) -> Path:
+    """Return a folder with what a clone needs to start plain `gunicorn`."""
+    folder = parent / "clone"
     folder.mkdir()
     for name in ("wsgi.py", "gunicorn.conf.py"):
         shutil.copy(ROOT / name, folder)

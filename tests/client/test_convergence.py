@@ -143,8 +143,9 @@ pulls = st.tuples(
     st.none() | st.integers(0, 3),
     faults,
 )
+strangers = st.tuples(st.just("stranger"), device)  # what no device of the app can read
 restores = st.tuples(st.just("restore"), device)  # seldom: reading all again mends what was lost before
-syncing = st.lists(st.one_of(writes, writes, pushes, pulls), min_size=5, max_size=30)
+syncing = st.lists(st.one_of(writes, writes, pushes, pulls, strangers), min_size=5, max_size=30)
 stories = syncing | st.builds(lambda one, restore, two: [*one, restore, *two], syncing, restores, syncing)
 
 
@@ -161,11 +162,18 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, A
 
 
 def log_of(backend: Backend, account: Account, device_id: str) -> list[Any]:
-    """The server's log, whole."""
+    """The server's log, but for what nobody can read."""
     query = changelog.Query(cursor=0)
     page = backend.store.read(lambda c: changelog.pull(c, account.app_id, account.user_id, device_id, query))
     assert not page.has_more
-    return page.rows
+    return [row for row in page.rows if row.row_id != "unreadable"]
+
+
+def push_as_a_stranger(backend: Backend, one: "App") -> None:
+    """Store a change in another form than the app's, as a `curl` line or a forger does."""
+    change = changelog.Change("tasks", "INSERT", "unreadable", "2026-01-31T12:00:00Z", "ciphertext")
+    account, device = one.client._session.account(), one.client._state.device_id()
+    backend.store.write(lambda c: changelog.push(c, account.app_id, account.user_id, device, [change], None))
 
 
 def rows_of(log: list[Any]) -> dict[str, tuple[str, str]]:
@@ -185,6 +193,8 @@ def tell(app: dict[str, App], story: list[Any], backend: Backend) -> None:
                 row, op = how
                 data = None if op == "DELETE" else {"minute": minute}
                 one.write(ChangeEntry("tasks", op, row, START + timedelta(minutes=minute), data))
+            case "stranger":
+                push_as_a_stranger(backend, one)
             case "restore":
                 backend.store.write(changelog.renew_epoch)
             case "push":

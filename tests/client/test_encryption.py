@@ -1,5 +1,6 @@
 """Only this account's devices can read or write, and only exactly where they wrote."""
 
+import base64
 import hashlib
 import json
 from dataclasses import replace
@@ -8,9 +9,10 @@ import nacl.bindings as sodium
 import pytest
 
 from synckit_notify.client import encryption
-from synckit_notify.client.encryption import Cipher, EntryContext, new_cipher, unwrap
-from synckit_notify.client.errors import DecryptionFailed, InvalidEnvelope
+from synckit_notify.client.encryption import Cipher, EntryContext, Locked, Unreadable, new_cipher, unwrap
+from synckit_notify.client.errors import InvalidEnvelope
 
+FIRST_RELEASE = "AZqsWihaQGduGsrb3AhicnCRW0MPLfTM7UvTZxFsBVt2cjV6MLsgHdrcOx6Hc06qPS1WPA7du0tATqB7ytMhKbA="
 HERE = EntryContext("notes", "alice", "tasks", "row 1", "INSERT", "2026-11-23T12:00:00Z")
 
 
@@ -64,37 +66,67 @@ def test_every_altered_byte_of_a_ciphertext_is_refused(cipher: Cipher) -> None:
     for position in range(len(text)):
         for other in "A", "z", "=", "\n", "é":
             if text[position] != other:
-                with pytest.raises(DecryptionFailed):
+                with pytest.raises(Unreadable):
                     cipher.open(HERE, text[:position] + other + text[position + 1 :])
 
 
 @pytest.mark.parametrize("cut", [0, 1, 12, 43, 44, 60, -1, -4])
 def test_a_shortened_ciphertext_is_refused(cipher: Cipher, cut: int) -> None:
-    with pytest.raises(DecryptionFailed):
+    with pytest.raises(Unreadable):
         cipher.open(HERE, cipher.seal(HERE, "x")[:cut])
 
 
 @pytest.mark.parametrize("field", ["app", "user", "table", "row_id", "op", "timestamp"])
 def test_a_ciphertext_opens_only_where_it_belongs(cipher: Cipher, field: str) -> None:
-    with pytest.raises(DecryptionFailed):
+    with pytest.raises(Unreadable):
         cipher.open(replace(HERE, **{field: "elsewhere"}), cipher.seal(HERE, "x"))
 
 
 def test_two_places_never_share_an_encoding(cipher: Cipher) -> None:
     text = cipher.seal(replace(HERE, table="ab", row_id="c"), "x")
-    with pytest.raises(DecryptionFailed):
+    with pytest.raises(Unreadable):
         cipher.open(replace(HERE, table="a", row_id="bc"), text)
 
 
 @pytest.mark.parametrize("forged", [None, "", "AAAA", "no base64!", "null"])
 def test_a_deletion_that_nobody_encrypted_is_refused(cipher: Cipher, forged: str | None) -> None:
-    with pytest.raises(DecryptionFailed):
+    with pytest.raises(Unreadable):
         cipher.open(replace(HERE, op="DELETE"), forged)
 
 
 def test_another_accounts_key_opens_nothing(cipher: Cipher) -> None:
-    with pytest.raises(DecryptionFailed, match="another key"):
+    with pytest.raises(Locked):
         new_cipher().open(HERE, cipher.seal(HERE, "x"))
+
+
+def test_a_ciphertext_says_which_key_it_needs(cipher: Cipher) -> None:
+    """In the clear and authenticated, so nobody can make a change of ours look locked without changing it."""
+    raw = base64.b64decode(cipher.seal(HERE, "x"))
+    assert {raw[1:9].hex()} == cipher.key_ids
+    assert cipher.key_ids.isdisjoint(new_cipher().key_ids)
+
+
+def test_a_ciphertext_of_the_first_release_still_opens() -> None:
+    """Sealed by release 0.1.0 under this key; the format must not change without a new version byte."""
+    text = FIRST_RELEASE
+    assert Cipher(bytes(range(32))).open(HERE, text) == {"title": "milk"}
+
+
+@pytest.mark.parametrize("plain", [b"{", b"NaN", b'"\\ud800"', b'"\xff"', b"[" * 101 + b"]" * 101, b"9" * 5000, b""])
+def test_sealed_data_that_is_not_json_is_unreadable(
+    cipher: Cipher, plain: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device of the account sealed it, so only its form is wrong."""
+
+    class Sealed(str):
+        def encode(self, *_: str) -> bytes:
+            return plain
+
+    monkeypatch.setattr(encryption.json_text, "encode", lambda data, separators: Sealed())
+    text = cipher.seal(HERE, None)
+    with pytest.raises(Unreadable, match="its data") as raised:
+        cipher.open(HERE, text)
+    assert not isinstance(raised.value, Locked)
 
 
 def test_the_passphrase_opens_the_envelope(cipher: Cipher, envelope: str) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from synckit_notify.client import statefile
 from synckit_notify.client.changes import BEGINNING, Account, Device, Position
 from synckit_notify.client.errors import StateError
-from synckit_notify.client.state import State, Tokens
+from synckit_notify.client.state import LeftOut, State, Tokens
 
 ALICE = Account("alice", "notes")
 TOKENS = Tokens("access-1", "refresh-1", 3600.0, 100.0)
@@ -463,6 +463,68 @@ def test_a_restart_happens_once_and_is_over_when_all_is_confirmed() -> None:
     assert state.position() == (Position("e2", 2), True)
     state.advance(2, Position("e2", 3), "2026-01-31T13:00:00.000000Z")
     assert state.position() == (Position("e2", 3), False)
+    state.close()
+
+
+def test_what_was_left_out_is_kept_with_the_cursor_and_the_lowest_counts(file: Path) -> None:
+    state = State.open(file)
+    state.advance(0, Position("e1", 5), None, LeftOut(unreadable=4, locked=3, key_ids=frozenset({"k1", "k2"})))
+    state.advance(5, Position("e1", 9), None, LeftOut(unreadable=8, locked=7, key_ids=frozenset({"k1"})))
+    state.advance(20, Position("e1", 30), None, LeftOut(unreadable=1, locked=1))
+    state.close()
+    state = State.open(file)
+    state.unlock(frozenset({"k1"}))
+    assert state.position()[0] == Position("e1", 9)
+    state.unlock(frozenset({"k2"}))
+    assert state.position()[0] == Position("e1", 2), "k2 was not here for all of them"
+    state.advance(2, Position("e1", 9), None)
+    assert state.retry_unreadable()
+    assert state.position()[0] == Position("e1", 3)
+    assert not state.retry_unreadable()
+    state.close()
+
+
+def test_going_back_never_goes_forward() -> None:
+    state = State.open(None)
+    state.advance(0, Position("e1", 9), None, LeftOut(unreadable=2, locked=6))
+    assert state.retry_unreadable()
+    state.unlock(frozenset({"k1"}))
+    assert state.position()[0] == Position("e1", 1)
+    state.close()
+
+
+def test_a_restart_forgets_what_was_left_out() -> None:
+    state = State.open(None)
+    state.advance(0, Position("e1", 9), None, LeftOut(unreadable=2, locked=6))
+    state.restart(state.position()[0])
+    state.advance(0, Position("e2", 9), None)
+    state.unlock(frozenset({"k1"}))
+    assert not state.retry_unreadable()
+    assert state.position()[0] == Position("e2", 9)
+    state.close()
+
+
+def test_a_file_of_the_first_release_goes_on_in_both_directions(file: Path) -> None:
+    """It has no table for what is left out; the first release in turn does not mind the table."""
+    state = State.open(file)
+    fill(state)
+    before = everything(state)
+    state.close()
+    connection = sqlite3.connect(file)
+    connection.execute("DROP TABLE left_out")
+    connection.close()
+    state = State.open(file)
+    assert everything(state) == before
+    assert not state.retry_unreadable()
+    state.advance(7, Position("e1", 9), None, LeftOut(unreadable=8))
+    state.close()
+    connection = sqlite3.connect(file)
+    connection.execute("UPDATE state SET cursor = 0, epoch = NULL")  # as the first release restarts
+    connection.commit()
+    connection.close()
+    state = State.open(file)
+    state.advance(0, Position("e2", 9), None)
+    assert not state.retry_unreadable(), "of another epoch"
     state.close()
 
 

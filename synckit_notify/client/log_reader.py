@@ -1,0 +1,184 @@
+"""Pulling: from the server's log to the app, page by page, and how far that is confirmed.
+
+    cursor ──▶ page ──▶ opened: changes ──▶ the app ──▶ confirmed: the cursor moves over the page
+                           ├── unreadable: left out, logged, told; `retry_unreadable` goes back to the lowest one
+                           └── locked: left out; the next pull goes back to the lowest one once another key is here
+
+No change can stop a device, and no server can keep it busy without giving it anything: a pull ends in a ProtocolError
+where the cursor does not rise, or where the log is replaced a second time. Only the client may use it; any thread.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from .changes import (
+    BEGINNING,
+    Position,
+    PulledChange,
+    PulledChanges,
+    PullFilter,
+    PullResult,
+    UnreadableChange,
+    to_text,
+)
+from .errors import DecryptionFailed, ProtocolError, ServerError
+from .session import Session
+from .state import LeftOut, State
+from .wire import Keys, Opened, Page, member
+
+MAX_LOGGED = 10_000
+"""Unreadable changes that are remembered as logged; beyond, some are logged again."""
+
+Apply = Callable[[list[PulledChange]], object]
+OnUnreadable = Callable[[UnreadableChange], object]
+
+log = logging.getLogger("synckit_notify.client")
+
+
+class MasterKeys(Keys, Protocol):
+    """What opens changes, and what is known of the keys; an `Encryption`, or `NoEncryption`."""
+
+    @property
+    def key_ids(self) -> frozenset[str]: ...
+    def require_newest(self) -> None: ...
+
+
+class LogReader:
+    """Reads one account's log for one device; `strict` raises DecryptionFailed where a change cannot be read."""
+
+    def __init__(self, session: Session, state: State, keys: MasterKeys, *, strict: bool) -> None:
+        self._session, self._state, self._keys, self._strict = session, state, keys, strict
+        self._applying = threading.Lock()
+        self._logged: set[tuple[str | None, int]] = set()
+
+    def apply(self, apply: Apply, on_unreadable: OnUnreadable | None) -> PullResult:
+        """Give page by page to `apply`, and confirm each when it returned."""
+        with self._applying:
+            start, restarting = self._start()
+            end, unreadable, locked = start, 0, 0
+            for page, opened in self._pages(start, restarting, {}, self._restart):
+                if page.start != end:
+                    unreadable = locked = 0
+                if opened.changes:
+                    apply(opened.changes)
+                _tell(opened.unreadable, on_unreadable)
+                self._confirm(page.start, page, opened.left_out())
+                end = page.end
+                unreadable += len(opened.unreadable)
+                locked += len(opened.locked)
+        return PullResult([], end, page.restarted, lambda: None, unreadable=unreadable, locked=locked)
+
+    def collect(self, on_unreadable: OnUnreadable | None) -> PullResult:
+        """Return the changes of all pages, to be confirmed by the app."""
+        start, restarting = self._start()
+        first, last, total = _gather(start, self._pages(start, restarting, {}, self._restart))
+        _tell(total.unreadable, on_unreadable)
+        left_out = total.left_out()
+
+        def confirm() -> None:
+            self._confirm(first, last, left_out)
+
+        if not total.changes:  # but an echo perhaps, and nobody will confirm nothing
+            confirm()
+        return PullResult(total.changes, last.end, last.restarted, confirm, **_counts(total))
+
+    def choose(self, chosen: PullFilter, on_unreadable: OnUnreadable | None) -> PulledChanges:
+        """Return the chosen changes; the state is not touched."""
+        pages = self._pages(chosen.position, False, chosen.body(), lambda _: (BEGINNING, True))
+        _, last, total = _gather(chosen.position, pages)
+        _tell(total.unreadable, on_unreadable)
+        return PulledChanges(total.changes, last.end, last.restarted, **_counts(total))
+
+    def _start(self) -> tuple[Position, bool]:
+        self._state.unlock(self._keys.key_ids)
+        return self._state.position()
+
+    def _pages(
+        self,
+        position: Position,
+        restarted: bool,
+        query: Mapping[str, Any],
+        restart: Callable[[Position], tuple[Position, bool]],
+    ) -> Iterator[tuple[Page, Opened]]:
+        """Yield pages from a position on, at least one; from the beginning again if the log was replaced, once."""
+        device, account = self._state.device_id(), self._session.account()
+        replaced = is_newest = False
+        while True:
+            answer = self._ask({**query, "device_id": device, "cursor": position.cursor}, position)
+            if answer is None:
+                if replaced:
+                    raise ProtocolError(
+                        "the server's log was replaced twice during one pull: do servers with different databases "
+                        "answer at this address?"
+                    )
+                log.warning("the server's log was replaced: it is read again from its beginning")
+                position, restarted = restart(position)
+                replaced = True
+                continue
+            page = Page.read(answer, position, restarted, filtered=bool(query))
+            opened = page.opened(self._keys, account, device)
+            if opened.locked and not is_newest:
+                self._keys.require_newest()
+                is_newest = True
+            self._report(page, opened.unreadable)
+            yield page, opened
+            if not page.has_more:
+                return
+            position = page.end
+
+    def _ask(self, body: dict[str, Any], position: Position) -> Mapping[str, Any] | None:
+        """Return the server's answer, None if its log is not that of the position."""
+        try:
+            answer = self._session.call("POST", "/api/sync/pull", body | {"epoch": position.epoch}, safe=True)
+        except ServerError as error:
+            if error.status != 409 or position == BEGINNING:
+                raise
+            return None
+        return answer if position.epoch in (None, member(answer, "epoch", str)) else None
+
+    def _restart(self, stale: Position) -> tuple[Position, bool]:
+        self._state.restart(stale)
+        return self._state.position()
+
+    def _confirm(self, start: Position, last: Page, left_out: LeftOut) -> None:
+        complete_until = None if last.has_more else to_text(last.server_time)
+        self._state.advance(start.cursor, last.end, complete_until, left_out)
+
+    def _report(self, page: Page, unreadable: list[UnreadableChange]) -> None:
+        """Log what is left out, each change once; or raise DecryptionFailed."""
+        if self._strict and unreadable:
+            raise DecryptionFailed(**asdict(unreadable[0]))
+        new = [change for change in unreadable if (page.end.epoch, change.seq) not in self._logged]
+        if len(self._logged) + len(new) > MAX_LOGGED:
+            self._logged.clear()
+        self._logged |= {(page.end.epoch, change.seq) for change in new}
+        if new:
+            log.warning(
+                "changes that cannot be read are left out: %d. The first is %d (table %.130r, row %.260r, "
+                "device %.130r): %s",
+                *(len(new), new[0].seq, new[0].table, new[0].row_id, new[0].device_id, new[0].reason),
+            )
+
+
+def _gather(start: Position, pages: Iterable[tuple[Page, Opened]]) -> tuple[Position, Page, Opened]:
+    """Return where pages begin, the last one, and what they hold; pages of a log that was replaced are dropped."""
+    total, end = Opened(), start
+    for page, opened in pages:
+        if page.start != end:
+            total, start = Opened(), page.start
+        total.extend(opened)
+        end = page.end
+    return start, page, total
+
+
+def _tell(unreadable: list[UnreadableChange], on_unreadable: OnUnreadable | None) -> None:
+    if on_unreadable is not None:
+        for change in unreadable:
+            on_unreadable(change)
+
+
+def _counts(opened: Opened) -> dict[str, int]:
+    return {"unreadable": len(opened.unreadable), "locked": len(opened.locked)}
