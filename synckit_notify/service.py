@@ -5,7 +5,7 @@ inside the application's context, also from a background thread, so a host's dat
 everywhere and is given back afterwards.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from flask import Flask, Request
 
 from . import brokers, metrics, process
 from .channel import ChannelKey, Subscriber
-from .errors import InvalidToken
+from .errors import InvalidToken, Refused
 from .logs import log
 from .parking import TICK_SECONDS, works_here
 from .registry import Registry
@@ -80,8 +80,8 @@ class Service:
         """Return the fields of `/ready`; `ready` is false only while draining or when the host's check fails."""
         worker = self.worker()
         streams, limit = len(worker.registry), worker.registry.max_streams
-        healthy = self._host_is_ready()
-        return {
+        healthy, fields = self._host_state()
+        return fields | {
             "ready": healthy and not worker.draining,
             "draining": worker.draining,
             "host": healthy,
@@ -136,15 +136,19 @@ class Service:
         with self._app.app_context():
             return [_changed_channel(row) for row in self._hooks.changed_channels(since)]
 
-    def _host_is_ready(self) -> bool:
+    def _host_state(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether the host's check passes, and the fields that it adds to the answer."""
         if self._hooks.ready_check is None:
-            return True
+            return True, {}
         try:
-            self._hooks.ready_check()
+            found = self._hooks.ready_check()
+        except Refused:  # whoever refuses has written its own log line
+            return False, {}
         except Exception:
             self._app.logger.exception("the host's ready check failed")
-            return False
-        return True
+            return False, {}
+        fields = found.items() if isinstance(found, Mapping) else ()
+        return True, {str(name): value for name, value in fields if isinstance(value, bool | int | str)}
 
 
 def canonical(value: Id) -> str:

@@ -166,6 +166,9 @@ roll_calls = Table(
 )
 
 
+TRIAL = "trial"
+"""The id of a row that is no roll call: see `try_to_write`."""
+
 ADDED = {2: {roll_calls.name}}
 """The tables that a database of an older version lacks; nothing else about it is different."""
 
@@ -185,6 +188,8 @@ def is_prepared(connection: Connection) -> bool:
     if meta.name not in found:
         _refuse(ours & found, "holds tables of another program: {}; name an empty one")
         return False
+    if meta.c.schema_version.name not in {column["name"] for column in inspect(connection).get_columns(meta.name)}:
+        _refuse({meta.name}, "holds tables of another program: {}; name an empty one")
     version = connection.execute(select(meta.c.schema_version)).scalar()
     if version in ADDED:
         _refuse(ours - found - ADDED[version], "lacks tables: {}; restore a whole backup, or name another database")
@@ -196,6 +201,12 @@ def is_prepared(connection: Connection) -> bool:
         )
     _refuse(ours - found, "lacks tables: {}; restore a whole backup, or name another database")
     return True
+
+
+def try_to_write(connection: Connection) -> None:
+    """Write a few bytes that mean nothing, to see whether it can be done."""
+    connection.execute(roll_calls.delete().where(roll_calls.c.id == TRIAL))
+    connection.execute(roll_calls.insert().values(id=TRIAL, process=str(uuid.uuid4()), asked_at=now(), told=""))
 
 
 def _refuse(tables: set[str], words: str) -> None:
