@@ -64,7 +64,7 @@ class Service:
             return _normal(self._hooks.authenticate(request))
         if self.settings.verifier is None:
             raise InvalidToken("no token can be checked here")
-        return self.settings.verifier.verify(_bearer_token(request), datetime.now(UTC))
+        return self.settings.verifier.verify(_bearer_token(request), datetime.now(UTC), self._valid_since)
 
     def check_revocation(self, principal: Principal) -> None:
         """Raise InvalidToken if the host no longer accepts tokens as old as this one."""
@@ -118,10 +118,14 @@ class Service:
         return process.gunicorn_worker() is not None
 
     def _is_revoked(self, principal: Principal) -> bool:
-        if self._hooks.valid_since is None or principal.issued_at is None:
+        if principal.issued_at is None:
             return False
-        since = self._hooks.valid_since(principal)
-        return since is not None and principal.issued_at < aware(since)
+        since = self._valid_since(principal)
+        return since is not None and principal.issued_at < since
+
+    def _valid_since(self, principal: Principal) -> datetime | None:
+        since = None if self._hooks.valid_since is None else self._hooks.valid_since(principal)
+        return None if since is None else aware(since)
 
     def _was_revoked(self, subscriber: Subscriber) -> bool:
         """Ask the host once more, from a background thread."""

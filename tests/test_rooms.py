@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "channel": {"counts"},
     "registry": {"channel", "errors", "sse", "counts"},
     "peer": {"native", "channel", "registry", "stream"},
-    "repair": {"logs", "channel", "registry"},
+    "repair": {"errors", "logs", "channel", "registry"},
     "parking": {"native", "process", "peer", "periodic", "channel", "registry", "stream"},
     "metrics": {"brokers", "counts", "process", "prometheus_client"},
     "stream": {"sse", "channel", "registry"},

@@ -21,12 +21,11 @@ from flask import Flask, Response, json
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
-from .. import ConfigurationError, Notifier, Principal, cors
+from .. import Notifier, Principal, cors
 from ..errors import Refused
 from ..settings import cors_origins
 from . import api, changelog, commands, development, limiting, live, rollcall, sessions
 from .context import EXTENSION_NAME, Backend, Signer
-from .database import schema
 from .database.store import Busy, Store
 from .oauth import pages
 from .oauth import routes as oauth

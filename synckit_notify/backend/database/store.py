@@ -108,7 +108,8 @@ class Store:
         self._url = _parsed(url)
         self._database = _database(self._url)
         self._database.check(self._url)
-        self._is_prepared = not has_schema
+        self._has_schema = has_schema
+        self._is_prepared = False
         self._opened: dict[int, _Opened] = {}
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -156,7 +157,7 @@ class Store:
             result = transaction(self._open())
         except Failure as failure:
             if failure.trouble is Trouble.WRONG:
-                self._is_prepared = False  # the next transaction looks again, and makes the schema if it is gone
+                self._look_again()
             self.health.failed(failure)
             raise _refusal(failure) from None  # a driver's traceback for every request would hide all else
         if writes:
@@ -164,7 +165,7 @@ class Store:
         return result
 
     def _prepare(self) -> None:
-        if self._is_prepared:
+        if self._is_prepared or not self._has_schema:
             return
         opened = self._open()
         with held(opened.preparing):
@@ -176,6 +177,12 @@ class Store:
             except DBAPIError as error:
                 raise Failure(Trouble.WRONG, error.orig) from None
             self._is_prepared = True
+
+    def _look_again(self) -> None:
+        """Let the next transaction connect anew and check the schema: somebody may have put another database there."""
+        self._is_prepared = False
+        if (opened := self._opened.get(os.getpid())) is not None:
+            opened.engine.dispose()
 
     def _open(self) -> "_Opened":
         pid = os.getpid()
