@@ -51,16 +51,20 @@ default_pool_size = {SESSIONS}
     postgresql.emptied()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(unprivileged([pgbouncer, str(folder / "ini")]), stderr=log)
+    set_synchronous_commit(postgresql, "= off")
+    try:
+        assert until(lambda: "process up" in (folder / "log").read_text(), 20.0), (folder / "log").read_text()
+        yield f"postgresql://synckit:secret@127.0.0.1:{port}/postgres"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+        set_synchronous_commit(postgresql, "TO DEFAULT")
+
+
+def set_synchronous_commit(postgresql: PostgreSQL, value: str) -> None:
     with postgresql.connect() as connection:
-        connection.execute("ALTER DATABASE postgres SET synchronous_commit = off")
-        try:
-            assert until(lambda: "process up" in (folder / "log").read_text(), 20.0), (folder / "log").read_text()
-            yield f"postgresql://synckit:secret@127.0.0.1:{port}/postgres"
-        finally:
-            process.kill()
-            process.wait()
-            connection.execute("ALTER DATABASE postgres RESET synchronous_commit")
-            shutil.rmtree(folder)
+        connection.execute(f"ALTER DATABASE postgres SET synchronous_commit {value}")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
@@ -64,6 +65,10 @@ def check(url: URL) -> None:
     """Raise ConfigurationError for a URL that cannot work."""
     if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {url.drivername!r} is not supported, write postgresql://")
+    try:
+        make_conninfo(**dict.fromkeys(url.query, ""))
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: cannot be used: {error}") from None
 
 
 def make_engine(url: URL) -> Engine:
@@ -116,7 +121,7 @@ class _Connection(psycopg.Connection[Any]):
 def _connect(dialect: object, record: object, words: list[Any], settings: dict[str, Any]) -> _Connection:
     try:  # BEGIN is Store's. No prepared statements: behind a pooler the next transaction may be in another session
         connection = _Connection.connect(*words, autocommit=True, prepare_threshold=None, **settings)
-    except (psycopg.ProgrammingError, ValueError) as error:  # no attempt was made: an unknown option, a host's name
+    except (psycopg.ProgrammingError, ValueError) as error:  # no attempt was made: an option's value, a host's name
         raise ConfigurationError(f"SYNCKIT_DATABASE_URL: cannot be used: {error}") from None
     if connection.info.encoding != "utf-8" or connection.info.parameter_status("server_encoding") != "UTF8":
         connection.close()
