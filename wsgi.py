@@ -2,6 +2,14 @@
 
 from pathlib import Path
 
+import click
+
+from synckit_notify import ConfigurationError
 from synckit_notify.backend import create_app
 
-app = create_app(instance_path=Path(__file__).parent / "instance")
+try:
+    app = create_app(instance_path=Path(__file__).parent / "instance")
+except ConfigurationError as error:
+    if click.get_current_context(silent=True) is None:
+        raise
+    raise click.ClickException(str(error)) from None  # for `flask`: one sentence instead of a traceback

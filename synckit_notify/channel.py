@@ -126,5 +126,9 @@ class Channel:
         """Every change up to this time (Unix seconds) was announced here, or is older than the subscribers."""
 
     def has_heard(self, moment: float, now: float) -> bool:
-        """Whether a change of that moment is no news; a clock that was set back since leaves nothing certain."""
-        return moment <= self.heard <= now + COMMIT_SECONDS
+        """Return whether a change of that moment is no news.
+
+        The newest change that was announced here never is. About older ones nothing is certain while `heard` lies in
+        the future: the clock was set back since, and later changes may have got earlier times.
+        """
+        return moment == self.heard or moment <= self.heard <= now + COMMIT_SECONDS

@@ -125,7 +125,10 @@ class Notifier:
         return hook
 
     def ready_check(self, hook: ReadyCheck) -> ReadyCheck:
-        """Register `f()`, which raises when the host cannot serve: `/ready` then answers 503."""
+        """Register `f()`, which raises when the host cannot serve: `/ready` then answers 503.
+
+        A dict that it returns is added to the answer; its values are numbers, strings and booleans.
+        """
         self._hooks.ready_check = hook
         return hook
 

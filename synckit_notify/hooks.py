@@ -103,24 +103,31 @@ class HookCalls:
                     if key is not None:
                         yield key, changed_at
 
-    def is_ready(self) -> bool:
-        """Return whether the host can serve."""
+    def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether the host can serve, and the fields that its check adds to the answer."""
         if self._hooks.ready_check is None:
-            return True
-        with suppress(HookFailed):
+            return True, {}
+        with suppress(Refused):
             with self._calling("ready_check", refusals=False):
                 answer = self._hooks.ready_check()
             with self._reading("ready_check"):
-                return _plain(answer) is not False
-        return False
+                found = _plain(answer)
+            fields = found.items() if isinstance(found, Mapping) else ()
+            return found is not False, {
+                str(name): value for name, value in fields if isinstance(value, bool | int | str)
+            }
+        return False, {}
 
     @contextmanager
     def _calling(self, name: str, *, refusals: bool = True) -> Iterator[None]:
-        """Let the refusals that a hook raises pass, where it may raise any; name all other errors as HookFailed."""
+        """Let the refusals that a hook raises pass, where it may raise any; name all other errors as HookFailed.
+
+        A refusal with a 5xx passes everywhere: whoever raised it has written a log line of its own.
+        """
         try:
             yield
         except native.failures() as error:
-            if refusals and isinstance(error, Refused):
+            if isinstance(error, Refused) and (refusals or error.status >= 500):
                 raise
             refusal = _aborted(error) if refusals and isinstance(error, HTTPException) else None
             if refusal is None:

@@ -7,8 +7,10 @@ Repair  after a gap of the broker: wake everybody, spread when they are many; th
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from .channel import ChannelKey, End, Subscriber
 from .errors import Refused
@@ -35,27 +37,73 @@ ChangedChannels = Callable[[datetime], Iterable[tuple[ChannelKey, float | None]]
 Revoked = Callable[[Subscriber], bool]
 
 
-class Sweep:
-    """Repairs what a crash, a reload or a broker swallowed: asks the host which channels changed lately."""
+class _Start(NamedTuple):
+    """When a sweep started: by the steady clock, and how far the wall clock was ahead of that one."""
 
-    def __init__(self, registry: Registry, changed_channels: ChangedChannels) -> None:
+    at: float
+    ahead: float
+
+
+class Sweep:
+    """Repairs what a crash, a reload or a broker swallowed: asks the host which channels changed lately.
+
+    The host's times follow the wall clock, which may be stepped by an hour at any moment, either way. So how far a
+    sweep looks back is measured by the steady clock, and counted from the lowest of the recent positions of the wall
+    clock. A row that the sweep before had too is no news, as its channel was woken then, or was opened later: so a
+    clock that was set back wakes nobody at every sweep.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        changed_channels: ChangedChannels,
+        *,
+        clock: Callable[[], float] = time.time,
+        steady_clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._registry = registry
         self._changed_channels = changed_channels
-        self._since = datetime.now(UTC)
+        self._clock = clock
+        self._steady_clock = steady_clock
+        self.begin()
 
     def begin(self) -> None:
         """Start over: what came before the first stream is pulled when that stream connects."""
-        self._since = datetime.now(UTC)
+        self._starts = deque([self._start()])
+        self._rows: set[tuple[ChannelKey, float | None]] = set()
 
     def run(self) -> None:
-        """Wake every channel that changed unheard since the last sweep that did not fail."""
-        started = datetime.now(UTC)
+        """Wake every channel that changed unheard since the last sweep; one that fails is made up for."""
+        start = self._start()
+        rows: set[tuple[ChannelKey, float | None]] = set()
+        is_whole = True
         try:
-            for key, changed_at in self._changed_channels(self._since - SWEEP_OVERLAP):
-                self._registry.deliver_missed(key, changed_at)
-        except Refused:  # the hook failed and was named
-            return
-        self._since = started
+            for row in self._changed_channels(self._since(start)):
+                rows.add(row)
+        except Refused:  # the hook failed, which has its log line already; what it told before counts
+            is_whole = False
+        for key, changed_at in rows - self._rows:
+            self._registry.deliver_missed(key, changed_at)
+        timed = {row for row in rows if row[1] is not None}  # without its time, a row may be another change
+        if is_whole:
+            self._rows = timed
+            self._remember(start)
+        else:
+            self._rows |= timed
+
+    def _start(self) -> _Start:
+        now = self._steady_clock()
+        return _Start(now, self._clock() - now)
+
+    def _since(self, start: _Start) -> datetime:
+        lowest = min(each.ahead for each in (*self._starts, start))
+        return datetime.fromtimestamp(self._starts[-1].at + lowest, UTC) - SWEEP_OVERLAP
+
+    def _remember(self, start: _Start) -> None:
+        """Keep the starts that lie within the overlap, and the last one before it."""
+        self._starts.append(start)
+        while self._starts[1].at <= start.at - SWEEP_OVERLAP.total_seconds():
+            self._starts.popleft()
 
 
 class Repair:

@@ -49,7 +49,7 @@ class Service:
             return self._calls.authenticate(self._hooks.authenticate, request)
         if self.settings.verifier is None:
             raise InvalidToken("no token can be checked here")
-        return self.settings.verifier.verify(_bearer_token(request), datetime.now(UTC))
+        return self.settings.verifier.verify(_bearer_token(request), datetime.now(UTC), self._calls.valid_since)
 
     def check_revocation(self, principal: Principal) -> None:
         """Raise InvalidToken if the host no longer accepts tokens as old as this one, HookFailed if it cannot tell."""
@@ -85,8 +85,8 @@ class Service:
         """Return the fields of `/ready`; `ready` is false only while draining or when the host's check fails."""
         worker, limits = self.worker(), self.limits(server)
         streams, fill = worker.registry.seats.usage(limits)
-        healthy = self._calls.is_ready()
-        return {
+        healthy, fields = self._calls.readiness()
+        return fields | {
             "ready": healthy and not worker.draining,
             "draining": worker.draining,
             "host": healthy,

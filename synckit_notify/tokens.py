@@ -9,7 +9,7 @@ becomes InvalidToken. Pure: no request, no clock of its own, no I/O.
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -64,6 +64,10 @@ class Principal:
     expires_at: datetime | None = None
 
 
+ValidSince = Callable[[Principal], datetime | None]
+"""Returns the moment before which the tokens of a user do not count, aware, or None."""
+
+
 class TokenVerifier:
     """Checks tokens against one key ring; immutable, any thread may use it.
 
@@ -81,18 +85,20 @@ class TokenVerifier:
         for name in algorithms:
             self._jws.register_algorithm(name, _PreparedHMAC(_hash_of(name, keys)))
 
-    def verify(self, token: str, now: datetime) -> Principal:
-        """Return whom the token names; raises InvalidToken."""
+    def verify(self, token: str, now: datetime, valid_since: ValidSince | None = None) -> Principal:
+        """Return whom the token names; raises InvalidToken.
+
+        A token may be issued in the future up to the moment that `valid_since` gives: of a user who logged out before
+        the clock was set back, every token that counts is.
+        """
         claims = self._claims(token)
         issued_at, expires_at = _instant(claims, "iat"), _instant(claims, "exp")
         if expires_at <= now:
             raise InvalidToken("the token has expired")
-        if (issued_at - now).total_seconds() > LEEWAY_SECONDS:
-            raise InvalidToken("the token is issued in the future")
         if "nbf" in claims and (_instant(claims, "nbf") - now).total_seconds() > LEEWAY_SECONDS:
             raise InvalidToken("the token is not valid yet")
         self._check_parties(claims)
-        return Principal(
+        principal = Principal(
             app=_identifier(claims, "app"),
             user=_identifier(claims, "sub"),
             device=_identifier(claims, "device") if claims.get("device") is not None else None,
@@ -100,6 +106,11 @@ class TokenVerifier:
             issued_at=issued_at,
             expires_at=expires_at,
         )
+        if (issued_at - now).total_seconds() > LEEWAY_SECONDS:
+            since = None if valid_since is None else valid_since(principal)
+            if since is None or issued_at > since:
+                raise InvalidToken("the token is issued in the future")
+        return principal
 
     def _claims(self, token: str) -> dict[str, Any]:
         if len(token) > MAX_TOKEN_LENGTH or not token.isascii():

@@ -3,7 +3,9 @@
     settings ──▶ Backend (context) ──▶ routes (api, oauth, live), commands (`flask synckit`), demo (development)
 
 `create_app` reads the environment's SYNCKIT_* and makes the Flask application. It leaves nothing open behind, neither
-connection nor lock, so a server may fork after it.
+connection nor lock, so a server may fork after it. Only what an operator must correct stops it: a setting that cannot
+be read, a missing driver, a database that was reached and is not ours. A database that is away stops nothing: a worker
+that is started anew meanwhile would take the whole service down with it.
 """
 
 import logging
@@ -15,18 +17,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import click
 from flask import Flask, Response, json
 from flask.json.provider import DefaultJSONProvider
-from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.exceptions import HTTPException
 
-from .. import ConfigurationError, Notifier, Principal, cors
-from ..errors import Refused
+from .. import Notifier, Principal, cors
 from ..settings import cors_origins
 from . import api, changelog, commands, development, limiting, live, rollcall, sessions
 from .context import EXTENSION_NAME, Backend, Signer
-from .database import schema
-from .database.store import Store
+from .database.store import Busy, Store
 from .last_seen import LastSeen
 from .oauth import pages
 from .oauth import routes as oauth
@@ -76,25 +76,16 @@ class _JSON(DefaultJSONProvider):
 
 
 def _prepared_store(app: Flask) -> Store:
-    url = app.config.get("SYNCKIT_DATABASE_URL")
-    if not url:
-        development.make_folder(app)
-        url = f"sqlite:///{Path(app.instance_path) / 'synckit.db'}"
-    store = Store(url)
+    """Return the store, with its schema prepared if the database is there; else the first transaction prepares it."""
+    store = Store(app.config.get("SYNCKIT_DATABASE_URL") or development.default_database(app), has_schema=True)
     try:
-        if not store.read(schema.is_prepared):  # so that a restart does not wait for a writer, such as a long backup
-            store.write_alone(schema.prepare)
-    except (SQLAlchemyError, Refused) as error:
-        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: the database cannot be used: {_cause(error)}") from error
+        store.prepare()
+    except Busy as error:
+        if click.get_current_context(silent=True) is None:  # a command says so itself
+            log.warning("the service starts without its database and answers 503 until it is there: %s", error.reason)
     finally:
         store.dispose()
     return store
-
-
-def _cause(error: Exception) -> str:
-    """Return the first line of the driver's own words."""
-    words = getattr(error, "reason", None) or getattr(error, "orig", None) or error
-    return str(words).partition("\n")[0]
 
 
 def _make_notifier(store: Store) -> Notifier:
@@ -122,8 +113,9 @@ def _make_notifier(store: Store) -> Notifier:
         return found
 
     @notifier.ready_check
-    def ready() -> None:
+    def ready() -> dict[str, bool]:
         store.read(changelog.current_epoch)
+        return {"writable": store.is_writable()}
 
     return notifier
 

@@ -63,7 +63,10 @@ class Signer:
         valid_since: int | None = None,
         seconds: int = TOKEN_SECONDS,
     ) -> str:
-        """Return a token issued now, or at the user's valid-since moment if that lies a second ahead."""
+        """Return a token issued now, or at the user's valid-since moment if that lies ahead.
+
+        It lies a second ahead after a log-out, and much more if the clock was set back since.
+        """
         issued_at = max(int(time.time()), valid_since or 0)
         claims: dict[str, Any] = {"sub": user, "app": app, "iat": issued_at, "exp": issued_at + seconds}
         optional = {"device": device, "sid": session, "iss": self.issuer, "aud": self.audience}

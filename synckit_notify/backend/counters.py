@@ -50,7 +50,7 @@ class Table:
     So whoever wants a full counter forgotten must fill thousands of others as far.
     """
 
-    def __init__(self, most: int = MOST_COUNTERS, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, most: int = MOST_COUNTERS, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
         self._lock = threading.Lock()
@@ -76,9 +76,9 @@ class Table:
         return count if end > self._clock() else 0
 
     def get_expiry(self, key: str) -> float:
-        """Return when the counter ends, in Unix seconds."""
+        """Return when the counter ends, in Unix seconds; how long that is does not change if the clock is set."""
         _, end = self._counters.get(key, (0, 0.0))
-        return max(end, self._clock())
+        return time.time() + max(0.0, end - self._clock())
 
     def clear(self, key: str) -> None:
         """Forget a counter."""

@@ -10,6 +10,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from .. import ConfigurationError
 from . import accounts
 from .context import EXTENSION_NAME, PASTED_TOKEN_SECONDS, Backend
 from .database.schema import apps, now
+from .database.store import Busy, Store
 from .fields import rfc3339
 from .passwords import hash_password
 
@@ -65,6 +67,13 @@ def make_folder(app: Flask) -> Path:
     return folder
 
 
+def default_database(app: Flask) -> str:
+    """Return the URL of the SQLite file in the instance folder."""
+    with suppress(ConfigurationError):  # it may be there later; until then the database is away
+        make_folder(app)
+    return f"sqlite:///{Path(app.instance_path) / 'synckit.db'}"
+
+
 def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
     """Make a demo account in an empty database and print how to try it.
 
@@ -76,15 +85,23 @@ def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
         return
     if not addresses or not all(_is_local(address) for address in addresses):
         return
-    if backend.store.read(_has_apps):
-        return
     password = secrets.token_hex(10)  # goes into a command line, where a leading dash would be an option
-    password_hash = hash_password(password)
-    demo = backend.store.write_alone(lambda connection: _make_demo(connection, password_hash))
+    try:
+        demo = _demo(backend.store, password)
+    except Busy:  # the log says why; the service starts without a demo
+        return
     if demo is not None:
         token = backend.signer.sign(demo.curl_app, demo.user, seconds=PASTED_TOKEN_SECONDS)
         prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
         print(_instructions(demo, password, token, addresses[0], prefix), flush=True)
+
+
+def _demo(store: Store, password: str) -> Demo | None:
+    """Return the demo account, None if the database is not empty."""
+    if store.read(_has_apps):
+        return None
+    password_hash = hash_password(password)
+    return store.write_alone(lambda connection: _make_demo(connection, password_hash))
 
 
 def _kept_key(file: Path) -> str:

@@ -33,20 +33,20 @@ class PostgreSQL:
         self._settings = [*SETTINGS, *settings]
         self._binaries = Path(need("postgres", *DEBIAN)).resolve().parent
         need("setpriv")
-        self._folder = Path(tempfile.mkdtemp(prefix="synckit-postgres-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="synckit-postgres-"))
         if os.geteuid() == 0:
-            shutil.chown(self._folder, "postgres", "postgres")
+            shutil.chown(self.folder, "postgres", "postgres")
         initdb = [str(self._binaries / "initdb"), "--no-sync", "--auth=trust", "--username=synckit", "--encoding=UTF8"]
-        initdb += ["--locale=C", "--no-instructions", f"--pgdata={self._folder}/data"]
-        subprocess.run(_unprivileged(initdb), check=True, stdout=subprocess.DEVNULL, cwd=self._folder)
+        initdb += ["--locale=C", "--no-instructions", f"--pgdata={self.folder}/data"]
+        subprocess.run(unprivileged(initdb), check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
         self.start()
 
     def start(self) -> None:
         """Start the server, again after `stop`."""
-        command = [str(self._binaries / "postgres"), "-D", f"{self._folder}/data", "-k", str(self._folder)]
+        command = [str(self._binaries / "postgres"), "-D", f"{self.folder}/data", "-k", str(self.folder)]
         command += [word for setting in self._settings for word in ("-c", setting)]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(_unprivileged(command), stderr=log, cwd=self._folder)
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(unprivileged(command), stderr=log, cwd=self.folder)
         until = time.monotonic() + STARTS_WITHIN
         while True:
             try:
@@ -86,7 +86,7 @@ class PostgreSQL:
 
     def url(self, database: str = "postgres") -> str:
         """Return a URL as the setting takes it; psycopg takes it too. Its password, `secret`, is not asked for."""
-        return f"postgresql://synckit:secret@/{database}?host={self._folder}"
+        return f"postgresql://synckit:secret@/{database}?host={self.folder}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
         """Return a connection on which each statement is a transaction of its own."""
@@ -106,7 +106,7 @@ class PostgreSQL:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self.folder)
 
 
 def _signal_all(pids: list[int], sig: int) -> None:
@@ -114,7 +114,7 @@ def _signal_all(pids: list[int], sig: int) -> None:
         os.kill(pid, sig)
 
 
-def _unprivileged(command: list[str]) -> list[str]:
+def unprivileged(command: list[str]) -> list[str]:
     """Return a command that ends with this process, and is not run as root."""
     other = ["--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     return ["setpriv", "--pdeathsig=QUIT", *other, *command]

@@ -65,8 +65,3 @@ def test_a_file_that_is_no_database_is_refused(file: Path) -> None:
     file.write_text("this is a text " * 100)
     with pytest.raises(ConfigurationError, match="SYNCKIT_DATABASE_URL: the database cannot be used: file is not a"):
         create_app(settings(f"sqlite:///{file}"))
-
-
-def test_a_folder_that_does_not_exist_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="unable to open database file"):
-        create_app(settings(f"sqlite:///{tmp_path}/no/where.db"))

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from ...errors import Refused
 from ..context import current_backend
+from ..database.store import Busy
 from ..fields import check_text
 from ..sessions import Holder
 
@@ -20,9 +21,12 @@ T = TypeVar("T")
 
 @contextmanager
 def refusals_end() -> Iterator[None]:
-    """Let what is refused end the command, with its sentence."""
+    """Let what is refused end the command, with its sentence, and the reason where the database is what refuses."""
+    current_backend().store.health.is_quiet = True  # the sentence below says it, a log line would say it twice
     try:
         yield
+    except Busy as busy:
+        raise click.ClickException(busy.reason or str(busy)) from None
     except Refused as refusal:
         raise click.ClickException(str(refusal)) from refusal
 

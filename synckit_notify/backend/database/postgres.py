@@ -14,16 +14,29 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from ... import ConfigurationError, native
+from .health import Trouble
 
 READERS, WRITERS = 6, 4
 """Ten connections per process: a PostgreSQL as it is installed takes 100."""
 
-READ: Sequence[str] = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"]
-WRITE: Sequence[str] = ["BEGIN ISOLATION LEVEL READ COMMITTED"]
+# A process that stands still inside a transaction holds its user's log no longer than the third of these. SET LOCAL in
+# every transaction, in one round trip with its BEGIN: a pooler such as PgBouncer gives each one another session.
+LIMITS = """
+    SET LOCAL lock_timeout = '5s';
+    SET LOCAL statement_timeout = '10s';
+    SET LOCAL idle_in_transaction_session_timeout = '30s';
+"""
+
+# A cursor that was answered must survive a crash: a `seq` that is given twice is a change that somebody never pulls.
+DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+
+READ: Sequence[str] = [f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {LIMITS}"]
+WRITE: Sequence[str] = [f"BEGIN ISOLATION LEVEL READ COMMITTED; {LIMITS} {DURABLE}"]
 ALONE: Sequence[str] = [*WRITE, "SELECT pg_advisory_xact_lock(8319104478)"]  # nobody else's number, we hope
 
 ANSWER_SECONDS = 15.0
@@ -37,14 +50,11 @@ DEFAULTS = {
 }
 """libpq's parameters, where the URL does not say otherwise."""
 
-# A process that stands still inside a transaction holds its user's log no longer than the third of these. And a cursor
-# that was answered must survive a crash: a `seq` that is given twice is a change that somebody never pulls.
-SESSION = """
-    SET lock_timeout = '5s';
-    SET statement_timeout = '10s';
-    SET idle_in_transaction_session_timeout = '30s';
-    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
-"""
+UNWRITABLE = {"25006", "42501", "53100"}
+"""A read-only transaction, missing rights, a full disk (SQLSTATE)."""
+
+WRONG = {"3F000", "42P01"}
+"""The tables or their schema are gone."""
 
 _loaded_patched = native.is_patched()
 
@@ -55,6 +65,10 @@ def check(url: URL) -> None:
     """Raise ConfigurationError for a URL that cannot work."""
     if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {url.drivername!r} is not supported, write postgresql://")
+    try:
+        make_conninfo(**dict.fromkeys(url.query, ""))
+    except psycopg.ProgrammingError as error:
+        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: cannot be used: {error}") from None
 
 
 def make_engine(url: URL) -> Engine:
@@ -82,9 +96,14 @@ def run(connection: Connection, work: Callable[[Connection], T]) -> T:
         return work(connection)
 
 
-def is_busy(error: BaseException | None) -> bool:
-    """Tell whether a driver's error may be gone at the next try: a lock, a limit, a restart, a server that is away."""
-    return isinstance(error, psycopg.OperationalError | psycopg.InternalError)
+def trouble(error: BaseException | None) -> Trouble | None:
+    """Return what is wrong if it is the server, its disk, a lock or a limit, None for an error of ours."""
+    state = getattr(error, "sqlstate", None)
+    if state in UNWRITABLE:
+        return Trouble.UNWRITABLE
+    if state in WRONG:
+        return Trouble.WRONG
+    return Trouble.AWAY if isinstance(error, psycopg.OperationalError | psycopg.InternalError) else None
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -100,9 +119,11 @@ class _Connection(psycopg.Connection[Any]):
 
 
 def _connect(dialect: object, record: object, words: list[Any], settings: dict[str, Any]) -> _Connection:
-    connection = _Connection.connect(*words, autocommit=True, **settings)  # BEGIN is Store's
+    try:  # BEGIN is Store's. No prepared statements: behind a pooler the next transaction may be in another session
+        connection = _Connection.connect(*words, autocommit=True, prepare_threshold=None, **settings)
+    except (psycopg.ProgrammingError, ValueError) as error:  # no attempt was made: an option's value, a host's name
+        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: cannot be used: {error}") from None
     if connection.info.encoding != "utf-8" or connection.info.parameter_status("server_encoding") != "UTF8":
         connection.close()
         raise ConfigurationError("SYNCKIT_DATABASE_URL: the database must be made with ENCODING 'UTF8'")
-    connection.execute(SESSION)
     return connection

@@ -169,6 +169,10 @@ roll_calls = Table(
 )
 
 
+TRIAL = "trial"
+"""The id of a row that is no roll call: see `try_to_write`."""
+
+
 class Step(NamedTuple):
     """What leads from one schema version to the next: tables that are new, and statements for those there were."""
 
@@ -212,6 +216,8 @@ def _version(connection: Connection) -> int | None:
     if meta.name not in found:
         _refuse(ours & found, "holds tables of another program: {}; name an empty one")
         return None
+    if meta.c.schema_version.name not in {column["name"] for column in inspect(connection).get_columns(meta.name)}:
+        _refuse({meta.name}, "holds tables of another program: {}; name an empty one")
     version = connection.execute(select(meta.c.schema_version)).scalar()
     if version not in (*STEPS, SCHEMA_VERSION):
         raise ConfigurationError(
@@ -221,6 +227,12 @@ def _version(connection: Connection) -> int | None:
     new = {table for older in range(version, SCHEMA_VERSION) for table in STEPS[older].tables}
     _refuse(ours - found - new, "lacks tables: {}; restore a whole backup, or name another database")
     return int(version)
+
+
+def try_to_write(connection: Connection) -> None:
+    """Write a few bytes that mean nothing, to see whether it can be done."""
+    connection.execute(roll_calls.delete().where(roll_calls.c.id == TRIAL))
+    connection.execute(roll_calls.insert().values(id=TRIAL, process=str(uuid.uuid4()), asked_at=now(), told=""))
 
 
 def _refuse(tables: set[str], words: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 
 from ... import ConfigurationError, native
+from .health import Trouble
 
 READERS, WRITERS = 6, 1
 """With two password hashes (accounts) this leaves one of gevent's ten native threads to others."""
@@ -25,6 +26,28 @@ BUSY_SECONDS = 5.0
 
 OLDEST_SQLITE = (3, 35)
 """The first with RETURNING."""
+
+UNWRITABLE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR_WRITE,
+    sqlite3.SQLITE_IOERR_FSYNC,
+    sqlite3.SQLITE_IOERR_DIR_FSYNC,
+    sqlite3.SQLITE_IOERR_TRUNCATE,
+    sqlite3.SQLITE_IOERR_SHMSIZE,
+}
+"""Codes, some of them extended: their low byte is the code in general."""
+
+BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+AWAY = BUSY | {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_CORRUPT,
+}
 
 T = TypeVar("T")
 
@@ -46,7 +69,7 @@ def make_engine(url: URL) -> Engine:
         poolclass=QueuePool,
         pool_size=READERS + WRITERS,  # never more are in use, so taking one never waits
         max_overflow=0,
-        connect_args={"check_same_thread": False, "timeout": BUSY_SECONDS},
+        connect_args={"check_same_thread": False, "timeout": 0},
         hide_parameters=True,  # an error's text goes to the log, and they are hashes, e-mails and ciphertext
     )
     event.listen(engine, "connect", _set_up)
@@ -67,10 +90,14 @@ def run(connection: Connection, work: Callable[[Connection], T]) -> T:
     return cast(T, result)
 
 
-def is_busy(error: BaseException | None) -> bool:
-    """Tell whether a driver's error may be gone at the next try."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code
-    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def trouble(error: BaseException | None) -> Trouble | None:
+    """Return what is wrong if it is the file, its disk or another process, None for an error of ours."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    if code in UNWRITABLE or code & 0xFF in UNWRITABLE:
+        return Trouble.UNWRITABLE
+    if code & 0xFF in AWAY:
+        return Trouble.AWAY
+    return Trouble.WRONG if code & 0xFF == sqlite3.SQLITE_NOTADB or "no such table" in str(error) else None
 
 
 def _transaction(connection: Connection, work: Callable[[Connection], T]) -> tuple[T | None, Exception | None]:
@@ -83,8 +110,10 @@ def _transaction(connection: Connection, work: Callable[[Connection], T]) -> tup
 
 
 def _set_up(connection: Any, record: object) -> None:
+    """Prepare a new connection. This runs on the hub's thread, so SQLite must not wait in here."""
     connection.isolation_level = None  # the driver would begin by itself, late and never IMMEDIATE
     _use_wal(connection)
+    connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")  # for transactions, in a native thread
     # A cursor that was answered must survive a power cut: a `seq` given twice is a change that somebody never pulls.
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
@@ -93,14 +122,14 @@ def _set_up(connection: Any, record: object) -> None:
 def _use_wal(connection: Any) -> None:
     """Let readers and the writer work side by side.
 
-    Only the first switch of a new file needs a lock, and SQLite does not wait for that one, so we do.
+    The first switch of a new file needs a lock, and so does the first look into a file that another process has locked.
     """
     until = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError as error:
-            if not is_busy(error) or time.monotonic() > until:
+            if error.sqlite_errorcode & 0xFF not in BUSY or time.monotonic() > until:
                 raise
             time.sleep(0.01)
         else:

@@ -2,17 +2,19 @@
 
 In: a function `work(connection)` that issues SQL and returns plain values; it may run in a native thread, so it must
 not use Flask, locks or `native` itself. Out: what it returned, after the commit, or what it raised, after the rollback.
-A database that stays locked or is away is a Busy (503). What SQLite and PostgreSQL do differently is in a module of
-each, behind the protocol Database. Nothing is opened at import or by the constructor: each process opens for itself.
+A database that is away, stays locked or cannot be used is a Busy (503), one that cannot be written an Unwritable; the
+log gets one line an interval (health). The schema is checked, and made if need be, before the first transaction that
+reaches the database: when the application starts, or as soon as the database is there. What SQLite and PostgreSQL do
+differently is in a module of each, behind the protocol Database. Nothing is opened at import or by the constructor:
+each process opens for itself.
 """
 
-import logging
 import os
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -23,9 +25,10 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ... import ConfigurationError
 from ...errors import Refused
-from . import sqlite
+from . import schema, sqlite
+from .health import Failure, Health, Trouble
 
-__all__ = ["Busy", "Seats", "Store", "upsert"]
+__all__ = ["Busy", "Seats", "Store", "Unwritable", "upsert"]
 
 QUEUE_SECONDS = 10.0
 """How long a request waits for its turn in this process."""
@@ -33,9 +36,10 @@ QUEUE_SECONDS = 10.0
 READERS_OF_ONE, WRITERS_OF_ONE = 2, 1
 """Of a process's connections, how many one owner has at a time. An account's pushes wait for each other in any case."""
 
-T = TypeVar("T")
+TRIAL_WAIT_SECONDS = 0.5
+"""How long `is_writable` waits for a trial write; behind a lock that takes longer, the last result stands."""
 
-log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Database(Protocol):
@@ -50,24 +54,33 @@ class Database(Protocol):
     def check(self, url: URL) -> None: ...
     def make_engine(self, url: URL) -> Engine: ...
     def run(self, connection: Connection, work: Callable[[Connection], T]) -> T: ...
-    def is_busy(self, error: BaseException | None) -> bool: ...
+    def trouble(self, error: BaseException | None) -> Trouble | None: ...
 
 
 class Busy(Refused):
-    """The server is overloaded, or its database is locked or away; come back a little later.
+    """The server is overloaded, or its database is locked, away or unusable; the client may try again soon.
 
-    `reason` is the driver's, for the operator alone.
+    `reason` is a sentence for the operator alone, with the words of the driver.
     """
 
     status = 503
+    sentence = "the server is busy, try again"
+    seconds = (1, 5)
 
     def __init__(self, reason: str | None = None) -> None:
-        super().__init__("the server is busy, try again")
+        super().__init__(self.sentence)
         self.reason = reason
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(random.randint(1, 5))}
+        return {"Retry-After": str(random.randint(*self.seconds))}
+
+
+class Unwritable(Busy):
+    """The database can be read and not written: a full disk, or a read-only database."""
+
+    sentence = "the server cannot store anything at the moment, try again later"
+    seconds = (10, 30)
 
 
 class Seats:
@@ -131,31 +144,55 @@ def _taken(seats: threading.BoundedSemaphore, until: float) -> Iterator[None]:
 
 
 class Store:
-    """Transactions on one database; any thread or greenlet may call anything, in any process after a fork."""
+    """Transactions on one database; any thread or greenlet may call anything, in any process after a fork.
 
-    def __init__(self, url: str) -> None:
+    With `has_schema` the database holds our tables, and is checked for them first.
+    """
+
+    def __init__(self, url: str, *, has_schema: bool = False) -> None:
+        self.health = Health()
         self._url = _parsed(url)
         self._database = _database(self._url)
         self._database.check(self._url)
+        self._has_schema = has_schema
+        self._is_prepared = False
         self._opened: dict[int, _Opened] = {}
 
     def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
         """Run `work` on one unchanging snapshot of the database, in turn with the owner's other reads (Seats)."""
-        opened = self._open()
-        return opened.run(opened.reading, self._database.READ, work, owner)
+        return self._run(lambda opened: opened.read(work, owner))
 
     def write(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
         """Run `work` and commit, in turn with the owner's other writes (Seats).
 
         On PostgreSQL others write meanwhile: only what is locked stays as it was read.
         """
-        opened = self._open()
-        return opened.run(opened.writing, self._database.WRITE, work, owner)
+        return self._run(lambda opened: opened.write(work, self._database.WRITE, owner), writes=True)
 
     def write_alone(self, work: Callable[[Connection], T]) -> T:
         """Run `work` and commit, one after the other with all that is run by this method, in whichever process."""
-        opened = self._open()
-        return opened.run(opened.writing, self._database.ALONE, work)
+        return self._run(lambda opened: opened.write(work, self._database.ALONE), writes=True)
+
+    def prepare(self) -> None:
+        """Check the schema, and make it if it is not there; logs nothing.
+
+        Raises ConfigurationError for a database that cannot be used, Busy for one that is away.
+        """
+        try:
+            self._prepare()
+        except Failure as failure:
+            if failure.trouble is Trouble.WRONG:
+                raise ConfigurationError(_sentence(failure)) from None
+            raise _refusal(failure) from None
+
+    def is_writable(self) -> bool:
+        """Return whether the last write worked; if it is too old to tell, try one, and never wait long for it."""
+        if self.health.trial_is_due():
+            trial = threading.Thread(target=self._try_to_write, daemon=True)
+            with suppress(RuntimeError):  # no thread to be had: the last result stands
+                trial.start()
+                trial.join(TRIAL_WAIT_SECONDS)
+        return self.health.is_writable
 
     def dispose(self) -> None:
         """Close this process's connections; the next transaction opens new ones."""
@@ -163,10 +200,52 @@ class Store:
         if opened is not None:
             opened.engine.dispose()
 
+    def _run(self, transaction: "Callable[[_Opened], T]", *, writes: bool = False) -> T:
+        try:
+            self._prepare()
+            result = transaction(self._open())
+        except Failure as failure:
+            if failure.trouble is Trouble.WRONG:
+                self._look_again()
+            self.health.failed(failure)
+            raise _refusal(failure) from None  # a driver's traceback for every request would hide all else
+        if writes:
+            self.health.wrote()
+        return result
+
+    def _prepare(self) -> None:
+        if self._is_prepared or not self._has_schema:
+            return
+        opened = self._open()
+        with opened.preparing.held():
+            if self._is_prepared:
+                return
+            try:
+                if not opened.read(schema.is_prepared):  # so that a start does not wait for a writer, such as a backup
+                    opened.write(schema.prepare, self._database.ALONE)
+            except DBAPIError as error:
+                raise Failure(Trouble.WRONG, error.orig) from None
+            self._is_prepared = True
+
+    def _look_again(self) -> None:
+        """Let the next transaction connect anew and check the schema: somebody may have put another database there."""
+        self._is_prepared = False
+        if (opened := self._opened.get(os.getpid())) is not None:
+            opened.engine.dispose()
+
     def _open(self) -> "_Opened":
         pid = os.getpid()
         opened = self._opened.get(pid)
-        return opened if opened is not None else self._opened.setdefault(pid, _Opened.of(self._database, self._url))
+        if opened is not None:
+            return opened
+        try:
+            return self._opened.setdefault(pid, _Opened.of(self._database, self._url))
+        except ConfigurationError as error:
+            raise Failure(Trouble.WRONG, error) from None
+
+    def _try_to_write(self) -> None:
+        with suppress(Busy):
+            self.write(schema.try_to_write)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,25 +254,54 @@ class _Opened:
     engine: Engine
     reading: Seats
     writing: Seats
+    preparing: Seats
 
     @classmethod
     def of(cls, database: Database, url: URL) -> "_Opened":
         engine = database.make_engine(url)
         event.listen(engine, "begin", _begin)
         reading, writing = Seats(database.READERS, READERS_OF_ONE), Seats(database.WRITERS, WRITERS_OF_ONE)
-        return cls(database, engine, reading, writing)
+        return cls(database, engine, reading, writing, Seats(1, 1))
 
-    def run(self, seats: Seats, begin: Sequence[str], work: Callable[[Connection], T], owner: str | None = None) -> T:
+    def read(self, work: Callable[[Connection], T], owner: str | None = None) -> T:
+        return self._run(self.reading, self.database.READ, work, owner)
+
+    def write(self, work: Callable[[Connection], T], begin: Sequence[str], owner: str | None = None) -> T:
+        return self._run(self.writing, begin, work, owner)
+
+    def _run(self, seats: Seats, begin: Sequence[str], work: Callable[[Connection], T], owner: str | None) -> T:
         # Turns are taken here and not in the database: a greenlet can wait for one, a native thread would be used up.
         with seats.held(*([] if owner is None else [owner])):
+            connection = self._connect().execution_options(synckit_begin=begin)
             try:
-                connection = self.engine.connect().execution_options(synckit_begin=begin)
                 return self.database.run(connection, work)
+            except ConfigurationError as error:
+                raise Failure(Trouble.WRONG, error) from None
             except DBAPIError as error:
-                if not self.database.is_busy(error.orig):
+                trouble = self.database.trouble(error.orig)
+                if trouble is None:
                     raise
-                log.warning("a transaction was given up: %s", error.orig)
-                raise Busy(str(error.orig)) from None  # a driver's traceback for every request would hide all else
+                raise Failure(trouble, error.orig) from None
+
+    def _connect(self) -> Connection:
+        """Connect; whatever an attempt to connect reports, the next one may succeed, unless the database is wrong."""
+        try:
+            return self.engine.connect()
+        except ConfigurationError as error:
+            raise Failure(Trouble.WRONG, error) from None
+        except DBAPIError as error:
+            is_wrong = self.database.trouble(error.orig) is Trouble.WRONG
+            raise Failure(Trouble.WRONG if is_wrong else Trouble.AWAY, error.orig) from None
+
+
+def _refusal(failure: Failure) -> Busy:
+    return (Unwritable if failure.trouble is Trouble.UNWRITABLE else Busy)(str(failure))
+
+
+def _sentence(failure: Failure) -> str:
+    """Return a sentence that names the setting, as those do that were raised as a ConfigurationError."""
+    name = "SYNCKIT_DATABASE_URL"
+    return failure.words if name in failure.words else f"{name}: {failure}"
 
 
 def upsert(connection: Connection, table: Table) -> sqlite_dialect.Insert | postgresql.Insert:
@@ -208,11 +316,14 @@ def _begin(connection: Connection) -> None:
 
 def _parsed(url: str) -> URL:
     try:
-        return make_url(url)
+        parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
         raise ConfigurationError(
             "SYNCKIT_DATABASE_URL: give a URL like sqlite:////var/lib/synckit.db or postgresql://user@host/database"
         ) from error
+    if "@" in (parsed.host or ""):  # the end of a password, which the driver would write into the log as a host's name
+        raise ConfigurationError("SYNCKIT_DATABASE_URL: a special character must be percent-encoded, such as %40 for @")
+    return parsed
 
 
 def _database(url: URL) -> Database:

@@ -1,0 +1,153 @@
+"""PostgreSQL behind a real PgBouncer: each transaction may be in another session, as with managed databases."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from flask import Flask
+from sqlalchemy import Connection, text
+
+from synckit_notify.backend import Backend, changelog, create_app
+
+from ..conftest import KEY, make_token, need
+from ..valkey import free_port
+from ..waiting import until
+from .conftest import Caller, change, over_http, start
+from .postgresql import PostgreSQL, unprivileged
+from .test_postgres import shown
+
+pytestmark = pytest.mark.thorough
+
+SESSIONS = 3
+"""Of the pooler, for all clients."""
+
+
+@pytest.fixture
+def url(postgresql: PostgreSQL) -> Iterator[str]:
+    """An empty database behind a pooler in transaction mode, in which commits do not wait for the disk."""
+    pgbouncer = need("pgbouncer", Path("/usr/sbin"))
+    port = free_port()
+    folder = postgresql.folder / "pgbouncer"
+    folder.mkdir()
+    (folder / "ini").write_text(f"""
+[databases]
+postgres = host={postgresql.folder} dbname=postgres user=synckit
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+default_pool_size = {SESSIONS}
+""")
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres", "postgres")
+    postgresql.emptied()
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(unprivileged([pgbouncer, str(folder / "ini")]), stderr=log)
+    set_synchronous_commit(postgresql, "= off")
+    try:
+        assert until(lambda: "process up" in (folder / "log").read_text(), 20.0), (folder / "log").read_text()
+        yield f"postgresql://synckit:secret@127.0.0.1:{port}/postgres"
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+        set_synchronous_commit(postgresql, "TO DEFAULT")
+
+
+def set_synchronous_commit(postgresql: PostgreSQL, value: str) -> None:
+    with postgresql.connect() as connection:
+        connection.execute(f"ALTER DATABASE postgres SET synchronous_commit {value}")
+
+
+@pytest.fixture
+def database(url: str) -> dict[str, str]:
+    """The settings that name it."""
+    return {"SYNCKIT_DATABASE_URL": url}
+
+
+def test_many_workers_push_and_pull_without_an_error(clone: Path, database: dict[str, str]) -> None:
+    people, turns = 6, 25
+    settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_ENV": "production", "SYNCKIT_WORKERS": "2"}
+    with start(clone, **settings, **database) as server:
+
+        def work(number: int) -> list[int]:
+            person = Caller(over_http(server.url), make_token(f"person {number}"))
+            device = person.register()
+            cursors = []
+            for turn in range(turns):
+                cursors.append(person.push(device, change(f"{turn}"), push_id=f"push {turn}"))
+                assert len(person.pull(device)["changes"]) == turn + 1
+            return cursors
+
+        with ThreadPoolExecutor(people) as pool:
+            assert list(pool.map(work, range(people))) == [list(range(1, turns + 1))] * people
+        assert "away" not in server.log
+        assert "Traceback" not in server.log
+
+
+def test_every_transaction_has_our_settings_and_leaves_none_behind(
+    app: Flask, backend: Backend, alice: Caller, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop = alice.register()
+    seen: list[tuple[str, ...]] = []
+    names = ("synchronous_commit", "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+    move_head = changelog._move_head
+
+    def move_head_and_look(connection: Connection, *args: object) -> None:
+        seen.append(tuple(connection.execute(text(f"SHOW {name}")).scalar_one() for name in names))
+        move_head(connection, *args)
+
+    monkeypatch.setattr(changelog, "_move_head", move_head_and_look)
+    alice.push(laptop)
+    assert seen == [("on", "5s", "10s", "30s")]
+    assert [shown(backend, name) for name in names[1:]] == ["5s", "10s", "30s"]
+    with PostgreSQLSession(url) as session:
+        assert session.show("lock_timeout") == "0"
+        assert session.show("synchronous_commit") == "off"
+
+
+class PostgreSQLSession:
+    """A client of the pooler's that sets nothing: it sees what others left behind in its sessions."""
+
+    def __init__(self, url: str) -> None:
+        import psycopg
+
+        self._connection = psycopg.connect(url, autocommit=True, prepare_threshold=None)
+
+    def show(self, name: str) -> str:
+        row = self._connection.execute(f"SHOW {name}").fetchone()  # type: ignore[call-overload]
+        return str(row[0])
+
+    def __enter__(self) -> "PostgreSQLSession":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+
+def test_a_server_behind_it_that_goes_away_is_503_until_it_is_back(
+    app: Flask, alice: Caller, postgresql: PostgreSQL
+) -> None:
+    laptop = alice.register()
+    alice.push(laptop)
+    with postgresql.away():
+        assert alice.post("/push", {"device_id": laptop, "changes": [change()]})[0] == 503
+    until_back = time.monotonic() + 30.0  # the pooler itself tries again only every 15 s
+    while (status := alice.post("/push", {"device_id": laptop, "changes": [change()]})[0]) == 503:
+        assert time.monotonic() < until_back
+        time.sleep(0.2)
+    assert status == 200
+
+
+def test_a_pooler_that_is_not_there_does_not_stop_a_start(url: str) -> None:
+    absent = urlsplit(url)._replace(netloc=f"synckit:secret@127.0.0.1:{free_port()}").geturl()
+    app = create_app({"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_DATABASE_URL": absent})
+    assert app.test_client().get("/api/sync/ready").status_code == 503
