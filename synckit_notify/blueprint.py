@@ -64,7 +64,8 @@ class EventStream:
 
     def take_over(self, callbacks: list[Callable[[], object]]) -> None:
         """Call these when the stream ends."""
-        self._stream.callbacks = callbacks
+        if callbacks:  # an empty list is 72 bytes for each parked stream
+            self._stream.callbacks = callbacks
 
     def stay(self) -> None:
         """Never park: somebody changes what the server gets."""
@@ -220,15 +221,14 @@ def _event_stream_response(service: Service, body: Iterable[bytes]) -> EventStre
         direct_passthrough=True,
     )
     of_host: Any = current_app.response_class
-    response.__class__ = _response_class(of_host)
+    if not isinstance(response, of_host):
+        response.__class__ = _response_class(of_host)
     return response
 
 
 @lru_cache
 def _response_class(of_host: type[Response]) -> type[EventStreamResponse]:
     """Return ours as one of the host's `response_class` too; Flask would make it only the host's."""
-    if issubclass(EventStreamResponse, of_host):
-        return EventStreamResponse
     return type("EventStreamResponse", (EventStreamResponse, of_host), {})
 
 
