@@ -158,7 +158,7 @@ def test_a_handler_of_the_host_for_everything_says_nothing_about_tokens() -> Non
 
 
 def test_a_time_limit_of_gevent_is_a_failure_too(caplog: pytest.LogCaptureFixture) -> None:
-    gevent = pytest.importorskip("gevent")
+    import gevent
 
     def authenticate(_: Any) -> Principal:
         raise gevent.Timeout(3)
