@@ -180,6 +180,17 @@ def test_two_applications_in_one_process_hear_only_their_own() -> None:
             first.next_frame(0.05)
 
 
+def test_a_ready_check_may_add_fields_that_json_has_and_change_none_of_ours() -> None:
+    app = Flask("host")
+    app.config["SYNCKIT_JWT_KEY"] = KEY
+    notifier = Notifier(app)
+    notifier.ready_check(lambda: {"replica": False, "lag": 3, "ready": "no", "since": datetime.now(UTC)})
+    answer = app.test_client().get("/api/sync/ready")
+    assert answer.status_code == 200
+    assert (answer.json["replica"], answer.json["lag"], answer.json["ready"]) == (False, 3, True)
+    assert "since" not in answer.json
+
+
 def test_mounting_twice_is_an_error() -> None:
     app = hosts.create_app()
     with pytest.raises(RuntimeError, match="already"):
