@@ -208,6 +208,17 @@ def test_a_rate_limit_of_the_host_leaves_the_routes_alone_by_the_blueprints_name
     assert [client.get("/log/alice").status_code for _ in range(3)] == [200, 200, 429]
 
 
+def test_a_ready_check_may_add_fields_that_json_has_and_change_none_of_ours() -> None:
+    app = Flask("host")
+    app.config["SYNCKIT_JWT_KEY"] = KEY
+    notifier = Notifier(app)
+    notifier.ready_check(lambda: {"replica": False, "lag": 3, "ready": "no", "since": datetime.now(UTC)})
+    answer = app.test_client().get("/api/sync/ready")
+    assert answer.status_code == 200
+    assert (answer.json["replica"], answer.json["lag"], answer.json["ready"]) == (False, 3, True)
+    assert "since" not in answer.json
+
+
 def test_mounting_twice_is_an_error() -> None:
     app = hosts.create_app()
     with pytest.raises(RuntimeError, match="already"):

@@ -300,8 +300,9 @@ def _refusal(failure: Failure) -> Busy:
 
 def _sentence(failure: Failure) -> str:
     """Return a sentence that names the setting, as those do that were raised as a ConfigurationError."""
-    name = "SYNCKIT_DATABASE_URL"
-    return failure.words if name in failure.words else f"{name}: {failure}"
+    if failure.words.startswith("SYNCKIT_DATABASE_URL: "):
+        return failure.words
+    return f"SYNCKIT_DATABASE_URL: the database cannot be used: {failure.words}"
 
 
 def upsert(connection: Connection, table: Table) -> sqlite_dialect.Insert | postgresql.Insert:
