@@ -25,7 +25,15 @@ def tree(root: type[Exception]) -> Iterator[type[Exception]]:
         yield from tree(kind)
 
 
-ARGUMENTS = {"status": 429, "retry_after": 7.0, "reason": "the disk is full"}
+ARGUMENTS = {
+    "status": 429,
+    "retry_after": 7.0,
+    "reason": "the disk is full",
+    "seq": 7,
+    "table": "tasks",
+    "row_id": "task-1",
+    "device_id": "laptop",
+}
 """For constructors that take more than a sentence."""
 
 

@@ -295,7 +295,7 @@ def test_a_sweep_that_fails_is_named_once_and_made_up_for(
 
     with open_stream(app.test_client(), "notes", make_token()) as stream:
         assert [stream.next_frame(5.0), stream.next_frame(5.0)] == [CONNECTED, CHANGED]
-    assert len(set(sweeps[:4])) == 1  # what was not seen is asked for again
+    assert max(sweeps[:4]) - min(sweeps[:4]) < timedelta(seconds=0.1)  # what was not seen is asked for again
     [line] = errors_in(caplog)
     assert words in line
 

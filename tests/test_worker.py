@@ -235,7 +235,8 @@ class TestSweep:
                 raise RuntimeError("the database is away")
             return []
 
-        sweep = Sweep(Registry(), fail_once)
+        clock, steady_clock = iter((1001.0, 1004.0, 1007.0)), iter((1.0, 4.0, 7.0))
+        sweep = Sweep(Registry(), fail_once, clock=clock.__next__, steady_clock=steady_clock.__next__)
         with pytest.raises(RuntimeError):
             sweep.run()
         sweep.run()
