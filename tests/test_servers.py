@@ -4,6 +4,7 @@ import json
 import random
 import re
 import socket
+import statistics
 import threading
 import time
 import urllib.request
@@ -144,10 +145,11 @@ def test_twenty_pushes_in_one_breath_leave_exactly_sixteen(tmp_path: Path, liste
 def test_a_push_while_a_stream_is_being_opened_is_never_missed(server: Server, listen) -> None:
     """The client's rule is to pull once it is connected: what it does not pull then it must hear of."""
     dice = random.Random(20261123)
+    opening = statistics.median(seconds_to_open_and_pull(server, listen) for _ in range(9))
     heard, pulled = 0, 0
     for number in range(60):
         user = f"opening-{number}"
-        delay = dice.uniform(0, 0.004)
+        delay = dice.uniform(0, 2 * opening)
         pushing = threading.Thread(target=lambda user=user, delay=delay: (time.sleep(delay), push(server, user)))
         pushing.start()
         with listen(server, user) as listener:
@@ -159,6 +161,14 @@ def test_a_push_while_a_stream_is_being_opened_is_never_missed(server: Server, l
         pushing.join()
     assert heard > 2, "the race must really be raced"
     assert pulled > 2, "the race must really be raced"
+
+
+def seconds_to_open_and_pull(server: Server, listen) -> float:
+    """How long the race lasts, on this machine at this moment."""
+    began = time.monotonic()
+    with listen(server, "nobody"):
+        get(server, "/log/nobody")
+    return time.monotonic() - began
 
 
 WAYS_TO_GO = {

@@ -75,7 +75,7 @@ def test_a_service_that_starts_without_its_database_works_as_soon_as_it_is_there
             alice.push(laptop)
             assert [stream.next_news() for stream in opened] == [CHANGED] * 4
         assert "Traceback" not in server.log
-        assert server.log.count("the service starts without its database and answers 503") == WORKERS
+        assert "the service starts without its database and answers 503" in server.log
 
 
 def test_a_disk_that_is_full_for_a_while_refuses_pushes_alone(clone: Path) -> None:

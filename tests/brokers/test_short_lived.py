@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -97,10 +98,11 @@ def test_what_celerys_children_publish_arrives(valkey: Valkey, process: MakeProc
 
 class TestFlush:
     @pytest.fixture
-    def notifier(self, valkey: Valkey) -> Notifier:
+    def notifier(self, valkey: Valkey) -> Iterator[Notifier]:
         app = Flask("host")
         app.config.update(SYNCKIT_JWT_KEY=KEY, SYNCKIT_BROKER_URL=valkey.url)
-        return Notifier(app)
+        with app.app_context():  # a Notifier alone does not keep its application
+            yield Notifier(app)
 
     def test_returns_at_once_where_nothing_waits(self, notifier: Notifier) -> None:
         assert notifier.flush(0.0)
