@@ -22,20 +22,26 @@ from .stream import Stream
 GRACE_SECONDS = 0.5
 """How long a stream whose client has left is left to its server, which closes it within milliseconds."""
 
+IDLE_SECONDS = 1.0
+"""How often the thread asks whether any stream is left; what there is to close wakes it at once."""
+
 SCAN_SECONDS = 0.8
 """How often all streams that a server iterates are looked at: 3 ms of work at 10,000."""
 
 
 class Closer:
-    """The streams that a server iterates; `close(stream)` is called for those that their server does not close."""
+    """The streams that a server iterates; `close(stream)` is called for those that their server does not close.
 
-    def __init__(self, close: Callable[[Stream], None]) -> None:
+    Its thread starts with the first of these and stays while it is `needed`: starting it costs more than they do.
+    """
+
+    def __init__(self, close: Callable[[Stream], None], needed: Callable[[], bool]) -> None:
         self._close = close
         self._open: set[Stream] = set()
         self._leaving: deque[tuple[float, Stream]] = deque()
         self._scan_at = 0.0
         self._later: deque[Stream] = deque()
-        self.thread = Periodic("synckit-close", 0.0, self._work, lambda: bool(self._later))
+        self.thread = Periodic("synckit-close", IDLE_SECONDS, self._work, needed)
 
     @property
     def busy(self) -> bool:
@@ -55,8 +61,13 @@ class Closer:
         return True
 
     def later(self, stream: Stream) -> None:
-        """Have a claimed stream closed at the next `check`. Takes no lock, so a finalizer may call it."""
+        """Have a claimed stream closed at the next `check` or `go`. Takes no lock, so a finalizer may call it."""
         self._later.append(stream)
+
+    def go(self) -> None:
+        """Close now, in the thread, what was left here."""
+        self.thread.ensure()
+        self.thread.wake()
 
     def leaving(self, stream: Stream) -> None:
         """Give the server of a stream that must end a moment to close it."""
@@ -71,7 +82,7 @@ class Closer:
         while self._leaving and self._leaving[0][0] <= now:
             self._take(self._leaving.popleft()[1])
         if self._later:
-            self.thread.ensure()
+            self.go()
 
     def _scan(self, now: float) -> None:
         for stream in list(self._open):

@@ -61,6 +61,10 @@ class Periodic:
                 thread.start()
                 self._thread = thread
 
+    def wake(self) -> None:
+        """Make a thread without a `pause` of its own work now."""
+        self._look.set()
+
     def settle(self) -> None:
         """Make the thread ask now whether it is needed, and wait for its end if it is not."""
         thread = self._thread

@@ -66,7 +66,7 @@ class Worker:
         self._listens = False
         self._pulse_due = 0.0
         self._report_due = 0.0
-        self._closer = Closer(self._close)
+        self._closer = Closer(self._close, self.busy)
         self._peers = PeerWatch(self._gone, lambda stream: registry.ring([stream]))
         self.parking = (
             None
@@ -192,7 +192,7 @@ class Worker:
         for stream in streams:
             self.registry.release(stream.subscriber)
             self._closer.later(stream)
-        self._closer.thread.ensure()
+        self._closer.go()
 
     def _close(self, stream: Stream) -> None:
         """Release, and write one line: the app, never the user, an address or a token."""
