@@ -152,7 +152,7 @@ def test_a_gunicorn_that_speaks_http2_itself_is_told_to_leave_that_to_a_proxy(
     with Server(command, tmp_path, r"Listening at: https://127\.0\.0\.1:(\d+)", KEEPALIVE) as started:
         findings = examined(f"https://localhost:{started.port}", seconds=0.5)
     assert wrong(findings) == [(Verdict.FAIL, "no stream over HTTP/2")]
-    assert findings[-1].figure.startswith("this server answers the requests of an HTTP/2 connection one after the")
+    assert findings[-1].figure.startswith("gunicorn serves one HTTP/2 connection's requests one after the other")
     assert [change.line for change in findings[-1].changes] == ['http_protocols = "h1"']
 
 
