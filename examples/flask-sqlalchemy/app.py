@@ -3,8 +3,9 @@
     flask --app app init-db
     gunicorn -k gevent 'app:create_app()'
 
-Three hooks make it complete: `valid_since` refuses tokens that were issued before a log-out everywhere, `changed_channels`
-finds changes whose notice was lost, and `ready_check` tells a load balancer whether the database answers.
+Three hooks make it complete: `valid_since` refuses tokens that were issued before a log-out everywhere,
+`changed_channels` finds changes whose notice was lost, and `ready_check` tells a load balancer whether the database
+answers.
 """
 
 import os
