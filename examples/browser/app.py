@@ -1,0 +1,28 @@
+"""The included server, and one page of its own at /notes that syncs over it.
+
+    gunicorn -k gevent app:app
+
+Beside the page this serves `synckit.js`, the client for web pages. Copy that file into your own project.
+"""
+
+from pathlib import Path
+
+from flask import Response, send_file
+
+import synckit_notify.backend
+from synckit_notify.backend import create_app
+
+HERE = Path(__file__).parent
+CLIENT = Path(synckit_notify.backend.__file__).parent / "live" / "static" / "synckit.js"
+
+app = create_app(instance_path=HERE / "instance")
+
+
+@app.get("/notes")
+def page() -> Response:
+    return send_file(HERE / "notes.html")
+
+
+@app.get("/notes/synckit.js")
+def client() -> Response:
+    return send_file(CLIENT, mimetype="text/javascript")

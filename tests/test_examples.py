@@ -1,0 +1,96 @@
+"""Each folder of examples/ runs as it stands, under gunicorn, and does what its README says."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .browser import ENTER, Browser
+from .server import ROOT, Server, clean_environment, gunicorn
+from .wire import CHANGED, CONNECTED, Listener
+
+EXAMPLES = ROOT / "examples"
+
+
+@contextmanager
+def example(name: str, app: str, folder: Path) -> Iterator[Server]:
+    """Run a copy of an example, so that the database it makes goes with the test."""
+    copy = shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("instance", "__pycache__"))
+    with gunicorn(app, copy) as server:
+        yield server
+
+
+def flask(folder: Path, *words: str) -> str:
+    """Run a command of the example's own application and return what it printed."""
+    command = [sys.executable, "-m", "flask", "--app", "app", *words]
+    environment = clean_environment() | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True, text=True).stdout
+
+
+def send(url: str, token: str | None = None, body: object = None) -> Any:
+    """Return the answer, as JSON where it is JSON."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers)) as answer:
+        text = answer.read().decode()
+        return json.loads(text) if answer.headers.get_content_type() == "application/json" else text
+
+
+def test_minimal(tmp_path: Path) -> None:
+    with example("minimal", "app:app", tmp_path) as server:
+        token = send(f"{server.url}/token/alice")
+        with Listener(server.port, "/api/sync/subscribe?app_id=notes&device_id=phone", token) as phone:
+            assert phone.next_frame() == CONNECTED
+            pushed = {"device_id": "laptop", "note": "hello"}
+            assert send(f"{server.url}/api/sync/push", token, pushed) == {"cursor": 1}
+            assert phone.next_frame() == CHANGED
+        assert send(f"{server.url}/api/sync/pull?cursor=0", token)["changes"] == [{"note": "hello"}]
+
+
+def test_flask_sqlalchemy(tmp_path: Path) -> None:
+    with example("flask-sqlalchemy", "app:create_app()", tmp_path) as server:
+        flask(tmp_path / "flask-sqlalchemy", "init-db")
+        token = send(f"{server.url}/login", body={"name": "alice", "password": "secret"})["token"]
+        with Listener(server.port, "/api/sync/subscribe?app_id=tasks&device_id=phone", token) as phone:
+            assert phone.next_frame() == CONNECTED
+            assert send(f"{server.url}/api/sync/push", token, {"device_id": "laptop", "data": "sealed"}) == {
+                "cursor": 1
+            }
+            assert phone.next_frame() == CHANGED
+            assert send(f"{server.url}/api/sync/pull", token) == {"changes": [{"seq": 1, "data": "sealed"}]}
+            assert send(f"{server.url}/logout-everywhere", token, {}) == {"logged_out": True}
+            assert phone.next_frame() == b": bye revoked\n\n"
+        with pytest.raises(urllib.request.HTTPError, match="401"):
+            send(f"{server.url}/api/sync/pull", token)
+
+
+def test_browser(tmp_path: Path, chromium: Browser) -> None:
+    with example("browser", "app:app", tmp_path) as server:
+        folder = tmp_path / "browser"
+        api_key = re.findall(r"\S{36,}", flask(folder, "synckit", "app", "add", "Notes"))[-1]
+        flask(folder, "synckit", "user", "add", "you@example.org", "--password", "a password")
+
+        def log_in() -> None:
+            chromium.go(f"{server.url}/notes")
+            given = {"email": "you@example.org", "password": "a password", "apiKey": api_key, "passphrase": "a secret"}
+            for name, value in given.items():
+                chromium.type(f"input[name={name}]", value)
+            chromium.tap("#log-in button")
+            assert chromium.until(lambda: chromium.text("#state") == "connected"), chromium.text("#state")
+
+        log_in()
+        chromium.type("input[name=text]", "written in one window" + ENTER)
+        assert chromium.until(lambda: "stored" not in chromium.text("#state"))
+        with chromium.another_tab():
+            log_in()
+            assert chromium.until(lambda: chromium.text("#notes") == "written in one window")
+            chromium.type("input[name=text]", "and in another" + ENTER)
+        assert chromium.until(lambda: chromium.text("#notes") == "and in another\nwritten in one window")
