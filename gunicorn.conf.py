@@ -2,7 +2,8 @@
 
 In: SYNCKIT_BIND, SYNCKIT_WORKERS, SYNCKIT_WORKER_CONNECTIONS, SYNCKIT_METRICS from the environment. Nothing is
 monkey-patched here: the gevent worker does that itself after the fork, and one of another class must stay unpatched.
-What strangers send cannot hold up the streams: see `synckit_notify.guard`, whose hooks gunicorn finds here by name.
+What strangers send cannot hold up the streams: see `synckit_notify.gunicorn_hooks`, whose hooks gunicorn finds here by
+name.
 """
 
 import gc
@@ -13,8 +14,8 @@ import shutil
 import tempfile
 from typing import Any
 
-from synckit_notify import guard
-from synckit_notify.guard import post_request, pre_request, when_ready  # noqa: F401
+from synckit_notify import gunicorn_hooks
+from synckit_notify.gunicorn_hooks import post_request, pre_request, when_ready  # noqa: F401
 
 DESCRIPTORS_BESIDE_STREAMS = 100
 """Database files, log files, the broker, the event loop: what a worker opens besides its connections."""
@@ -91,7 +92,7 @@ def post_worker_init(worker: Any) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 50, 1_000)
-    guard.post_worker_init(worker)
+    gunicorn_hooks.post_worker_init(worker)
 
 
 def child_exit(server: Any, worker: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import report
 from .attacks import ATTACKS
-from .ordeal import broken, suffer, target
+from .attack_run import broken, suffer, target
 from .phases import Row
 from .streams import prepare
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from .load import APP
-from .swarm import Connection, Swarm
+from .attack_connections import Connection, Swarm
 
 AT_ONCE = 200
 """How many connections are opened before the others are looked after."""

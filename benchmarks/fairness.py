@@ -26,12 +26,12 @@ from sqlalchemy import Connection, text
 from synckit_notify.backend import accounts, passwords
 from synckit_notify.backend.database import schema
 from synckit_notify.backend.database.store import Store
-from tests.backend.postgresql import PostgreSQL
+from tests.support.postgresql import PostgreSQL
 
 from . import report
 from .flood import flooding
 from .load import APP, make_token
-from .ordeal import summary
+from .attack_run import summary
 from .phases import Row
 from .server import BACKEND, Server, gunicorn
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 from .attacks import Attack, flood
 from .server import ROOT
-from .swarm import Swarm
+from .attack_connections import Swarm
 
 
 @contextmanager

@@ -20,11 +20,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from tests.conftest import make_token
-from tests.namespace import OtherMachine
-from tests.server import Server, gunicorn
+from tests.support.netns import OtherMachine
+from tests.support.server import Server, gunicorn
 from tests.test_disconnects import WAYS_TO_GO
 from tests.test_drain import STOPS, STREAMS, Deployment, gone
-from tests.wire import Listener
+from tests.support.raw_client import Listener
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 WORKERS = {"gevent": (), "gthread": ("--threads", "60")}
@@ -118,7 +118,7 @@ def _server(worker_class: str, *options: str) -> Server:
     folder = Path(tempfile.mkdtemp())
     env = {"SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE)}
     words = (*WORKERS[worker_class], *options)
-    return gunicorn("tests.hosts:create_app()", folder, *words, worker_class=worker_class, env=env)
+    return gunicorn("tests.support.minimal_host:create_app()", folder, *words, worker_class=worker_class, env=env)
 
 
 def _streams(server: Server) -> int:

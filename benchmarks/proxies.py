@@ -19,12 +19,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.behind import Route, added_delays, cost, death, departure, expected_body, first_bytes, idle_life, whole_body
+from tests.support.proxy_scenarios import Route, added_delays, cost, death, departure, expected_body, first_bytes, idle_life, whole_body
 from tests.conftest import make_token
-from tests.crowd import Outcome, disturb, hang_up
-from tests.outside import believed_lies, echo, revealed_metrics
-from tests.proxies import Caddy, Haproxy, Nginx, Proxy
-from tests.server import ROOT, Server, gunicorn
+from tests.support.reconnecting_devices import Outcome, disturb, hang_up
+from tests.support.proxy_leaks import believed_lies, echo, revealed_metrics
+from tests.support.proxies import Caddy, Haproxy, Nginx, Proxy
+from tests.support.server import ROOT, Server, gunicorn
 
 from .report import surroundings
 
@@ -126,7 +126,7 @@ def measure(proxies: Sequence[str], pushes: int) -> Iterator[Column]:
     config, env = ROOT / "gunicorn.conf.py", {"SYNCKIT_KEEPALIVE_SECONDS": f"{KEEPALIVE_SECONDS:g}"}
     with (
         tempfile.TemporaryDirectory(prefix="synckit-bench-") as folder,
-        gunicorn("tests.hosts:create_app()", Path(folder), "--config", str(config), env=env) as service,
+        gunicorn("tests.support.minimal_host:create_app()", Path(folder), "--config", str(config), env=env) as service,
     ):
         _say("the service itself")
         yield measure_direct(service, pushes)

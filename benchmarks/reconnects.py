@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from synckit_notify import sse
 from synckit_notify.client.lifecycle import Lifecycle
-from synckit_notify.client.pacing import RetryPolicy
+from synckit_notify.client.schedule import RetryPolicy
 
 STEP_SECONDS = 0.1
 ROWS = 25

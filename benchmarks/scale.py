@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from tests.valkey import Valkey
+from tests.support.valkey import Valkey
 
 from . import report
 from .generator import Generator, Programs

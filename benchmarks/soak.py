@@ -21,8 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import report
-from .crowd import FAULTS, Crowd
-from .ordeal import FEW_DESCRIPTORS, FEW_THREADS, STOCK, Holdings
+from .churn import FAULTS, Crowd
+from .attack_run import FEW_DESCRIPTORS, FEW_THREADS, STOCK, Holdings
 from .phases import Row
 from .server import BACKEND, Server, gunicorn
 from .streams import prepare

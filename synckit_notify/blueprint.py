@@ -19,15 +19,16 @@ from flask import Blueprint, Request, Response, current_app, request
 from flask.typing import ResponseReturnValue
 from werkzeug.wsgi import ClosingIterator
 
-from . import metrics, wsgi_server
-from .channel import ChannelKey
+from . import metrics
+from .runtime import wsgi_server
+from .streams.channel import ChannelKey
 from .errors import BadRequest, Forbidden, Refused
-from .logs import SparingLog
-from .service import Service
-from .stream import Deadline, Stream, deadline, frames
+from .runtime.logs import SparingLog
+from .app_state import Service
+from .streams.stream import Deadline, Stream, deadline, frames
 from .tokens import MAX_ID_LENGTH, Principal
-from .worker import Worker
-from .wsgi_server import Server
+from .node import Worker
+from .runtime.wsgi_server import Server
 
 refused_log = SparingLog()
 

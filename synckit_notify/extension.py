@@ -19,7 +19,7 @@ from .blueprint import make_blueprint
 from .brokers import Disconnect, Message, Notice
 from .errors import NotifyError, Refused
 from .hooks import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, ValidSince, aware, canonical
-from .service import Service
+from .app_state import Service
 from .tokens import Principal
 
 EXTENSION_NAME = "synckit_notify"

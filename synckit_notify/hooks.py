@@ -24,10 +24,10 @@ import jwt
 from flask import Flask, Request
 from werkzeug.exceptions import HTTPException
 
-from . import native
-from .channel import ChannelKey
+from .runtime import gevent_compat
+from .streams.channel import ChannelKey
 from .errors import Forbidden, HookFailed, InvalidToken, Refused
-from .logs import FaultLog
+from .runtime.logs import FaultLog
 from .tokens import Principal
 
 Id = str | int | UUID
@@ -126,7 +126,7 @@ class HookCalls:
         """
         try:
             yield
-        except native.failures() as error:
+        except gevent_compat.failures() as error:
             if isinstance(error, Refused) and (refusals or error.status >= 500):
                 raise
             refusal = _aborted(error) if refusals and isinstance(error, HTTPException) else None

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from .brokers import Link
-from .counts import Counts
-from .per_process import PerProcess
+from .streams.counters import Counts
+from .runtime.per_process import PerProcess
 
 FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds in seconds: a publish takes some 50 µs, a pass of the event loop under load some milliseconds."""

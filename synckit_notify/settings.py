@@ -13,7 +13,7 @@ from typing import Any
 
 from . import brokers
 from .errors import ConfigurationError
-from .logs import log
+from .runtime.logs import log
 from .tokens import KeyRing, TokenVerifier
 
 LONGEST_SECONDS = 366 * 24 * 3600.0

@@ -21,8 +21,8 @@ from werkzeug.test import TestResponse
 from . import sse
 from .blueprint import OPENED_IN_ENVIRON
 from .extension import EXTENSION_NAME
-from .service import Service
-from .stream import Stream
+from .app_state import Service
+from .streams.stream import Stream
 
 __all__ = ["CHANGED", "CONNECTED", "KEEPALIVE", "OpenStream", "open_stream"]
 

@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 if TYPE_CHECKING:
-    from .browser import Browser
+    from .support.browser import Browser
 
 KEY = "an example key of 32 bytes, or more"
 
@@ -43,7 +43,7 @@ def make_token(
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
     """A browser for all the tests of a file."""
-    from .browser import Browser  # which imports from here
+    from .support.browser import Browser  # which imports from here
 
     browser = Browser(tmp_path_factory.mktemp("chromium"))
     yield browser

@@ -10,7 +10,7 @@ from werkzeug.test import TestResponse
 from synckit_notify.cors import headers_for
 from synckit_notify.testing import CONNECTED, open_stream
 
-from . import foreign
+from .support import full_host
 from .conftest import make_token
 
 LISTED, STRANGE = "https://app.example", "https://evil.example"
@@ -65,7 +65,7 @@ def host(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     """A host whose hooks let nobody in without a token, and rely on each other."""
     monkeypatch.setenv("FOREIGN_DATABASE", str(tmp_path / "foreign.db"))
     monkeypatch.setenv("SYNCKIT_CORS_ORIGINS", LISTED)
-    app = foreign.create_app()
+    app = full_host.create_app()
 
     @app.before_request
     def guard() -> None:
@@ -140,7 +140,7 @@ def test_the_hosts_own_pages_are_not_touched(client: FlaskClient, path: str) -> 
 
 def test_without_origins_nothing_is_added(monkeypatch: pytest.MonkeyPatch, host: Flask) -> None:
     monkeypatch.delenv("SYNCKIT_CORS_ORIGINS")
-    bare = foreign.create_app()
+    bare = full_host.create_app()
     answer = preflight(bare.test_client(), SUBSCRIBE)
     assert (answer.status_code, answer.headers["Allow"]) == (204, "GET, HEAD, OPTIONS")
     assert (cors_headers(answer), "Vary" in answer.headers) == ({}, False)

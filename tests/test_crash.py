@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import KEY, make_token
-from .server import Server, gunicorn
-from .wire import CHANGED, Listener
+from .support.server import Server, gunicorn
+from .support.raw_client import CHANGED, Listener
 
 HEARD_WITHIN = 5.0  # contract section 1, the promise
 
@@ -17,7 +17,7 @@ HEARD_WITHIN = 5.0  # contract section 1, the promise
 def start(tmp_path: Path, name: str, **settings: str) -> Server:
     """One server; all of a test's servers share one database."""
     env = {"SYNCKIT_JWT_KEY": KEY, "INSTANCE": str(tmp_path / "instance")} | settings
-    return gunicorn("tests.crashing:create_app()", tmp_path / name, env=env)
+    return gunicorn("tests.support.crashing_backend:create_app()", tmp_path / name, env=env)
 
 
 def post(server: Server, path: str, body: dict, **headers: str) -> dict:

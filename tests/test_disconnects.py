@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 
 from .conftest import make_token
-from .namespace import OtherMachine
-from .server import Server, flask_run, gunicorn
-from .wire import CHANGED, CONNECTED, KEEPALIVE, Listener
+from .support.netns import OtherMachine
+from .support.server import Server, flask_run, gunicorn
+from .support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
 
 THOROUGH = pytest.mark.thorough
 SEEN_WITHIN = 0.5  # five times the promise
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
-APP = "tests.hosts:create_app()"
+APP = "tests.support.minimal_host:create_app()"
 
 SERVERS = {
     "gevent": lambda folder: gunicorn(APP, folder),

@@ -16,15 +16,15 @@ import pytest
 
 import synckit_notify
 from synckit_notify import metrics
-from synckit_notify.backend import commands as backend_commands
+from synckit_notify.backend import admin as backend_commands
 from synckit_notify.backend import create_app
-from synckit_notify.client import command as client_command
+from synckit_notify import cli as client_command
 from synckit_notify.settings import Settings
 
-from . import commands
+from .support import doc_commands
 from .conftest import KEY
-from .documents import DOCUMENTS, Block, anchors, blocks, blocks_of, inline_code, links, name_of, prose, rows
-from .server import ROOT
+from .support.markdown import DOCUMENTS, Block, anchors, blocks, blocks_of, inline_code, links, name_of, prose, rows
+from .support.server import ROOT
 
 LANGUAGES = frozenset({"console", "env", "http", "json", "python", "sh", "text"})
 """Each but `text` is run or checked, `http` and `json` as the protocol's conversation, where alone they may be."""
@@ -83,28 +83,28 @@ def _has(module: str, name: str) -> bool:
 
 @pytest.mark.parametrize("block", blocks("sh"), ids=str)
 def test_a_command_is_one_that_its_program_takes(block: Block) -> None:
-    for words in commands.commands(block.text):
-        commands.check(words)
+    for words in doc_commands.commands(block.text):
+        doc_commands.check(words)
 
 
 @each_document
 def test_commands_within_sentences_are_too(document: Path) -> None:
     for words in _commands_in(document):
-        commands.check(words)
+        doc_commands.check(words)
 
 
 @cache
 def _commands_in(document: Path) -> list[list[str]]:
     ours = r"\S*(gunicorn -|pip install |python3? -|synckit \w|flask (--app|synckit|run))"
     inline = [code for code in inline_code(prose(document)) if re.match(ours, code)]
-    return [words for code in inline for words in commands.commands(code)]
+    return [words for code in inline for words in doc_commands.commands(code)]
 
 
 @cache
 def _documented_commands() -> set[str]:
     """All command lines, as texts without the way to the program and without `--app wsgi`."""
-    found = [words for block in blocks("sh") for words in commands.commands(block.text)]
-    found += [words for block in blocks("console") for words in commands.commands(block.text.splitlines()[0][2:])]
+    found = [words for block in blocks("sh") for words in doc_commands.commands(block.text)]
+    found += [words for block in blocks("console") for words in doc_commands.commands(block.text.splitlines()[0][2:])]
     found += [words for document in DOCUMENTS for words in _commands_in(document)]
     return {re.sub(r"^\S*/|(?<=flask) --app \S+", "", " ".join(words)) for words in found}
 

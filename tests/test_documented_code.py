@@ -21,24 +21,18 @@ import pytest
 from click.testing import CliRunner
 from gunicorn.config import Config
 
-from synckit_notify.client import (
-    ChangeEntry,
-    PulledChange,
-    SyncKitClient,
-    SyncNotification,
-    SyncNotifyStream,
-)
-from synckit_notify.client import command as client_command
-from synckit_notify.client.changes import to_text
+from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, SyncNotification, SyncNotifyStream
+from synckit_notify import cli as client_command
+from synckit_notify.client.models import to_text
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from . import commands
+from .support import doc_commands
 from .backend.conftest import make_clone, start
 from .client.test_assembled import Service
 from .conftest import make_token, need
-from .documents import DOCUMENTS, Block, blocks, blocks_of, name_of
-from .server import ROOT, Server, clean_environment
-from .waiting import until
+from .support.markdown import DOCUMENTS, Block, blocks, blocks_of, name_of
+from .support.server import ROOT, Server, clean_environment
+from .support.wait import until
 
 EMAIL, PASSWORD = "user@example.org", "password"
 """As the documents have them."""
@@ -230,7 +224,7 @@ def use_as_the_server_printed(server: Server, folder: Path) -> tuple[str, str, s
     push, demo = [line for line in server.log.splitlines() if "/push'" in line or line.startswith("synckit demo")]
     subprocess.run(push, shell=True, check=True, timeout=30, capture_output=True)
     words = shlex.split(demo)
-    module = [sys.executable, "-m", "synckit_notify.client.command", *words[1:]]
+    module = [sys.executable, "-m", "synckit_notify.cli", *words[1:]]
     done = subprocess.run(module, cwd=folder, env=clean_environment() | {"PYTHONPATH": str(ROOT)}, timeout=60)
     assert done.returncode == 0
     api_key, email, password = (words[words.index(f"--{name}") + 1] for name in ("api-key", "email", "password"))
@@ -284,7 +278,7 @@ def test_a_console_shows_what_the_document_shows(
 ) -> None:
     account = Account(service, str(block))
     asked, *shown = block.text.splitlines()
-    (words,) = commands.commands(asked.removeprefix("$ "))
+    (words,) = doc_commands.commands(asked.removeprefix("$ "))
     known = {"--api-key": account.api_key, "--email": EMAIL, "--password": PASSWORD, "--app": account.app_id}
     words = [known.get(before, word) for before, word in pairwise(words)]
     settings = {"URL": account.url, "API_KEY": account.api_key, "EMAIL": EMAIL, "PASSWORD": PASSWORD}

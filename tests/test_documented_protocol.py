@@ -18,8 +18,8 @@ from synckit_notify.backend import Backend, create_app
 from synckit_notify.testing import CHANGED, open_stream
 
 from .conftest import KEY
-from .documents import Block, blocks_of
-from .server import ROOT
+from .support.markdown import Block, blocks_of
+from .support.server import ROOT
 
 PROTOCOL = ROOT / "docs" / "protocol.md"
 EMAIL, PASSWORD = "user@example.org", "password"

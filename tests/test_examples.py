@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from .browser import ENTER, Browser
-from .server import ROOT, Server, clean_environment, gunicorn
-from .wire import CHANGED, CONNECTED, Listener
+from .support.browser import ENTER, Browser
+from .support.server import ROOT, Server, clean_environment, gunicorn
+from .support.raw_client import CHANGED, CONNECTED, Listener
 
 EXAMPLES = ROOT / "examples"
 

@@ -13,13 +13,14 @@ import pytest
 from flask import Flask, Response, abort, redirect, request
 from flask_jwt_extended import JWTManager, create_access_token, get_jwt_identity, verify_jwt_in_request
 
-from synckit_notify import Forbidden, InvalidToken, Notifier, Principal, repair
+from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
+from synckit_notify.streams import recovery
 from synckit_notify.brokers import Gap
-from synckit_notify.logs import MAX_FAULTS, FaultLog
+from synckit_notify.runtime.logs import MAX_FAULTS, FaultLog
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from .conftest import KEY, make_token
-from .waiting import until
+from .support.wait import until
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 LATER = datetime.now(UTC) + timedelta(days=1)
@@ -202,7 +203,7 @@ def test_valid_since_that_fails_is_a_503_named_once_and_leaves_no_stream(
 def test_after_a_gap_a_stream_that_was_revoked_ends_as_soon_as_the_host_can_tell(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(repair, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(recovery, "FIRST_PAUSE_SECONDS", 0.01)
     app, notifier = host()
     away, revoked, asked = threading.Event(), threading.Event(), Counter()
 

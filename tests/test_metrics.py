@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from synckit_notify.logs import SparingLog, log
+from synckit_notify.runtime.logs import SparingLog, log
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from . import hosts
+from .support import minimal_host
 from .conftest import make_token
-from .server import Server, gunicorn
-from .waiting import until
-from .wire import Listener
+from .support.server import Server, gunicorn
+from .support.wait import until
+from .support.raw_client import Listener
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 
@@ -55,7 +55,7 @@ class Scrapes:
 
 @pytest.fixture
 def app() -> Flask:
-    return hosts.create_app(SYNCKIT_METRICS="1")
+    return minimal_host.create_app(SYNCKIT_METRICS="1")
 
 
 def test_every_number_tells_what_happened(app: Flask) -> None:
@@ -84,13 +84,13 @@ def test_every_number_tells_what_happened(app: Flask) -> None:
 
 
 def test_without_the_setting_there_is_no_route() -> None:
-    assert hosts.create_app().test_client().get("/api/sync/metrics").status_code == 404
+    assert minimal_host.create_app().test_client().get("/api/sync/metrics").status_code == 404
 
 
 def test_two_workers_answer_for_both(tmp_path: Path) -> None:
     (tmp_path / "prometheus").mkdir()
     env = {"SYNCKIT_METRICS": "1", "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "prometheus")}
-    with gunicorn("tests.hosts:create_app()", tmp_path, workers=2, env=env) as server:
+    with gunicorn("tests.support.minimal_host:create_app()", tmp_path, workers=2, env=env) as server:
         listeners = [Listener(server.port, SUBSCRIBE, make_token(str(number))) for number in range(20)]
         try:
             assert until(lambda: scrape(server)["synckit_streams_open"] == 20, 6.0)
@@ -111,7 +111,7 @@ class TestLines:
             yield caplog
 
     def test_an_ended_stream_tells_reason_age_and_app_and_nothing_of_its_user(self, lines) -> None:
-        app, token = hosts.create_app(), make_token("alice@example.org", "tracker")
+        app, token = minimal_host.create_app(), make_token("alice@example.org", "tracker")
         with open_stream(app.test_client(), "tracker", token) as stream:
             stream.next_frame()
         [line] = [record.getMessage() for record in lines.records]
@@ -119,7 +119,7 @@ class TestLines:
 
     def test_a_refusal_tells_its_status_and_why(self, lines) -> None:
         token = make_token(life=-1)
-        hosts.create_app().test_client().get(SUBSCRIBE, headers={"Authorization": f"Bearer {token}"})
+        minimal_host.create_app().test_client().get(SUBSCRIBE, headers={"Authorization": f"Bearer {token}"})
         [line] = [record.getMessage() for record in lines.records]
         assert line == "subscribe refused status=401: the token has expired"
 

@@ -18,7 +18,7 @@ from synckit_notify import ConfigurationError, InvalidToken, Notifier, Principal
 from synckit_notify.errors import Refused
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from . import foreign, hosts
+from .support import full_host, minimal_host
 from .conftest import KEY, make_token
 
 SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"
@@ -27,7 +27,7 @@ SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"
 @pytest.fixture
 def host(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     monkeypatch.setenv("FOREIGN_DATABASE", str(tmp_path / "foreign.db"))
-    app = foreign.create_app()
+    app = full_host.create_app()
     yield app
     app.extensions["database"].dispose()
 
@@ -61,7 +61,7 @@ class TestForeignHost:
 
     def test_no_database_connection_stays_checked_out_while_streams_are_open(self, host: Flask) -> None:
         client = host.test_client()
-        streams = [open_stream(client, "notes", make_token()) for _ in range(5 * foreign.POOL_SIZE)]
+        streams = [open_stream(client, "notes", make_token()) for _ in range(5 * full_host.POOL_SIZE)]
         assert client.get("/").text == "checked out: 0"
         for stream in streams:
             stream.close()
@@ -118,25 +118,25 @@ class TestPublish:
 
     @pytest.mark.parametrize("user", ["12", 12])
     def test_ids_are_compared_as_strings(self, user: object) -> None:
-        app = hosts.create_app()
+        app = minimal_host.create_app()
         with self.listener(app, "12") as stream, app.app_context():
-            hosts.notifier.publish(7, user)
+            minimal_host.notifier.publish(7, user)
             assert stream.next_frame() == CHANGED
 
     def test_a_uuid_is_its_canonical_string(self) -> None:
-        app, user = hosts.create_app(), UUID("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11")
+        app, user = minimal_host.create_app(), UUID("A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11")
         with self.listener(app, str(user)) as stream, app.app_context():
-            hosts.notifier.publish("7", user)
+            minimal_host.notifier.publish("7", user)
             assert stream.next_frame() == CHANGED
 
     @pytest.mark.parametrize("bad", [None, True, 1.5, b"7", ["7"], object()])
     def test_any_other_id_is_a_type_error(self, bad: object) -> None:
-        with hosts.create_app().app_context():
+        with minimal_host.create_app().app_context():
             for arguments in ((bad, "alice"), ("notes", bad)):
                 with pytest.raises(TypeError, match="an id is a str, an int or a UUID"):
-                    hosts.notifier.publish(*arguments)
+                    minimal_host.notifier.publish(*arguments)
                 with pytest.raises(TypeError):
-                    hosts.notifier.disconnect(*arguments)
+                    minimal_host.notifier.disconnect(*arguments)
 
     def test_the_only_application_is_found_without_a_context(self) -> None:
         app = Flask(__name__)
@@ -171,7 +171,7 @@ class TestPublish:
 
 
 def test_two_applications_in_one_process_hear_only_their_own() -> None:
-    one, two = hosts.create_app(), hosts.create_app(SYNCKIT_URL_PREFIX="/two")
+    one, two = minimal_host.create_app(), minimal_host.create_app(SYNCKIT_URL_PREFIX="/two")
     with (
         open_stream(one.test_client(), "notes", make_token()) as first,
         open_stream(two.test_client(), "notes", make_token()) as second,
@@ -200,7 +200,7 @@ def test_an_application_that_matches_host_names_has_the_routes_on_each_of_them()
 
 
 def test_a_rate_limit_of_the_host_leaves_the_routes_alone_by_the_blueprints_name() -> None:
-    app = hosts.create_app()
+    app = minimal_host.create_app()
     limiter = Limiter(get_remote_address, app=app, default_limits=["2/hour"], storage_uri="memory://")
     limiter.exempt(app.blueprints["synckit_notify"])
     client = app.test_client()
@@ -220,7 +220,7 @@ def test_a_ready_check_may_add_fields_that_json_has_and_change_none_of_ours() ->
 
 
 def test_mounting_twice_is_an_error() -> None:
-    app = hosts.create_app()
+    app = minimal_host.create_app()
     with pytest.raises(RuntimeError, match="already"):
         Notifier(app)
 
@@ -275,7 +275,7 @@ def test_a_handler_of_the_hosts_own_wins(error: type[Exception] | int) -> None:
 
 
 def test_a_dropped_response_frees_its_subscriber() -> None:
-    app = hosts.create_app()
+    app = minimal_host.create_app()
     answer = app.test_client().get("/api/sync/subscribe?app_id=notes", headers=bearer(make_token()), buffered=False)
     assert answer.status_code == 200
     registry = app.extensions["synckit_notify"].worker().registry

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from .conftest import make_token
-from .server import Server, flask_run, gunicorn
-from .waiting import until
-from .wire import CHANGED, CONNECTED, Listener
+from .support.server import Server, flask_run, gunicorn
+from .support.wait import until
+from .support.raw_client import CHANGED, CONNECTED, Listener
 
 THOROUGH = pytest.mark.thorough
-APP = "tests.onlooking_host:create_app()"
+APP = "tests.support.onlooking_host:create_app()"
 SUBSCRIBE = "/api/sync/subscribe"
 
 SERVERS: dict[str, Callable[[Path, dict[str, str]], Server]] = {

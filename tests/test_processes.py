@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 
 from .conftest import make_token
-from .namespace import OtherMachine
-from .server import ROOT, Server, clean_environment, gunicorn
-from .valkey import Valkey
-from .waiting import until
-from .wire import CHANGED, CONNECTED, Listener
+from .support.netns import OtherMachine
+from .support.server import ROOT, Server, clean_environment, gunicorn
+from .support.valkey import Valkey
+from .support.wait import until
+from .support.raw_client import CHANGED, CONNECTED, Listener
 
 HEARD_WITHIN = 5.0  # contract section 1, with the broker gone and the sweep at work
-PLAIN, FOREIGN = "tests.hosts:create_app()", "tests.foreign:create_app()"
+PLAIN, FOREIGN = "tests.support.minimal_host:create_app()", "tests.support.full_host:create_app()"
 PREFIX = {PLAIN: "/api/sync", FOREIGN: "/v1/sync"}
 
 
@@ -179,7 +179,7 @@ def test_a_script_that_publishes_and_exits_is_heard(start, broker: Valkey) -> No
     with pair.listen() as phone:
         pair.wait_until_joined()
         read_all(phone)
-        code = "from tests.hosts import create_app, notifier; app = create_app(); notifier.publish('notes', 'alice')"
+        code = "from tests.support.minimal_host import create_app, notifier; app = create_app(); notifier.publish('notes', 'alice')"
         subprocess.run(
             [sys.executable, "-c", code],
             check=True,

@@ -13,25 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from .behind import (
-    Route,
-    added_delays,
-    death,
-    departure,
-    expected_body,
-    first_bytes,
-    idle_life,
-    on_its_own,
-    open_connections,
-    wait_until,
-    whole_body,
-)
+from .support.proxy_scenarios import Route, added_delays, death, departure, expected_body, first_bytes, idle_life, on_its_own, open_connections, wait_until, whole_body
 from .conftest import make_token, need
-from .crowd import disturb, hang_up
-from .curl import Curl
-from .outside import believed_lies, echo, revealed_metrics
-from .proxies import DEPLOY, Nginx, Proxy, free_port
-from .server import ROOT, Server, gunicorn
+from .support.reconnecting_devices import disturb, hang_up
+from .support.curl import Curl
+from .support.proxy_leaks import believed_lies, echo, revealed_metrics
+from .support.proxies import DEPLOY, Nginx, Proxy, free_port
+from .support.server import ROOT, Server, gunicorn
 
 pytestmark = pytest.mark.thorough
 
@@ -51,7 +39,7 @@ def programs() -> None:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The smallest host, under the gunicorn.conf.py that the proxy's times are made for."""
     env = {"SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS)}
-    with gunicorn("tests.hosts:create_app()", tmp_path_factory.mktemp("service"), *GUNICORN_CONF, env=env) as started:
+    with gunicorn("tests.support.minimal_host:create_app()", tmp_path_factory.mktemp("service"), *GUNICORN_CONF, env=env) as started:
         yield started
 
 
@@ -107,7 +95,7 @@ def test_keepalives_hold_a_silent_stream_open_past_the_idle_limit(service: Serve
 def quiet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The same service, its keepalive 30 s and its connections kept: whatever happens sooner is the proxy's doing."""
     options = (*GUNICORN_CONF, "--keep-alive", "75")
-    with gunicorn("tests.hosts:create_app()", tmp_path_factory.mktemp("quiet"), *options) as started:
+    with gunicorn("tests.support.minimal_host:create_app()", tmp_path_factory.mktemp("quiet"), *options) as started:
         yield started
 
 

@@ -1,8 +1,9 @@
-"""The house rules: who may import whom, one direction only, and nothing heavy unasked."""
+"""The import rules: which module may import which, in one direction and without a circle, and nothing heavy unasked."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,88 +14,31 @@ PACKAGE = Path(synckit_notify.__file__).parent
 STANDARD = frozenset(sys.stdlib_module_names)
 
 # Room: the rooms and the foreign packages it may import. A folder is one room, but for a file of it that is listed.
-MAY_IMPORT = {
-    "__init__": {"errors", "extension", "tokens"},
-    "errors": {"werkzeug"},
+MAY_IMPORT: dict[str, set[str]] = {
     "sse": set(),
-    "native": set(),
-    "counts": set(),
-    "logs": set(),
-    "guard": {"gunicorn"},
-    "per_process": set(),
-    "process": {"wsgi_server"},
-    "process_end": set(),
-    "wsgi_server": {"native", "logs", "per_process"},
-    "periodic": {"logs"},
-    "hooks": {"native", "channel", "errors", "logs", "tokens", "flask", "jwt", "werkzeug"},
-    "channel": {"counts"},
-    "registry": {"channel", "errors", "sse", "counts"},
-    "peer": {"native", "channel", "registry", "stream"},
-    "closing": {"logs", "periodic", "stream"},
-    "repair": {"errors", "logs", "channel", "registry"},
-    "parking": {"logs", "native", "peer", "periodic", "channel", "registry", "stream"},
-    "metrics": {"brokers", "counts", "per_process", "prometheus_client"},
-    "stream": {"sse", "channel", "registry"},
-    "tokens": {"errors", "jwt"},
-    "brokers": {"errors", "logs", "process_end", "redis"},
-    "settings": {"errors", "logs", "tokens", "brokers"},
-    "cors": {"flask"},
-    "worker": {
-        *(
-            "brokers",
-            "errors",
-            "closing",
-            "logs",
-            "metrics",
-            "parking",
-            "peer",
-            "periodic",
-            "wsgi_server",
-            "channel",
-            "registry",
-            "repair",
-            "stream",
-        ),
-    },
-    "service": {
-        *(
-            "errors",
-            "hooks",
-            "logs",
-            "settings",
-            "brokers",
-            "metrics",
-            "parking",
-            "per_process",
-            "wsgi_server",
-            "channel",
-            "registry",
-            "tokens",
-            "worker",
-        ),
-        "flask",
-    },
-    "blueprint": {
-        *(
-            "errors",
-            "logs",
-            "metrics",
-            "channel",
-            "registry",
-            "service",
-            "stream",
-            "tokens",
-            "worker",
-            "wsgi_server",
-        ),
-        *("flask", "werkzeug"),
-    },
-    "extension": {"blueprint", "brokers", "cors", "errors", "hooks", "service", "tokens", "flask"},
-    "testing": {"sse", "blueprint", "extension", "service", "stream", "flask", "werkzeug"},
+    "runtime": set(),
     "client/errors": set(),
-    "client": {"per_process", "sse", "httpx2", "nacl", "argon2", "click"},
+    "errors": {"werkzeug"},
+    "streams": {"errors", "sse", "runtime"},
+    "brokers": {"errors", "runtime", "redis"},
+    "tokens": {"errors", "jwt"},
+    "settings": {"errors", "tokens", "brokers", "runtime"},
+    "cors": {"flask"},
+    "gunicorn_hooks": {"runtime", "gunicorn"},
+    "metrics": {"brokers", "streams", "runtime", "prometheus_client"},
+    "hooks": {"errors", "runtime", "streams", "tokens", "flask", "werkzeug", "jwt"},
+    "node": {"brokers", "errors", "metrics", "runtime", "streams"},
+    "app_state": {"brokers", "errors", "hooks", "metrics", "node", "runtime", "settings", "streams", "tokens", "flask"},
+    "blueprint": {"app_state", "errors", "metrics", "node", "runtime", "streams", "tokens", "flask", "werkzeug"},
+    "extension": {"app_state", "blueprint", "brokers", "cors", "errors", "hooks", "tokens", "flask"},
+    "testing": {"app_state", "blueprint", "extension", "sse", "streams", "flask", "werkzeug"},
+    "__init__": {"errors", "extension", "tokens"},
+    "client": {"runtime", "sse", "httpx2", "nacl", "argon2"},
+    "doctor": {"client", "client/errors", "sse", "httpx2", "click"},
+    "cli": {"client", "client/errors", "doctor", "sse", "click"},
+    "__main__": {"cli"},
     "backend": {
-        *("synckit_notify", "native", "errors", "settings", "cors"),
+        *("synckit_notify", "errors", "settings", "cors", "runtime"),
         *("flask", "werkzeug", "itsdangerous", "markupsafe", "sqlalchemy", "psycopg", "authlib"),
         *("flask_limiter", "limits", "redis"),
         *("argon2", "click", "jwt"),
@@ -104,36 +48,56 @@ MAY_IMPORT = {
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
+def name_of(file: Path) -> str:
+    """Return the dotted name of a module; a package is its `__init__`."""
+    return ".".join(("synckit_notify", *file.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {name_of(file): file for file in FILES}
+
+
 def room_of(file: Path) -> str:
     inside = file.relative_to(PACKAGE).with_suffix("")
     return str(inside) if str(inside) in MAY_IMPORT else inside.parts[0]
 
 
 def imports_of(file: Path) -> set[str]:
-    """The rooms and foreign packages that a file imports, its own room and the standard library left out."""
-    depth = len(file.relative_to(PACKAGE).parts)
+    """The names that a file imports: modules of ours as `synckit_notify…`, foreign ones as their top package."""
+    package = file.relative_to(PACKAGE.parent).parts[:-1]
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level in (0, depth):
-            module = str(node.module or "")
-            inside = node.level == depth or module.split(".")[0] == "synckit_notify"
-            found |= rooms_in(module.removeprefix("synckit_notify"), node.names) if inside else {module.split(".")[0]}
-    return {name for name in found if name not in STANDARD} - {room_of(file)}
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join((*package[: len(package) - node.level + 1], node.module or "")) if node.level else node.module
+            base = (base or "").rstrip(".")
+            inside = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else base for name in inside}
+    return {name if name in MODULES else name.split(".")[0] for name in found}
 
 
-def rooms_in(module: str, names: list[ast.alias]) -> set[str]:
-    """The rooms that `from <package><module> import <names>` enters; a public name counts as the front door."""
-    if module:
-        return {module.strip(".").split(".")[0]}
-    rooms = {room_of(file) for file in FILES}
-    return {alias.name if alias.name in rooms else "synckit_notify" for alias in names}
+def rooms_of(file: Path) -> set[str]:
+    """The rooms and foreign packages that a file imports, its own room and the standard library left out."""
+    rooms = {room_of(MODULES[name]) if name in MODULES else name for name in imports_of(file)} - STANDARD
+    return {"synckit_notify" if room == "__init__" else room for room in rooms} - {room_of(file)}
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_room_imports_only_what_it_may(file: Path) -> None:
-    assert imports_of(file) <= MAY_IMPORT[room_of(file)]
+    may = MAY_IMPORT[room_of(file)]
+    assert rooms_of(file) - ({"client/errors"} if "client" in (room_of(file), *may) else set()) <= may
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    sorter = TopologicalSorter({name: imports_of(file) & MODULES.keys() - {name} for name, file in MODULES.items()})
+    assert len(list(sorter.static_order())) == len(MODULES)
+
+
+def test_no_room_imports_a_room_that_imports_it() -> None:
+    rooms: dict[str, set[str]] = {}
+    for file in FILES:
+        rooms.setdefault(room_of(file), set()).update(rooms_of(file) & MAY_IMPORT.keys())
+    list(TopologicalSorter(rooms).static_order())
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
@@ -147,8 +111,8 @@ def test_a_file_opens_with_its_plan_and_is_no_longer_than_350_lines(file: Path) 
     ("module", "unwanted"),
     [
         ("synckit_notify", {"flask", "gevent", "sqlalchemy"}),
-        ("synckit_notify.native", {"flask", "gevent"}),
-        ("synckit_notify.stream", {"flask", "gevent", "gunicorn"}),
+        ("synckit_notify.runtime.gevent_compat", {"flask", "gevent"}),
+        ("synckit_notify.streams.stream", {"flask", "gevent", "gunicorn"}),
         ("synckit_notify.extension", {"gevent", "gunicorn", "sqlalchemy", "redis"}),
         ("synckit_notify.backend", {"gevent", "gunicorn", "psycopg"}),
     ],
@@ -163,7 +127,7 @@ def test_importing_brings_nothing_heavy_unasked(module: str, unwanted: set[str])
 
 def test_the_sdk_works_where_no_server_package_is_installed() -> None:
     blocked = ("flask", "werkzeug", "gevent", "gunicorn", "sqlalchemy", "jwt")
-    code = f"import sys; sys.modules |= dict.fromkeys({blocked!r}); import synckit_notify.client.command"
+    code = f"import sys; sys.modules |= dict.fromkeys({blocked!r}); import synckit_notify.cli"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import make_token
-from .server import Server, flask_run, gunicorn
-from .wire import CHANGED, CONNECTED, Listener
+from .support.server import Server, flask_run, gunicorn
+from .support.raw_client import CHANGED, CONNECTED, Listener
 
 SERVERS = {
     "gevent": lambda folder, app, env: gunicorn(app, folder, env=env),
@@ -72,7 +72,7 @@ def listen() -> Iterator[Callable[..., Listener]]:
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": "0.5"}
-    with SERVERS[request.param](tmp_path_factory.mktemp("server"), "tests.hosts:create_app()", env) as started:
+    with SERVERS[request.param](tmp_path_factory.mktemp("server"), "tests.support.minimal_host:create_app()", env) as started:
         yield started
 
 
@@ -134,7 +134,7 @@ def test_a_refusal_is_json(server: Server, listen, path: str, token: str | None,
 
 
 def test_twenty_pushes_in_one_breath_leave_exactly_sixteen(tmp_path: Path, listen) -> None:
-    with gunicorn("tests.hosts:create_app()", tmp_path) as server:
+    with gunicorn("tests.support.minimal_host:create_app()", tmp_path) as server:
         listener = listen(server)
         post(server, "/push/notes/alice?times=20")  # one request under gevent: no stream runs in between
         listener.next_frame()
@@ -189,7 +189,7 @@ def test_the_registry_is_empty_after_every_way_to_go(server: Server, listen, way
 
 def test_a_thousand_streams_that_go_in_every_way_leave_nothing(tmp_path: Path, listen) -> None:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": "1", "SYNCKIT_MAX_STREAMS": "2000"}
-    with gunicorn("tests.hosts:create_app()", tmp_path, "--worker-connections", "2000", env=env) as server:
+    with gunicorn("tests.support.minimal_host:create_app()", tmp_path, "--worker-connections", "2000", env=env) as server:
         listeners = [listen(server, f"user{number % 50}", device=f"{number}", life=600) for number in range(1000)]
         assert ready(server)["streams"] == 1000
         for number, listener in enumerate(listeners):
@@ -215,7 +215,7 @@ def test_head_leaves_nothing_behind(server: Server, listen) -> None:
 @pytest.fixture(params=SERVERS)
 def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": "1", "FOREIGN_DATABASE": str(tmp_path / "foreign.db")}
-    with SERVERS[request.param](tmp_path, "tests.foreign:create_app()", env) as started:
+    with SERVERS[request.param](tmp_path, "tests.support.full_host:create_app()", env) as started:
         yield started
 
 
@@ -237,7 +237,7 @@ def test_a_foreign_hosts_sweep_repairs_a_notice_that_was_never_sent(foreign: Ser
 
 
 def test_a_worker_that_is_stopped_ends_its_streams_cleanly(tmp_path: Path, listen) -> None:
-    with gunicorn("tests.hosts:create_app()", tmp_path) as server:
+    with gunicorn("tests.support.minimal_host:create_app()", tmp_path) as server:
         listeners = [listen(server) for _ in range(20)]
         began = time.monotonic()
         threading.Thread(target=server.stop).start()
@@ -247,7 +247,7 @@ def test_a_worker_that_is_stopped_ends_its_streams_cleanly(tmp_path: Path, liste
 
 
 def test_the_limit_of_a_worker_leaves_room_for_its_health(tmp_path: Path, listen) -> None:
-    with gunicorn("tests.hosts:create_app()", tmp_path, "--worker-connections", "10") as server:
+    with gunicorn("tests.support.minimal_host:create_app()", tmp_path, "--worker-connections", "10") as server:
         listeners = [listen(server, f"user{number}") for number in range(9)]
         with Listener(server.port, "/api/sync/subscribe?app_id=notes", make_token()) as refused:
             assert refused.status == 503
@@ -259,7 +259,7 @@ def test_the_limit_of_a_worker_leaves_room_for_its_health(tmp_path: Path, listen
 
 def test_a_sync_worker_refuses_instead_of_hanging(tmp_path: Path, listen) -> None:
     with (
-        gunicorn("tests.hosts:create_app()", tmp_path, worker_class="sync") as server,
+        gunicorn("tests.support.minimal_host:create_app()", tmp_path, worker_class="sync") as server,
         Listener(server.port, "/api/sync/subscribe?app_id=notes", make_token()) as refused,
     ):
         assert refused.status == 503

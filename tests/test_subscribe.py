@@ -10,10 +10,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
-from synckit_notify.channel import End
+from synckit_notify.streams.channel import End
 from synckit_notify.testing import CHANGED, CONNECTED, KEEPALIVE, open_stream
 
-from . import hosts
+from .support import minimal_host
 from .conftest import KEY, make_token
 
 PATH = "/api/sync/subscribe"
@@ -21,7 +21,7 @@ PATH = "/api/sync/subscribe"
 
 @pytest.fixture
 def app() -> Flask:
-    return hosts.create_app()
+    return minimal_host.create_app()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_the_headers_of_a_stream(client: FlaskClient) -> None:
 
 
 def test_the_keepalive_header_tells_the_configured_period() -> None:
-    client = hosts.create_app(SYNCKIT_KEEPALIVE_SECONDS="0.5").test_client()
+    client = minimal_host.create_app(SYNCKIT_KEEPALIVE_SECONDS="0.5").test_client()
     with open_stream(client, "notes", make_token()) as stream:
         assert stream.response.headers["SyncKit-Keepalive"] == "0.5"
         assert [stream.next_frame(), stream.next_frame()] == [CONNECTED, KEEPALIVE]
@@ -118,7 +118,7 @@ def test_403_for_another_app(app: Flask, client: FlaskClient) -> None:
 
 @pytest.mark.parametrize(("limit", "status"), [("SYNCKIT_MAX_STREAMS_PER_CHANNEL", 429), ("SYNCKIT_MAX_STREAMS", 503)])
 def test_a_full_house_answers_with_retry_after(limit: str, status: int) -> None:
-    client = hosts.create_app(**{limit: 2}).test_client()
+    client = minimal_host.create_app(**{limit: 2}).test_client()
     with open_stream(client, "notes", make_token()), open_stream(client, "notes", make_token()):
         answer = ask(client)
         assert_refused(answer, status)
@@ -204,7 +204,7 @@ def test_a_stream_ends_with_its_token(client: FlaskClient) -> None:
 
 
 def test_a_stream_ends_at_its_age_limit() -> None:
-    client = hosts.create_app(SYNCKIT_MAX_STREAM_SECONDS=0.2).test_client()
+    client = minimal_host.create_app(SYNCKIT_MAX_STREAM_SECONDS=0.2).test_client()
     with open_stream(client, "notes", make_token()) as stream:
         assert [stream.next_frame(), stream.next_frame()] == [CONNECTED, b": bye max_age\n\n"]
 

@@ -13,20 +13,20 @@ import pytest
 from synckit_notify.brokers import Gap, Notice
 from synckit_notify.brokers.memory import MemoryBroker
 from synckit_notify.brokers.redis import RedisBroker
-from synckit_notify.channel import ChannelKey, End
+from synckit_notify.streams.channel import ChannelKey, End
 from synckit_notify.client.connection import Line
 from synckit_notify.client.errors import NetworkError
-from synckit_notify.client.login import Callback
+from synckit_notify.client.browser_login import Callback
 from synckit_notify.errors import TooManyStreams
-from synckit_notify.registry import Registry
-from synckit_notify.repair import Repair
-from synckit_notify.worker import Worker
+from synckit_notify.streams.registry import Registry
+from synckit_notify.streams.recovery import Repair
+from synckit_notify.node import Worker
 
-from . import hosts
+from .support import minimal_host
 from .brokers.conftest import QUICK, Heard
 from .conftest import make_token
-from .valkey import Valkey
-from .waiting import until
+from .support.valkey import Valkey
+from .support.wait import until
 
 ALICE = ChannelKey("notes", "alice")
 STACK_BYTES = 512 * 2**20
@@ -76,7 +76,7 @@ def test_a_repair_without_a_thread_waits_for_the_next_gap_where_nobody_listens()
 
 
 def test_a_stream_whose_threads_cannot_be_started_is_refused_and_the_next_one_is_not() -> None:
-    app = hosts.create_app()
+    app = minimal_host.create_app()
     path, headers = "/api/sync/subscribe?app_id=notes", {"Authorization": f"Bearer {make_token()}"}
     worker = app.extensions["synckit_notify"].worker()
     with no_new_threads():

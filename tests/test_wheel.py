@@ -18,7 +18,7 @@ from typing import NoReturn
 
 import pytest
 
-from .server import ROOT, clean_environment
+from .support.server import ROOT, clean_environment
 
 pytestmark = pytest.mark.thorough
 

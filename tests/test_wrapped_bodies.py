@@ -13,16 +13,16 @@ import pytest
 from flask import Flask, Response
 from werkzeug.test import EnvironBuilder
 
-from synckit_notify.channel import ChannelKey, End
+from synckit_notify.streams.channel import ChannelKey, End
 
-from . import hosts, wrapped_host
+from .support import minimal_host, wrapped_host
 from .conftest import make_token
-from .server import Server, flask_run, gunicorn
-from .waiting import until
-from .wire import CHANGED, CONNECTED, Listener
+from .support.server import Server, flask_run, gunicorn
+from .support.wait import until
+from .support.raw_client import CHANGED, CONNECTED, Listener
 
 THOROUGH = pytest.mark.thorough
-APP = "tests.wrapped_host:create_app()"
+APP = "tests.support.wrapped_host:create_app()"
 SOON = 5.0  # five times the promise
 
 DEFAULT = {
@@ -157,7 +157,7 @@ def hook_that_wraps(response: Response) -> Response:
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("hook", [lambda response: response, callback_that_knows_its_response, hook_that_wraps])
 def test_the_last_reference_gives_the_seat_back_without_the_collector(hook: Callable[[Response], Response]) -> None:
-    app = hosts.create_app()
+    app = minimal_host.create_app()
     app.after_request(hook)
     host = Host(app)
     body = host.open()
@@ -169,7 +169,7 @@ def test_the_last_reference_gives_the_seat_back_without_the_collector(hook: Call
 
 def test_a_body_that_is_kept_and_forgotten_goes_at_the_age_limit_where_no_socket_is_known() -> None:
     closed: list[int] = []
-    app = hosts.create_app(SYNCKIT_MAX_STREAM_SECONDS=0.2)
+    app = minimal_host.create_app(SYNCKIT_MAX_STREAM_SECONDS=0.2)
 
     @app.after_request
     def hook(response: Response) -> Response:
@@ -187,7 +187,7 @@ def test_a_body_that_is_kept_and_forgotten_goes_at_the_age_limit_where_no_socket
 
 
 def test_a_closed_body_ends_and_is_never_deaf() -> None:
-    host = Host(hosts.create_app())
+    host = Host(minimal_host.create_app())
     body = host.open()
     body.close()
     host.worker.registry.deliver(ChannelKey("notes", "alice"))
@@ -197,7 +197,7 @@ def test_a_closed_body_ends_and_is_never_deaf() -> None:
 
 def test_a_callback_that_fails_keeps_neither_the_others_nor_the_seat(caplog: pytest.LogCaptureFixture) -> None:
     called: list[int] = []
-    app = hosts.create_app()
+    app = minimal_host.create_app()
 
     @app.after_request
     def hook(response: Response) -> Response:
@@ -217,7 +217,7 @@ def test_a_host_with_a_response_class_of_its_own_gets_its_class_and_its_callback
         pass
 
     seen: list[object] = []
-    app = hosts.create_app()
+    app = minimal_host.create_app()
     app.response_class = HostResponse
 
     @app.after_request
@@ -233,7 +233,7 @@ def test_a_host_with_a_response_class_of_its_own_gets_its_class_and_its_callback
 
 
 def test_a_hook_that_answers_something_else_leaves_no_stream_behind() -> None:
-    app = hosts.create_app()
+    app = minimal_host.create_app()
 
     @app.after_request
     def hook(response: Response) -> Response:
@@ -249,7 +249,7 @@ def test_a_hook_that_answers_something_else_leaves_no_stream_behind() -> None:
 
 def test_the_log_names_each_stream_once_and_why_it_ended(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "synckit_notify")
-    host = Host(hosts.create_app())
+    host = Host(minimal_host.create_app())
     kept = host.open()
     host.worker.registry.end_all(End.REVOKED)
     assert list(kept) == [b": bye revoked\n\n"]
@@ -267,7 +267,7 @@ def test_a_log_handler_that_fails_harms_no_stream(monkeypatch: pytest.MonkeyPatc
     log, handler = logging.getLogger("synckit_notify"), Failing()
     monkeypatch.setattr(log, "level", logging.INFO)
     monkeypatch.setattr(log, "handlers", [handler])
-    host = Host(hosts.create_app())
+    host = Host(minimal_host.create_app())
     host.open().close()
     assert host.streams() == 0
     assert host.app.test_client().get("/api/sync/subscribe?app_id=notes").status_code == 401

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.backend.postgresql import DEBIAN
+from tests.support.postgresql import DEBIAN
 
 from .chaos import FAULTS, Chaos, Fault
 from .ledger import Ledger

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from synckit_notify.client.lifecycle import SILENT_PERIODS
-from synckit_notify.stream import RECONNECT_MILLISECONDS
+from synckit_notify.streams.stream import RECONNECT_MILLISECONDS
 
 from .ledger import BOUND_SECONDS, PAUSE_SECONDS, Episode
 from .network import Network

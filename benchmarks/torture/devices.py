@@ -35,15 +35,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synckit_notify.client import (
-    ChangeEntry,
-    NotAuthenticated,
-    PulledChange,
-    StreamState,
-    SyncKitClient,
-    SyncKitError,
-    SyncNotification,
-)
+from synckit_notify.client import ChangeEntry, NotAuthenticated, PulledChange, StreamState, SyncKitClient, SyncKitError, SyncNotification
 
 AGAIN_SECONDS = 0.5
 MOST_ROWS = 3

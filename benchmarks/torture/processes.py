@@ -18,14 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.server import clean_environment
-from tests.valkey import free_port
+from tests.support.server import clean_environment
+from tests.support.valkey import free_port
 
 from ..server import ROOT
 from .devices import Order
 
 STARTS_WITHIN = 60.0
-APPLICATION = "tests.client.short_lived:create()"
+APPLICATION = "tests.support.short_lived_tokens:create()"
 """The reference backend with tokens of a life that we choose."""
 
 

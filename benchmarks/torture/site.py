@@ -24,9 +24,9 @@ from sqlalchemy import create_engine, exc, text
 from sqlalchemy.pool import NullPool
 
 from synckit_notify.backend import create_app
-from tests.backend.postgresql import PostgreSQL
-from tests.server import clean_environment
-from tests.valkey import Valkey
+from tests.support.postgresql import PostgreSQL
+from tests.support.server import clean_environment
+from tests.support.valkey import Valkey
 
 from ..server import ROOT
 from .clock import Clock

@@ -22,9 +22,10 @@ from flask import Flask, Response, json
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
-from .. import Notifier, Principal, cors
+from .. import Notifier, Principal
+from .. import cors
 from ..settings import cors_origins
-from . import api, changelog, commands, development, limiting, live, rollcall, sessions
+from . import api, changelog, admin, development, rate_limit, live, presence, sessions
 from .context import EXTENSION_NAME, Backend, Signer
 from .database.store import Busy, Store
 from .last_seen import LastSeen
@@ -59,9 +60,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.register_blueprint(api.blueprint, url_prefix=prefix)
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
     app.register_blueprint(pages.blueprint, url_prefix="/oauth")
-    limiting.install(app)
+    rate_limit.install(app)
     live.install(app)
-    app.cli.add_command(commands.synckit)
+    app.cli.add_command(admin.synckit)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)
     for_pages = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # /oauth/authorize is itself a page
@@ -101,12 +102,12 @@ def _make_notifier(store: Store) -> Notifier:
     @notifier.changed_channels
     def changed_channels(since: datetime) -> list[tuple[str, str, datetime]]:
         found, questions = store.read(
-            lambda connection: (changelog.changed_channels(connection, since), rollcall.unanswered(connection))
+            lambda connection: (changelog.changed_channels(connection, since), presence.unanswered(connection))
         )
         if questions:  # answered elsewhere: the sweep waits for no writer
             told = (store, questions, notifier.streams())
             answering = threading.Thread(
-                target=rollcall.answer, args=told, daemon=True
+                target=presence.answer, args=told, daemon=True
             )  # the sweep waits for no writer
             with suppress(RuntimeError):  # no thread to be had: the next sweep finds the question again
                 answering.start()

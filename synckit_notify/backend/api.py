@@ -11,11 +11,11 @@ from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, bodies, changelog, fields, keys, limiting, sessions
+from . import accounts, request_limits, changelog, request_fields, keys, rate_limit, sessions
 from .changelog import Change, Query
 from .context import TOKEN_SECONDS, current_backend
 from .database.schema import now
-from .fields import Fields, Invalid, rfc3339
+from .request_fields import Fields, Invalid, rfc3339
 from .passwords import LONGEST_PASSWORD, hash_password
 from .sessions import Holder, Session
 
@@ -44,8 +44,8 @@ def auth() -> Answer:
         email=body.text("email", longest=accounts.LONGEST_EMAIL),
         password=body.text("password", longest=LONGEST_PASSWORD),
         api_key=body.text("api_key", longest=LONGEST_ID),
-        admit=limiting.admit,
-        address=limiting.client_address(),
+        admit=rate_limit.admit,
+        address=rate_limit.client_address(),
     )
 
     def begin(connection: Connection) -> Session:
@@ -62,8 +62,8 @@ def change_password() -> Answer:
     body = _body()
     backend = current_backend()
     old, new = (body.text(name, longest=LONGEST_PASSWORD) for name in ("old_password", "new_password"))
-    address = limiting.client_address()
-    user = accounts.require_password(backend.store, who.user, old, limiting.admit, address)
+    address = rate_limit.client_address()
+    user = accounts.require_password(backend.store, who.user, old, rate_limit.admit, address)
     new_hash = hash_password(new, accounts.hashing_owners(user.email, address))
 
     def change(connection: Connection) -> tuple[set[Holder], Session]:
@@ -118,7 +118,7 @@ def list_devices() -> Answer:
 def delete_device(device_id: str) -> Response:
     """Forget a device, and end its sessions and streams."""
     who = _principal()
-    fields.check_text(device_id, "id", LONGEST_ID)
+    request_fields.check_text(device_id, "id", LONGEST_ID)
     backend = current_backend()
     holder = backend.store.write(
         lambda connection: sessions.delete_device(connection, who.app, who.user, device_id), owner=who.user
@@ -132,7 +132,7 @@ def push() -> Answer:
     """Append changes to the log and tell the user's other devices."""
     who = _principal()
     backend = current_backend()
-    with bodies.seat(request, who.user):
+    with request_limits.seat(request, who.user):
         device, push_id, pushed = _pushed()
         move = backend.store.write(
             lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id),
@@ -214,14 +214,14 @@ def _principal() -> Principal:
     return current_backend().notifier.authenticate(request)
 
 
-def _body(largest: int = bodies.LARGEST) -> Fields:
+def _body(largest: int = request_limits.LARGEST) -> Fields:
     request.max_content_length = largest
-    return fields.parse(request.get_data(cache=False))
+    return request_fields.parse(request.get_data(cache=False))
 
 
 def _pushed() -> tuple[str, str | None, list[Change]]:
     """Return device, push id and changes; what the body was parsed to takes much more, and nothing waits with it."""
-    body = fields.parse(bodies.read(request))
+    body = request_fields.parse(request_limits.read(request))
     pushed = [_change(entry) for entry in body.objects("changes", most=changelog.MOST_CHANGES)]
     return body.text("device_id", longest=LONGEST_ID), body.optional_text("push_id", longest=64), pushed
 

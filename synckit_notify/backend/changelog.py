@@ -23,7 +23,7 @@ from ..errors import Refused
 from . import accounts
 from .database.schema import as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
 from .database.store import upsert
-from .fields import rfc3339
+from .request_fields import rfc3339
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
 MOST_CHANGES = 500

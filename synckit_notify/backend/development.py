@@ -23,7 +23,7 @@ from . import accounts
 from .context import EXTENSION_NAME, PASTED_TOKEN_SECONDS, Backend
 from .database.schema import apps, now
 from .database.store import Busy, Store
-from .fields import rfc3339
+from .request_fields import rfc3339
 from .passwords import hash_password
 
 KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"

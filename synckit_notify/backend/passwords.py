@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from .. import native
+from ..runtime import gevent_compat
 from .database.store import Seats
 
 LONGEST_PASSWORD = 1024
@@ -36,14 +36,14 @@ def everybody() -> None:
 def hash_password(password: str, owners: Sequence[str] = ()) -> str:
     """Return a hash to store; `owners` are the account and the address that wait in turn with their other requests."""
     with _hash_seats(os.getpid()).held(*owners):
-        return native.call(_hasher.hash, password)
+        return gevent_compat.call(_hasher.hash, password)
 
 
 def matches(password_hash: str | None, password: str, admit: Admit, owners: Sequence[str] = ()) -> bool:
     """Return whether a password is the one that was hashed; for None it takes as long and is false."""
     with _hash_seats(os.getpid()).held(*owners):
         admit()
-        genuine = native.call(_verify, password_hash or _DUMMY_HASH, password)
+        genuine = gevent_compat.call(_verify, password_hash or _DUMMY_HASH, password)
     return genuine and password_hash is not None
 
 

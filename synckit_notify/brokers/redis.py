@@ -11,13 +11,13 @@ import secrets
 import time
 from collections.abc import Callable
 
-from ..logs import log
-from ..process_end import before_end
+from ..runtime.logs import log
+from ..runtime.process_end import before_end
 from .base import Gap, Link, Message
 from .connection import Server
-from .listening import DEFAULT_TIMING, Echo, Listener, Timing
+from .listener import DEFAULT_TIMING, Echo, Listener, Timing
 from .messages import Probe, is_sound
-from .sending import LIMIT, Sender
+from .sender import LIMIT, Sender
 
 CLOSING_SECONDS = 2.0
 

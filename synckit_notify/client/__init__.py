@@ -1,29 +1,8 @@
 """The SDK: `SyncKitClient` and what it takes and gives; nothing of the server is imported."""
 
-from .changes import (
-    Account,
-    ChangeEntry,
-    Device,
-    Position,
-    PulledChange,
-    PullFilter,
-    PullResult,
-    Status,
-    UnreadableChange,
-)
+from .models import Account, ChangeEntry, Device, Position, PulledChange, PullFilter, PullResult, Status, UnreadableChange
 from .client import SyncKitClient
-from .errors import (
-    DecryptionFailed,
-    EncryptionExists,
-    InvalidEnvelope,
-    NetworkError,
-    NoMasterKey,
-    NotAuthenticated,
-    ProtocolError,
-    ServerError,
-    StateError,
-    SyncKitError,
-)
+from .errors import DecryptionFailed, EncryptionExists, InvalidEnvelope, NetworkError, NoMasterKey, NotAuthenticated, ProtocolError, ServerError, StateError, SyncKitError
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [

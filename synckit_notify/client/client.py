@@ -17,26 +17,16 @@ from typing import Self
 
 import httpx2
 
-from ..per_process import PerProcess
-from .changes import (
-    Account,
-    ChangeEntry,
-    Device,
-    PulledChange,
-    PulledChanges,
-    PullFilter,
-    PullResult,
-    Status,
-    UnreadableChange,
-)
+from ..runtime.per_process import PerProcess
+from .models import Account, ChangeEntry, Device, PulledChange, PulledChanges, PullFilter, PullResult, Status, UnreadableChange
 from .errors import NetworkError, StateError
 from .log_reader import LogReader
-from .login import log_in
-from .masterkey import Encryption, NoEncryption
+from .browser_login import log_in
+from .master_key import Encryption, NoEncryption
 from .session import Session
 from .state import Pending, State
 from .stream import StreamState, SyncNotifyStream
-from .wire import batches, digest, member, read_device, read_status
+from .serialization import batches, digest, member, read_device, read_status
 
 
 class Resources:

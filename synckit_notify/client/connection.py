@@ -26,15 +26,7 @@ from .cancellable import start
 from .environment import make_http_client, proxy_for
 from .errors import NetworkError
 from .foreign_text import printable
-from .responses import (
-    MAX_RESPONSE_BYTES,
-    HttpResponse,
-    Redirect,
-    read_content,
-    redirect_of,
-    refused_stream,
-    words,
-)
+from .responses import MAX_RESPONSE_BYTES, HttpResponse, Redirect, read_content, redirect_of, refused_stream, words
 
 LIMITS = httpx2.Timeout(30.0, connect=10.0)
 STREAM_LIMITS = {"connect": 10.0, "write": 10.0, "pool": 10.0, "read": 10.0}

@@ -13,16 +13,7 @@ from enum import Enum, auto
 
 from .. import sse
 from .errors import NotAuthenticated, ServerError
-from .pacing import (
-    MAX_HURRIED_SECONDS,
-    Notices,
-    Polling,
-    RetryPolicy,
-    StreamState,
-    keepalive_period,
-    passes,
-    retry_after,
-)
+from .schedule import MAX_HURRIED_SECONDS, Notices, Polling, RetryPolicy, StreamState, keepalive_period, passes, retry_after
 
 OPENING_SECONDS = 10.0
 """A server of ours says `: connected` at once (contract, section 1); if nothing came by then, a proxy holds it back."""

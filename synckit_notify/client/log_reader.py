@@ -14,20 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from .changes import (
-    BEGINNING,
-    Position,
-    PulledChange,
-    PulledChanges,
-    PullFilter,
-    PullResult,
-    UnreadableChange,
-    to_text,
-)
+from .models import BEGINNING, Position, PulledChange, PulledChanges, PullFilter, PullResult, UnreadableChange, to_text
 from .errors import DecryptionFailed, ProtocolError, ServerError
 from .session import Session
 from .state import LeftOut, State
-from .wire import Keys, Opened, Page, member
+from .serialization import Keys, Opened, Page, member
 
 MAX_LOGGED = 10_000
 """Unreadable changes that are remembered as logged; beyond, some are logged again."""

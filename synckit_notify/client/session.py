@@ -19,14 +19,14 @@ from urllib.parse import urlencode
 
 import httpx2
 
-from .changes import Account
+from .models import Account
 from .connection import Line
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
-from .pacing import RetryPolicy, pause, retry_after
+from .schedule import RetryPolicy, pause, retry_after
 from .responses import HttpResponse, parsed
 from .state import State, Tokens
 from .stream import EventConnection, SyncNotifyStream
-from .wire import member, read_tokens
+from .serialization import member, read_tokens
 
 EARLY_SECONDS = 30.0
 """A token is renewed so long before its end, so that it does not expire on the way (upstream's number)."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from . import statefile
-from .changes import Account, Device, Position
+from .models import Account, Device, Position
 from .errors import StateError
 
 LONGEST_LEASE = 120.0

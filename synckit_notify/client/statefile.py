@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from ..per_process import PerProcess
+from ..runtime.per_process import PerProcess
 from .errors import StateError
 
 APPLICATION_ID = 0x53594E4B

@@ -21,7 +21,7 @@ from ..sse import Decoder
 from .cancellable import start
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError
 from .lifecycle import Lifecycle, Task
-from .pacing import RetryPolicy, SleepWatch, StreamState, SyncNotification
+from .schedule import RetryPolicy, SleepWatch, StreamState, SyncNotification
 
 __all__ = ["EventConnection", "RetryPolicy", "StreamSession", "StreamState", "SyncNotification", "SyncNotifyStream"]
 

@@ -9,12 +9,13 @@ import jwt
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, accounts, api, last_seen, sessions
+from synckit_notify.backend import Backend
+from synckit_notify.backend import accounts, api, last_seen, sessions
 from synckit_notify.backend.database import schema
 
 from ..conftest import KEY
 from .conftest import SQLITE_ONLY, Caller, Send, change
-from .visitor import Visitor
+from ..support.visitor import Visitor
 
 LONG_KEY = "an example key of 48 bytes, or a little more than that"
 

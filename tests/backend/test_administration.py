@@ -10,14 +10,16 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, Table, select
 
-from synckit_notify.backend import Backend, accounts, removal, rollcall
+from synckit_notify.backend import Backend
+from synckit_notify.backend import accounts, presence
+from synckit_notify.backend.admin import account_deletion
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CONNECTED, open_stream
 
 from ..conftest import make_token
 from .conftest import PASSWORD, SQLITE_ONLY, Caller, Send, change
 from .test_commands import Run, last_word, refused, run
-from .visitor import Visitor, grant
+from ..support.visitor import Visitor, grant
 
 __all__ = ["run"]
 
@@ -176,16 +178,16 @@ def test_nobody_is_deleted_unasked(run: Run, app: Flask, alice_there: Person) ->
 def test_many_changes_are_deleted_some_at_a_time_and_an_interrupted_command_goes_on(
     run: Run, app: Flask, backend: Backend, alice_there: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(removal, "CHANGES_AT_ONCE", 10)
+    monkeypatch.setattr(account_deletion, "CHANGES_AT_ONCE", 10)
     alice_there.calls.push(alice_there.device, *[change()] * 24)
 
     def interrupt(count: int) -> None:
         raise KeyboardInterrupt
 
     user = alice_there.id
-    backend.store.write(lambda connection: removal.disable(connection, user))
+    backend.store.write(lambda connection: account_deletion.disable(connection, user))
     with pytest.raises(KeyboardInterrupt):
-        removal.delete_account(backend.store, user, interrupt)
+        account_deletion.delete_account(backend.store, user, interrupt)
     assert rows_of(backend, schema.changes, "user_id", user) == 15
     run("user", "delete", ALICE, "--yes")
     assert rows_of(backend, schema.changes, "user_id", user) == 0
@@ -260,28 +262,28 @@ class TestConnected:
             assert backend.store.read(lambda connection: connection.execute(select(schema.roll_calls)).all()) == []
 
     def test_a_question_is_answered_once_and_an_old_one_not_at_all(self, backend: Backend) -> None:
-        question = backend.store.write(rollcall.ask)
-        assert backend.store.read(rollcall.unanswered) == [question]
-        rollcall.answer(backend.store, [question], [("notes", "alice", None)] * 3)
-        assert backend.store.read(rollcall.unanswered) == []
-        present = backend.store.read(lambda connection: rollcall.heard(connection, question))
+        question = backend.store.write(presence.ask)
+        assert backend.store.read(presence.unanswered) == [question]
+        presence.answer(backend.store, [question], [("notes", "alice", None)] * 3)
+        assert backend.store.read(presence.unanswered) == []
+        present = backend.store.read(lambda connection: presence.heard(connection, question))
         assert list(present.processes.values()) == [3]
         assert present.streams == {("notes", "alice", None): 3}
-        old = schema.now() - rollcall.LIFE_MICROSECONDS - 1
+        old = schema.now() - presence.LIFE_MICROSECONDS - 1
         backend.store.write(lambda connection: connection.execute(schema.roll_calls.update().values(asked_at=old)))
-        assert backend.store.read(rollcall.unanswered) == []
-        backend.store.write(rollcall.ask)
-        rollcall.answer(backend.store, [question], [])
-        present = backend.store.read(lambda connection: rollcall.heard(connection, question))
+        assert backend.store.read(presence.unanswered) == []
+        backend.store.write(presence.ask)
+        presence.answer(backend.store, [question], [])
+        present = backend.store.read(lambda connection: presence.heard(connection, question))
         assert present.processes == {}
 
     def test_a_process_with_very_many_streams_counts_what_it_does_not_name(
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(rollcall, "MOST_TOLD", 2)
-        question = backend.store.write(rollcall.ask)
-        rollcall.answer(backend.store, [question], [("notes", str(user), None) for user in range(5)])
-        present = backend.store.read(lambda connection: rollcall.heard(connection, question))
+        monkeypatch.setattr(presence, "MOST_TOLD", 2)
+        question = backend.store.write(presence.ask)
+        presence.answer(backend.store, [question], [("notes", str(user), None) for user in range(5)])
+        present = backend.store.read(lambda connection: presence.heard(connection, question))
         assert (list(present.processes.values()), present.streams.total()) == ([5], 2)
 
 
@@ -309,6 +311,6 @@ def test_a_disabled_account_takes_a_wrong_password_no_faster(backend: Backend, c
         )
         user = backend.store.read(lambda connection: accounts.account_of(connection, ALICE))
         assert user is not None
-        backend.store.write(lambda connection: removal.disable(connection, user.id))
+        backend.store.write(lambda connection: account_deletion.disable(connection, user.id))
         assert accounts.recognise(backend.store, ALICE, PASSWORD) is None
     assert checked == [user.password_hash]

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, create_app, sessions
+from synckit_notify.backend import Backend, create_app
+from synckit_notify.backend import sessions
 
 from ..conftest import KEY, need
-from ..wire import CHANGED, CONNECTED, KEEPALIVE, Listener
+from ..support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
 from .conftest import PASSWORD, SQLITE_ONLY, Caller, Send, add_account, over_http, start
 
 HOUR = 3600

@@ -10,12 +10,13 @@ import jwt
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, changelog
+from synckit_notify.backend import Backend
+from synckit_notify.backend import changelog
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from ..conftest import KEY, make_token
-from ..server import ROOT, clean_environment
+from ..support.server import ROOT, clean_environment
 from .conftest import SQLITE_ONLY, Caller, Send, change
 
 Run = Callable[..., str]

@@ -14,7 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from ..conftest import KEY, make_token, need
-from ..wire import CHANGED, CONNECTED
+from ..support.raw_client import CHANGED, CONNECTED
 from .conftest import Caller, full, over_http, start
 
 LISTED = "https://app.example"

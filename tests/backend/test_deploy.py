@@ -13,11 +13,11 @@ import pytest
 
 import synckit_notify
 
-from ..behind import wait_until
+from ..support.proxy_scenarios import wait_until
 from ..conftest import KEY
-from ..proxies import DEPLOY, shipped
-from ..server import GUNICORN, ROOT, Server
-from ..wire import Listener
+from ..support.proxies import DEPLOY, shipped
+from ..support.server import GUNICORN, ROOT, Server
+from ..support.raw_client import Listener
 from .conftest import start
 
 pytestmark = pytest.mark.thorough

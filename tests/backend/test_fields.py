@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from synckit_notify.backend import fields
-from synckit_notify.backend.fields import Fields, Invalid, Malformed, rfc3339
+from synckit_notify.backend import request_fields
+from synckit_notify.backend.request_fields import Fields, Invalid, Malformed, rfc3339
 
 TIMESTAMPS = json.loads((Path(__file__).parents[1] / "timestamps.json").read_text())
 """What server and SDK take alike: the tests of both read this file."""
@@ -40,7 +40,7 @@ def test_a_moment_is_answered_with_all_digits_and_z() -> None:
 )
 def test_what_is_not_a_json_object_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
-        fields.parse(body)
+        request_fields.parse(body)
 
 
 @pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a": ', "}"), ('["x", ', ", 1]")])
@@ -48,11 +48,11 @@ def test_json_has_64_levels_at_most_however_much_of_the_stack_is_used(opens: str
     def body(levels: int) -> bytes:
         return f'{{"a": {opens * (levels - 1)}1{closes * (levels - 1)}}}'.encode()
 
-    fields.parse(body(64))
+    request_fields.parse(body(64))
     for levels in (65, 66, 900, 100_000):
         with pytest.raises(Malformed, match="nested deeper than 64 levels"):
-            fields.parse(body(levels))
-    assert fields.parse(b'{"data": "' + b"[" * 1000 + b'"}').ciphertext("data", most_bytes=1000) == "[" * 1000
+            request_fields.parse(body(levels))
+    assert request_fields.parse(b'{"data": "' + b"[" * 1000 + b'"}').ciphertext("data", most_bytes=1000) == "[" * 1000
 
 
 def test_the_bounds_themselves_are_allowed() -> None:

@@ -10,13 +10,13 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from synckit_notify import ConfigurationError
-from synckit_notify.backend import accounts, limiting, passwords
+from synckit_notify.backend import accounts, rate_limit, passwords
 from synckit_notify.backend.database import store as database_store
 
 from ..conftest import make_token
-from .attempts import Attempts
+from ..support.login_attempts import Attempts
 from .conftest import PASSWORD, SQLITE_ONLY
-from .visitor import Visitor
+from ..support.visitor import Visitor
 
 pytestmark = [pytest.mark.usefixtures("quick_passwords"), SQLITE_ONLY]
 
@@ -290,5 +290,5 @@ def test_two_applications_in_one_process_count_apart(make_app: Callable[..., Fla
 
 def test_nothing_is_opened_before_the_first_count(make_app: Callable[..., Flask]) -> None:
     app = make_app(SYNCKIT_BROKER_URL="redis://127.0.0.1:1")
-    limiter = app.extensions[limiting.EXTENSION_NAME].limiter
+    limiter = app.extensions[rate_limit.EXTENSION_NAME].limiter
     assert limiter.storage._opened == {}

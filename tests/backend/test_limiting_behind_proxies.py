@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ..conftest import KEY, need
-from ..proxies import Caddy, Haproxy, Nginx, Proxy
-from ..server import ROOT, gunicorn
+from ..support.proxies import Caddy, Haproxy, Nginx, Proxy
+from ..support.server import ROOT, gunicorn
 
 pytestmark = pytest.mark.thorough
 
@@ -31,7 +31,7 @@ def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxy]:
     }
     options = ("--config", str(ROOT / "gunicorn.conf.py"))
     with (
-        gunicorn("tests.client.short_lived:create()", tmp_path, *options, env=env) as service,
+        gunicorn("tests.support.short_lived_tokens:create()", tmp_path, *options, env=env) as service,
         request.param(tmp_path / "proxy", service.port) as started,
     ):
         yield started

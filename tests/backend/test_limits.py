@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flask import Flask, Request
 
-from synckit_notify.backend import bodies
+from synckit_notify.backend import request_limits
 from synckit_notify.backend.database import store
 
 from .conftest import SQLITE_ONLY, Caller, Send, change
@@ -148,14 +148,14 @@ def test_the_largest_push_that_is_allowed_is_kept_as_it_was(alice: Caller) -> No
 @SQLITE_ONLY
 def test_a_large_push_waits_for_a_seat_and_a_small_one_does_not(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
-    device, large = alice.register("laptop"), change(data="x" * bodies.SMALL)
+    device, large = alice.register("laptop"), change(data="x" * request_limits.SMALL)
     with ExitStack() as others:
-        for number in range(bodies.LARGE_SEATS):
-            others.enter_context(bodies.seat(Request({"CONTENT_LENGTH": str(bodies.SMALL + 1)}), f"user {number}"))
+        for number in range(request_limits.LARGE_SEATS):
+            others.enter_context(request_limits.seat(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), f"user {number}"))
         assert alice.post("/push", {"device_id": device, "changes": [large]})[0] == 503
         assert alice.push(device, change()) == 1
-    for _ in range(bodies.LARGE_SEATS + 1):
-        assert alice.post("/push", b"{" * (bodies.SMALL + 1))[0] == 400, "a seat is given back whatever happens"
+    for _ in range(request_limits.LARGE_SEATS + 1):
+        assert alice.post("/push", b"{" * (request_limits.SMALL + 1))[0] == 400, "a seat is given back whatever happens"
     assert alice.push(device, large) == 2
 
 
@@ -164,10 +164,10 @@ def test_large_pushes_of_one_account_leave_seats_to_others(
     alice: Caller, as_user: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
-    large = change(data="x" * bodies.SMALL)
+    large = change(data="x" * request_limits.SMALL)
     with ExitStack() as others:
-        for _ in range(bodies.LARGE_SEATS_OF_ONE):
-            others.enter_context(bodies.seat(Request({"CONTENT_LENGTH": str(bodies.SMALL + 1)}), "alice"))
+        for _ in range(request_limits.LARGE_SEATS_OF_ONE):
+            others.enter_context(request_limits.seat(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), "alice"))
         assert alice.post("/push", {"device_id": alice.register(), "changes": [large]})[0] == 503
         bob = as_user("bob")
         assert bob.push(bob.register(), large) == 1

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from ..browser import ENTER, TAB, Browser
+from ..support.browser import ENTER, TAB, Browser
 from ..client.test_login_in_chromium import CONTRASTS, READABLE
-from ..server import Server
+from ..support.server import Server
 from .conftest import start
 
 CONNECTED = """

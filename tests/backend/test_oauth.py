@@ -10,7 +10,8 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from synckit_notify.backend import Backend, accounts
+from synckit_notify.backend import Backend
+from synckit_notify.backend import accounts
 
 from ..conftest import KEY
 from .conftest import SQLITE_ONLY, Caller, Send

@@ -21,7 +21,7 @@ from synckit_notify.backend.database.health import LOG_SECONDS, TRIAL_SECONDS, F
 from synckit_notify.backend.database.store import Busy, Store
 
 from ..conftest import KEY, make_token
-from ..server import ROOT, clean_environment
+from ..support.server import ROOT, clean_environment
 from .conftest import PASSWORD, SQLITE_ONLY, Caller, add_account, change
 from .test_store import settings
 

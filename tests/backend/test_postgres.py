@@ -13,15 +13,16 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, text
 
-from synckit_notify.backend import Backend, accounts, changelog, sessions
+from synckit_notify.backend import Backend
+from synckit_notify.backend import accounts, changelog, sessions
 from synckit_notify.backend.database import postgres, schema
 from synckit_notify.backend.database.store import Busy
 
 from ..conftest import KEY, make_token
-from ..server import ROOT, clean_environment
-from ..wire import CHANGED, CONNECTED, KEEPALIVE, Listener
+from ..support.server import ROOT, clean_environment
+from ..support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
 from .conftest import Caller, change, over_http, start
-from .postgresql import PostgreSQL
+from ..support.postgresql import PostgreSQL
 from .test_store import run
 
 pytestmark = pytest.mark.thorough
@@ -294,7 +295,7 @@ def test_psycopg_that_was_loaded_before_gevent_patched_is_refused(url: str, tmp_
 
 
 def test_a_slow_query_does_not_stop_the_hub(url: str) -> None:
-    command = [sys.executable, "-m", "tests.backend.slow_query", url]
+    command = [sys.executable, "-m", "tests.support.slow_query", url]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert float(done.stdout) < HUB_CEILING_MS

@@ -9,7 +9,7 @@ import pytest
 from synckit_notify import ConfigurationError
 from synckit_notify.backend import create_app
 
-from .postgresql import PostgreSQL
+from ..support.postgresql import PostgreSQL
 from .test_postgres import ready
 from .test_store import settings
 

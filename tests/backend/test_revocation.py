@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, accounts, passwords, sessions
+from synckit_notify.backend import Backend
+from synckit_notify.backend import accounts, passwords, sessions
 from synckit_notify.testing import CONNECTED, OpenStream, open_stream
 
 from .conftest import PASSWORD, Answer, Caller, Send
-from .shared import app
-from .visitor import Visitor, grant
+from ..support.shared_app import app
+from ..support.visitor import Visitor, grant
 
 __all__ = ["app"]
 

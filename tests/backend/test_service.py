@@ -14,8 +14,8 @@ import pytest
 from synckit_notify.backend import Backend, create_app
 
 from ..conftest import KEY, make_token, need
-from ..server import ROOT, Server, clean_environment
-from ..wire import Listener
+from ..support.server import ROOT, Server, clean_environment
+from ..support.raw_client import Listener
 from .conftest import SQLITE_ONLY, Caller, add_account, change, over_http, start
 
 HUB_CEILING_MS = 250.0  # five times the promise; a hash on the hub would make it 600, a busy database 5,000
@@ -105,7 +105,7 @@ def test_neither_sqlite_nor_argon2_stops_the_hub(tmp_path: Path) -> None:
             break
         folder = tmp_path / str(number)
         folder.mkdir()
-        command = [sys.executable, "-m", "tests.backend.hub_gap", str(folder)]
+        command = [sys.executable, "-m", "tests.support.hub_gap", str(folder)]
         run = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
         assert (run.returncode, run.stderr) == (0, "")
         gaps.append(float(run.stdout))

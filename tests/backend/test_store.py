@@ -11,13 +11,14 @@ from flask import Flask
 from sqlalchemy import Connection, Table, func, select, text
 
 from synckit_notify import ConfigurationError
-from synckit_notify.backend import Backend, accounts, changelog, create_app, last_seen
+from synckit_notify.backend import Backend, create_app
+from synckit_notify.backend import accounts, changelog, last_seen
 from synckit_notify.backend.changelog import Change, Query
 from synckit_notify.backend.database import postgres, schema, sqlite, store
 from synckit_notify.backend.database.store import Busy, Store
 
 from ..conftest import KEY, make_token
-from ..server import ROOT, clean_environment
+from ..support.server import ROOT, clean_environment
 from .conftest import Caller, change
 
 MIB = 2**20

@@ -13,7 +13,7 @@ import pytest
 from synckit_notify.backend import live
 from synckit_notify.sse import LONGEST, Comment, Event, Retry
 
-from ..browser import Browser
+from ..support.browser import Browser
 from ..client.test_assembled import EMAIL, PASSWORD, Service
 from ..test_decoder import CASES
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from synckit_notify.brokers import Broker, Gap, Message
-from synckit_notify.brokers.listening import Timing
+from synckit_notify.brokers.listener import Timing
 from synckit_notify.brokers.redis import RedisBroker
 
-from .. import waiting
-from ..valkey import Valkey
+from ..support import wait
+from ..support.valkey import Valkey
 
 QUICK = Timing(ping=0.1, probe=0.2, answer=1.0, longest_pause=0.1)
 """For outages. Where none is wanted, the tests use the real periods, so that a busy machine makes none."""
@@ -90,4 +90,4 @@ def process(broker: MakeBroker) -> MakeProcess:
 
 def until(condition: Callable[[], object], seconds: float = 10.0) -> bool:
     """Whether the condition comes true in time."""
-    return waiting.until(condition, seconds)
+    return wait.until(condition, seconds)

@@ -7,7 +7,7 @@ import pytest
 
 from synckit_notify.brokers import Broker, Disconnect, Gap, Message, Notice, connect
 
-from ..valkey import Valkey
+from ..support.valkey import Valkey
 from .conftest import Process, until
 
 MESSAGES: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone"), Gap()]

@@ -5,9 +5,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from synckit_notify.brokers import Disconnect, Gap, Message, Notice
-from synckit_notify.brokers.sending import Outbox, merge
-from synckit_notify.channel import ChannelKey
-from synckit_notify.registry import Registry
+from synckit_notify.brokers.sender import Outbox, merge
+from synckit_notify.streams.channel import ChannelKey
+from synckit_notify.streams.registry import Registry
 
 DEVICES = ("laptop", "phone")
 START = 1790000000.0

@@ -12,8 +12,8 @@ import pytest
 from synckit_notify.brokers import Disconnect, Gap, Message, Notice, connect
 from synckit_notify.errors import ConfigurationError
 
-from ..server import ROOT
-from ..valkey import Valkey
+from ..support.server import ROOT
+from ..support.valkey import Valkey
 from .conftest import QUICK, Heard, MakeBroker, MakeProcess, until
 
 ALICE = Notice("notes", "alice", "laptop", 1790000000.5, 1790000000.25)

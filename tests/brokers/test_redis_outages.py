@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from synckit_notify.brokers import Disconnect, Notice
-from synckit_notify.brokers.sending import BATCH
+from synckit_notify.brokers.sender import BATCH
 
-from ..client.proxy import Proxy
-from ..valkey import Valkey
+from ..support.tcp_proxy import Proxy
+from ..support.valkey import Valkey
 from .conftest import QUICK, Heard, MakeBroker, MakeProcess, Process, until
 
 pytestmark = pytest.mark.thorough

@@ -9,8 +9,8 @@ import pytest
 
 from synckit_notify.brokers import Notice
 
-from ..server import ROOT, clean_environment
-from ..valkey import Valkey
+from ..support.server import ROOT, clean_environment
+from ..support.valkey import Valkey
 from .conftest import MakeProcess, until
 
 pytestmark = pytest.mark.thorough
@@ -20,7 +20,7 @@ HUB_CEILING_MS = 250
 
 
 def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-m", f"tests.brokers.{module}", *map(str, arguments)]
+    command = [sys.executable, "-W", "error", "-m", f"tests.support.{module}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
 
 

@@ -15,8 +15,8 @@ from synckit_notify.brokers import Broker, Notice
 from synckit_notify.brokers.redis import RedisBroker
 
 from ..conftest import KEY
-from ..server import ROOT, clean_environment
-from ..valkey import Valkey, free_port
+from ..support.server import ROOT, clean_environment
+from ..support.valkey import Valkey, free_port
 from .conftest import MakeProcess, Process, until
 from .slow_line import slow_line
 

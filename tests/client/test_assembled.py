@@ -14,19 +14,10 @@ from pathlib import Path
 import pytest
 
 from synckit_notify.backend import create_app
-from synckit_notify.client import (
-    ChangeEntry,
-    NetworkError,
-    NotAuthenticated,
-    ServerError,
-    StreamState,
-    SyncKitClient,
-    SyncNotification,
-    SyncNotifyStream,
-)
+from synckit_notify.client import ChangeEntry, NetworkError, NotAuthenticated, ServerError, StreamState, SyncKitClient, SyncNotification, SyncNotifyStream
 
-from ..server import ROOT, Server, clean_environment, gunicorn
-from .proxy import Proxy
+from ..support.server import ROOT, Server, clean_environment, gunicorn
+from ..support.tcp_proxy import Proxy
 
 EMAIL, PASSWORD = "alice@example.org", "correct horse battery"
 CHANGED = SyncNotification.CHANGED
@@ -46,7 +37,7 @@ class Service:
         self._clients: list[SyncKitClient] = []
 
     def start(self, port: int = 0) -> Server:
-        return gunicorn("tests.client.short_lived:create()", self.folder, "--bind", f"127.0.0.1:{port}", env=self.env)
+        return gunicorn("tests.support.short_lived_tokens:create()", self.folder, "--bind", f"127.0.0.1:{port}", env=self.env)
 
     def client(self, url: str | None = None, name: str = "laptop", **options: object) -> SyncKitClient:
         client = SyncKitClient(url or self.server.url, api_key=self.api_key, **({"encrypt": False} | options))
@@ -317,7 +308,7 @@ def command(service: Service, *words: str, **env: str) -> subprocess.Popen[str]:
     account = {"SYNCKIT_URL": service.server.url, "SYNCKIT_API_KEY": service.api_key}
     account |= {"SYNCKIT_EMAIL": EMAIL, "SYNCKIT_PASSWORD": PASSWORD}
     return subprocess.Popen(
-        [sys.executable, "-m", "synckit_notify.client.command", *words],
+        [sys.executable, "-m", "synckit_notify.cli", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from synckit_notify.client import SyncKitClient
-from synckit_notify.client.changes import Account
+from synckit_notify.client.models import Account
 from synckit_notify.client.state import Tokens
 from synckit_notify.client.stream import SyncNotifyStream
 

@@ -11,47 +11,15 @@ import httpx2
 import pytest
 
 from synckit_notify.backend import create_app
-from synckit_notify.client.changes import (
-    BEGINNING,
-    ChangeEntry,
-    Position,
-    PulledChange,
-    PullFilter,
-    UnreadableChange,
-)
+from synckit_notify.client.models import BEGINNING, ChangeEntry, Position, PulledChange, PullFilter, UnreadableChange
 from synckit_notify.client.client import SyncKitClient
 from synckit_notify.client.encryption import new_cipher
-from synckit_notify.client.errors import (
-    DecryptionFailed,
-    EncryptionExists,
-    InvalidEnvelope,
-    NetworkError,
-    NoMasterKey,
-    NotAuthenticated,
-    ProtocolError,
-    ServerError,
-    StateError,
-)
+from synckit_notify.client.errors import DecryptionFailed, EncryptionExists, InvalidEnvelope, NetworkError, NoMasterKey, NotAuthenticated, ProtocolError, ServerError, StateError
 from synckit_notify.client.stream import SyncNotifyStream
 
 from ..backend.conftest import add_account
 from ..conftest import KEY
-from .scripted import (
-    API_KEY,
-    AUTH,
-    DEVICES,
-    KEYS,
-    PASSWORD,
-    PULL,
-    PUSH,
-    Answer,
-    AnswerWithPage,
-    FakeClock,
-    LoseAnswer,
-    LoseRequest,
-    Refuse,
-    Script,
-)
+from ..support.scripted_server import API_KEY, AUTH, DEVICES, KEYS, PASSWORD, PULL, PUSH, Answer, AnswerWithPage, FakeClock, LoseAnswer, LoseRequest, Refuse, Script
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 AT_TEXT = "2026-01-31T12:00:00.000000Z"

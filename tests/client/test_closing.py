@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from synckit_notify.client.changes import Account
+from synckit_notify.client.models import Account
 from synckit_notify.client.errors import NetworkError, ServerError
 from synckit_notify.client.session import Session
 from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamState, SyncNotification, SyncNotifyStream
 
-from .transport import CONNECTED, HaveNoToken, Story, StreamOf
+from ..support.fake_transport import CONNECTED, HaveNoToken, Story, StreamOf
 
 QUIET = StreamOf(CONNECTED)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from ..server import ROOT, clean_environment, gunicorn
+from ..support.server import ROOT, clean_environment, gunicorn
 from .test_assembled import EMAIL, PASSWORD, Service
 
 
@@ -22,7 +22,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def run(case: str, service: Service, folder: Path) -> list[str]:
     """Run one of the programs in `forking`; return its lines in order."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.client.forking"]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.support.forking"]
     command += [case, service.server.url, service.api_key, str(folder / "tasks.state")]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

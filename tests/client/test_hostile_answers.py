@@ -12,18 +12,19 @@ import httpx2
 import pytest
 
 from synckit_notify.backend.accounts import WrongCredentials
-from synckit_notify.client import NetworkError, NotAuthenticated, ProtocolError, ServerError, connection
+from synckit_notify.client import NetworkError, NotAuthenticated, ProtocolError, ServerError
+from synckit_notify.client import connection
 from synckit_notify.client import session as session_module
-from synckit_notify.client.changes import Account
-from synckit_notify.client.doctor import Address, examine
+from synckit_notify.client.models import Account
+from synckit_notify.doctor import Address, examine
 from synckit_notify.client.foreign_text import KNOWN_SENTENCES, printable, redacted
 from synckit_notify.client.session import Session
 from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamState, SyncNotifyStream
 
-from .scripted import API_KEY, AUTH, STATUS, SUBSCRIBE, Answer, FakeClock, Refuse, Script, logged_in
-from .test_doctor_scripted import HEALTH, Scripted, head
-from .test_doctor_scripted import Script as Bytes
+from ..support.scripted_server import API_KEY, AUTH, STATUS, SUBSCRIBE, Answer, FakeClock, Refuse, Script, logged_in
+from ..doctor.test_network import HEALTH, Scripted, head
+from ..doctor.test_network import Script as Bytes
 
 WRONG_CREDENTIALS = str(WrongCredentials())
 SECRET = "correct horse 4 battery"

@@ -14,13 +14,13 @@ import pytest
 from synckit_notify import sse
 from synckit_notify.client.errors import NetworkError, ServerError, SyncKitError
 from synckit_notify.client.lifecycle import Lifecycle, Task
-from synckit_notify.client.pacing import MAX_HURRIED_SECONDS, RetryPolicy
+from synckit_notify.client.schedule import MAX_HURRIED_SECONDS, RetryPolicy
 from synckit_notify.client.session import Session
 from synckit_notify.client.state import State
 from synckit_notify.client.stream import StreamState, SyncNotifyStream
 
-from .scripted import STATUS, Answer, Busy, FakeClock, LoseAnswer, Refuse, Script, logged_in
-from .transport import EVENT_STREAM
+from ..support.scripted_server import STATUS, Answer, Busy, FakeClock, LoseAnswer, Refuse, Script, logged_in
+from ..support.fake_transport import EVENT_STREAM
 
 NOW = 1000.0
 

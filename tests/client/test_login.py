@@ -18,11 +18,12 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx2
 import pytest
 
-from synckit_notify.client import NetworkError, NotAuthenticated, ServerError, StateError, SyncKitClient, login
-from synckit_notify.client.changes import Device
-from synckit_notify.client.login import Callback, s256
+from synckit_notify.client import NetworkError, NotAuthenticated, ServerError, StateError, SyncKitClient
+from synckit_notify.client import browser_login
+from synckit_notify.client.models import Device
+from synckit_notify.client.browser_login import Callback, s256
 
-from .scripted import API_KEY, AUTH, STATUS, TOKEN, Answer, FakeClock, LoseAnswer, Refuse, Script, logged_in, tokens
+from ..support.scripted_server import API_KEY, AUTH, STATUS, TOKEN, Answer, FakeClock, LoseAnswer, Refuse, Script, logged_in, tokens
 
 GRANTED = Answer(tokens("granted", user_id="alice", app_id="notes"))
 GOOD = Answer({"change_count": 1, "cursor": 1, "epoch": "e"})
@@ -182,7 +183,7 @@ def test_the_first_answer_counts_even_if_its_page_is_slow_to_be_shown() -> None:
 
 
 def test_a_browser_that_does_not_take_its_page_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login, "PAGE_SECONDS", 0.1)
+    monkeypatch.setattr(browser_login, "PAGE_SECONDS", 0.1)
     left = threading.Event()
     with Callback("ours") as callback:
         arguments = ("/callback?state=ours&code=first", lambda *_: left.wait(10))

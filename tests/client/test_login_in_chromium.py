@@ -10,7 +10,7 @@ import pytest
 
 from synckit_notify.client import Account, NotAuthenticated, SyncKitClient
 
-from ..browser import ENTER, TAB, Browser
+from ..support.browser import ENTER, TAB, Browser
 from .test_assembled import EMAIL, PASSWORD, Service
 
 pytestmark = pytest.mark.thorough

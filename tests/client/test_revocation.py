@@ -11,8 +11,8 @@ import pytest
 
 from synckit_notify.client import NotAuthenticated, StreamState, SyncKitClient
 
-from ..server import ROOT, clean_environment
-from ..valkey import Valkey
+from ..support.server import ROOT, clean_environment
+from ..support.valkey import Valkey
 from .test_assembled import EMAIL, PASSWORD, Ear, Service
 
 pytestmark = pytest.mark.thorough
@@ -91,6 +91,6 @@ def test_a_disabled_user_must_log_in_and_cannot_until_enabled(tmp_path: Path) ->
 
 def command(service: Service, what: str) -> None:
     """Run a command in a process of its own, which has only the broker in common with the server."""
-    words = ["-m", "flask", "--app", "tests.client.short_lived:create", "synckit", "user", what, EMAIL]
+    words = ["-m", "flask", "--app", "tests.support.short_lived_tokens:create", "synckit", "user", what, EMAIL]
     env = clean_environment() | service.env | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, *words], cwd=service.folder, env=env, check=True, timeout=30, capture_output=True)

@@ -15,41 +15,13 @@ from typing import Any
 import httpx2
 import pytest
 
-from synckit_notify.client.changes import Account, Device
-from synckit_notify.client.errors import (
-    NetworkError,
-    NotAuthenticated,
-    ProtocolError,
-    ServerError,
-    StateError,
-    SyncKitError,
-)
+from synckit_notify.client.models import Account, Device
+from synckit_notify.client.errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError, SyncKitError
 from synckit_notify.client.session import LEASE_SECONDS, Session
 from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamSession
 
-from .scripted import (
-    API_KEY,
-    AUTH,
-    PASSWORD,
-    PUSH,
-    STATUS,
-    SUBSCRIBE,
-    TOKEN,
-    Answer,
-    AnswerWithPage,
-    Busy,
-    FakeClock,
-    LoseAnswer,
-    LoseRequest,
-    Refuse,
-    RefuseGrant,
-    RefuseToken,
-    Script,
-    logged_in,
-    session_with,
-    tokens,
-)
+from ..support.scripted_server import API_KEY, AUTH, PASSWORD, PUSH, STATUS, SUBSCRIBE, TOKEN, Answer, AnswerWithPage, Busy, FakeClock, LoseAnswer, LoseRequest, Refuse, RefuseGrant, RefuseToken, Script, logged_in, session_with, tokens
 
 GOOD = Answer({"fine": True})
 LOGIN = {"token": "access-first", "user_id": "alice", "app_id": "notes", "expires_in": 3600, "refresh_token": "r-first"}

@@ -8,19 +8,13 @@ from typing import Any
 
 import pytest
 
-from synckit_notify.client import (
-    DecryptionFailed,
-    NoMasterKey,
-    Position,
-    ProtocolError,
-    UnreadableChange,
-)
-from synckit_notify.client.changes import PulledChanges, PullFilter
+from synckit_notify.client import DecryptionFailed, NoMasterKey, Position, ProtocolError, UnreadableChange
+from synckit_notify.client.models import PulledChanges, PullFilter
 from synckit_notify.client.client import SyncKitClient
 from synckit_notify.client.encryption import Cipher, EntryContext, new_cipher
 from synckit_notify.client.state import LeftOut
 
-from .scripted import KEYS, PULL, Answer, Refuse
+from ..support.scripted_server import KEYS, PULL, Answer, Refuse
 from .test_client import AT_TEXT, Narrator, page, pulled, task
 
 TIMESTAMPS = json.loads((Path(__file__).parents[1] / "timestamps.json").read_text())

@@ -18,7 +18,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from ... import ConfigurationError, native
+from ... import ConfigurationError
+from ...runtime import gevent_compat
 from .health import Trouble
 
 READERS, WRITERS = 6, 4
@@ -56,7 +57,7 @@ UNWRITABLE = {"25006", "42501", "53100"}
 WRONG = {"3F000", "42P01"}
 """The tables or their schema are gone."""
 
-_loaded_patched = native.is_patched()
+_loaded_patched = gevent_compat.is_patched()
 
 T = TypeVar("T")
 
@@ -73,7 +74,7 @@ def check(url: URL) -> None:
 
 def make_engine(url: URL) -> Engine:
     """Return an engine that has not connected yet."""
-    if native.is_patched() and not _loaded_patched:
+    if gevent_compat.is_patched() and not _loaded_patched:
         raise ConfigurationError(
             "psycopg was loaded before gevent patched this process, and would stop all its streams while it waits: "
             "do not preload the application, or patch first in gunicorn.conf.py"

@@ -11,7 +11,8 @@ from typing import Any, TypeVar, cast
 
 from sqlalchemy import URL, Connection, Engine, QueuePool, create_engine, event
 
-from ... import ConfigurationError, native
+from ... import ConfigurationError
+from ...runtime import gevent_compat
 from .health import Trouble
 
 READERS, WRITERS = 6, 1
@@ -79,7 +80,7 @@ def make_engine(url: URL) -> Engine:
 def run(connection: Connection, work: Callable[[Connection], T]) -> T:
     """Run one transaction in a native thread and give the connection back."""
     try:
-        result, error = native.call(_transaction, connection, work)
+        result, error = gevent_compat.call(_transaction, connection, work)
     except BaseException:
         # This greenlet was killed while the native thread works on: the connection stays with that thread.
         connection.detach()

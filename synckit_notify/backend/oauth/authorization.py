@@ -27,7 +27,7 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from sqlalchemy import Row
 
 from ..database.store import Store
-from ..fields import Fields
+from ..request_fields import Fields
 from ..sessions import Session
 from . import clients, codes
 from .clients import LONGEST_ADDRESS, Client

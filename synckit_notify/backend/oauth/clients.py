@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 from .. import accounts
 from ..database.schema import apps, redirects
 from ..database.store import upsert
-from ..fields import Invalid
+from ..request_fields import Invalid
 
 LONGEST_ADDRESS = 2048
 

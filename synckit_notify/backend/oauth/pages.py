@@ -24,9 +24,9 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.urls import iri_to_uri
 
 from ...errors import Refused
-from .. import accounts, bodies, fields, limiting
+from .. import accounts, request_limits, request_fields, rate_limit
 from ..context import current_backend
-from ..fields import Fields, Invalid
+from ..request_fields import Fields, Invalid
 from ..passwords import LONGEST_PASSWORD
 from . import authorization
 from .authorization import Asked, OAuth2Error
@@ -67,9 +67,9 @@ def show() -> Response:
 @blueprint.post("/authorize")
 def decide() -> Response:
     """Do what a form says: log in, allow, decline, or log in as somebody else."""
-    request.max_content_length = bodies.LARGEST
+    request.max_content_length = request_limits.LARGEST
     asked, visit = _asked(), _visit()
-    form = fields.parse_form(request.get_data(cache=False))
+    form = request_fields.parse_form(request.get_data(cache=False))
     if visit is None or not hmac.compare_digest(form.text("secret", longest=100).encode(), visit.secret.encode()):
         return _page(asked, visit, problem=STALE)
     match form.choice("action", ("log_in", "allow", "decline", "switch")):
@@ -115,7 +115,7 @@ def _log_in(asked: Asked, visit: Visit, form: Fields) -> Response:
         password = form.text("password", longest=LONGEST_PASSWORD)
     except Invalid:
         return _page(asked, visit, problem=WRONG)
-    user = accounts.recognise(current_backend().store, email, password, limiting.admit, limiting.client_address())
+    user = accounts.recognise(current_backend().store, email, password, rate_limit.admit, rate_limit.client_address())
     if user is None:
         return _page(asked, visit, problem=WRONG, email=email)
     return _keep(_again(), Visit(_secret(), user.id, user.valid_since))
@@ -136,7 +136,7 @@ def _asked() -> Asked:
 
 
 def _query() -> Fields:
-    return fields.parse_form(request.query_string)
+    return request_fields.parse_form(request.query_string)
 
 
 def _user(visit: Visit) -> Row[Any] | None:

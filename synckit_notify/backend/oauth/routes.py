@@ -12,10 +12,10 @@ from typing import Any
 from flask import Blueprint, request
 
 from ...errors import InvalidToken, Refused
-from .. import accounts, bodies, fields, limiting, sessions
+from .. import accounts, request_limits, request_fields, rate_limit, sessions
 from ..context import TOKEN_SECONDS, current_backend
-from ..fields import Fields, Invalid, Malformed
-from ..limiting import TooManyAttempts
+from ..request_fields import Fields, Invalid, Malformed
+from ..rate_limit import TooManyAttempts
 from ..sessions import Holder, Refusal, Session
 from . import authorization
 from .authorization import OAuth2Error
@@ -76,7 +76,7 @@ class UserNotFound(OAuthError):
 @blueprint.post("/token")
 def token() -> Answer:
     """Answer a grant."""
-    request.max_content_length = bodies.LARGEST
+    request.max_content_length = request_limits.LARGEST
     body = _body()
     grant = GRANTS.get(body.text("grant_type", longest=LONGEST_FIELD))
     if grant is None:
@@ -106,7 +106,7 @@ def refresh(body: Fields) -> Answer:
 
 def exchange(body: Fields) -> Answer:
     """Trade the code that a person's consent gave for the tokens of a new session."""
-    app = _client(body, limiting.client_address())
+    app = _client(body, rate_limit.client_address())
     try:
         session = authorization.redeemed(current_backend().store, app, body)
     except OAuth2Error as error:
@@ -163,7 +163,7 @@ def too_many(error: TooManyAttempts) -> tuple[Answer, int]:
 def _body() -> Fields:
     """Return the fields of a form or a JSON object, told by its first character: not every client names the type."""
     content = request.get_data(cache=False)
-    return fields.parse(content) if content.lstrip().startswith(b"{") else fields.parse_form(content)
+    return request_fields.parse(content) if content.lstrip().startswith(b"{") else request_fields.parse_form(content)
 
 
 def _client(body: Fields, owner: str | None) -> str:

@@ -1,0 +1,138 @@
+"""What one application holds: its settings, the hooks of its host, and a Worker in every process.
+
+The blueprint asks it who is calling and whether they are still welcome; the extension publishes through it.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Flask, Request
+
+from . import brokers, metrics
+from .runtime import wsgi_server
+from .streams.channel import Subscriber
+from .errors import Forbidden, InvalidToken, TooManyStreams
+from .hooks import HookCalls, Hooks
+from .streams.parking import TICK_SECONDS
+from .runtime.per_process import PerProcess
+from .streams.registry import Limits, Registry, Seats
+from .settings import Settings
+from .tokens import Principal
+from .node import Worker
+from .runtime.wsgi_server import Server
+
+_seats = PerProcess(Seats)
+"""Two applications in one process share what its server can hold."""
+
+
+class Service:
+    """One application's notification service; safe in any thread and in any process after a fork."""
+
+    def __init__(self, app: Flask, hooks: Hooks) -> None:
+        self.settings = Settings.read(app.config, own_tokens=hooks.authenticate is not None)
+        self._app = app
+        self._hooks = hooks
+        self._calls = HookCalls(app, hooks)
+        self._workers = PerProcess(self._make_worker)
+        self._warned = self._warn_of_faults()
+
+    def worker(self) -> Worker:
+        """Return this process's Worker."""
+        return self._workers.get()
+
+    def identify(self, request: Request) -> Principal:
+        """Return who sends the request, by the host's own check or by the bearer token.
+
+        Raises InvalidToken, Forbidden, HookFailed or what else the host refuses with. Does not ask for revocation:
+        that comes after registering.
+        """
+        if self._hooks.authenticate is not None:
+            return self._calls.authenticate(self._hooks.authenticate, request)
+        if self.settings.verifier is None:
+            raise InvalidToken("no token can be checked here")
+        return self.settings.verifier.verify(_bearer_token(request), datetime.now(UTC), self._calls.valid_since)
+
+    def check_revocation(self, principal: Principal) -> None:
+        """Raise InvalidToken if the host no longer accepts tokens as old as this one, HookFailed if it cannot tell."""
+        if principal.issued_at is None:
+            return
+        since = self._calls.valid_since(principal)
+        if since is not None and principal.issued_at < since:
+            raise InvalidToken("the token was revoked")
+
+    def remember(self, subscriber: Subscriber, principal: Principal) -> None:
+        """Keep what is needed to ask again after a gap of the broker; nothing for a host that revokes nothing."""
+        if self._hooks.valid_since is not None:
+            subscriber.principal = principal
+
+    def check_server(self, server: Server) -> None:
+        """Raise TooManyStreams on a server that cannot hold a stream; warn of one that is not known."""
+        if server.refusal is not None:
+            wsgi_server.warn_once(server.refusal)
+            raise TooManyStreams(server.refusal, status=503)
+        if server.warning is not None and None in (self.settings.max_streams, self.settings.max_stream_seconds):
+            wsgi_server.warn_once(server.warning)
+
+    def limits(self, server: Server) -> Limits:
+        """Return how many streams may be open in this process. SYNCKIT_MAX_STREAMS takes precedence over the server's.
+
+        A parked stream takes a descriptor, and no connection of the server.
+        """
+        if self.worker().parking is not None:
+            return Limits(self.settings.max_streams or wsgi_server.max_descriptors(), server.max_streams)
+        return Limits(self.settings.max_streams or server.max_streams)
+
+    def readiness(self, server: Server) -> dict[str, Any]:
+        """Return the fields of `/ready`; `ready` is false only while draining or when the host's check fails."""
+        worker, limits = self.worker(), self.limits(server)
+        streams, fill = worker.registry.seats.usage(limits)
+        healthy, fields = self._calls.readiness()
+        return fields | {
+            "ready": healthy and not worker.draining,
+            "draining": worker.draining,
+            "host": healthy,
+            "broker": worker.broker.name,
+            **worker.broker.link()._asdict(),
+            "streams": streams,
+            "max_streams": limits.streams,
+            "fill": round(fill, 4),
+        }
+
+    def _make_worker(self) -> Worker:
+        if not self._warned:
+            self._warned = self._warn_of_faults()
+        server = wsgi_server.of_process()
+        parks = self.settings.parking and server is not None and server.can_park
+        return Worker(
+            Registry(seats=_seats.get(), max_per_channel=self.settings.max_streams_per_channel),
+            brokers.connect(self.settings.broker_url, self.settings.broker_namespace),
+            changed_channels=self._calls.changed_channels if self._hooks.changed_channels else None,
+            sweep_seconds=self.settings.sweep_seconds,
+            revoked=self._was_revoked if self._hooks.valid_since else None,
+            metrics=metrics.connect(),
+            parking_tick=min(TICK_SECONDS, self.settings.keepalive_seconds / 20) if parks else None,
+        )
+
+    def _warn_of_faults(self) -> bool:
+        """Log what about this server cannot work; tells whether there was a server to look at yet."""
+        for sentence in wsgi_server.faults(alone=self.settings.broker_url.startswith("memory://")):
+            wsgi_server.warn_once(sentence)
+        return wsgi_server.of_process() is not None
+
+    def _was_revoked(self, subscriber: Subscriber) -> bool:
+        """Ask the host once more, from a background thread; raises a Refused if it cannot tell."""
+        if not isinstance(subscriber.principal, Principal):
+            return False
+        try:
+            with self._app.app_context():
+                self.check_revocation(subscriber.principal)
+        except (InvalidToken, Forbidden):
+            return True
+        return False
+
+
+def _bearer_token(request: Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise InvalidToken("a bearer token is needed: send Authorization: Bearer <token>")
+    return token.strip()

@@ -1,0 +1,78 @@
+"""What ends an account: for a while (disable, enable), or for ever, with all its data (delete).
+
+    delete:  disable ──▶ streams end ──▶ changes, some at a time ──▶ all the rest, in one transaction
+
+A disabled account refuses the right password as it refuses a wrong one, and every token, whenever it was issued. Its
+data stay. Deleting may take long, and nobody who pushes shall wait for it; if it is cut off, the account stays disabled
+and deleting it again goes on. Only the account's id is kept, with nothing that it could be traced to: a token without a
+session may name it until it expires, and has to be refused.
+"""
+
+import time
+from collections.abc import Callable
+
+from sqlalchemy import Connection, delete, func, select, union
+
+from .. import accounts, sessions
+from ..accounts import DISABLED
+from ..database.schema import apps, changes, codes, devices, envelopes, heads, pushes, users
+from ..database.schema import sessions as session_rows
+from ..database.store import Store
+from ..sessions import Holder
+
+CHANGES_AT_ONCE = 2_000
+"""A tenth of a second on SQLite, for which every push waits."""
+
+
+def disable(connection: Connection, user_id: str) -> set[Holder]:
+    """Refuse this user from now on; return whose streams shall end. Raises Unknown."""
+    ended = sessions.log_out(connection, user_id)
+    connection.execute(users.update().where(users.c.id == user_id).values(valid_since=DISABLED))
+    synced = select(heads.c.app_id).where(heads.c.user_id == user_id)
+    every = connection.execute(union(synced, select(apps.c.id))).scalars()
+    return ended | {Holder(app, user_id, None) for app in every}
+
+
+def enable(connection: Connection, user_id: str) -> None:
+    """Let a disabled user log in again; tokens so far stay refused. Raises Taken for one that is not disabled."""
+    since = int(time.time()) + 1
+    mine = users.update().where(users.c.id == user_id, users.c.valid_since == DISABLED)
+    if connection.execute(mine.values(valid_since=since)).rowcount == 0:
+        raise accounts.Taken("this account is not disabled")
+
+
+def count_changes(connection: Connection, user_id: str) -> int:
+    """Return how many changes a user has stored."""
+    mine = select(func.coalesce(func.sum(heads.c.seq), 0)).where(heads.c.user_id == user_id)
+    return int(connection.execute(mine).scalar_one())
+
+
+def delete_account(store: Store, user_id: str, deleted: Callable[[int], None]) -> None:
+    """Delete a disabled user with all their data; `deleted` is told how many changes are gone, again and again."""
+    while count := store.write(lambda connection: _delete_changes(connection, user_id)):
+        deleted(count)
+    store.write(lambda connection: _delete_rest(connection, user_id))
+
+
+def _delete_changes(connection: Connection, user_id: str) -> int:
+    """Delete some changes, with the push ids of the devices that pushed them; return how many."""
+    for app in connection.execute(select(heads.c.app_id).where(heads.c.user_id == user_id)).scalars().all():
+        mine = (changes.c.app_id == app, changes.c.user_id == user_id)
+        first = connection.execute(select(func.min(changes.c.seq)).where(*mine)).scalar()
+        if first is not None:
+            some = (*mine, changes.c.seq < first + CHANGES_AT_ONCE)
+            pushed_by = select(changes.c.device_id).where(*some)
+            connection.execute(delete(pushes).where(pushes.c.device_id.in_(pushed_by)))
+            return connection.execute(delete(changes).where(*some)).rowcount
+    return 0
+
+
+def _delete_rest(connection: Connection, user_id: str) -> None:
+    accounts.hold(connection, user_id)
+    for table in (codes, devices, session_rows, envelopes):
+        connection.execute(delete(table).where(table.c.user_id == user_id))
+    # A push that was under way holds its head: once that is ours, its changes are there to be deleted.
+    logs = connection.execute(delete(heads).where(heads.c.user_id == user_id).returning(heads.c.app_id)).scalars().all()
+    connection.execute(delete(changes).where(changes.c.app_id.in_(logs), changes.c.user_id == user_id))
+    nobody = {"email": user_id, "password_hash": "", "valid_since": DISABLED, "created_at": 0}
+    connection.execute(users.update().where(users.c.id == user_id).values(nobody))

@@ -1,0 +1,223 @@
+"""The way out: messages wait in a bounded set, and a thread sends them while there are any.
+
+    put ── Outbox, one notice per channel ── batch ── PUBLISH, many in one round trip
+              ▲                                │
+              └───── put back, a pause ◀───────┘ if it failed
+
+A notice leaves the set before it is sent, so that one published meanwhile is not taken for sent. What failed may have
+arrived all the same: rather twice than never. When the set is full, one Gap takes the place of everything in it.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from itertools import islice
+
+from ..runtime.logs import log
+from .base import Gap, Message, Notice
+from .connection import Connection, Lost, pause
+from .messages import Content, Probe, encode
+
+LIMIT = 10_000
+"""Waiting messages; a few MB at most."""
+
+BATCH = 100
+"""Messages per round trip: 2 ms of work, during which the hub does nothing else."""
+
+
+class Outbox:
+    """The messages that wait, oldest first; not thread-safe."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self._limit = limit
+        self._waiting: dict[tuple[object, ...], Message] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, message: Message) -> None:
+        """Let a message wait, merged with the one of its channel; a Gap stands for all others, also for later ones."""
+        if _key(Gap()) in self._waiting:
+            return
+        key = _key(message)
+        earlier = self._waiting.get(key)
+        if isinstance(message, Notice) and isinstance(earlier, Notice):
+            message = merge(earlier, message)
+        self._waiting[key] = message
+        if isinstance(message, Gap) or len(self._waiting) > self._limit:
+            self._waiting = {_key(Gap()): Gap()}
+
+    def take(self, most: int) -> list[Message]:
+        """Remove the oldest messages and return them."""
+        return [self._waiting.pop(key) for key in list(islice(self._waiting, most))]
+
+
+def merge(a: Notice, b: Notice) -> Notice:
+    """Return one notice that wakes whomever two notices of one channel would wake.
+
+    The device that made both changes is left out only if no other device's change can lie between them: a receiver
+    that missed that one would see it from two notices, but not from one that spans it.
+    """
+    first, second = sorted((a, b), key=lambda notice: notice.changed_at or 0.0)
+    if a.origin_device == b.origin_device and _follows(second, first):
+        return second._replace(previous_at=first.previous_at)
+    changed_at = max((n.changed_at for n in (a, b) if n.changed_at is not None), default=None)
+    return Notice(a.app, a.user, None, changed_at)
+
+
+class Sender:
+    """Sends from a daemon thread that lives while something waits; any thread may call anything."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Connection],
+        channel: str,
+        token: str,
+        *,
+        longest_pause: float,
+        probe_sent: Callable[[float, float], None],
+        limit: int = LIMIT,
+    ) -> None:
+        self._connect = connect
+        self._channel = channel
+        self._token = token
+        self._longest_pause = longest_pause
+        self._probe_sent = probe_sent
+        self._lock = threading.Lock()
+        self._outbox = Outbox(limit)
+        self._probe_waits = False
+        self._sending: list[Content] = []
+        self._look = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._thread: threading.Thread | None = None
+        self._connection: Connection | None = None
+        self._closing = False
+
+    @property
+    def pending(self) -> int:
+        """How many messages have not been sent."""
+        with self._lock:
+            return len(self._outbox) + sum(not isinstance(content, Probe) for content in self._sending)
+
+    def put(self, content: Content) -> None:
+        """Send soon; returns at once and never raises."""
+        with self._lock:
+            if not self._closing:
+                self._idle.clear()
+                self._keep(content)
+                self._ensure()
+
+    def flush(self, seconds: float) -> bool:
+        """Wait until nothing waits to be sent, for so many seconds at most; return whether nothing does."""
+        with self._lock:
+            if not self._closing and len(self._outbox):
+                self._ensure()
+        self._look.set()
+        self._idle.wait(seconds)
+        return self.pending == 0
+
+    def retry(self) -> None:
+        """Try again now, if a failure is being waited out: the broker was seen."""
+        self._look.set()
+
+    def close(self, seconds: float) -> None:
+        """Try once to send what waits, for so many seconds at most, then let go."""
+        with self._lock:
+            self._closing = True
+            thread = self._thread
+        self._look.set()
+        if thread is not None:
+            thread.join(seconds)
+        self._hang_up()
+
+    def _keep(self, content: Content) -> None:
+        if isinstance(content, Probe):
+            self._probe_waits = True
+        else:
+            self._outbox.add(content)
+
+    def _ensure(self) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self._run, name="synckit-send", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            log.warning("no thread to send with; notices wait until the next one is published: %s", error)
+        else:
+            self._thread = thread
+
+    def _run(self) -> None:
+        failures = 0
+        while batch := self._take():
+            try:
+                self._send(batch)
+            except Exception as error:
+                failures += 1
+                if not self._put_back(batch):
+                    break
+                self._wait_out(failures, error)
+            else:
+                failures = 0
+        if self._closing:
+            self._hang_up()
+
+    def _take(self) -> list[Content]:
+        with self._lock:
+            self._sending = [*self._outbox.take(BATCH)]
+            if self._probe_waits:
+                self._sending.append(Probe())
+                self._probe_waits = False
+            if not self._sending:
+                self._thread = None
+                self._idle.set()
+            return self._sending
+
+    def _put_back(self, batch: list[Content]) -> bool:
+        """Keep a batch that failed; tell whether to try again."""
+        with self._lock:
+            for content in batch:
+                self._keep(content)
+            self._sending = []
+            if self._closing:
+                self._idle.set()  # nothing will be sent any more
+            return not self._closing
+
+    def _send(self, batch: list[Content]) -> None:
+        try:
+            connection = self._connection = self._connection or self._connect()
+            started = time.monotonic()
+            connection.send(*(("PUBLISH", self._channel, encode(self._token, content)) for content in batch))
+            for _ in batch:
+                connection.answer()
+        except Lost:
+            self._connection = None
+            raise
+        if isinstance(batch[-1], Probe):
+            self._probe_sent(started, time.monotonic())
+
+    def _wait_out(self, failures: int, error: Exception) -> None:
+        """Pause, but not after the first failure: a connection unused for long is often stale."""
+        if failures == 2:
+            log.warning("notices to other processes wait until the broker takes them: %s", error)
+        if failures > 1:
+            self._look.wait(pause(failures - 1, self._longest_pause))
+        self._look.clear()
+
+    def _hang_up(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+def _follows(second: Notice, first: Notice) -> bool:
+    """Whether nothing was changed between two notices, as far as their host tells times at all."""
+    if first.changed_at is None or second.changed_at is None:
+        return first.changed_at == second.changed_at
+    return second.previous_at is not None and second.previous_at <= first.changed_at
+
+
+def _key(message: Message) -> tuple[object, ...]:
+    """Return what a later message has in common with the one whose place it takes."""
+    return (Notice, message.app, message.user) if isinstance(message, Notice) else (type(message), *message)

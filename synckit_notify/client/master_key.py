@@ -1,0 +1,124 @@
+"""What opens changes in this process: the account's master key once it is set up, or nothing for data in the clear.
+
+A session in, asked for anew at each use, and a Codec out. The server keeps the key's envelope and cannot open it. Only
+the client may use it; any thread. A repeat of a request whose answer was lost meets the own envelope: that counts as
+done. Raises what the session's `call` raises, and InvalidEnvelope.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+
+from .encryption import Cipher, new_cipher, unwrap
+from .errors import EncryptionExists, NoMasterKey, ServerError
+from .session import Session
+from .serialization import ClearText, member
+
+PATH = "/api/sync/keys"
+
+
+class NoEncryption:
+    """In place of an Encryption, for a client made with `encrypt=False`."""
+
+    key_ids: frozenset[str] = ClearText.key_ids
+
+    def setup_new(self, passphrase: str) -> NoReturn:
+        """Raise ValueError, as the others do."""
+        raise ValueError("this client was made with encrypt=False")
+
+    setup_existing = setup_new
+
+    def change_passphrase(self, old: str, new: str) -> NoReturn:
+        """Raise ValueError."""
+        self.setup_new(new)
+
+    def codec(self) -> ClearText:
+        """Return what reads and writes data as JSON."""
+        return ClearText()
+
+    def require_newest(self) -> None:
+        """Do nothing: there is no key that could be out of date."""
+
+
+class _Key(NamedTuple):
+    cipher: Cipher
+    envelope_version: int
+
+
+class Encryption:
+    """One account's master key; none before one of the first three is called."""
+
+    def __init__(self, session: Callable[[], Session]) -> None:
+        self._session = session
+        self._key: _Key | None = None
+
+    def setup_new(self, passphrase: str) -> None:
+        """Make a master key and keep it at the server; raises EncryptionExists, and never overwrites one."""
+        cipher = new_cipher()
+        account = self._session().account()
+        try:
+            version = self._put({"envelope": cipher.wrap(account.app_id, account.user_id, passphrase)})
+        except ServerError as error:
+            if error.status == 409:
+                raise EncryptionExists("this account has a master key: use the passphrase it was made with") from error
+            raise
+        self._key = _Key(cipher, version)
+
+    def setup_existing(self, passphrase: str) -> None:
+        """Fetch the master key; raises NoMasterKey if there is none."""
+        self._key = self._fetch(passphrase)
+
+    def change_passphrase(self, old: str, new: str) -> None:
+        """Wrap the same master key anew; raises NoMasterKey, and ServerError 409 if another device was faster."""
+        account = self._session().account()
+        cipher, version = self._fetch(old)
+        envelope = cipher.wrap(account.app_id, account.user_id, new)
+        self._key = _Key(cipher, self._put({"envelope": envelope, "expected_version": version}))
+
+    @property
+    def key_ids(self) -> frozenset[str]:
+        """The ids of the keys that are here."""
+        key = self._key
+        return frozenset() if key is None else key.cipher.key_ids
+
+    def codec(self) -> Cipher:
+        """Return what seals and opens; raises NoMasterKey."""
+        if self._key is None:
+            raise NoMasterKey("set up encryption first, in each process")
+        return self._key.cipher
+
+    def require_newest(self) -> None:
+        """Raise NoMasterKey if the server's envelope is newer than the key here, so it may hold the missing one."""
+        try:
+            version = self._get()[1]
+        except NoMasterKey:
+            return
+        if self._key is None or version > self._key.envelope_version:
+            raise NoMasterKey("the passphrase was changed: set up encryption again, with the new one")
+
+    def _fetch(self, passphrase: str) -> _Key:
+        account = self._session().account()
+        envelope, version = self._get()
+        return _Key(unwrap(envelope, account.app_id, account.user_id, passphrase), version)
+
+    def _put(self, body: dict[str, Any]) -> int:
+        """Store an envelope; return its version."""
+        try:
+            return member(self._session().call("PUT", PATH, body, safe=True), "version", int)
+        except ServerError as error:
+            if error.status != 409:
+                raise
+            envelope, version = self._get()
+            if envelope != body["envelope"]:
+                raise
+            return version
+
+    def _get(self) -> tuple[str, int]:
+        try:
+            answer = self._session().call("GET", PATH, safe=True)
+        except ServerError as error:
+            if error.status == 404:
+                raise NoMasterKey(
+                    "this account has no master key yet: set up encryption on its first device"
+                ) from error
+            raise
+        return member(answer, "envelope", str), member(answer, "version", int)

@@ -1,0 +1,89 @@
+"""How findings look: lines for a person, or one JSON object a line for scripts; progress goes to stderr."""
+
+import dataclasses
+import json
+import shutil
+import sys
+import textwrap
+from collections import Counter
+
+import click
+
+from .findings import Finding, Verdict
+from .fixes import Change
+
+COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
+INDENT = 6
+NARROWEST, WIDEST = 40, 100
+
+
+class Report:
+    """Prints findings as they come, and what is waited for in between; a context manager."""
+
+    def __init__(self, url: str, as_json: bool) -> None:
+        self._url = url
+        self.counts: Counter[Verdict] = Counter()
+        self._as_json = as_json
+        self._watched = sys.stderr.isatty()
+        self._width = max(NARROWEST, min(shutil.get_terminal_size().columns, WIDEST))
+        self._advised: tuple[Change, ...] = ()
+        self._waiting = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether there was a FAIL."""
+        return self.counts[Verdict.FAIL] > 0
+
+    def wait(self, what: str) -> None:
+        """Show what is waited for, until something else is shown; only to a person who is watching."""
+        if self._watched:
+            self._clear()
+            click.secho(f"{'':{INDENT}}{what[: self._width - INDENT - 4]} …", dim=True, nl=False, err=True)
+            self._waiting = True
+
+    def say(self, finding: Finding) -> None:
+        """Print one finding."""
+        self._clear()
+        self.counts[finding.verdict] += 1
+        if self._as_json:
+            click.echo(json.dumps(dataclasses.asdict(finding)))
+            return
+        figure = click.style(f"  ({finding.figure})", dim=True) if finding.figure else ""
+        verdict = click.style(f"{finding.verdict:<{INDENT}}", fg=COLOURS[finding.verdict], bold=True)
+        click.echo(f"{verdict}{finding.what}{figure}")
+        self._explain(finding)
+
+    def __enter__(self) -> "Report":
+        if not self._as_json:
+            click.secho(self._url, bold=True)
+            click.echo()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._clear()
+        if self.counts and not self._as_json:
+            told = ", ".join(f"{self.counts[verdict]} {verdict}" for verdict in Verdict if self.counts[verdict])
+            click.echo()
+            click.secho(told, bold=True)
+
+    def _explain(self, finding: Finding) -> None:
+        for line in textwrap.wrap(finding.why, self._width - INDENT):
+            click.echo(f"{'':{INDENT}}{line}")
+        if finding.changes and finding.changes == self._advised:
+            click.echo(f"{'':{INDENT + 2}}(as above)")
+        elif finding.changes:
+            self._advise(finding.changes)
+
+    def _advise(self, changes: tuple[Change, ...]) -> None:
+        self._advised = changes
+        width = max(len(change.where) for change in changes)
+        place = ""
+        for change in changes:
+            where = "" if change.where == place else change.where
+            click.echo(f"{'':{INDENT + 2}}{click.style(f'{where:<{width}}', fg='cyan')}  {change.line}")
+            place = change.where
+
+    def _clear(self) -> None:
+        if self._waiting:
+            click.echo("\r\x1b[2K", nl=False, err=True)
+            self._waiting = False

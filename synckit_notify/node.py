@@ -1,0 +1,217 @@
+"""This process: everything an application holds per process, made at its first use inside the worker.
+
+    Worker ── registry   who listens here
+           ├─ broker     the way to the other processes
+           ├─ pulse      10 times a second: is gunicorn stopping this worker? then every stream ends cleanly
+           ├─ peers      who of the listeners has gone
+           ├─ sweep      every few seconds: which channels changed without our hearing of it?
+           └─ repair     after a gap of the broker
+
+The background threads run only while streams are open. Nothing is made at import or in `init_app`, so preloading,
+forking and late monkey-patching cannot hurt.
+"""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from .streams import peers
+from .runtime import wsgi_server
+from .brokers import Broker, Disconnect, Gap, Message, Notice
+from .streams.channel import ChannelKey, End, Subscriber
+from .streams.closing import Closer, call_back
+from .errors import TooManyStreams
+from .runtime.logs import SparingLog
+from .metrics import Metrics, NoMetrics
+from .streams.parking import Parking
+from .streams.peers import PeerWatch
+from .runtime.background import Periodic
+from .streams.registry import NO_LIMITS, Limits, Registry
+from .streams.recovery import ChangedChannels, Repair, Revoked, Sweep
+from .streams.stream import Stream
+
+PULSE_SECONDS = 0.1
+PEER_SECONDS = 1.0
+"""How often the peer watch asks whether it is still needed; peers that leave wake it at once."""
+
+LAST_BYTES_SECONDS = 0.5
+"""At a drain a peer that does not read holds the worker up no longer than this."""
+
+ended_log = SparingLog()
+
+REPORT_SECONDS = 1.0
+"""How often the metrics are told, and stalled peers looked for: 1 ms of work at 10,000 streams."""
+
+
+class Worker:
+    """The streams of one application in one process; any thread may call anything."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        broker: Broker,
+        *,
+        changed_channels: ChangedChannels | None = None,
+        sweep_seconds: float = 3.0,
+        revoked: Revoked | None = None,
+        metrics: Metrics | None = None,
+        parking_tick: float | None = None,
+    ) -> None:
+        self.registry = registry
+        self.broker = broker
+        self.metrics = metrics or NoMetrics()
+        self._gunicorn = wsgi_server.gunicorn_worker()
+        self._listening = threading.Lock()
+        self._listens = False
+        self._pulse_due = 0.0
+        self._report_due = 0.0
+        self._closer = Closer(self._close, self.busy)
+        self._peers = PeerWatch(self._gone, lambda stream: registry.ring([stream]))
+        self.parking = (
+            None
+            if parking_tick is None
+            else Parking(registry, self._peers, self._closer.claim, self._ended, parking_tick)
+        )
+        self._repair = Repair(registry, revoked)
+        self._peer_watch = Periodic("synckit-peers", PEER_SECONDS, self._peers.look, self.busy, pause=self._peers.wait)
+        self._watches = [
+            Periodic("synckit-pulse", PULSE_SECONDS, self._pulse, self.busy, begin=self._begin, finish=self.report)
+        ]
+        if changed_channels is not None:
+            sweep = Sweep(registry, changed_channels)
+            self._watches.append(Periodic("synckit-sweep", sweep_seconds, sweep.run, self.busy, begin=sweep.begin))
+
+    @property
+    def draining(self) -> bool:
+        """Whether gunicorn is stopping this process: TERM, HUP and max_requests alike."""
+        return self._gunicorn is not None and not self._gunicorn.alive
+
+    def busy(self) -> bool:
+        """Whether streams are open here, or not closed yet."""
+        return len(self.registry) > 0 or self._closer.busy
+
+    def open(self, key: ChannelKey, device: str | None, limits: Limits = NO_LIMITS) -> Subscriber:
+        """Register a subscriber; raises TooManyStreams. While draining it is one that ends at once."""
+        subscriber = self.registry.subscribe(key, device, limits)
+        if self.draining:
+            subscriber.end = End.DRAINING
+        try:
+            with _threads():
+                self._listen()
+                for watch in self._watches:
+                    watch.ensure()
+        except BaseException:  # nobody will ever read this subscriber
+            self.registry.release(subscriber)
+            raise
+        return subscriber
+
+    def watch(self, stream: Stream, sock: socket.socket | None) -> None:
+        """Begin for a stream that a server is going to iterate: it ends when its client does; raises TooManyStreams."""
+        stream.socket = sock
+        self._closer.add(stream)
+        if sock is not None:
+            peers.bound(sock)
+            self._peers.watch(stream)
+            with _threads():
+                self._peer_watch.ensure()
+
+    def close(self, stream: Stream) -> None:
+        """Close a stream, for its server; at a drain its connection takes no further request."""
+        if self._closer.claim(stream):
+            if stream.socket is not None and self.draining:
+                peers.stop_reading(stream.socket)
+            self._close(stream)
+
+    def abandon(self, stream: Stream) -> None:
+        """Close a stream a little later: for a finalizer, which may run while this thread holds any lock."""
+        if self._closer.claim(stream):
+            self.registry.abandon(stream.subscriber)
+            self._closer.later(stream)
+
+    def announce(self, message: Message) -> None:
+        """Deliver here at once, then hand the message to the other processes."""
+        began = time.perf_counter()
+        self.receive(message)
+        self.broker.publish(message)
+        self.metrics.published(time.perf_counter() - began)
+
+    def receive(self, message: Message) -> None:
+        """Deliver here what was announced anywhere."""
+        match message:
+            case Notice(app, user, origin, changed_at, previous_at):
+                key = ChannelKey(app, user)
+                self.registry.deliver(key, origin, changed_at=changed_at, previous_at=previous_at)
+            case Disconnect(app, user, device):
+                self.registry.end(ChannelKey(app, user), End.REVOKED, device)
+            case Gap():
+                self._repair.gap()
+
+    def report(self) -> None:
+        """Tell the metrics what has happened since the last time."""
+        self.metrics.report(self.registry.counts, self.broker.link())
+
+    def settle(self) -> None:
+        """Let the background threads end now if no stream needs them, and wait until they have."""
+        for watch in (*self._watches, self._peer_watch, self._closer.thread):
+            watch.settle()
+        self._repair.settle()
+
+    def _listen(self) -> None:
+        if self._listens:
+            return
+        with self._listening:
+            if not self._listens:
+                self.broker.start(self.receive)
+                self._listens = True
+
+    def _begin(self) -> None:
+        self._pulse_due = time.monotonic() + PULSE_SECONDS
+
+    def _pulse(self) -> None:
+        now = time.monotonic()
+        self.metrics.hub_delay(max(0.0, now - self._pulse_due))
+        self._pulse_due = now + PULSE_SECONDS
+        self._repair.ensure()
+        self._closer.check(now)
+        if self.draining:
+            self.registry.end_all(End.DRAINING)
+            self._peers.cut_stalled(now, LAST_BYTES_SECONDS)
+        if now >= self._report_due:
+            self._report_due = now + REPORT_SECONDS
+            self.report()
+            self._peers.cut_stalled(now)
+
+    def _gone(self, stream: Stream, how: End) -> None:
+        """End a stream whose client has left, and see to it that it is closed even if nobody iterates it."""
+        self.registry.end_one(stream.subscriber, how)
+        self._closer.leaving(stream)
+
+    def _ended(self, streams: list[Stream]) -> None:
+        """Close parked streams, whose seats are free at once."""
+        for stream in streams:
+            self.registry.release(stream.subscriber)
+            self._closer.later(stream)
+        self._closer.go()
+
+    def _close(self, stream: Stream) -> None:
+        """Release, and write one line: the app, never the user, an address or a token."""
+        self._peers.forget(stream)
+        self.registry.release(stream.subscriber)
+        now = time.monotonic()
+        age = 0.0 if stream.opened_at is None else now - stream.opened_at
+        reason, app = stream.subscriber.end or End.CLOSED, stream.subscriber.channel.key.app
+        ended_log.info("stream ended reason=%s age=%.1f app=%s", reason, age, app)
+        call_back(stream)
+        if self.parking is not None and stream.subscriber.parked is not None:
+            self.parking.left()
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    """Refuse a stream while the threads that it needs cannot be started; the next one tries again."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise TooManyStreams("this server cannot start another thread now", status=503) from error

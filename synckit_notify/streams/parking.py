@@ -1,0 +1,268 @@
+"""Streams without a greenlet: a socket, a few numbers, and one thread that writes for all of them (SYNCKIT_PARKING).
+
+    gunicorn writes the head and the first frames ──▶ its connection is taken from it ──▶ its greenlet ends
+
+    a push, an end ── ring ──┐
+    the wheel: a deadline ───┼──▶ a wave: each stream once ──▶ Stream.turn ──▶ write what fits ──▶ over? close
+    room in the socket ──────┘
+
+The rules are those of `stream`, the buffers those of `registry`; only the waiting is another. For plain HTTP/1.1 under
+gunicorn's gevent worker; everything else keeps its generator. One greenlet stays until another relieves it or no stream
+is left: a stopping worker waits for its greenlets, and so for the parked streams' last bytes. Nothing in a wave waits,
+logs or calls a host's code: who has ended is handed on when the wave is over.
+"""
+
+import errno
+import math
+import socket
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ..runtime import gevent_compat
+from .channel import End
+from ..runtime.logs import log
+from .peers import PeerWatch
+from ..runtime.background import Periodic
+from .registry import Registry
+from .stream import Stream
+
+if TYPE_CHECKING:
+    from socket import SocketType
+
+TICK_SECONDS = 0.25
+"""How late a keepalive may be: the wheel's step."""
+
+RELIEF_SECONDS = 0.25
+"""A storm of connects need not relieve the greenlet that stays each time."""
+
+_LAST_CHUNK = b"0\r\n\r\n"
+
+
+class Wheel:
+    """Who is to be looked at when, in steps of one tick: adding costs an append, and nothing is ever moved."""
+
+    def __init__(self, tick: float, now: float) -> None:
+        self._tick = tick
+        self._next = int(now / tick)
+        self._slots: defaultdict[int, list[Stream]] = defaultdict(list)
+
+    def add(self, stream: Stream, at: float) -> None:
+        """Look at it in the first step that is not before this moment."""
+        self._slots[max(self._next, int(at / self._tick) + 1)].append(stream)
+
+    def due(self, now: float) -> list[Stream]:
+        """Take out whom it is time for."""
+        self._next = int(now / self._tick) + 1
+        steps = sorted(step for step in self._slots if step < self._next)
+        return [stream for step in steps for stream in self._slots.pop(step)]
+
+
+class Parking:
+    """All parked streams of one process.
+
+    `claim(stream)` takes a stream out of its server's hands; `ended(streams)` is called after a wave in which some
+    have ended, and answered with `left` for each when all is done.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        peers: PeerWatch,
+        claim: Callable[[Stream], bool],
+        ended: Callable[[list[Stream]], object],
+        tick: float,
+    ) -> None:
+        self._registry = registry
+        self._peers = peers
+        self._claim = claim
+        self._tell_ended = ended
+        self._wheel = Wheel(tick, time.monotonic())
+        self._due: list[Stream] = []
+        self._ended: list[Stream] = []
+        self._errors: list[Exception] = []
+        self._look = threading.Event()
+        self._streams = 0
+        self._sentinel = _taken_lock()
+        self._relieve_at = -math.inf
+        self._thread = Periodic("synckit-parking", tick, self._work, lambda: self._streams > 0, pause=self._pause)
+        registry.ring = self.ring
+
+    def frames_then_park(self, stream: Stream, sock: socket.socket) -> Iterator[bytes]:
+        """Yield the first bytes, then take the connection from the server, which sees an end like any other.
+
+        What it still writes fails as if the client had left, below the host's code, and it forgets the connection.
+        """
+        yield stream.poll(time.monotonic())
+        if not stream.over and self._claim(stream):
+            self._park(stream, sock)
+
+    def ring(self, streams: list[Stream]) -> None:
+        """Look at these soon. Called under the registry's lock: only remembers and wakes."""
+        self._due += streams
+        self._look.set()
+
+    def left(self) -> None:
+        """Count a stream out that `ended` told of; the last one lets the server's greenlet go that stays."""
+        self._streams -= 1
+        if not self._streams:
+            self._relieve_at = -math.inf
+            self._let_sentinel_go(_taken_lock())
+
+    def _park(self, stream: Stream, sock: socket.socket) -> None:
+        """Take the socket over; of those that come, now and then one stays until the next that stays comes."""
+        stream.socket, stream.writing = _taken(sock), False
+        self._streams += 1
+        self._wheel.add(stream, stream.look_again)
+        self._registry.park(stream.subscriber, stream)
+        self._thread.ensure()
+        if self._streams and (now := time.monotonic()) >= self._relieve_at:
+            self._relieve_at = now + RELIEF_SECONDS
+            mine = _taken_lock()
+            self._let_sentinel_go(mine)
+            mine.acquire()
+
+    def _pause(self, seconds: float) -> None:
+        self._look.wait(seconds)
+        self._look.clear()
+
+    def _work(self) -> None:
+        now = time.monotonic()
+        due, self._due = self._due, []
+        timed = self._wheel.due(now)
+        try:
+            self._turn(list(dict.fromkeys(due + timed)), now)
+        finally:
+            for stream in timed:
+                if stream.socket is not None:
+                    self._wheel.add(stream, stream.look_again)
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        """Tell what the wave has kept for its end."""
+        ended, self._ended = self._ended, []
+        errors, self._errors = self._errors, []
+        if ended:
+            self._tell_ended(ended)
+        for error in errors:
+            log.error("a parked stream was cut", exc_info=error)
+
+    def _turn(self, streams: list[Stream], now: float) -> None:
+        """Write what there is to write, and close what is over; what has no room is left alone until it has."""
+        free = [stream for stream in streams if not stream.unsent or self._has_room(stream)]
+        speaking, chunks = [], []
+        for stream, frames in zip(free, self._registry.take([stream.subscriber for stream in free]), strict=True):
+            try:
+                data = stream.turn(frames, now)
+                if stream.over:
+                    self._finish(stream, _chunk(data) + _LAST_CHUNK)
+                elif data:
+                    speaking.append(stream)
+                    chunks.append(_chunk(data))
+            except Exception as error:  # whatever it is, the others have their turn
+                self._give_up(stream, error)
+        for stream, chunk, sent in zip(speaking, chunks, _written(speaking, chunks), strict=True):
+            if sent == len(chunk):
+                stream.writing = False
+            else:
+                self._write(stream, chunk[sent:])
+
+    def _has_room(self, stream: Stream) -> bool:
+        """Write the rest of an earlier chunk, and tell whether all of it went."""
+        end = stream.subscriber.end
+        if end is not None and end.peer_is_gone:
+            self._close(stream)
+        else:
+            self._write(stream, stream.unsent)
+        return stream.socket is not None and not stream.unsent
+
+    def _finish(self, stream: Stream, chunk: bytes) -> None:
+        """Write the last bytes, unless it was done when the stream was looked at before."""
+        if stream.socket is not None and not stream.unsent:
+            self._write(stream, chunk)
+
+    def _write(self, stream: Stream, chunk: bytes) -> None:
+        sent = _sent(stream.socket, chunk)
+        if sent < 0:  # whatever it was to end for: nothing can be written any more
+            self._registry.end_one(stream.subscriber, End.RESET)
+            sent, stream.over = len(chunk), True
+        stream.unsent = chunk[sent:]
+        stream.writing = sent < len(chunk)
+        if stream.writing:  # what comes meanwhile is buffered
+            self._peers.await_room(stream)
+        elif stream.over:
+            self._close(stream)
+
+    def _give_up(self, stream: Stream, error: Exception) -> None:
+        self._errors.append(error)
+        self._registry.end_one(stream.subscriber, End.RESET)
+        self._close(stream)
+
+    def _close(self, stream: Stream) -> None:
+        """Close the connection; a second call does nothing."""
+        sock = stream.socket
+        if sock is not None:
+            self._peers.forget(stream)
+            stream.socket, stream.unsent = None, b""
+            sock.close()
+            self._ended.append(stream)
+
+    def _let_sentinel_go(self, successor: threading.Lock) -> None:
+        before, self._sentinel = self._sentinel, successor
+        before.release()
+
+
+def _taken(sock: Any) -> "SocketType":
+    """Take the connection out of a server's socket object, and leave that as one whose client has gone."""
+    own, kind = gevent_compat.own_socket(sock.detach()), sock.__class__
+    sock.__class__ = _left_behind(kind)
+    return own
+
+
+@lru_cache
+def _left_behind(kind: type) -> type:
+    """Return a kind of socket on which every write fails, with the error that servers pass over in silence."""
+
+    def fail(*_: object) -> NoReturn:
+        raise BrokenPipeError(errno.EPIPE, "the connection was taken over by synckit_notify")
+
+    return type("TakenSocket", (kind,), {"__slots__": (), "send": fail, "sendall": fail, "sendmsg": fail})
+
+
+def _taken_lock() -> threading.Lock:
+    lock = threading.Lock()
+    lock.acquire()
+    return lock
+
+
+def _written(streams: list[Stream], chunks: list[bytes]) -> list[int]:
+    """Write a wave and return how much of each chunk went, with nothing in between.
+
+    The kernel's way to a socket and ours through a stream push each other out of the processor's caches.
+    """
+    sent = []
+    for sock, chunk in zip([stream.socket for stream in streams], chunks, strict=True):
+        try:
+            sent.append(sock.send(chunk) if sock is not None else 0)
+        except OSError:
+            sent.append(0)
+    return sent
+
+
+def _sent(sock: "SocketType | None", chunk: bytes) -> int:
+    """Write what there is room for and return how much it was, -1 on a broken connection."""
+    try:
+        return sock.send(chunk) if sock is not None else -1
+    except BlockingIOError:
+        return 0
+    except OSError:
+        return -1
+
+
+@lru_cache(maxsize=64)
+def _chunk(data: bytes) -> bytes:
+    """Return data in the chunked coding of the head that gunicorn wrote (RFC 9112 section 7.1); nothing for nothing."""
+    return b"%X\r\n%b\r\n" % (len(data), data) if data else b""

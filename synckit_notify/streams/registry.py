@@ -1,0 +1,246 @@
+"""Who waits for what: the subscribers of this process, by channel.
+
+Under the lock we only append, wake and count: no writing, no calling out. One lock serves all registries of a process
+and their channels, so there is no order of locks to get wrong.
+
+A channel also remembers up to which moment of the host's log it has heard of every change. A notice that names
+its predecessor shows a gap when an earlier one was lost, and the sweep wakes only what was really missed.
+
+Any thread may call anything here. Made inside the worker process, never at import: a lock made before
+gevent patches would freeze the worker.
+"""
+
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .. import sse
+from .channel import Channel, ChannelKey, End, Subscriber
+from .counters import Counts
+from ..errors import TooManyStreams
+
+_ONE_CHANGE = (sse.CHANGED,)
+
+
+class Limits(NamedTuple):
+    """How many streams one process may have open; None means no bound."""
+
+    streams: int | None = None
+    """In all."""
+    unparked: int | None = None
+    """Of those that are not parked: each of them keeps a connection or a thread of the server."""
+
+
+NO_LIMITS = Limits()
+
+
+class Seats:
+    """What the registries of one process share, since the limits are those of the process: one lock, one count."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.registries: weakref.WeakSet[Registry] = weakref.WeakSet()
+
+    def are_taken(self, limits: Limits) -> bool:
+        """Return whether one more stream would be above a limit. The caller holds the lock."""
+        streams, unparked = self._count()
+        return (limits.streams is not None and streams >= limits.streams) or (
+            limits.unparked is not None and unparked >= limits.unparked
+        )
+
+    def usage(self, limits: Limits) -> tuple[int, float]:
+        """Return how many streams are open, and which share of the nearest limit that is."""
+        with self.lock:
+            streams, unparked = self._count()
+        shares = [count / limit for count, limit in zip((streams, unparked), limits, strict=True) if limit]
+        return streams, max(shares, default=0.0)
+
+    def _count(self) -> tuple[int, int]:
+        streams = parked = 0
+        for registry in self.registries:
+            registry._reap()
+            streams += registry.counts.open
+            parked += registry.counts.parked
+        return streams, streams - parked
+
+
+class Registry:
+    """All channels of one application in one process.
+
+    `seats` are those of its process, which it shares with the registries of other applications; `max_per_channel`
+    bounds one (app, user), None means no bound.
+    """
+
+    def __init__(
+        self,
+        *,
+        seats: "Seats | None" = None,
+        max_per_channel: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.seats = seats or Seats()
+        self.counts = Counts()
+        self.ring: Callable[[list[Any]], None] = _nobody_parks
+        self._clock = clock
+        self._max_per_channel = max_per_channel
+        self._lock = self.seats.lock
+        self._channels: dict[ChannelKey, Channel] = {}
+        self._abandoned: deque[Subscriber] = deque()
+        self.seats.registries.add(self)
+
+    def __len__(self) -> int:
+        with self._lock:
+            self._reap()
+            return self.counts.open
+
+    def subscribe(self, key: ChannelKey, device: str | None = None, limits: Limits = NO_LIMITS) -> Subscriber:
+        """Register a subscriber; from here on it misses nothing.
+
+        Raises TooManyStreams when the process (503) or the channel (429) is full.
+        """
+        with self._lock:
+            if self.seats.are_taken(limits):
+                raise TooManyStreams("this server has its maximum of open streams", status=503)
+            channel = self._channels.get(key) or Channel(key, self._lock, self.counts, self._clock())
+            if self._max_per_channel is not None and len(channel.subscribers) >= self._max_per_channel:
+                raise TooManyStreams("this account has its maximum of open streams", status=429)
+            subscriber = Subscriber(channel, device)
+            channel.subscribers.append(subscriber)
+            self._channels[key] = channel
+            self.counts.opened += 1
+            return subscriber
+
+    def release(self, subscriber: Subscriber) -> None:
+        """Forget a subscriber, whose stream ends if somebody still iterates it; a second call does nothing."""
+        with self._lock:
+            self._remove(subscriber)
+
+    def abandon(self, subscriber: Subscriber) -> None:
+        """Release without the lock, a little later: for a finalizer, which may run while this thread holds it."""
+        self._abandoned.append(subscriber)
+
+    def deliver(
+        self,
+        key: ChannelKey,
+        origin_device: str | None = None,
+        *,
+        changed_at: float | None = None,
+        previous_at: float | None = None,
+    ) -> int:
+        """Put `changed` into every buffer of the channel but those of the device that pushed; return how many.
+
+        With the times of this change and of the one before it (Unix seconds), a notice that was lost in between is
+        noticed here, and then the device that pushed is woken too: it may have missed that one.
+        """
+        with self._lock:
+            channel = self._channels.get(key)
+            if channel is None:
+                return 0
+            if changed_at is not None:
+                if previous_at is not None and not channel.has_heard(previous_at, self._clock()):
+                    origin_device = None
+                channel.heard = max(channel.heard, changed_at)
+            return self._wake(channel, origin_device)
+
+    def deliver_missed(self, key: ChannelKey, changed_at: float | None = None) -> int:
+        """Wake a whole channel that the host reports as changed, unless the change was already announced here."""
+        with self._lock:
+            if (channel := self._channels.get(key)) is None:
+                return 0
+            if changed_at is not None:
+                if channel.has_heard(changed_at, self._clock()):
+                    return 0
+                channel.heard = changed_at
+            return self._wake(channel, None)
+
+    def end(self, key: ChannelKey, reason: End, device: str | None = None) -> int:
+        """Tell the streams of a channel, or of one device in it, to end; return how many.
+
+        A subscriber without a device may be that one, and returns if it is not.
+        """
+        with self._lock:
+            channel = self._channels.get(key)
+            return self._end(_may_be(device, channel), reason) if channel else 0
+
+    def end_all(self, reason: End) -> int:
+        """Tell every stream of the process to end; return how many."""
+        with self._lock:
+            return sum(self._end(channel.subscribers, reason) for channel in self._channels.values())
+
+    def end_one(self, subscriber: Subscriber, reason: End) -> None:
+        """Tell one stream to end."""
+        with self._lock:
+            self._end([subscriber], reason)
+
+    def park(self, subscriber: Subscriber, parked: Any) -> None:
+        """From now on `ring(parked)` is called where a waiting thread would be woken, and once at the beginning."""
+        with self._lock:
+            self.counts.parked += subscriber.parked is None
+            subscriber.parked = parked
+            self.ring([parked])
+
+    def take(self, subscribers: list[Subscriber]) -> list[bytes]:
+        """Take what each has buffered, joined, as `Subscriber.take` does, with one turn of the lock for all."""
+        taken = []
+        with self._lock:
+            for subscriber in subscribers:
+                taken.append(subscriber.pending)
+                subscriber.pending = ()
+            self.counts.frames += sum(map(len, taken))
+        return [pending[0] if len(pending) == 1 else b"".join(pending) for pending in taken]
+
+    def snapshot(self) -> list[tuple[ChannelKey, list[Subscriber]]]:
+        """Return every channel with its subscribers, as they are now."""
+        with self._lock:
+            return [(key, list(channel.subscribers)) for key, channel in self._channels.items()]
+
+    def _remove(self, subscriber: Subscriber) -> None:
+        channel = subscriber.channel
+        try:
+            channel.subscribers.remove(subscriber)
+        except ValueError:
+            return
+        subscriber.end = subscriber.end or End.CLOSED
+        self.counts.ended[subscriber.end] += 1
+        self.counts.parked -= subscriber.parked is not None
+        if not channel.subscribers:
+            del self._channels[channel.key]
+
+    def _reap(self) -> None:
+        while self._abandoned:
+            self._remove(self._abandoned.popleft())
+
+    def _wake(self, channel: Channel, origin_device: str | None) -> int:
+        listeners = channel.subscribers
+        if origin_device is not None:
+            listeners = [s for s in listeners if s.device != origin_device]
+        for subscriber in listeners:
+            if subscriber.pending:
+                subscriber.offer(sse.CHANGED)
+            else:
+                subscriber.pending = _ONE_CHANGE
+        self._call(channel, listeners)
+        return len(listeners)
+
+    def _end(self, subscribers: list[Subscriber], reason: End) -> int:
+        for subscriber in subscribers:
+            subscriber.end = subscriber.end or reason
+            self._call(subscriber.channel, [subscriber])
+        return len(subscribers)
+
+    def _call(self, channel: Channel, subscribers: list[Subscriber]) -> None:
+        if channel.ready is not None:
+            channel.ready.notify_all()
+        if parked := [s.parked for s in subscribers if s.parked is not None]:
+            self.ring(parked)
+
+
+def _may_be(device: str | None, channel: Channel) -> list[Subscriber]:
+    return [s for s in channel.subscribers if device is None or s.device in (None, device)]
+
+
+def _nobody_parks(parked: list[Any]) -> None:
+    """Until a Parking has taken this place."""

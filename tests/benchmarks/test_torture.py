@@ -1,0 +1,285 @@
+"""The ledger of `benchmarks.torture` finds what was lost, doubled or late, and holds no fault against a device."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.torture.chaos import FAULTS
+from benchmarks.torture.clock import Clock
+from benchmarks.torture.ledger import Episode, Ledger, Row
+from benchmarks.torture.network import Network
+
+from ..conftest import need
+
+pytestmark = pytest.mark.thorough
+
+NOW = 1_800_000_000.0
+PHONE, LAPTOP = "phone", "laptop"
+
+
+class Run:
+    """A torture of one user's two devices that are connected; `at` is in seconds from now on."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger({PHONE: ("alice", 0), LAPTOP: ("alice", 1)})
+        for device in (PHONE, LAPTOP):
+            self.tell(device, "device", at=-100, id=f"id of {device}")
+            self.tell(device, "state", state="connected")
+
+    def tell(self, device: str, what: str, at: float = 0.0, **fields: object) -> None:
+        self.ledger.told({"is": what, "device": device, "at": NOW + at, **fields})
+
+    def push(self, device: str, *rows: str, at: float = 0.0, stored: bool = True) -> None:
+        self.tell(device, "pushing", rows=list(rows))
+        self.tell(device, "pushed")
+        if stored:
+            self.store(device, *rows, at=at)
+
+    def store(self, device: str, *rows: str, at: float = 0.0) -> None:
+        begin = len(self.ledger.log["alice"]) + 1
+        self.ledger.read(Row("alice", seq, row, f"id of {device}", NOW + at) for seq, row in enumerate(rows, begin))
+
+    def pull(self, device: str, *changes: tuple[int, str], at: float = 0.0) -> None:
+        self.tell(device, "pulled", at, changes=[[seq, row, True] for seq, row in changes])
+
+    def verdict(self) -> list[str]:
+        for device in (PHONE, LAPTOP):
+            self.tell(device, "finished")
+        self.ledger.judge(NOW + 1)
+        return self.ledger.verdict()
+
+    def staleness(self, *episodes: Episode, pulled: float) -> float:
+        """How stale the phone counts as that pulled a change so many seconds after its push."""
+        self.ledger.episodes += episodes
+        self.push(LAPTOP, "a")
+        self.pull(PHONE, (1, "a"), at=pulled)
+        self.ledger.judge(NOW + pulled)
+        return self.ledger.longest.seconds
+
+
+def fault(struck: float, healed: float | None, touches: int = 0) -> Episode:
+    return Episode("cut", "network", frozenset({touches}), NOW + struck, None if healed is None else NOW + healed)
+
+
+def test_devices_that_hold_each_others_changes_in_order_are_fine() -> None:
+    run = Run()
+    run.push(LAPTOP, "a", "b")
+    run.push(PHONE, "c")
+    run.pull(PHONE, (1, "a"), (2, "b"))
+    run.pull(LAPTOP, (3, "c"))
+    assert run.verdict() == []
+    assert run.ledger.complete()
+
+
+def test_a_change_that_never_came_is_found() -> None:
+    run = Run()
+    run.push(LAPTOP, "a", "b")
+    run.pull(PHONE, (1, "a"))
+    assert ["phone lacks" in words for words in run.verdict()] == [True]
+    assert not run.ledger.complete()
+
+
+@pytest.mark.parametrize(
+    ("pulls", "found"),
+    [
+        ([(2, "b")], "phone holds 2, but not"),
+        ([(2, "b"), (1, "a")], "after 2"),
+        ([(1, "a"), (1, "a"), (2, "b")], "twice"),
+        ([(1, "a"), (2, "z")], "phone holds 'z' as 2, which is 'b'"),
+    ],
+)
+def test_a_change_left_out_doubled_late_or_changed_is_found(pulls: list[tuple[int, str]], found: str) -> None:
+    run = Run()
+    run.push(LAPTOP, "a", "b")
+    for change in pulls:
+        run.pull(PHONE, change)
+    assert found in " ".join(run.verdict())
+
+
+def test_a_page_may_come_again_after_its_process_was_killed_but_not_later_ones() -> None:
+    run = Run()
+    run.push(LAPTOP, "a", "b")
+    run.pull(PHONE, (1, "a"))
+    run.ledger.told({"is": "ended", "network": 0})
+    run.pull(PHONE, (1, "a"), (2, "b"))
+    assert run.verdict() == []
+    run.pull(PHONE, (2, "b"))
+    assert "twice" in " ".join(run.verdict())
+
+
+def test_a_push_that_was_answered_and_is_not_in_the_log_is_found() -> None:
+    run = Run()
+    run.push(LAPTOP, "a", stored=False)
+    assert "is stored, and it is not" in " ".join(run.verdict())
+
+
+def test_a_push_whose_process_was_killed_before_the_answer_may_be_in_the_log_or_not() -> None:
+    run = Run()
+    run.tell(LAPTOP, "pushing", rows=["a"])
+    run.ledger.told({"is": "ended", "network": 1})
+    run.push(LAPTOP, "b")
+    run.pull(PHONE, (1, "b"))
+    assert run.verdict() == []
+
+
+def test_a_push_that_was_stored_twice_is_found() -> None:
+    run = Run()
+    run.push(LAPTOP, "a")
+    run.store(LAPTOP, "a")
+    run.pull(PHONE, (1, "a"), (2, "a"))
+    assert "2 times" in " ".join(run.verdict())
+
+
+def test_an_own_change_that_came_back_is_found() -> None:
+    run = Run()
+    run.push(PHONE, "a")
+    run.pull(PHONE, (1, "a"))
+    assert "its own" in " ".join(run.verdict())
+
+
+@pytest.mark.parametrize(
+    ("episodes", "pulled", "stale"),
+    [
+        ([], 7.0, 7.0),
+        ([fault(-5, -1)], 7.0, 7.0),
+        ([fault(2, 4)], 7.0, 3.0),
+        ([fault(2, 4), fault(3, 6)], 7.0, 2.0),
+        ([fault(5, 5)], 7.0, 5.0),
+        ([fault(2, None)], 7.0, 2.0),
+        ([fault(8, 9)], 7.0, 7.0),
+        ([fault(2, 4, touches=1)], 7.0, 7.0),
+    ],
+    ids=["no fault", "before", "meanwhile", "two", "a moment", "not healed", "later", "another network's"],
+)
+def test_staleness_is_the_longest_stretch_without_a_fault(episodes: list[Episode], pulled: float, stale: float) -> None:
+    assert Run().staleness(*episodes, pulled=pulled) == stale
+
+
+@pytest.mark.parametrize(
+    ("connected", "stale"), [(-60, 6.0), (1, 3.0), (None, 0.0)], ids=["long before", "meanwhile", "not at all"]
+)
+def test_the_promise_counts_only_while_the_stream_is_connected(connected: float | None, stale: float) -> None:
+    run = Run()
+    run.tell(PHONE, "state", at=-70, state="waiting")
+    if connected is not None:
+        run.tell(PHONE, "state", at=connected, state="connected")
+    run.staleness(pulled=6.0)
+    assert run.ledger.longest_connected.seconds == stale
+
+
+@pytest.mark.parametrize(
+    ("connected", "answered", "pulled", "wrong"),
+    [
+        (-60, None, 4.9, []),
+        (-60, None, 5.1, ["while connected"]),
+        (None, 1, 10.9, []),
+        (None, 1, 11.1, ["after an answered request"]),
+        (None, -1, 11.1, []),
+        (None, None, 59.9, []),
+        (None, None, 60.1, ["without a fault"]),
+        (-60, 1, 60.1, ["without a fault", "after an answered request", "while connected"]),
+    ],
+)
+def test_all_bounds_are_in_the_verdict(
+    connected: float | None, answered: float | None, pulled: float, wrong: list[str]
+) -> None:
+    run = Run()
+    run.tell(PHONE, "state", at=-70, state="waiting")
+    if connected is not None:
+        run.tell(PHONE, "state", at=connected, state="connected")
+    if answered is not None:
+        run.tell(PHONE, "pushed", at=answered)
+    run.staleness(pulled=pulled)
+    found = " ".join(run.verdict())
+    assert [
+        words for words in ("without a fault", "after an answered request", "while connected") if words in found
+    ] == wrong
+
+
+@pytest.mark.parametrize(("answered", "stale"), [(1, 2.0), (5, 2.0), (9, 0.0)])
+def test_an_answer_counts_only_in_its_own_stretch_without_a_fault(answered: float, stale: float) -> None:
+    run = Run()
+    run.tell(PHONE, "pushed", at=answered)
+    run.staleness(fault(3, 4), fault(7, 8), pulled=8.5)
+    assert run.ledger.longest_answered.seconds == stale
+
+
+def test_the_last_fault_before_a_stretch_is_named_and_a_standing_one_never() -> None:
+    run = Run()
+    line = Episode("line", "network", frozenset(), NOW - 3, standing=True)
+    assert run.staleness(fault(-5, -4), line, pulled=2.0) == 2.0
+    assert run.ledger.longest.after == "cut"
+
+
+def test_a_change_that_nobody_has_pulled_yet_makes_its_device_stale() -> None:
+    run = Run()
+    run.push(LAPTOP, "a")
+    assert run.ledger.judge(NOW + 12).seconds == 12
+    assert run.ledger.longest.device == PHONE
+
+
+def test_a_line_that_cuts_by_age_cuts_old_and_new_connections_until_it_is_told_to_stop() -> None:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        network = Network([server.getsockname()[1]])
+        stack.callback(network.close)
+
+        def connect() -> socket.socket:
+            device = stack.enter_context(socket.create_connection(("127.0.0.1", network.port), 5.0))
+            stack.enter_context(server.accept()[0])
+            return device
+
+        def is_cut(device: socket.socket, seconds: float) -> bool:
+            device.settimeout(seconds)
+            try:
+                return device.recv(1) == b""
+            except ConnectionResetError:
+                return True
+            except TimeoutError:
+                return False
+
+        old = connect()
+        network.limit_age(0.1, 0.3)
+        new = connect()
+        assert is_cut(old, 10.0)
+        assert is_cut(new, 10.0)
+        network.forget_age()
+        assert not is_cut(connect(), 0.6)
+        assert network.expired == 2
+
+
+ASK = """
+import sys, time
+from datetime import datetime
+for line in sys.stdin:
+    began = time.monotonic()
+    time.sleep(0.1)
+    slept = time.monotonic() - began
+    print(time.time(), datetime.now().timestamp(), slept, flush=True)
+"""
+
+
+def test_the_clock_of_a_process_can_be_set_while_it_runs_and_sleeps_stay_right(tmp_path: Path) -> None:
+    need("cc")
+    clock = Clock(tmp_path)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", ASK], env=os.environ | clock.environment, **pipes) as process:
+        for offset in (0, 3600, -3600, 0):
+            clock.step(offset)
+            process.stdin.write("now\n")
+            process.stdin.flush()
+            *told, slept = map(float, process.stdout.readline().split())
+            assert [round(at - time.time() - offset) for at in told] == pytest.approx([0, 0], abs=5)
+            assert 0.1 <= slept < 5.0
+        process.stdin.close()
+
+
+def test_faults_have_names_of_their_own_and_only_one_kind_of_database_each() -> None:
+    assert len({fault.kind for fault in FAULTS}) == len(FAULTS)
+    assert {fault.needs for fault in FAULTS} == {"", "postgresql"}

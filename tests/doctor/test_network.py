@@ -1,0 +1,226 @@
+"""`synckit doctor` against servers that answer as no server should, byte by byte."""
+
+import contextlib
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import takewhile
+
+import pytest
+
+from synckit_notify.doctor import Address, examine
+from synckit_notify.doctor.findings import Finding, Verdict
+
+from ..support.wait import until
+from ..support.raw_client import CONNECTED, KEEPALIVE
+
+TOKEN = "head.claims.signature"
+IMPATIENT, PATIENT = 1.0, 10.0
+TOO_LONG = 3.0
+
+Script = list[bytes | float]
+
+
+def head(status: str, *headers: str) -> bytes:
+    """The head of an answer."""
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode()
+
+
+def page(status: str, text: str, *headers: str) -> Script:
+    """An answer that ends."""
+    body = text.encode()
+    return [head(status, f"Content-Length: {len(body)}", "Connection: close", *headers), body]
+
+
+def chunk(frame: bytes) -> bytes:
+    return f"{len(frame):x}\r\n".encode() + frame + b"\r\n"
+
+
+END = chunk(b"")
+STREAM = head(
+    "200 OK",
+    "Server: nginx",
+    "Content-Type: text/event-stream",
+    "Cache-Control: no-store, no-transform",
+    "SyncKit-Keepalive: 1.2",
+    "Transfer-Encoding: chunked",
+)
+HEALTH: dict[str, Script] = {
+    "GET /api/sync/live": page("200 OK", '{"live": true}', "Server: nginx"),
+    "GET /api/sync/ready": page("200 OK", '{"ready": true, "host": true, "broker": "memory", "streams": 0, "fill": 0}'),
+}
+
+
+class Scripted(socketserver.ThreadingTCPServer):
+    """Answers each request by its script, bytes and pauses in seconds, and closes; `asked` has their heads."""
+
+    daemon_threads = True
+
+    def __init__(self, scripts: dict[str, Script]) -> None:
+        super().__init__(("127.0.0.1", 0), Answering)
+        self.scripts = scripts
+        self.asked: list[str] = []
+        self.visitors = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Answering(socketserver.StreamRequestHandler):
+    """One connection to a Scripted server."""
+
+    server: Scripted
+
+    def handle(self) -> None:
+        self.server.visitors += 1
+        lines = [line.decode().strip() for line in takewhile(lambda line: line != b"\r\n", self.rfile)]
+        if not lines:
+            return
+        self.server.asked.append("\n".join(lines))
+        method, target, _ = lines[0].split()
+        place = f"{method} {target.partition('?')[0]}"
+        for step in self.server.scripts.get(place, self.server.scripts.get("*", [])):
+            if isinstance(step, float):
+                time.sleep(step)
+                continue
+            with contextlib.suppress(OSError):  # the doctor has heard enough
+                self.wfile.write(step)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Scripted]]:
+    running: list[Scripted] = []
+
+    def start(subscribe: Script, **others: Script) -> Scripted:
+        started = Scripted(HEALTH | {"GET /api/sync/subscribe": subscribe} | others)
+        threading.Thread(target=started.serve_forever, args=(0.02,), daemon=True).start()
+        running.append(started)
+        return started
+
+    yield start
+    for started in running:
+        started.shutdown()
+        started.server_close()
+
+
+def examined(server: Scripted, url: str = "", patience: float = PATIENT) -> list[Finding]:
+    return list(examine(Address.read(url or server.url), token=TOKEN, app="notes", patience=patience))
+
+
+def failure(server: Scripted, patience: float = PATIENT) -> Finding:
+    """The one FAIL."""
+    (found,) = [finding for finding in examined(server, patience=patience) if finding.verdict is Verdict.FAIL]
+    return found
+
+
+def test_a_visitor_who_says_nothing_leaves_no_thread_behind(serve: Callable[..., Scripted]) -> None:
+    server = serve([STREAM])
+    before = threading.active_count()
+    socket.create_connection(server.server_address).close()
+    assert until(lambda: server.visitors == 1 and threading.active_count() == before)
+
+
+def test_a_captive_portal_is_no_stream(serve: Callable[..., Scripted]) -> None:
+    found = failure(serve(page("200 OK", "<h1>Please log in</h1>", "Content-Type: text/html")))
+    assert (found.what, found.figure) == ("the answer is no event stream", "text/html")
+
+
+def test_a_redirection_to_the_right_address_is_told_and_not_followed(serve: Callable[..., Scripted]) -> None:
+    there = serve([STREAM])
+    here = serve(page("308 Permanent Redirect", "", f"Location: {there.url}/api/sync/subscribe?app_id=notes"))
+    found = failure(here)
+    assert (found.what, found.changes[0].line) == ("redirected", f'SyncKitClient("{there.url}", …)')
+    assert there.asked == []
+
+
+def test_a_redirection_to_a_log_in_is_a_proxys(serve: Callable[..., Scripted]) -> None:
+    found = failure(serve(page("302 Found", "", "Location: https://login.example.org/")))
+    assert found.what == "redirected to https://login.example.org/"
+
+
+def test_a_server_with_no_seat_left_says_when_to_come_back(serve: Callable[..., Scripted]) -> None:
+    found = failure(serve(page("503 Service Unavailable", '{"error": "full"}', "Retry-After: 7", "Server: gunicorn")))
+    assert (found.what, found.figure) == ("refused: full", "503, again in 7 s")
+    assert found.changes[0].where == "gunicorn"
+
+
+def test_a_proxy_without_its_server_is_told_from_the_server(serve: Callable[..., Scripted]) -> None:
+    found = failure(serve(page("502 Bad Gateway", "<h1>502</h1>", "Server: nginx")))
+    assert (found.what, found.figure) == ("refused, but not in the words of a SyncKit server", "502")
+    assert found.why.startswith("A proxy does not reach the server.")
+    assert found.changes[0].where == "nginx"
+
+
+def test_a_port_that_speaks_something_else_is_no_server(serve: Callable[..., Scripted]) -> None:
+    found = failure(serve([], **{"GET /api/sync/live": [b"SSH-2.0-OpenSSH_9.2\r\n"]}))
+    assert (found.check, found.figure) == ("live", "the connection was closed")
+
+
+def test_a_server_that_takes_connections_and_says_nothing_has_no_seats(serve: Callable[..., Scripted]) -> None:
+    found = failure(serve([], **{"GET /api/sync/live": [TOO_LONG]}), IMPATIENT)
+    assert (found.check, found.figure) == ("live", "nothing within 1 s")
+    assert "worker_connections" in found.changes[0].line
+
+
+def test_a_server_stuck_in_its_subscriptions_is_told_from_a_proxy_that_holds_them(
+    serve: Callable[..., Scripted],
+) -> None:
+    stuck = failure(serve([TOO_LONG], **{"HEAD /api/sync/subscribe": [TOO_LONG]}), IMPATIENT)
+    held = failure(serve([TOO_LONG], **{"HEAD /api/sync/subscribe": [STREAM]}), IMPATIENT)
+    assert (stuck.what, held.what) == ("no answer to the subscription", "the stream is held back")
+    assert held.changes[0].line.startswith("proxy_buffering off;")
+
+
+def test_headers_without_a_body_are_a_body_held_back(serve: Callable[..., Scripted]) -> None:
+    found = failure(serve([STREAM, TOO_LONG]), IMPATIENT)
+    assert found.what == "the body is held back"
+
+
+def test_keepalives_that_come_together_were_held_back(serve: Callable[..., Scripted]) -> None:
+    found = failure(serve([STREAM, chunk(CONNECTED + KEEPALIVE + KEEPALIVE), TOO_LONG]))
+    assert (found.what, found.figure) == ("keepalives come in bursts", "0.0, 0.0 s; 1.2 s announced")
+
+
+def test_a_cut_is_told_from_an_end(serve: Callable[..., Scripted]) -> None:
+    cut, ended = failure(serve([STREAM, chunk(CONNECTED)])), failure(serve([STREAM, chunk(CONNECTED), END]))
+    assert (cut.what, ended.what) == ("cut while it was alive", "the stream ends without ': bye'")
+
+
+@pytest.mark.parametrize(
+    ("reason", "verdict"),
+    [
+        ("draining", Verdict.WARN),
+        ("token_expired", Verdict.WARN),
+        ("max_age", Verdict.OK),
+        ("revoked", Verdict.FAIL),
+    ],
+)
+def test_a_farewell_is_the_reason_of_the_end(serve: Callable[..., Scripted], reason: str, verdict: Verdict) -> None:
+    findings = examined(serve([STREAM, chunk(CONNECTED), chunk(f": bye {reason}\n\n".encode()), END]))
+    assert (findings[-1].verdict, findings[-1].check) == (verdict, "end")
+    assert reason in findings[-1].what or reason == "max_age"
+
+
+def test_what_a_server_says_is_shown_without_control_characters_and_without_the_token(
+    serve: Callable[..., Scripted],
+) -> None:
+    words = f'{{"error": "not {TOKEN}\\u001b[31m"}}'
+    server = serve(page("401 Unauthorized", words, f"Server: {TOKEN}"))
+    assert failure(server).what == r"refused: not ***\x1b[31m"
+    assert TOKEN not in str(examined(server))
+
+
+def test_the_subscription_may_be_mounted_elsewhere(serve: Callable[..., Scripted]) -> None:
+    server = serve([], **{"*": page("404 Not Found", "")})
+    examined(server, f"{server.url}/v1/push/subscribe")
+    paths = [asked.split()[1].partition("?")[0] for asked in server.asked]
+    assert paths == ["/v1/push/live", "/v1/push/ready", "/v1/push/subscribe"]
+
+
+def test_only_the_subscription_carries_the_token(serve: Callable[..., Scripted]) -> None:
+    server = serve(page("404 Not Found", ""))
+    examined(server)
+    assert [TOKEN in asked for asked in server.asked] == [False, False, True]

@@ -1,0 +1,49 @@
+"""Work that blocks runs beside the hub, never on it, and its errors arrive where it was called."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from synckit_notify.runtime import gevent_compat
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_unpatched_it_is_a_plain_call() -> None:
+    assert gevent_compat.call(lambda first, second: first + second, 1, second=2) == 3
+    with pytest.raises(ZeroDivisionError):
+        gevent_compat.call(divmod, 1, 0)
+
+
+def under_gevent(code: str) -> subprocess.CompletedProcess[str]:
+    patched = "from gevent import monkey; monkey.patch_all()\n" + textwrap.dedent(code)
+    return subprocess.run([sys.executable, "-c", patched], capture_output=True, text=True, cwd=ROOT, timeout=30)
+
+
+def test_under_gevent_the_hub_goes_on_meanwhile() -> None:
+    done = under_gevent("""
+        import gevent, gevent.monkey, time
+        from synckit_notify import native
+        sleep = gevent.monkey.get_original("time", "sleep")
+        blocking = gevent.spawn(native.call, sleep, 0.3)
+        ticks = 0
+        while not blocking.dead:
+            gevent.sleep(0.01)
+            ticks += 1
+        print(ticks)
+    """)
+    assert int(done.stdout) > 10
+
+
+def test_under_gevent_an_error_arrives_at_the_caller_and_is_printed_nowhere() -> None:
+    done = under_gevent("""
+        from synckit_notify import native
+        try:
+            native.call(divmod, 1, 0)
+        except ZeroDivisionError:
+            print("arrived")
+    """)
+    assert (done.stdout, done.stderr) == ("arrived\n", "")

@@ -1,0 +1,162 @@
+"""The watch over the other ends: who has gone, and who reads no more; on socket pairs, without a server."""
+
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from synckit_notify.streams.channel import ChannelKey, End
+from synckit_notify.streams.peers import PeerWatch, stop_reading
+from synckit_notify.streams.registry import Registry
+from synckit_notify.streams.stream import STALL_SECONDS, Deadline, Stream
+
+ALICE = ChannelKey("notes", "alice")
+
+
+class Room:
+    """Streams over real TCP connections, and the watch over them."""
+
+    def __init__(self) -> None:
+        self.registry = Registry()
+        self.left: list[tuple[Stream, End]] = []
+        self.watch = PeerWatch(lambda stream, how: self.left.append((stream, how)))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = [self._listener]
+
+    def connect(self) -> tuple[Stream, socket.socket, socket.socket]:
+        """A watched stream, the server's socket and the client's."""
+        client = socket.create_connection(self._listener.getsockname())
+        server, _ = self._listener.accept()
+        self._sockets += [client, server]
+        stream = Stream(self.registry.subscribe(ALICE), keepalive=30.0, ends=Deadline(float("inf"), End.MAX_AGE))
+        stream.socket = server
+        self.watch.watch(stream)
+        return stream, server, client
+
+    def look(self, within: float = 1.0) -> list[tuple[Stream, End]]:
+        self.watch.wait(within)
+        self.watch.look()
+        return self.left
+
+    def close(self) -> None:
+        for each in self._sockets:
+            each.close()
+
+
+@pytest.fixture
+def room() -> Iterator[Room]:
+    room = Room()
+    yield room
+    room.close()
+
+
+def reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("leave", "how"),
+    [
+        (socket.socket.close, End.CLOSED),
+        (lambda client: client.shutdown(socket.SHUT_WR), End.CLOSED),
+        (reset, End.RESET),
+    ],
+)
+def test_a_peer_that_leaves_is_named_once(room: Room, leave, how: End) -> None:
+    stream, _, client = room.connect()
+    room.connect()
+    leave(client)
+    assert room.look() == [(stream, how)]
+    assert room.look(0.01) == [(stream, how)]
+
+
+def test_one_that_left_before_it_was_watched_is_named_too(room: Room) -> None:
+    stream, _, client = room.connect()
+    room.watch.forget(stream)
+    client.close()
+    room.watch.watch(stream)
+    assert room.look() == [(stream, End.CLOSED)]
+
+
+def test_unread_bytes_of_a_pipelining_client_do_not_hide_its_end(room: Room) -> None:
+    stream, _, client = room.connect()
+    client.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
+    assert room.look(0.01) == []
+    client.close()
+    assert [left for left, _ in room.look()] == [stream]
+
+
+def test_a_forgotten_number_never_speaks_for_the_stream_that_has_it_next(room: Room) -> None:
+    stream, server, client = room.connect()
+    client.close()
+    room.watch.wait(1.0)
+    room.watch.forget(stream)
+    number = server.fileno()
+    server.close()
+    other, other_server, _ = room.connect()
+    assert other_server.fileno() == number, "the kernel gives the lowest free number"
+    assert room.look(0.01) == [], "the old event must not reach the new stream"
+    room.watch.forget(stream)  # late, by whoever had the number before
+    room.watch.cut_stalled(0.0)
+    assert len(room.watch) == 1
+    assert other.subscriber.end is None
+
+
+def test_waiting_ends_when_a_peer_leaves_and_not_before(room: Room) -> None:
+    _, _, client = room.connect()
+    began = time.monotonic()
+    threading.Timer(0.1, client.close).start()
+    room.watch.wait(10.0)
+    assert 0.05 < time.monotonic() - began < 5.0
+
+
+def test_a_peer_that_reads_no_more_is_cut_and_others_are_left(room: Room) -> None:
+    stalled, _, stalled_client = room.connect()
+    reading, _, reading_client = room.connect()
+    for stream in (stalled, reading):
+        stream.poll(100.0)
+    reading.wait(100.0, until=100.0)  # its bytes were written
+    room.watch.cut_stalled(100.0 + STALL_SECONDS)
+    assert room.left == [], "not before its time"
+    room.watch.cut_stalled(100.1 + STALL_SECONDS)
+    assert room.left == [(stalled, End.STALLED)]
+    assert stalled_client.recv(1) == b""
+    reading_client.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        reading_client.recv(1)
+
+
+def test_after_reading_stops_what_is_written_still_arrives(room: Room) -> None:
+    _, server, client = room.connect()
+    stop_reading(server)
+    assert server.recv(1) == b""
+    server.sendall(b"the last chunk")
+    assert client.recv(100) == b"the last chunk"
+
+
+def test_a_number_that_others_have_now_is_neither_cut_nor_forgotten_for_them(room: Room) -> None:
+    """As when a server closes the connection and somebody keeps the body: a database may get the number next."""
+    lost, server, _ = room.connect()
+    lost.poll(100.0)
+    number = server.fileno()
+    server.close()
+    ours, theirs = socket.socketpair()
+    assert ours.fileno() == number, "the kernel gives the lowest free number"
+    with ours, theirs:
+        room.watch.cut_stalled(100.1 + STALL_SECONDS)
+        room.watch.forget(lost)
+        ours.sendall(b"a query")
+        assert theirs.recv(100) == b"a query"
+    assert len(room.watch) == 0
+
+
+def test_the_error_of_a_reset_is_taken_so_that_servers_meet_a_closed_connection(room: Room) -> None:
+    _, server, client = room.connect()
+    reset(client)
+    assert [how for _, how in room.look()] == [End.RESET]
+    with pytest.raises(BrokenPipeError):
+        server.sendall(b"the end of the body")

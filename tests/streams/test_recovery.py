@@ -1,0 +1,126 @@
+"""After a gap everybody is woken, spread when they are many, and asked again whether they are still welcome."""
+
+import threading
+
+import pytest
+
+from synckit_notify.streams import recovery as repair_room
+from synckit_notify.brokers import Gap
+from synckit_notify.brokers.memory import MemoryBroker
+from synckit_notify.streams.channel import ChannelKey, End, Subscriber
+from synckit_notify.streams.registry import Registry
+from synckit_notify.streams.recovery import AT_ONCE, SPREAD_SECONDS, Repair
+from synckit_notify.node import Worker
+
+from ..support.wait import until
+
+
+def users(registry: Registry, number: int) -> list[Subscriber]:
+    return [registry.subscribe(ChannelKey("notes", str(user)), "phone") for user in range(number)]
+
+
+def test_a_few_are_woken_at_once() -> None:
+    registry = Registry()
+    streams = users(registry, AT_ONCE)
+    repair = Repair(registry, None)
+    repair.gap()
+    assert until(lambda: all(stream.pending for stream in streams), SPREAD_SECONDS / 3)
+    repair.settle()
+    assert [len(stream.pending) for stream in streams] == [1] * AT_ONCE
+
+
+def test_many_are_spread_over_the_time_that_the_promise_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(repair_room.time, "sleep", pauses.append)
+    registry = Registry()
+    streams = users(registry, 3 * AT_ONCE)
+    repair = Repair(registry, None)
+    repair.gap()
+    repair.settle()
+    assert 0.9 * SPREAD_SECONDS <= sum(pauses) <= SPREAD_SECONDS
+    assert [len(stream.pending) for stream in streams] == [1] * len(streams)
+
+
+def test_who_is_revoked_meanwhile_is_ended_and_the_others_stay() -> None:
+    registry = Registry()
+    alice, bob = users(registry, 2)
+    repair = Repair(registry, lambda subscriber: subscriber is bob)
+    repair.gap()
+    repair.settle()
+    assert (alice.end, bob.end) == (None, End.REVOKED)
+
+
+def test_a_gap_within_a_repair_is_mended_after_it() -> None:
+    registry = Registry()
+    [alice] = users(registry, 1)
+    asked: list[Subscriber] = []
+    first_asked, go_on = threading.Event(), threading.Event()
+
+    def revoked(subscriber: Subscriber) -> bool:
+        asked.append(subscriber)
+        first_asked.set()
+        return not go_on.wait(5.0)
+
+    repair = Repair(registry, revoked)
+    repair.gap()
+    assert first_asked.wait(5.0)
+    for _ in range(3):
+        repair.gap()
+    go_on.set()
+    repair.settle()
+    assert len(asked) == 2
+    assert (len(alice.pending), alice.end) == (2, None)
+
+
+def test_a_stream_that_the_host_cannot_tell_about_is_asked_for_again_until_it_can(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(repair_room, "FIRST_PAUSE_SECONDS", 0.01)
+    registry = Registry()
+    alice, bob, carol = users(registry, 3)
+    asked: list[Subscriber] = []
+
+    def revoked(subscriber: Subscriber) -> bool:
+        asked.append(subscriber)
+        if subscriber is bob and asked.count(bob) < 4:
+            raise RuntimeError("the database is away")
+        return subscriber is not carol
+
+    Repair(registry, revoked).gap()
+    assert until(lambda: bob.end is End.REVOKED)
+    assert (alice.end, carol.end) == (End.REVOKED, None)  # they were not held up
+    assert [asked.count(stream) for stream in (alice, bob, carol)] == [1, 4, 1]
+    assert [len(stream.pending) for stream in (alice, bob, carol)] == [1, 1, 1]
+    [record] = caplog.records
+    assert "the database is away" in record.getMessage()
+
+
+def test_a_gap_is_not_held_up_by_a_host_that_cannot_tell() -> None:
+    registry = Registry()
+    streams = users(registry, 50)
+    first_asked, go_on = threading.Event(), threading.Event()
+
+    def revoked(_: Subscriber) -> bool:
+        first_asked.set()
+        assert go_on.wait(5.0)
+        raise RuntimeError("the database is away")
+
+    repair = Repair(registry, revoked)
+    repair.gap()
+    assert first_asked.wait(5.0)
+    repair.gap()
+    go_on.set()
+    assert until(lambda: all(len(stream.pending) == 2 for stream in streams))
+    for stream in streams:
+        registry.release(stream)
+    repair.settle()
+    assert not [thread for thread in threading.enumerate() if thread.name == "synckit-repair"]
+
+
+def test_a_gap_of_the_broker_is_mended_by_the_worker() -> None:
+    worker = Worker(Registry(), MemoryBroker())
+    alice = worker.open(ChannelKey("notes", "alice"), "phone")
+    worker.receive(Gap())
+    assert until(lambda: len(alice.pending) == 1)
+    worker.registry.release(alice)
+    worker.settle()

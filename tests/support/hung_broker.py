@@ -1,0 +1,63 @@
+"""Run as a program under gevent: how long does the hub stand still while the broker hangs?
+
+In: the broker's port and process id. It listens, publishes all the time, stops the broker until that is noticed, and
+resumes it: then the thousands of notices that have waited arrive at once. Prints one number, in milliseconds: the
+largest gap between two turns of a greenlet that only sleeps.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+
+import gevent  # noqa: E402
+
+from synckit_notify.brokers import Message, Notice  # noqa: E402
+from synckit_notify.brokers.listener import Timing  # noqa: E402
+from synckit_notify.brokers.redis import RedisBroker  # noqa: E402
+
+from .hub_ticks import tick  # noqa: E402
+
+
+def largest_gap(port: int, process_id: int) -> float:
+    """Return the largest gap in seconds."""
+    gaps: list[float] = []
+    heard: list[Message] = []
+    timing = Timing(ping=0.1, probe=0.2, answer=0.7, longest_pause=0.1)
+    broker, other = (RedisBroker(f"redis://127.0.0.1:{port}", timing=timing) for _ in range(2))
+    broker.start(heard.append)
+    other.start(lambda message: None)
+    _until(lambda: broker.link().echo and other.link().echo)
+    work = [gevent.spawn(tick, gaps), gevent.spawn(_publish, other)]
+    os.kill(process_id, signal.SIGSTOP)
+    _until(lambda: not broker.link().connected)
+    gevent.sleep(0.5)
+    os.kill(process_id, signal.SIGCONT)
+    _until(lambda: broker.link().connected)
+    other.publish(Notice("notes", "last"))
+    _until(lambda: Notice("notes", "last") in heard)
+    gevent.killall(work)
+    broker.close()
+    other.close()
+    return max(gaps)
+
+
+def _publish(broker: RedisBroker) -> None:
+    number = 0
+    while True:
+        for _ in range(4):
+            broker.publish(Notice("notes", str(number := number + 1)))
+        gevent.sleep(0.001)
+
+
+def _until(condition) -> None:
+    with gevent.Timeout(20):
+        while not condition():
+            gevent.sleep(0.002)
+
+
+if __name__ == "__main__":
+    print(largest_gap(int(sys.argv[1]), int(sys.argv[2])) * 1000)

@@ -1,0 +1,26 @@
+"""Log-ins from here and there, right and wrong."""
+
+from typing import Any
+
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from ..backend.conftest import add_account
+
+
+class Attempts:
+    """Log-ins at one application, from whatever address."""
+
+    def __init__(self, app: Flask, credentials: dict[str, str] | None = None) -> None:
+        self.app = app
+        self.credentials = credentials or add_account(app.extensions["synckit_backend"])
+
+    def send(self, path: str, address: str, *, headers: dict[str, str] | None = None, **body: Any) -> TestResponse:
+        environ = {"REMOTE_ADDR": address}
+        return self.app.test_client().post(path, json=body, headers=headers, environ_overrides=environ)
+
+    def log_in(self, address: str = "192.0.2.1", **fields: str) -> TestResponse:
+        return self.send("/api/sync/auth", address, **self.credentials | fields)
+
+    def fail(self, address: str = "192.0.2.1", **fields: str) -> int:
+        return self.log_in(address, **{"password": "wrong"} | fields).status_code

@@ -1,0 +1,218 @@
+"""The hooks for gunicorn by name: fair reading, deadlines, listeners that drop the deaf, a log that tells little."""
+
+import logging
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from gunicorn.http import parser
+
+from synckit_notify import gunicorn_hooks
+from synckit_notify.gunicorn_hooks import FairUnreader, FewAndDiscreet
+
+from .conftest import KEY
+from .support.server import gunicorn
+
+pytestmark = pytest.mark.thorough
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Both ends of a connection: the client's and the server's."""
+    ends = socket.socketpair()
+    yield ends
+    for end in ends:
+        end.close()
+
+
+def test_a_body_that_does_not_come_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gunicorn_hooks, "BODY_SECONDS", 0.05)
+    with pytest.raises(ConnectionResetError, match="too slow"):
+        FairUnreader(pair[1]).chunk()
+    assert pair[1].gettimeout() is None, "writing must wait as before"
+
+
+def test_a_body_that_drips_is_given_up_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gunicorn_hooks, "BODY_SECONDS", 0.2)
+    client, server = pair
+    over = threading.Event()
+    dripping = threading.Thread(target=lambda: [client.send(b"z") for _ in iter(lambda: over.wait(0.02), True)])
+    dripping.start()
+    began = time.monotonic()
+    reader = FairUnreader(server)
+    with pytest.raises(ConnectionResetError):
+        while reader.chunk():
+            pass
+    assert 0.2 <= time.monotonic() - began < 1.0
+    over.set()
+    dripping.join()
+
+
+def test_a_body_that_comes_fast_enough_has_longer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gunicorn_hooks, "BODY_SECONDS", 0.2)
+    client, server = pair
+    reader = FairUnreader(server)
+    client.send(b"x" * gunicorn_hooks.SLOWEST_BODY)  # as much as earns another second
+    assert len(reader.chunk(gunicorn_hooks.PIECE)) == gunicorn_hooks.SLOWEST_BODY
+    time.sleep(0.3)
+    client.send(b"y")
+    assert reader.chunk() == b"y"
+
+
+def test_a_deadline_of_gunicorns_own_is_kept_if_it_is_shorter(pair: Pair) -> None:
+    pair[1].settimeout(0.05)
+    with pytest.raises(ConnectionResetError):
+        FairUnreader(pair[1]).chunk()
+    assert pair[1].gettimeout() == 0.05
+
+
+def test_a_piece_is_small_however_much_is_wanted(pair: Pair) -> None:
+    client, server = pair
+    for end in pair:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * gunicorn_hooks.PIECE)
+    client.send(b"x" * 2 * gunicorn_hooks.PIECE)
+    assert len(FairUnreader(server).chunk(2**20)) <= gunicorn_hooks.PIECE
+
+
+def test_a_request_lets_the_others_go_once_and_each_that_came_with_it_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(gunicorn_hooks.time, "sleep", pauses.append)
+    client, server = pair
+    client.send(b"three requests in one piece")
+    reader = FairUnreader(server)
+    reader.chunk()
+    for request in range(3):
+        gunicorn_hooks.pre_request(None, SimpleNamespace(unreader=reader))
+        assert len(pauses) == 1 + request
+
+
+def test_the_others_go_after_each_piece_of_a_body(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(gunicorn_hooks.time, "sleep", pauses.append)
+    client, server = pair
+    reader = FairUnreader(server)
+    for piece in range(5):
+        client.send(b"x")
+        reader.chunk()
+        assert len(pauses) == 1 + piece
+
+
+def test_whoever_takes_no_answer_is_dropped_by_the_kernel() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        gunicorn_hooks.when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listening)]))
+        with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
+            option = accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            assert option == gunicorn_hooks.DEAF_SECONDS * 1000
+
+
+def test_a_listener_on_a_unix_socket_is_left_as_it_is() -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        gunicorn_hooks.when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listening)]))
+
+
+def line(message: str, error: BaseException | None = None, second: float = 1000.0) -> logging.LogRecord:
+    record = logging.LogRecord("gunicorn.error", logging.WARNING, "", 0, message, (), None)
+    record.exc_info = None if error is None else (type(error), error, None)
+    record.created = second
+    return record
+
+
+def test_malformed_requests_write_ten_lines_a_second() -> None:
+    sparing = FewAndDiscreet()
+    written = [sparing.filter(line("Invalid request from ip=127.0.0.1: x", second=1000 + n / 100)) for n in range(200)]
+    assert [sum(written[:100]), sum(written[100:])] == [10, 10]
+
+
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_what_was_in_a_malformed_request_is_not_written(quote: str) -> None:
+    record = line(f"Invalid request from ip=127.0.0.1: Invalid HTTP Header: {quote}Authorization Bearer abc{quote}")
+    assert FewAndDiscreet().filter(record)
+    assert record.getMessage() == "Invalid request from ip=127.0.0.1: Invalid HTTP Header: "
+
+
+def test_a_client_that_was_dropped_writes_no_traceback() -> None:
+    record = line("Socket error processing request.", TimeoutError(110, "Connection timed out"))
+    assert FewAndDiscreet().filter(record)
+    assert record.exc_info is None
+
+
+def test_all_other_lines_are_left_as_they_are() -> None:
+    sparing = FewAndDiscreet()
+    records = [line("Error handling request 'x'", ValueError("the application's")) for _ in range(100)]
+    assert all(sparing.filter(record) for record in records)
+    assert records[0].getMessage() == "Error handling request 'x'"
+    assert records[0].exc_info is not None
+
+
+def test_a_connection_that_was_accepted_before_its_listener_was_closed_is_still_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`python -m benchmarks.soak` shows it: of a busy worker that is stopped, some requests were reset unanswered."""
+    monkeypatch.setattr(parser, "SocketUnreader", FairUnreader)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        worker = SimpleNamespace(
+            cfg=SimpleNamespace(worker_class_str="gevent"),
+            log=SimpleNamespace(error_log=logging.Logger("a worker's")),
+            sockets=[listening],
+            handle=lambda listener, client, peer: listener.getsockname(),  # as gunicorn's gevent worker begins
+        )
+        gunicorn_hooks.post_worker_init(worker)
+    assert worker.handle(listening, None, None) == address
+
+
+CONFIGURATION = """
+from synckit_notify import guard
+from synckit_notify.gunicorn_hooks import post_request, post_worker_init, pre_request, when_ready
+guard.BODY_SECONDS = 0.3
+keepalive = 5
+"""
+
+HALF_SENT = {
+    b'POST /api/sync/auth HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"email": ': b"400",
+    b"PUT /api/sync/subscribe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{": b"405",
+    b"GET /api/sync/live HTTP/1.1\r\nHost: x": b"",
+}
+"""A body that a view reads, one that no view wants, a head; and the answer's status."""
+
+
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+def test_on_a_real_server_what_is_half_sent_gives_its_place_back(tmp_path: Path, worker_class: str) -> None:
+    configuration = tmp_path / "hooks.py"
+    configuration.write_text(CONFIGURATION)
+    env = {"SYNCKIT_JWT_KEY": KEY, "INSTANCE": str(tmp_path / "instance")}
+    options = ("--config", str(configuration), "--threads", "4")
+    with gunicorn("tests.support.crashing_backend:create_app()", tmp_path, *options, worker_class=worker_class, env=env) as server:
+        for sent, status in HALF_SENT.items():
+            with socket.create_connection(("127.0.0.1", server.port), timeout=4.0) as client:
+                client.sendall(sent)
+                answer = b"".join(iter(lambda client=client: client.recv(65536), b""))
+            assert answer[9:12] == status
+        assert "Traceback" not in server.log
+
+
+def test_a_worker_that_stops_answers_nothing_to_a_kept_connection_that_asks_nothing(tmp_path: Path) -> None:
+    """gunicorn's own 500, sent when its grace is over, would be taken for the answer to the next request."""
+    configuration = tmp_path / "hooks.py"
+    configuration.write_text(CONFIGURATION + "graceful_timeout = 1\nkeepalive = 30\nguard.BODY_SECONDS = 30\n")
+    env = {"SYNCKIT_JWT_KEY": KEY, "INSTANCE": str(tmp_path / "instance")}
+    with (
+        gunicorn("tests.support.crashing_backend:create_app()", tmp_path, "--config", str(configuration), env=env) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10.0) as client,
+    ):
+        client.sendall(b"GET /api/sync/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = b""
+        while not answer.endswith(b"}\n"):
+            answer += client.recv(65536)
+        server.process.send_signal(signal.SIGHUP)
+        assert client.recv(65536) == b""
+        assert "Traceback" not in server.log

@@ -1,0 +1,254 @@
+"""What a process holds: made late, once, per process; its threads run only while somebody listens."""
+
+import os
+import signal
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from synckit_notify.brokers import Disconnect, Message, Notice
+from synckit_notify.brokers.memory import MemoryBroker
+from synckit_notify.streams.channel import ChannelKey, End
+from synckit_notify.errors import TooManyStreams
+from synckit_notify.runtime.per_process import PerProcess
+from synckit_notify.runtime.background import Periodic
+from synckit_notify.streams.registry import Registry
+from synckit_notify.streams.recovery import Sweep
+from synckit_notify.node import Worker
+
+from .support.wait import until
+
+ALICE = ChannelKey("notes", "alice")
+
+
+def running(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == name]
+
+
+class BrokerThatRemembers(MemoryBroker):
+    def __init__(self) -> None:
+        self.starts = 0
+        self.sent: list[Message] = []
+
+    def start(self, receive) -> None:
+        self.starts += 1
+
+    def publish(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+class GunicornWorker:
+    """As gunicorn's: its bound method handles SIGTERM."""
+
+    cfg = None
+
+    def __init__(self) -> None:
+        self.alive = True
+
+    def handle_exit(self, *_: object) -> None:
+        self.alive = False
+
+
+@pytest.fixture
+def make_worker():
+    """Makes Workers whose streams are gone, and their threads with them, when the test ends."""
+    made: list[Worker] = []
+
+    def make(broker=None, **options) -> Worker:
+        made.append(Worker(Registry(), broker or MemoryBroker(), **options))
+        return made[-1]
+
+    yield make
+    for worker in made:
+        release_all(worker)
+
+
+def release_all(worker: Worker) -> None:
+    for _, subscribers in worker.registry.snapshot():
+        for subscriber in subscribers:
+            worker.registry.release(subscriber)
+    worker.settle()
+
+
+@pytest.fixture
+def sigterm():
+    before = signal.getsignal(signal.SIGTERM)
+    yield lambda handler: signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_value_is_made_once_by_forty_threads_at_once() -> None:
+    values = PerProcess(object)
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(values.get())) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(map(id, found))) == 1
+
+
+def test_a_forked_child_makes_its_own() -> None:
+    values = PerProcess(os.getpid)
+    assert values.get() == os.getpid()
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(write, b"own" if values.get() == os.getpid() else b"inherited")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 100) == b"own"
+
+
+def test_the_broker_starts_with_the_first_stream_and_once(make_worker) -> None:
+    broker = BrokerThatRemembers()
+    worker = make_worker(broker)
+    assert broker.starts == 0
+    worker.announce(Notice("notes", "alice"))
+    assert broker.starts == 0, "a process that only publishes has nobody to listen for"
+    worker.open(ALICE, None)
+    worker.open(ALICE, None)
+    assert broker.starts == 1
+
+
+def test_an_announcement_is_delivered_here_and_handed_on(make_worker) -> None:
+    broker = BrokerThatRemembers()
+    worker = make_worker(broker)
+    laptop, phone = worker.open(ALICE, "laptop"), worker.open(ALICE, "phone")
+    messages: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone")]
+    for message in messages:
+        worker.announce(message)
+    assert (len(laptop.pending), len(phone.pending)) == (0, 1)
+    assert (laptop.end, phone.end) == (None, End.REVOKED)
+    assert broker.sent == messages
+
+
+def test_a_message_from_elsewhere_is_delivered_and_not_handed_on(make_worker) -> None:
+    broker = BrokerThatRemembers()
+    worker = make_worker(broker)
+    subscriber = worker.open(ALICE, None)
+    worker.receive(Notice("notes", "alice"))
+    assert len(subscriber.pending) == 1
+    assert broker.sent == []
+
+
+def test_every_stream_ends_when_gunicorn_stops_the_worker(make_worker, sigterm) -> None:
+    gunicorn = GunicornWorker()
+    sigterm(gunicorn.handle_exit)
+    worker = make_worker()
+    streams = [worker.open(ALICE, None) for _ in range(3)]
+    assert not worker.draining
+    gunicorn.handle_exit()
+    assert until(lambda: all(stream.end is End.DRAINING for stream in streams))
+    late = worker.open(ALICE, None)
+    assert late.end is End.DRAINING
+    release_all(worker)
+    assert not running("synckit-pulse")
+
+
+class TestPeriodic:
+    def test_it_runs_while_it_is_needed_and_starts_again(self) -> None:
+        needed = threading.Event()
+        runs = []
+        periodic = Periodic("test", 0.01, lambda: runs.append(1), needed.is_set)
+        for round_number in (1, 2):
+            needed.set()
+            periodic.ensure()
+            assert until(lambda expected=round_number * 3: len(runs) >= expected)
+            needed.clear()
+            periodic.settle()
+            assert not running("test")
+
+    def test_one_thread_serves_many_calls(self) -> None:
+        needed = threading.Event()
+        needed.set()
+        periodic = Periodic("test", 0.01, lambda: None, needed.is_set)
+        for _ in range(100):
+            periodic.ensure()
+        assert len(running("test")) == 1
+        needed.clear()
+        periodic.settle()
+
+    def test_a_failure_is_logged_and_it_goes_on(self, caplog: pytest.LogCaptureFixture) -> None:
+        needed = threading.Event()
+        needed.set()
+        runs = []
+
+        def fail_at_first() -> None:
+            runs.append(1)
+            if len(runs) == 1:
+                raise RuntimeError("the database is away")
+
+        periodic = Periodic("test", 0.01, fail_at_first, needed.is_set)
+        periodic.ensure()
+        assert until(lambda: len(runs) > 2)
+        needed.clear()
+        periodic.settle()
+        assert "the database is away" in caplog.text
+
+
+def test_without_a_thread_to_be_had_no_subscriber_is_left_behind(make_worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sweeps: list[datetime] = []
+    worker = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
+    with monkeypatch.context() as patch, pytest.raises(TooManyStreams, match="another thread"):
+        patch.setattr(threading.Thread, "start", fail)
+        worker.open(ALICE, None)
+    assert len(worker.registry) == 0
+    subscriber = worker.open(ALICE, None)
+    assert until(lambda: len(sweeps) > 0)
+    worker.registry.release(subscriber)
+    worker.settle()
+
+
+class TestSweep:
+    def test_it_asks_from_a_little_before_the_last_time(self) -> None:
+        asked: list[datetime] = []
+
+        def changed_channels(since: datetime) -> list:
+            asked.append(since)
+            return []
+
+        sweep = Sweep(Registry(), changed_channels)
+        began = datetime.now(UTC)
+        sweep.begin()
+        sweep.run()
+        sweep.run()
+        assert abs(asked[0] - began + timedelta(seconds=5)) < timedelta(seconds=1)
+        assert timedelta() <= asked[1] - asked[0] < timedelta(seconds=1)
+
+    def test_it_wakes_whom_it_names(self) -> None:
+        registry = Registry()
+        alice, bob = registry.subscribe(ALICE), registry.subscribe(ChannelKey("notes", "bob"))
+        Sweep(registry, lambda since: [(ALICE, None), (ChannelKey("notes", "nobody"), None)]).run()
+        assert (len(alice.pending), len(bob.pending)) == (1, 0)
+
+    def test_after_a_failure_it_looks_back_as_far_as_before(self) -> None:
+        asked: list[datetime] = []
+
+        def fail_once(since: datetime) -> list:
+            asked.append(since)
+            if len(asked) == 1:
+                raise RuntimeError("the database is away")
+            return []
+
+        clock, steady_clock = iter((1001.0, 1004.0, 1007.0)), iter((1.0, 4.0, 7.0))
+        sweep = Sweep(Registry(), fail_once, clock=clock.__next__, steady_clock=steady_clock.__next__)
+        with pytest.raises(RuntimeError):
+            sweep.run()
+        sweep.run()
+        assert asked[0] == asked[1]
+
+    def test_it_runs_only_while_streams_are_open(self, make_worker) -> None:
+        sweeps = []
+        worker = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
+        assert not running("synckit-sweep")
+        subscriber = worker.open(ALICE, None)
+        assert running("synckit-sweep")
+        assert until(lambda: len(sweeps) > 2)
+        worker.registry.release(subscriber)
+        worker.settle()
+        assert not running("synckit-sweep")
