@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from . import report
-from .attacks import ATTACKS
 from .attack_run import broken, suffer, target
+from .attacks import ATTACKS
 from .phases import Row
 from .streams import prepare
 

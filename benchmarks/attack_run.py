@@ -32,7 +32,7 @@ BACK_WITHIN = 15.0
 LOG_LINES_PER_SECOND = 40.0
 """Each kind of line comes at most ten times a second: refused, ended, malformed."""
 
-LARGEST_GROWTH_KIB = 256 * 1024
+MAX_GROWTH_KIB = 256 * 1024
 """What an attack may take of the server's memory at its worst: 500 heads of 200 KiB, read in pieces, and as much again.
 How much of it is given back is the allocator's affair; the soak looks for what is lost."""
 
@@ -192,7 +192,7 @@ def broken(row: Row, slack: float = 1.0) -> list[str]:
         row["failure"]: not row["failure"],
         "a keepalive was late": row["keepalive"]["max"] <= row["period"] * slack,
         "there were no keepalives": row["keepalive"]["count"] > 0,
-        "too much memory": row["peak_kib"] - before["memory_kib"] <= LARGEST_GROWTH_KIB,
+        "too much memory": row["peak_kib"] - before["memory_kib"] <= MAX_GROWTH_KIB,
         "descriptors kept": after["descriptors"] <= before["descriptors"] + FEW_DESCRIPTORS,
         "threads kept": after["threads"] <= row["most_threads"],
         "the worker was replaced": after["pids"] == before["pids"],

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .load import APP
 from .attack_connections import Connection, Swarm
+from .load import APP
 
 AT_ONCE = 200
 """How many connections are opened before the others are looked after."""
@@ -27,7 +27,7 @@ LIVE = f"GET /api/sync/live {HOST}\r\n"
 PUSH = f"POST /api/sync/push {HOST}"
 LOG_IN = f"POST /api/sync/auth {HOST}"
 
-OUR_LINE, LONGEST_LINE = (f"X-Bomb: {'x' * most}\r\n" for most in (4080, 8180))
+OUR_LINE, MAX_LINE = (f"X-Bomb: {'x' * most}\r\n" for most in (4080, 8180))
 """As long as gunicorn.conf.py lets one header be, of fifty; and gunicorn by default, of a hundred."""
 
 MALFORMED_LINES = (
@@ -121,7 +121,7 @@ def slow_heads(attack: Attack) -> None:
 
 def fat_heads(attack: Attack) -> None:
     """The same with heads as large as they may grow: under gunicorn.conf.py, and with gunicorn's own limits."""
-    drip(attack, [f"{SUBSCRIBE}{line * many}X-Slow: " for line, many in ((OUR_LINE, 48), (LONGEST_LINE, 98))])
+    drip(attack, [f"{SUBSCRIBE}{line * many}X-Slow: " for line, many in ((OUR_LINE, 48), (MAX_LINE, 98))])
 
 
 def header_bombs(attack: Attack) -> None:
@@ -129,8 +129,8 @@ def header_bombs(attack: Attack) -> None:
     token = attack.good[0]
     large = [
         OUR_LINE * 48,
-        LONGEST_LINE * 98,
-        LONGEST_LINE * 101,
+        MAX_LINE * 98,
+        MAX_LINE * 101,
         f"X-Bomb: {'x' * 20_000}\r\n",
         "X-Many: 1\r\n" * 1000,
     ]

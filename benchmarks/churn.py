@@ -24,7 +24,7 @@ from .watch import backend_push, register_device
 
 USERS = 50
 PUSHES_PER_SECOND = 20
-LONGEST_STAY = 20.0
+MAX_STAY_SECONDS = 20.0
 HEARD_WITHIN = 6.0
 """The promise is 5 s in the worst case: a worker that pushed while another one's streams were being ended."""
 
@@ -122,8 +122,8 @@ class Push:
 class Crowd:
     """All visitors of one server, and those who push; a context manager that closes everything."""
 
-    def __init__(self, port: int, key: str, size: int, counts: Counter[str]) -> None:
-        self.counts = counts
+    def __init__(self, port: int, key: str, size: int, counters: Counter[str]) -> None:
+        self.counters = counters
         self._port, self._key = port, key
         self._size = size
         self._dice = random.Random(size)
@@ -177,13 +177,13 @@ class Crowd:
         if push is not None and visitor in push.missing:
             push.missing.remove(visitor)
             delay = time.monotonic() - push.sent_at
-            self.counts[SLOWEST] = max(self.counts[SLOWEST], round(delay * 1000))
-            self.counts["heard"] += 1
-            self.counts["heard late"] += delay > LATE
+            self.counters[SLOWEST] = max(self.counters[SLOWEST], round(delay * 1000))
+            self.counters["heard"] += 1
+            self.counters["heard late"] += delay > LATE
 
     def ended(self, visitor: Visitor, reason: str) -> None:
         """Forget a visitor who has gone, or was let go."""
-        self.counts[reason] += 1
+        self.counters[reason] += 1
         self.excuse(visitor)
         self._visitors.remove(visitor)
         if reason == "reset":
@@ -198,13 +198,13 @@ class Crowd:
 
     def _come(self, now: float) -> None:
         user, way = self._dice.choice(list(self._requests)), self._dice.choice(WAYS)
-        stay = self._dice.uniform(0.5, LONGEST_STAY)
+        stay = self._dice.uniform(0.5, MAX_STAY_SECONDS)
         life = int(stay) + 5 if way == "expire" else 3600
-        request = subscription(self._port, self._key, user, self.counts["opened"], life=life)
+        request = subscription(self._port, self._key, user, self.counters["opened"], life=life)
         leaves_at = now + (life + LINGER if way == "expire" else stay)
         visitor = self.load.add(Visitor(self, user, self.load.connect(), way, leaves_at))
         self._visitors.add(visitor)
-        self.counts["opened"] += 1
+        self.counters["opened"] += 1
         visitor.sock.send(request)
 
     def _push(self, now: float) -> None:
@@ -213,16 +213,16 @@ class Crowd:
         if user in self._pushes:
             return
         self._pushes[user] = Push(now, {visitor for visitor in self._visitors if visitor.user == user and visitor.live})
-        self.counts["pushes"] += 1
+        self.counters["pushes"] += 1
         self.load.call(self._requests[user], lambda caller, answer: self._answered(user, answer))
 
     def _answered(self, user: str, answer: bytes) -> None:
         if not answer.startswith(b"HTTP/1.1 200 "):
-            self.counts["pushes refused" if answer else "pushes cut"] += 1
+            self.counters["pushes refused" if answer else "pushes cut"] += 1
         self._pushes[user].answered_at = time.monotonic()
 
     def _settle(self, now: float) -> None:
         for user, push in list(self._pushes.items()):
             if push.answered_at is not None and (not push.missing or now > push.answered_at + HEARD_WITHIN):
-                self.counts["unheard"] += len(push.missing)
+                self.counters["unheard"] += len(push.missing)
                 del self._pushes[user]

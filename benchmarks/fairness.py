@@ -29,9 +29,9 @@ from synckit_notify.backend.database.store import Store
 from tests.support.postgresql import PostgreSQL
 
 from . import report
+from .attack_run import summary
 from .flood import flooding
 from .load import APP, make_token
-from .attack_run import summary
 from .phases import Row
 from .server import BACKEND, Server, gunicorn
 

@@ -14,9 +14,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from .attack_connections import Swarm
 from .attacks import Attack, flood
 from .server import ROOT
-from .attack_connections import Swarm
 
 
 @contextmanager

@@ -116,7 +116,7 @@ class Caller:
         return bool(end) and len(body) >= (int(length[1]) if length else 0)
 
 
-class End(Protocol):
+class EndReason(Protocol):
     """Anything with a connection of its own; `handle` is called when the connection has what the end waits for."""
 
     sock: socket.socket
@@ -127,7 +127,7 @@ class End(Protocol):
 OnChanged = Callable[[Stream, int], None]
 OnKeepalive = Callable[[Stream], None]
 OnAnswer = Callable[[Caller, bytes], None]
-AnyEnd = TypeVar("AnyEnd", bound=End)
+AnyEnd = TypeVar("AnyEnd", bound=EndReason)
 
 
 def ignore(*_: object) -> None:
@@ -149,7 +149,7 @@ class Load:
         self._key = key
         self._push_of = push_of
         self._epoll = select.epoll()
-        self._ends: dict[int, End] = {}
+        self._ends: dict[int, EndReason] = {}
 
     def __enter__(self) -> "Load":
         return self
@@ -206,14 +206,14 @@ class Load:
         self._epoll.register(end.sock, select.EPOLLIN)
         return end
 
-    def forget(self, end: End) -> None:
+    def forget(self, end: EndReason) -> None:
         """Close an end's connection."""
         del self._ends[end.sock.fileno()]
         end.sock.close()
         if end in self._idle_pushers:
             self._idle_pushers.remove(end)
 
-    def watch(self, end: End, events: int) -> None:
+    def watch(self, end: EndReason, events: int) -> None:
         """Tell what an end waits for."""
         self._epoll.modify(end.sock, events)
 

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from tests.conftest import make_token
 from tests.support.netns import OtherMachine
+from tests.support.raw_client import Listener
 from tests.support.server import Server, gunicorn
 from tests.test_disconnects import WAYS_TO_GO
 from tests.test_drain import STOPS, STREAMS, Deployment, gone
-from tests.support.raw_client import Listener
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 WORKERS = {"gevent": (), "gthread": ("--threads", "60")}

@@ -19,11 +19,21 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.support.proxy_scenarios import Route, added_delays, cost, death, departure, expected_body, first_bytes, idle_life, whole_body
 from tests.conftest import make_token
-from tests.support.reconnecting_devices import Outcome, disturb, hang_up
-from tests.support.proxy_leaks import believed_lies, echo, revealed_metrics
 from tests.support.proxies import Caddy, Haproxy, Nginx, Proxy
+from tests.support.proxy_leaks import believed_lies, echo, revealed_metrics
+from tests.support.proxy_scenarios import (
+    Route,
+    added_delays,
+    cost,
+    death,
+    departure,
+    expected_body,
+    first_bytes,
+    idle_life,
+    whole_body,
+)
+from tests.support.reconnecting_devices import Outcome, disturb, hang_up
 from tests.support.server import ROOT, Server, gunicorn
 
 from .report import surroundings

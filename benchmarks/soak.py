@@ -21,8 +21,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import report
-from .churn import FAULTS, Crowd
 from .attack_run import FEW_DESCRIPTORS, FEW_THREADS, STOCK, Holdings
+from .churn import FAULTS, Crowd
 from .phases import Row
 from .server import BACKEND, Server, gunicorn
 from .streams import prepare
@@ -70,35 +70,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     prepare()
     rounds: list[Row] = []
-    counts: Counter[str] = Counter()
+    counters: Counter[str] = Counter()
     try:
-        for row in soak(options.minutes * 60 / ROUNDS, options.streams, options.parked, counts):
+        for row in soak(options.minutes * 60 / ROUNDS, options.streams, options.parked, counters):
             rounds.append(row)
             print(f"round {row['round']} of {ROUNDS}: {_told(row)}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    sentences = lost(counts) + left(rounds)
-    print(table(facts, rounds, counts, sentences))
+    sentences = lost(counters) + left(rounds)
+    print(table(facts, rounds, counters, sentences))
     if options.json:
-        report_ = {**facts, "rounds": rounds, "counts": counts, "broken": sentences}
+        report_ = {**facts, "rounds": rounds, "counts": counters, "broken": sentences}
         options.json.write_text(json.dumps(report_, indent=1) + "\n")
     return 1 if sentences else 0
 
 
-def soak(seconds: float, streams: int, parked: bool, counts: Counter[str]) -> Iterator[Row]:
-    """Yield what is held after each round, everything closed; count in `counts` what happened."""
+def soak(seconds: float, streams: int, parked: bool, counters: Counter[str]) -> Iterator[Row]:
+    """Yield what is held after each round, everything closed; count in `counters` what happened."""
     key = secrets.token_hex(32)
     settings = {"SYNCKIT_KEEPALIVE_SECONDS": "2"} | ({"SYNCKIT_PARKING": "1"} if parked else {})
     with (
         tempfile.TemporaryDirectory(prefix="synckit-soak-") as folder,
         gunicorn(key, Path(folder), app=BACKEND, options=STOCK, settings=settings) as server,
-        Crowd(server.port, key, streams, counts) as crowd,
+        Crowd(server.port, key, streams, counters) as crowd,
     ):
         for number in range(1, ROUNDS + 1):
             reloads = RELOADS_A_ROUND if number in RELOADED else 0
             crowd_comes(server, crowd, seconds, reloads)
-            yield {"round": number, "opened": counts["opened"], "reloads": reloads, **at_rest(server, crowd)}
+            yield {"round": number, "opened": counters["opened"], "reloads": reloads, **at_rest(server, crowd)}
 
 
 def crowd_comes(server: Server, crowd: Crowd, seconds: float, reloads: int) -> None:
@@ -113,7 +113,7 @@ def crowd_comes(server: Server, crowd: Crowd, seconds: float, reloads: int) -> N
             server.reload()
         if now >= tell_at:
             tell_at += TELL_EVERY
-            print(f"  {len(crowd)} here; {_listed(crowd.counts)}", file=sys.stderr, flush=True)
+            print(f"  {len(crowd)} here; {_listed(crowd.counters)}", file=sys.stderr, flush=True)
 
 
 def at_rest(server: Server, crowd: Crowd) -> Row:
@@ -127,9 +127,9 @@ def at_rest(server: Server, crowd: Crowd) -> Row:
     return {"streams": _streams(server), **held, "here": len(crowd)}
 
 
-def lost(counts: Counter[str]) -> list[str]:
+def lost(counters: Counter[str]) -> list[str]:
     """Return what must not have happened."""
-    return [f"{counts[fault]:,} x {fault}" for fault in FAULTS if counts[fault]]
+    return [f"{counters[fault]:,} x {fault}" for fault in FAULTS if counters[fault]]
 
 
 def left(rounds: Sequence[Row]) -> list[str]:
@@ -146,13 +146,13 @@ def left(rounds: Sequence[Row]) -> list[str]:
     return sentences
 
 
-def table(facts: dict[str, str], rounds: Sequence[Row], counts: Counter[str], sentences: Sequence[str]) -> str:
+def table(facts: dict[str, str], rounds: Sequence[Row], counters: Counter[str], sentences: Sequence[str]) -> str:
     """Return the whole report."""
     head = [f"- {name}: {value}" for name, value in facts.items()]
     lines = [f"| {' | '.join(str(row[name]) for name in COLUMNS)} |" for row in rounds]
     rule = f"|{'--:|' * len(COLUMNS)}"
     verdict = "; ".join(sentences) or "Nothing was lost, nothing is left."
-    return "\n".join([*head, "", f"| {' | '.join(COLUMNS)} |", rule, *lines, "", _listed(counts), "", verdict])
+    return "\n".join([*head, "", f"| {' | '.join(COLUMNS)} |", rule, *lines, "", _listed(counters), "", verdict])
 
 
 def _is_alone(server: Server) -> bool:
@@ -168,8 +168,8 @@ def _told(row: Row) -> str:
     return ", ".join(f"{row[name]:,} {name}" for name in COLUMNS[1:])
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+def _listed(counters: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {what}" for what, count in counters.items() if count)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

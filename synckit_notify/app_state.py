@@ -9,23 +9,23 @@ from typing import Any
 from flask import Flask, Request
 
 from . import brokers, metrics
-from .runtime import wsgi_server
-from .streams.channel import Subscriber
 from .errors import Forbidden, InvalidToken, TooManyStreams
 from .hooks import HookCalls, Hooks
-from .streams.parking import TICK_SECONDS
+from .node import Node
+from .runtime import wsgi_server
 from .runtime.per_process import PerProcess
-from .streams.registry import Limits, Registry, Seats
-from .settings import Settings
-from .tokens import Principal
-from .node import Worker
 from .runtime.wsgi_server import Server
+from .settings import Settings
+from .streams.channel import Subscriber
+from .streams.parking import TICK_SECONDS
+from .streams.registry import Limits, Registry, Seats
+from .tokens import Principal
 
 _seats = PerProcess(Seats)
 """Two applications in one process share what its server can hold."""
 
 
-class Service:
+class AppState:
     """One application's notification service; safe in any thread and in any process after a fork."""
 
     def __init__(self, app: Flask, hooks: Hooks) -> None:
@@ -33,12 +33,12 @@ class Service:
         self._app = app
         self._hooks = hooks
         self._calls = HookCalls(app, hooks)
-        self._workers = PerProcess(self._make_worker)
+        self._nodes = PerProcess(self._make_node)
         self._warned = self._warn_of_faults()
 
-    def worker(self) -> Worker:
+    def node(self) -> Node:
         """Return this process's Worker."""
-        return self._workers.get()
+        return self._nodes.get()
 
     def identify(self, request: Request) -> Principal:
         """Return who sends the request, by the host's own check or by the bearer token.
@@ -78,32 +78,32 @@ class Service:
 
         A parked stream takes a descriptor, and no connection of the server.
         """
-        if self.worker().parking is not None:
+        if self.node().parking is not None:
             return Limits(self.settings.max_streams or wsgi_server.max_descriptors(), server.max_streams)
         return Limits(self.settings.max_streams or server.max_streams)
 
     def readiness(self, server: Server) -> dict[str, Any]:
         """Return the fields of `/ready`; `ready` is false only while draining or when the host's check fails."""
-        worker, limits = self.worker(), self.limits(server)
-        streams, fill = worker.registry.seats.usage(limits)
+        node, limits = self.node(), self.limits(server)
+        streams, fill = node.registry.seats.usage(limits)
         healthy, fields = self._calls.readiness()
         return fields | {
-            "ready": healthy and not worker.draining,
-            "draining": worker.draining,
+            "ready": healthy and not node.draining,
+            "draining": node.draining,
             "host": healthy,
-            "broker": worker.broker.name,
-            **worker.broker.link()._asdict(),
+            "broker": node.broker.name,
+            **node.broker.status()._asdict(),
             "streams": streams,
             "max_streams": limits.streams,
             "fill": round(fill, 4),
         }
 
-    def _make_worker(self) -> Worker:
+    def _make_node(self) -> Node:
         if not self._warned:
             self._warned = self._warn_of_faults()
         server = wsgi_server.of_process()
         parks = self.settings.parking and server is not None and server.can_park
-        return Worker(
+        return Node(
             Registry(seats=_seats.get(), max_per_channel=self.settings.max_streams_per_channel),
             brokers.connect(self.settings.broker_url, self.settings.broker_namespace),
             changed_channels=self._calls.changed_channels if self._hooks.changed_channels else None,

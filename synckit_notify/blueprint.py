@@ -20,17 +20,17 @@ from flask.typing import ResponseReturnValue
 from werkzeug.wsgi import ClosingIterator
 
 from . import metrics
-from .runtime import wsgi_server
-from .streams.channel import ChannelKey
+from .app_state import AppState
 from .errors import BadRequest, Forbidden, Refused
-from .runtime.logs import SparingLog
-from .app_state import Service
+from .node import Node
+from .runtime import wsgi_server
+from .runtime.logs import RateLimitedLog
+from .runtime.wsgi_server import Server
+from .streams.channel import ChannelKey
 from .streams.stream import Deadline, Stream, deadline, frames
 from .tokens import MAX_ID_LENGTH, Principal
-from .node import Worker
-from .runtime.wsgi_server import Server
 
-refused_log = SparingLog()
+refused_log = RateLimitedLog()
 
 OPENED_IN_ENVIRON = "synckit_notify.opened"
 """Where in the WSGI environment a test may leave a function that is called with the Stream of its response."""
@@ -46,12 +46,12 @@ class EventStream:
     A server calls `close`. A middleware in between may forget that, so the last reference that goes closes too.
     """
 
-    __slots__ = ("_frames", "_stream", "_worker")
+    __slots__ = ("_frames", "_node", "_stream")
 
-    def __init__(self, stream: Stream, frames: Iterator[bytes], worker: Worker) -> None:
+    def __init__(self, stream: Stream, frames: Iterator[bytes], node: Node) -> None:
         self._stream = stream
         self._frames = frames
-        self._worker = worker
+        self._node = node
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -61,7 +61,7 @@ class EventStream:
 
     def close(self) -> None:
         """Close the stream, unless it is parked: then it goes on without its server."""
-        self._worker.close(self._stream)
+        self._node.close(self._stream)
 
     def take_over(self, callbacks: list[Callable[[], object]]) -> None:
         """Call these when the stream ends."""
@@ -73,7 +73,7 @@ class EventStream:
         self._frames = frames(self._stream)
 
     def __del__(self) -> None:
-        self._worker.abandon(self._stream)
+        self._node.abandon(self._stream)
 
 
 class EventStreamResponse(Response):
@@ -100,12 +100,12 @@ class EventStreamResponse(Response):
         return ClosingIterator(app_iter, event_stream.close)
 
 
-def make_blueprint(service: Service, *, host_matching: bool = False) -> Blueprint:
+def make_blueprint(app_state: AppState, *, host_matching: bool = False) -> Blueprint:
     """Return the blueprint that answers subscribe, live and ready for one application.
 
     With `host_matching` the application's URL map compares host names; these routes are there on each of them.
     """
-    blueprint = Blueprint("synckit_notify", __name__, url_prefix=service.settings.url_prefix)
+    blueprint = Blueprint("synckit_notify", __name__, url_prefix=app_state.settings.url_prefix)
     every_host = {"host": f"<{_HOST_VALUE}>"} if host_matching else {}
 
     @blueprint.url_value_preprocessor
@@ -115,10 +115,10 @@ def make_blueprint(service: Service, *, host_matching: bool = False) -> Blueprin
     @blueprint.route("/subscribe", methods=_EVERY_METHOD, provide_automatic_options=False, **every_host)
     def subscribe() -> ResponseReturnValue:
         try:
-            return _answer(service)
+            return _answer(app_state)
         except Refused as refusal:
             refused_log.info("subscribe refused status=%d: %s", refusal.status, refusal)
-            service.worker().metrics.refused(refusal.status)
+            app_state.node().metrics.refused(refusal.status)
             return refusal.get_response()
 
     @blueprint.get("/live", **every_host)
@@ -127,32 +127,32 @@ def make_blueprint(service: Service, *, host_matching: bool = False) -> Blueprin
 
     @blueprint.get("/ready", **every_host)
     def ready() -> Response:
-        state = service.readiness(wsgi_server.of_request(request.environ))
+        state = app_state.readiness(wsgi_server.of_request(request.environ))
         return _json(state, 200 if state["ready"] else 503)
 
-    if service.settings.metrics:
+    if app_state.settings.metrics:
 
         @blueprint.get("/metrics", **every_host)
         def report() -> Response:
-            service.worker().report()
+            app_state.node().report()
             body, content_type = metrics.exposition()
             return Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})
 
     return blueprint
 
 
-def _answer(service: Service) -> Response:
+def _answer(app_state: AppState) -> Response:
     if request.method == "OPTIONS":
         return Response(status=204, headers={"Allow": _ALLOWED, "Cache-Control": "no-store"})
     if request.method not in ("GET", "HEAD"):
         response = _json({"error": f"the method {request.method} is not allowed here"}, 405)
         response.headers["Allow"] = _ALLOWED
         return response
-    principal = service.identify(request)
+    principal = app_state.identify(request)
     key, device = _whom(principal)
     if request.method == "HEAD":
-        return _event_stream_response(service, iter(()))
-    return _open(service, principal, key, device)
+        return _event_stream_response(app_state, iter(()))
+    return _open(app_state, principal, key, device)
 
 
 def _whom(principal: Principal) -> tuple[ChannelKey, str | None]:
@@ -166,34 +166,34 @@ def _whom(principal: Principal) -> tuple[ChannelKey, str | None]:
     return ChannelKey(principal.app, principal.user), principal.device or device_id
 
 
-def _open(service: Service, principal: Principal, key: ChannelKey, device: str | None) -> Response:
+def _open(app_state: AppState, principal: Principal, key: ChannelKey, device: str | None) -> Response:
     server = wsgi_server.of_request(request.environ)
-    service.check_server(server)
-    worker, sock = service.worker(), server.client_socket
-    subscriber = worker.open(key, device, service.limits(server))
+    app_state.check_server(server)
+    node, sock = app_state.node(), server.client_socket
+    subscriber = node.open(key, device, app_state.limits(server))
     try:
-        service.remember(subscriber, principal)
-        service.check_revocation(principal)
-        ends = _ends(service, principal, server)
-        stream = Stream(subscriber, keepalive=service.settings.keepalive_seconds, ends=ends)
+        app_state.remember(subscriber, principal)
+        app_state.check_revocation(principal)
+        ends = _ends(app_state, principal, server)
+        stream = Stream(subscriber, keepalive=app_state.settings.keepalive_seconds, ends=ends)
         try:
-            worker.watch(stream, sock)
+            node.watch(stream, sock)
             request.environ.get(OPENED_IN_ENVIRON, _nobody)(stream)
-            body = EventStream(stream, _frames(stream, worker, server), worker)
-            response = _event_stream_response(service, body)
+            body = EventStream(stream, _frames(stream, node, server), node)
+            response = _event_stream_response(app_state, body)
         except BaseException:
-            worker.close(stream)
+            node.close(stream)
             raise
     except BaseException:
-        worker.registry.release(subscriber)
+        node.registry.release(subscriber)
         raise
     response.event_stream = body
     return response
 
 
-def _frames(stream: Stream, worker: Worker, server: Server) -> Iterator[bytes]:
-    if worker.parking is not None and server.can_park and server.client_socket is not None:
-        return worker.parking.frames_then_park(stream, server.client_socket)
+def _frames(stream: Stream, node: Node, server: Server) -> Iterator[bytes]:
+    if node.parking is not None and server.can_park and server.client_socket is not None:
+        return node.parking.frames_then_park(stream, server.client_socket)
     return frames(stream)
 
 
@@ -201,23 +201,23 @@ def _nobody(stream: Stream) -> None:
     """Outside tests nobody asks for the Stream."""
 
 
-def _ends(service: Service, principal: Principal, server: Server) -> Deadline:
+def _ends(app_state: AppState, principal: Principal, server: Server) -> Deadline:
     expires_at = principal.expires_at
     return deadline(
         time.monotonic(),
         seconds_to_expiry=(expires_at - datetime.now(UTC)).total_seconds() if expires_at else None,
-        max_age=service.settings.max_stream_seconds or server.max_stream_seconds,
+        max_age=app_state.settings.max_stream_seconds or server.max_stream_seconds,
     )
 
 
-def _event_stream_response(service: Service, body: Iterable[bytes]) -> EventStreamResponse:
+def _event_stream_response(app_state: AppState, body: Iterable[bytes]) -> EventStreamResponse:
     response = EventStreamResponse(
         body,
         content_type="text/event-stream",
         headers={
             "Cache-Control": "no-store, no-transform",
             "X-Accel-Buffering": "no",
-            "SyncKit-Keepalive": f"{service.settings.keepalive_seconds:g}",
+            "SyncKit-Keepalive": f"{app_state.settings.keepalive_seconds:g}",
         },
         direct_passthrough=True,
     )

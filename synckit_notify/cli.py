@@ -20,12 +20,12 @@ from typing import Any
 
 import click
 
-from .client.models import BEGINNING, ChangeEntry, PulledChange, PullFilter, UnreadableChange
 from .client.client import SyncKitClient
-from .doctor import Address, Report, examine, readable_token
 from .client.errors import SyncKitError
 from .client.foreign_text import printable
+from .client.models import BEGINNING, ChangeEntry, PulledChange, PullFilter, UnreadableChange
 from .client.stream import SyncNotification
+from .doctor import Address, Report, examine, readable_token
 
 CHANGES = 5
 DEMO_TABLE = "synckit_demo"

@@ -15,11 +15,11 @@ from flask import Flask, Request, current_app
 from flask.typing import ResponseReturnValue
 
 from . import cors
+from .app_state import AppState
 from .blueprint import make_blueprint
 from .brokers import Disconnect, Message, Notice
 from .errors import NotifyError, Refused
 from .hooks import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, ValidSince, aware, canonical
-from .app_state import Service
 from .tokens import Principal
 
 EXTENSION_NAME = "synckit_notify"
@@ -51,12 +51,12 @@ class Notifier:
         """
         if EXTENSION_NAME in app.extensions:
             raise RuntimeError("a Notifier is mounted on this application already")
-        service = Service(app, self._hooks)
-        app.register_blueprint(make_blueprint(service, host_matching=app.url_map.host_matching))
+        app_state = AppState(app, self._hooks)
+        app.register_blueprint(make_blueprint(app_state, host_matching=app.url_map.host_matching))
         app.register_error_handler(NotifyError, _refusal_response)
-        for_pages = {f"{service.settings.url_prefix}/{route}" for route in ("subscribe", "live", "ready")}
-        cors.install(app, service.settings.cors_origins, for_pages.__contains__)
-        app.extensions[EXTENSION_NAME] = service
+        for_pages = {f"{app_state.settings.url_prefix}/{route}" for route in ("subscribe", "live", "ready")}
+        cors.install(app, app_state.settings.cors_origins, for_pages.__contains__)
+        app.extensions[EXTENSION_NAME] = app_state
         self._apps.add(app)
 
     def publish(
@@ -90,7 +90,7 @@ class Notifier:
         Only for a process that ends by a bare `os._exit`. All others do this by themselves, for 2 s at most: programs,
         servers, and the children of multiprocessing, concurrent.futures and Celery. Do not call it in a request.
         """
-        return self._service().worker().broker.flush(timeout)
+        return self._app_state().node().broker.flush(timeout)
 
     def disconnect(self, app_id: Id, user_id: Id, device: Id | None = None) -> None:
         """End the streams of a user, or those that may be one device's: that name it, or none.
@@ -101,7 +101,7 @@ class Notifier:
 
     def streams(self) -> list[tuple[str, str, str | None]]:
         """Return app, user and device of every stream that is open in this process; None for a device not named."""
-        channels = self._service().worker().registry.snapshot()
+        channels = self._app_state().node().registry.snapshot()
         return [(key.app, key.user, each.device) for key, subscribers in channels for each in subscribers]
 
     def authenticate(self, request: Request) -> Principal:
@@ -109,9 +109,9 @@ class Notifier:
 
         Raises InvalidToken or Forbidden, revocation included.
         """
-        service = self._service()
-        principal = service.identify(request)
-        service.check_revocation(principal)
+        app_state = self._app_state()
+        principal = app_state.identify(request)
+        app_state.check_revocation(principal)
         return principal
 
     def valid_since(self, hook: ValidSince) -> ValidSince:
@@ -133,14 +133,14 @@ class Notifier:
         return hook
 
     def _announce(self, message: Message) -> None:
-        self._service().worker().announce(message)
+        self._app_state().node().announce(message)
 
-    def _service(self) -> Service:
+    def _app_state(self) -> AppState:
         app = current_app._get_current_object() if current_app else self._only_app()  # type: ignore[attr-defined]
-        service: Service | None = app.extensions.get(EXTENSION_NAME)
-        if service is None:
+        app_state: AppState | None = app.extensions.get(EXTENSION_NAME)
+        if app_state is None:
             raise RuntimeError("no Notifier is mounted on this application: call notifier.init_app(app)")
-        return service
+        return app_state
 
     def _only_app(self) -> Flask:
         apps = list(self._apps)

@@ -17,7 +17,6 @@ import socket
 import time
 from typing import Any
 
-
 from gunicorn.http import parser
 from gunicorn.http.unreader import SocketUnreader
 
@@ -86,7 +85,7 @@ class NamedListener:
         return self._name
 
 
-class FewAndDiscreet(logging.Filter):
+class RedactingFilter(logging.Filter):
     """Lets through few of the lines that clients can make gunicorn write, and nothing they sent: it may be a token."""
 
     def __init__(self) -> None:
@@ -116,7 +115,7 @@ def when_ready(server: Any) -> None:
 def post_worker_init(worker: Any) -> None:
     """Read fairly, and log sparingly, in a worker that has loaded its application."""
     parser.SocketUnreader = FairUnreader
-    worker.log.error_log.addFilter(FewAndDiscreet())
+    worker.log.error_log.addFilter(RedactingFilter())
     if worker.cfg.worker_class_str == "gevent":
         _answer_what_was_accepted(worker)
 

@@ -24,10 +24,10 @@ import jwt
 from flask import Flask, Request
 from werkzeug.exceptions import HTTPException
 
-from .runtime import gevent_compat
-from .streams.channel import ChannelKey
 from .errors import Forbidden, HookFailed, InvalidToken, Refused
+from .runtime import gevent_compat
 from .runtime.logs import FaultLog
+from .streams.channel import ChannelKey
 from .tokens import Principal
 
 Id = str | int | UUID

@@ -14,9 +14,9 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from .brokers import Link
-from .streams.counters import Counts
+from .brokers import BrokerStatus
 from .runtime.per_process import PerProcess
+from .streams.counters import Counters
 
 FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds in seconds: a publish takes some 50 µs, a pass of the event loop under load some milliseconds."""
@@ -25,7 +25,7 @@ FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 class Metrics(Protocol):
     """What one Worker tells; every method is cheap and may be called from any thread."""
 
-    def report(self, counts: Counts, link: Link) -> None:
+    def report(self, counters: Counters, status: BrokerStatus) -> None:
         """Tell what has happened since the last report."""
 
     def published(self, seconds: float) -> None:
@@ -41,7 +41,7 @@ class Metrics(Protocol):
 class NoMetrics:
     """Nobody listens: prometheus-client is not installed."""
 
-    def report(self, counts: Counts, link: Link) -> None: ...
+    def report(self, counters: Counters, status: BrokerStatus) -> None: ...
     def published(self, seconds: float) -> None: ...
     def hub_delay(self, seconds: float) -> None: ...
     def refused(self, status: int) -> None: ...
@@ -56,16 +56,16 @@ class PrometheusMetrics:
         self._told = {"open": 0, "opened": 0, "frames": 0, "dropped": 0, "gaps": 0, "invalid": 0}
         self._ended: Counter[str] = Counter()
 
-    def report(self, counts: Counts, link: Link) -> None:
+    def report(self, counters: Counters, status: BrokerStatus) -> None:
         shared = self._shared
-        shared.open.inc(self._news("open", counts.open))
-        shared.opened.inc(self._news("opened", counts.opened))
-        shared.frames.inc(self._news("frames", counts.frames))
-        shared.dropped.inc(self._news("dropped", counts.dropped))
-        shared.gaps.inc(self._news("gaps", link.gaps))
-        shared.invalid.inc(self._news("invalid", link.invalid))
-        shared.echo.set(link.connected and link.echo)
-        ended = counts.ended.copy()
+        shared.open.inc(self._news("open", counters.open))
+        shared.opened.inc(self._news("opened", counters.opened))
+        shared.frames.inc(self._news("frames", counters.frames))
+        shared.dropped.inc(self._news("dropped", counters.dropped))
+        shared.gaps.inc(self._news("gaps", status.gaps))
+        shared.invalid.inc(self._news("invalid", status.invalid))
+        shared.echo.set(status.connected and status.echo)
+        ended = counters.ended.copy()
         for reason, number in (ended - self._ended).items():
             shared.ended.labels(reason).inc(number)
         self._ended = ended

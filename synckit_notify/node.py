@@ -17,19 +17,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .streams import peers
-from .runtime import wsgi_server
 from .brokers import Broker, Disconnect, Gap, Message, Notice
-from .streams.channel import ChannelKey, End, Subscriber
-from .streams.closing import Closer, call_back
 from .errors import TooManyStreams
-from .runtime.logs import SparingLog
 from .metrics import Metrics, NoMetrics
+from .runtime import wsgi_server
+from .runtime.background import Periodic
+from .runtime.logs import RateLimitedLog
+from .streams import peers
+from .streams.channel import ChannelKey, EndReason, Subscriber
+from .streams.closing import Closer, call_back
 from .streams.parking import Parking
 from .streams.peers import PeerWatch
-from .runtime.background import Periodic
+from .streams.recovery import ChangedChannels, GapRecovery, Revoked, Sweep
 from .streams.registry import NO_LIMITS, Limits, Registry
-from .streams.recovery import ChangedChannels, Repair, Revoked, Sweep
 from .streams.stream import Stream
 
 PULSE_SECONDS = 0.1
@@ -39,13 +39,13 @@ PEER_SECONDS = 1.0
 LAST_BYTES_SECONDS = 0.5
 """At a drain a peer that does not read holds the worker up no longer than this."""
 
-ended_log = SparingLog()
+ended_log = RateLimitedLog()
 
 REPORT_SECONDS = 1.0
 """How often the metrics are told, and stalled peers looked for: 1 ms of work at 10,000 streams."""
 
 
-class Worker:
+class Node:
     """The streams of one application in one process; any thread may call anything."""
 
     def __init__(
@@ -68,13 +68,13 @@ class Worker:
         self._pulse_due = 0.0
         self._report_due = 0.0
         self._closer = Closer(self._close, self.busy)
-        self._peers = PeerWatch(self._gone, lambda stream: registry.ring([stream]))
+        self._peers = PeerWatch(self._gone, lambda stream: registry.wake([stream]))
         self.parking = (
             None
             if parking_tick is None
             else Parking(registry, self._peers, self._closer.claim, self._ended, parking_tick)
         )
-        self._repair = Repair(registry, revoked)
+        self._repair = GapRecovery(registry, revoked)
         self._peer_watch = Periodic("synckit-peers", PEER_SECONDS, self._peers.look, self.busy, pause=self._peers.wait)
         self._watches = [
             Periodic("synckit-pulse", PULSE_SECONDS, self._pulse, self.busy, begin=self._begin, finish=self.report)
@@ -96,7 +96,7 @@ class Worker:
         """Register a subscriber; raises TooManyStreams. While draining it is one that ends at once."""
         subscriber = self.registry.subscribe(key, device, limits)
         if self.draining:
-            subscriber.end = End.DRAINING
+            subscriber.end = EndReason.DRAINING
         try:
             with _threads():
                 self._listen()
@@ -112,7 +112,7 @@ class Worker:
         stream.socket = sock
         self._closer.add(stream)
         if sock is not None:
-            peers.bound(sock)
+            peers.set_socket_limits(sock)
             self._peers.watch(stream)
             with _threads():
                 self._peer_watch.ensure()
@@ -121,7 +121,7 @@ class Worker:
         """Close a stream, for its server; at a drain its connection takes no further request."""
         if self._closer.claim(stream):
             if stream.socket is not None and self.draining:
-                peers.stop_reading(stream.socket)
+                peers.shutdown_read(stream.socket)
             self._close(stream)
 
     def abandon(self, stream: Stream) -> None:
@@ -144,19 +144,19 @@ class Worker:
                 key = ChannelKey(app, user)
                 self.registry.deliver(key, origin, changed_at=changed_at, previous_at=previous_at)
             case Disconnect(app, user, device):
-                self.registry.end(ChannelKey(app, user), End.REVOKED, device)
+                self.registry.end(ChannelKey(app, user), EndReason.REVOKED, device)
             case Gap():
                 self._repair.gap()
 
     def report(self) -> None:
         """Tell the metrics what has happened since the last time."""
-        self.metrics.report(self.registry.counts, self.broker.link())
+        self.metrics.report(self.registry.counters, self.broker.status())
 
-    def settle(self) -> None:
+    def join_idle(self) -> None:
         """Let the background threads end now if no stream needs them, and wait until they have."""
         for watch in (*self._watches, self._peer_watch, self._closer.thread):
-            watch.settle()
-        self._repair.settle()
+            watch.join_idle()
+        self._repair.join_idle()
 
     def _listen(self) -> None:
         if self._listens:
@@ -176,14 +176,14 @@ class Worker:
         self._repair.ensure()
         self._closer.check(now)
         if self.draining:
-            self.registry.end_all(End.DRAINING)
+            self.registry.end_all(EndReason.DRAINING)
             self._peers.cut_stalled(now, LAST_BYTES_SECONDS)
         if now >= self._report_due:
             self._report_due = now + REPORT_SECONDS
             self.report()
             self._peers.cut_stalled(now)
 
-    def _gone(self, stream: Stream, how: End) -> None:
+    def _gone(self, stream: Stream, how: EndReason) -> None:
         """End a stream whose client has left, and see to it that it is closed even if nobody iterates it."""
         self.registry.end_one(stream.subscriber, how)
         self._closer.leaving(stream)
@@ -201,10 +201,10 @@ class Worker:
         self.registry.release(stream.subscriber)
         now = time.monotonic()
         age = 0.0 if stream.opened_at is None else now - stream.opened_at
-        reason, app = stream.subscriber.end or End.CLOSED, stream.subscriber.channel.key.app
+        reason, app = stream.subscriber.end or EndReason.CLOSED, stream.subscriber.channel.key.app
         ended_log.info("stream ended reason=%s age=%.1f app=%s", reason, age, app)
         call_back(stream)
-        if self.parking is not None and stream.subscriber.parked is not None:
+        if self.parking is not None and stream.subscriber.stream is not None:
             self.parking.left()
 
 

@@ -16,7 +16,7 @@ from .errors import ConfigurationError
 from .runtime.logs import log
 from .tokens import KeyRing, TokenVerifier
 
-LONGEST_SECONDS = 366 * 24 * 3600.0
+MAX_SECONDS = 366 * 24 * 3600.0
 
 _ODD_ENDS = "\"'`\ufeff\u201c\u201d\u2018\u2019"
 """Quotation marks and the byte order mark."""
@@ -204,7 +204,7 @@ def _seconds(config: Mapping[str, Any], name: str) -> float | None:
         seconds = float(value)
     except (TypeError, ValueError):
         seconds = 0.0
-    if isinstance(value, bool) or not 0 < seconds <= LONGEST_SECONDS:
+    if isinstance(value, bool) or not 0 < seconds <= MAX_SECONDS:
         raise ConfigurationError(f"{name}: {value!r} is not a number of seconds above 0")
     return seconds
 

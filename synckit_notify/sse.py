@@ -15,10 +15,10 @@ _FORBIDDEN = frozenset("\r\n\0")
 _LINE_END = re.compile("\r\n|\r|\n")
 _BYTE_ORDER_MARK = "\ufeff"
 
-LONGEST = 64 * 1024
+MAX_CHARACTERS = 64 * 1024
 """A line, or the data of a block, may have this many characters: ours have 20, only a stray file has more."""
 
-LONGEST_RETRY_DIGITS = 9
+MAX_RETRY_DIGITS = 9
 """Eleven days in milliseconds; Python itself refuses to convert thousands of digits."""
 
 
@@ -120,7 +120,7 @@ class Decoder:
 
     def _extend_line(self, piece: str) -> None:
         # One character over the limit is kept: it is what tells an overlong line from one of just that length.
-        room = LONGEST + 1 - self._line_length
+        room = MAX_CHARACTERS + 1 - self._line_length
         if piece and room > 0:
             self._line.append(piece[:room])
             self._line_length += min(len(piece), room)
@@ -132,7 +132,7 @@ class Decoder:
             return self._end_block()
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
-        if length > LONGEST:
+        if length > MAX_CHARACTERS:
             # A comment is ignored however long it is; an overlong field makes its block worthless.
             self._dropped |= name != ""
             return None
@@ -146,13 +146,13 @@ class Decoder:
                 self._event = value
             case "id" if "\0" not in value:
                 self._id = value
-            case "retry" if value.isascii() and value.isdigit() and len(value) <= LONGEST_RETRY_DIGITS:
+            case "retry" if value.isascii() and value.isdigit() and len(value) <= MAX_RETRY_DIGITS:
                 return Retry(int(value))
         return None
 
     def _add_data(self, value: str) -> None:
         self._data_length += len(value) + 1
-        if self._data_length > LONGEST:
+        if self._data_length > MAX_CHARACTERS:
             self._dropped = True
             self._data = []
         else:

@@ -19,9 +19,9 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from . import sse
+from .app_state import AppState
 from .blueprint import OPENED_IN_ENVIRON
 from .extension import EXTENSION_NAME
-from .app_state import Service
 from .streams.stream import Stream
 
 __all__ = ["CHANGED", "CONNECTED", "KEEPALIVE", "OpenStream", "open_stream"]
@@ -41,10 +41,10 @@ def open_stream(
 
     Raises ConnectionRefusedError with the answer if that is no stream.
     """
-    service: Service = client.application.extensions[EXTENSION_NAME]
+    app_state: AppState = client.application.extensions[EXTENSION_NAME]
     streams: list[Stream] = []
     response = client.get(
-        f"{service.settings.url_prefix}/subscribe",
+        f"{app_state.settings.url_prefix}/subscribe",
         query_string={"app_id": app_id} | ({"device_id": device_id} if device_id else {}),
         headers={"Authorization": f"Bearer {token}"} | (headers or {}),
         environ_overrides={OPENED_IN_ENVIRON: streams.append},
@@ -52,17 +52,17 @@ def open_stream(
     )
     if not streams:
         raise ConnectionRefusedError(f"{response.status}: {response.get_data(as_text=True).strip()}")
-    return OpenStream(streams[0], response, service)
+    return OpenStream(streams[0], response, app_state)
 
 
 class OpenStream:
     """An open subscription; a context manager that closes it and leaves no thread behind."""
 
-    def __init__(self, stream: Stream, response: TestResponse, service: Service) -> None:
+    def __init__(self, stream: Stream, response: TestResponse, app_state: AppState) -> None:
         self.response = response
         self._stream = stream
         self._chunks = cast(Iterator[bytes], iter(response.response))
-        self._service = service
+        self._app_state = app_state
         # Werkzeug's client reads up to the first bytes before it returns.
         self._unread = deque(_frames(next(self._chunks, b"")))
 
@@ -81,7 +81,7 @@ class OpenStream:
     def close(self) -> None:
         """End the stream as a client does that goes away."""
         self.response.close()
-        self._service.worker().settle()
+        self._app_state.node().join_idle()
 
     def __enter__(self) -> "OpenStream":
         return self
@@ -91,7 +91,7 @@ class OpenStream:
 
     def _wait(self, timeout: float) -> None:
         until = time.monotonic() + timeout
-        while not self._stream.due(now := time.monotonic()):
+        while not self._stream.needs_poll(now := time.monotonic()):
             if now >= until:
                 raise TimeoutError(f"no frame within {timeout:g} s")
             self._stream.wait(now, until)

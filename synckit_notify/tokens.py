@@ -26,7 +26,7 @@ MAX_ID_LENGTH = 128
 LEEWAY_SECONDS = 10
 """An issuer's clock may be ahead by so much."""
 
-LATEST_INSTANT = 253402300799
+MAX_INSTANT_SECONDS = 253402300799
 """The last second of the year 9999: what `datetime` can hold."""
 
 _HMAC = {
@@ -201,7 +201,7 @@ def _instant(claims: dict[str, Any], name: str) -> datetime:
     value = claims.get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InvalidToken(f"the claim {name!r} is missing or not a number")
-    if not 0 <= value <= LATEST_INSTANT:  # also false for NaN
+    if not 0 <= value <= MAX_INSTANT_SECONDS:  # also false for NaN
         raise InvalidToken(f"the claim {name!r} is out of range")
     return datetime.fromtimestamp(value, UTC)
 

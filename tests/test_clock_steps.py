@@ -6,10 +6,10 @@ from datetime import datetime
 
 import pytest
 
-from synckit_notify.streams.channel import ChannelKey, Subscriber
 from synckit_notify.errors import TooManyStreams
-from synckit_notify.streams.registry import Registry
+from synckit_notify.streams.channel import ChannelKey, Subscriber
 from synckit_notify.streams.recovery import Sweep
+from synckit_notify.streams.registry import Registry
 
 HOUR = 3600.0
 PERIOD = 3.0

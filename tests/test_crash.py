@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import KEY, make_token
-from .support.server import Server, gunicorn
 from .support.raw_client import CHANGED, Listener
+from .support.server import Server, gunicorn
 
 HEARD_WITHIN = 5.0  # contract section 1, the promise
 

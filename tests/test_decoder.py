@@ -9,7 +9,7 @@ import tracemalloc
 import pytest
 
 from synckit_notify import sse
-from synckit_notify.sse import LONGEST, Comment, Decoder, Event, Message, Retry
+from synckit_notify.sse import MAX_CHARACTERS, Comment, Decoder, Event, Message, Retry
 
 BOM = b"\xef\xbb\xbf"
 CHANGED = Event("changed", "", "")
@@ -118,20 +118,23 @@ CASES: dict[str, tuple[bytes, list[Message]]] = {
     "an empty line that is only begun": (b"data: a", []),
     # Limits.
     "a line of just the limit": (
-        b"data:" + b"a" * (LONGEST - 5) + b"\n\n" + sse.CHANGED,
-        [message("a" * (LONGEST - 5)), CHANGED],
+        b"data:" + b"a" * (MAX_CHARACTERS - 5) + b"\n\n" + sse.CHANGED,
+        [message("a" * (MAX_CHARACTERS - 5)), CHANGED],
     ),
-    "a line over the limit": (b"data:" + b"a" * (LONGEST - 4) + b"\n\n" + sse.CHANGED, [CHANGED]),
+    "a line over the limit": (b"data:" + b"a" * (MAX_CHARACTERS - 4) + b"\n\n" + sse.CHANGED, [CHANGED]),
     "an overlong line takes its block along": (
-        b"data: a\nfoo:" + b"a" * LONGEST + b"\nevent: x\n\n" + sse.CHANGED,
+        b"data: a\nfoo:" + b"a" * MAX_CHARACTERS + b"\nevent: x\n\n" + sse.CHANGED,
         [CHANGED],
     ),
-    "an overlong comment takes nothing along": (b"event: changed\n:" + b" " * LONGEST + b"\ndata:\n\n", [CHANGED]),
-    "an overlong line without a colon": (b"a" * (LONGEST + 1) + b"\n\n" + sse.CHANGED, [CHANGED]),
+    "an overlong comment takes nothing along": (
+        b"event: changed\n:" + b" " * MAX_CHARACTERS + b"\ndata:\n\n",
+        [CHANGED],
+    ),
+    "an overlong line without a colon": (b"a" * (MAX_CHARACTERS + 1) + b"\n\n" + sse.CHANGED, [CHANGED]),
     "data over the limit": (b"data: 12345678\n" * 8192 + b"\n" + sse.CHANGED, [CHANGED]),
-    "empty data lines over the limit": (b"data\n" * (LONGEST + 1) + b"\n" + sse.CHANGED, [CHANGED]),
+    "empty data lines over the limit": (b"data\n" * (MAX_CHARACTERS + 1) + b"\n" + sse.CHANGED, [CHANGED]),
     "an id of a dropped block does not count": (
-        b"id: 7\n\nid: 8\ndata:" + b"a" * LONGEST + b"\n\ndata: b\n\n",
+        b"id: 7\n\nid: 8\ndata:" + b"a" * MAX_CHARACTERS + b"\n\ndata: b\n\n",
         [message("b", id="7")],
     ),
 }
@@ -200,5 +203,5 @@ def test_a_block_without_end_costs_bounded_memory(begin: bytes, end: bytes) -> N
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert kept < 4 * LONGEST
+    assert kept < 4 * MAX_CHARACTERS
     assert isinstance(decoder.feed(b"\n\n" + sse.CHANGED)[-1], Event)

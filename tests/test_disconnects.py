@@ -16,8 +16,8 @@ import pytest
 
 from .conftest import make_token
 from .support.netns import OtherMachine
-from .support.server import Server, flask_run, gunicorn
 from .support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
+from .support.server import Server, flask_run, gunicorn
 
 THOROUGH = pytest.mark.thorough
 SEEN_WITHIN = 0.5  # five times the promise

@@ -15,14 +15,14 @@ import click
 import pytest
 
 import synckit_notify
+from synckit_notify import cli as client_command
 from synckit_notify import metrics
 from synckit_notify.backend import admin as backend_commands
 from synckit_notify.backend import create_app
-from synckit_notify import cli as client_command
 from synckit_notify.settings import Settings
 
-from .support import doc_commands
 from .conftest import KEY
+from .support import doc_commands
 from .support.markdown import DOCUMENTS, Block, anchors, blocks, blocks_of, inline_code, links, name_of, prose, rows
 from .support.server import ROOT
 

@@ -21,15 +21,15 @@ import pytest
 from click.testing import CliRunner
 from gunicorn.config import Config
 
-from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, SyncNotification, SyncNotifyStream
 from synckit_notify import cli as client_command
+from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, SyncNotification, SyncNotifyStream
 from synckit_notify.client.models import to_text
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .support import doc_commands
 from .backend.conftest import make_clone, start
 from .client.test_assembled import Service
 from .conftest import make_token, need
+from .support import doc_commands
 from .support.markdown import DOCUMENTS, Block, blocks, blocks_of, name_of
 from .support.server import ROOT, Server, clean_environment
 from .support.wait import until
@@ -112,7 +112,7 @@ def streams_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(block: Block, account: Account, names: Names) -> None:
     """Run one block; a traceback names its line in the document."""
     account.stages[block.note](names)
-    code = "\n" * (block.line - 1) + account.settle(block.text)
+    code = "\n" * (block.line - 1) + account.join_idle(block.text)
     exec(compile(code, str(block.document), "exec"), names)
     names.pop("print", None)
     if block.note == "gunicorn.conf.py":

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from .conftest import KEY, make_token
+from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import gunicorn
 from .support.wait import until
-from .support.raw_client import CHANGED, CONNECTED, Listener
 
 STREAMS = 20
 ENDED_WITHIN = 2.5  # five times the promise
@@ -27,7 +27,10 @@ FAREWELL = re.compile(rb": connected\n\nretry: \d+\n\n: bye draining\n\n")
 
 THOROUGH = pytest.mark.thorough
 WORKERS = ["gevent", pytest.param("parked", marks=THOROUGH), pytest.param("gthread", marks=THOROUGH)]
-APPS = {"ours": ("tests.support.crashing_backend:create_app()", "/api/sync"), "foreign": ("tests.support.full_host:create_app()", "/v1/sync")}
+APPS = {
+    "ours": ("tests.support.crashing_backend:create_app()", "/api/sync"),
+    "foreign": ("tests.support.full_host:create_app()", "/v1/sync"),
+}
 
 
 class Deployment:

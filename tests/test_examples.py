@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from .support.browser import ENTER, Browser
-from .support.server import ROOT, Server, clean_environment, gunicorn
 from .support.raw_client import CHANGED, CONNECTED, Listener
+from .support.server import ROOT, Server, clean_environment, gunicorn
 
 EXAMPLES = ROOT / "examples"
 

@@ -13,7 +13,7 @@ import pytest
 from gunicorn.http import parser
 
 from synckit_notify import gunicorn_hooks
-from synckit_notify.gunicorn_hooks import FairUnreader, FewAndDiscreet
+from synckit_notify.gunicorn_hooks import FairUnreader, RedactingFilter
 
 from .conftest import KEY
 from .support.server import gunicorn
@@ -127,7 +127,7 @@ def line(message: str, error: BaseException | None = None, second: float = 1000.
 
 
 def test_malformed_requests_write_ten_lines_a_second() -> None:
-    sparing = FewAndDiscreet()
+    sparing = RedactingFilter()
     written = [sparing.filter(line("Invalid request from ip=127.0.0.1: x", second=1000 + n / 100)) for n in range(200)]
     assert [sum(written[:100]), sum(written[100:])] == [10, 10]
 
@@ -135,18 +135,18 @@ def test_malformed_requests_write_ten_lines_a_second() -> None:
 @pytest.mark.parametrize("quote", ["'", '"'])
 def test_what_was_in_a_malformed_request_is_not_written(quote: str) -> None:
     record = line(f"Invalid request from ip=127.0.0.1: Invalid HTTP Header: {quote}Authorization Bearer abc{quote}")
-    assert FewAndDiscreet().filter(record)
+    assert RedactingFilter().filter(record)
     assert record.getMessage() == "Invalid request from ip=127.0.0.1: Invalid HTTP Header: "
 
 
 def test_a_client_that_was_dropped_writes_no_traceback() -> None:
     record = line("Socket error processing request.", TimeoutError(110, "Connection timed out"))
-    assert FewAndDiscreet().filter(record)
+    assert RedactingFilter().filter(record)
     assert record.exc_info is None
 
 
 def test_all_other_lines_are_left_as_they_are() -> None:
-    sparing = FewAndDiscreet()
+    sparing = RedactingFilter()
     records = [line("Error handling request 'x'", ValueError("the application's")) for _ in range(100)]
     assert all(sparing.filter(record) for record in records)
     assert records[0].getMessage() == "Error handling request 'x'"
@@ -191,7 +191,9 @@ def test_on_a_real_server_what_is_half_sent_gives_its_place_back(tmp_path: Path,
     configuration.write_text(CONFIGURATION)
     env = {"SYNCKIT_JWT_KEY": KEY, "INSTANCE": str(tmp_path / "instance")}
     options = ("--config", str(configuration), "--threads", "4")
-    with gunicorn("tests.support.crashing_backend:create_app()", tmp_path, *options, worker_class=worker_class, env=env) as server:
+    with gunicorn(
+        "tests.support.crashing_backend:create_app()", tmp_path, *options, worker_class=worker_class, env=env
+    ) as server:
         for sent, status in HALF_SENT.items():
             with socket.create_connection(("127.0.0.1", server.port), timeout=4.0) as client:
                 client.sendall(sent)
@@ -206,7 +208,9 @@ def test_a_worker_that_stops_answers_nothing_to_a_kept_connection_that_asks_noth
     configuration.write_text(CONFIGURATION + "graceful_timeout = 1\nkeepalive = 30\nguard.BODY_SECONDS = 30\n")
     env = {"SYNCKIT_JWT_KEY": KEY, "INSTANCE": str(tmp_path / "instance")}
     with (
-        gunicorn("tests.support.crashing_backend:create_app()", tmp_path, "--config", str(configuration), env=env) as server,
+        gunicorn(
+            "tests.support.crashing_backend:create_app()", tmp_path, "--config", str(configuration), env=env
+        ) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=10.0) as client,
     ):
         client.sendall(b"GET /api/sync/live HTTP/1.1\r\nHost: x\r\n\r\n")

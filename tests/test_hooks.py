@@ -14,9 +14,9 @@ from flask import Flask, Response, abort, redirect, request
 from flask_jwt_extended import JWTManager, create_access_token, get_jwt_identity, verify_jwt_in_request
 
 from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
-from synckit_notify.streams import recovery
 from synckit_notify.brokers import Gap
 from synckit_notify.runtime.logs import MAX_FAULTS, FaultLog
+from synckit_notify.streams import recovery
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from .conftest import KEY, make_token
@@ -195,9 +195,9 @@ def test_valid_since_that_fails_is_a_503_named_once_and_leaves_no_stream(
     assert words in line
     assert "valid_since" in line
     assert "datetime" in line
-    worker = app.extensions["synckit_notify"].worker()
+    worker = app.extensions["synckit_notify"].node()
     assert len(worker.registry) == 0
-    worker.settle()
+    worker.join_idle()
 
 
 def test_after_a_gap_a_stream_that_was_revoked_ends_as_soon_as_the_host_can_tell(
@@ -221,7 +221,7 @@ def test_after_a_gap_a_stream_that_was_revoked_ends_as_soon_as_the_host_can_tell
         assert [alice.next_frame(), bob.next_frame()] == [CONNECTED] * 2
         away.set()
         revoked.set()
-        app.extensions["synckit_notify"].worker().receive(Gap())
+        app.extensions["synckit_notify"].node().receive(Gap())
         assert [alice.next_frame(5.0), bob.next_frame(5.0)] == [CHANGED] * 2
         assert until(lambda: min(asked.values()) > 4)
         away.clear()

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from synckit_notify.runtime.logs import SparingLog, log
+from synckit_notify.runtime.logs import RateLimitedLog, log
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .support import minimal_host
 from .conftest import make_token
+from .support import minimal_host
+from .support.raw_client import Listener
 from .support.server import Server, gunicorn
 from .support.wait import until
-from .support.raw_client import Listener
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 
@@ -125,7 +125,7 @@ class TestLines:
 
     def test_a_flood_is_cut_and_what_was_left_out_is_told(self, lines) -> None:
         now = [100.0]
-        sparing = SparingLog(per_second=3, clock=lambda: now[0])
+        sparing = RateLimitedLog(per_second=3, clock=lambda: now[0])
         for number in range(10):
             sparing.info("line %d", number)
         now[0] = 101.0

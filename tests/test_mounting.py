@@ -18,8 +18,8 @@ from synckit_notify import ConfigurationError, InvalidToken, Notifier, Principal
 from synckit_notify.errors import Refused
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .support import full_host, minimal_host
 from .conftest import KEY, make_token
+from .support import full_host, minimal_host
 
 SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"
 
@@ -75,7 +75,7 @@ class TestForeignHost:
             assert stream.next_frame() == b": bye revoked\n\n"
         old = client.get(SUBSCRIBE, headers=bearer(make_token(iat=int(time.time()) - 60)))
         assert (old.status_code, old.json) == (401, {"error": "the token was revoked"})
-        assert len(host.extensions["synckit_notify"].worker().registry) == 0
+        assert len(host.extensions["synckit_notify"].node().registry) == 0
         with open_stream(client, "notes", make_token()) as again:
             assert again.next_frame() == CONNECTED
 
@@ -105,9 +105,9 @@ class TestForeignHost:
         assert answer.status_code == 500
         answer.close()
         gc.collect()  # Flask keeps the exception, and so the response, in a cycle
-        worker = host.extensions["synckit_notify"].worker()
+        worker = host.extensions["synckit_notify"].node()
         assert len(worker.registry) == 0
-        worker.settle()
+        worker.join_idle()
 
 
 class TestPublish:
@@ -278,7 +278,7 @@ def test_a_dropped_response_frees_its_subscriber() -> None:
     app = minimal_host.create_app()
     answer = app.test_client().get("/api/sync/subscribe?app_id=notes", headers=bearer(make_token()), buffered=False)
     assert answer.status_code == 200
-    registry = app.extensions["synckit_notify"].worker().registry
+    registry = app.extensions["synckit_notify"].node().registry
     assert len(registry) == 1
     del answer
     assert len(registry) == 0

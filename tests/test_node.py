@@ -9,13 +9,13 @@ import pytest
 
 from synckit_notify.brokers import Disconnect, Message, Notice
 from synckit_notify.brokers.memory import MemoryBroker
-from synckit_notify.streams.channel import ChannelKey, End
 from synckit_notify.errors import TooManyStreams
-from synckit_notify.runtime.per_process import PerProcess
+from synckit_notify.node import Node
 from synckit_notify.runtime.background import Periodic
-from synckit_notify.streams.registry import Registry
+from synckit_notify.runtime.per_process import PerProcess
+from synckit_notify.streams.channel import ChannelKey, EndReason
 from synckit_notify.streams.recovery import Sweep
-from synckit_notify.node import Worker
+from synckit_notify.streams.registry import Registry
 
 from .support.wait import until
 
@@ -53,22 +53,22 @@ class GunicornWorker:
 @pytest.fixture
 def make_worker():
     """Makes Workers whose streams are gone, and their threads with them, when the test ends."""
-    made: list[Worker] = []
+    made: list[Node] = []
 
-    def make(broker=None, **options) -> Worker:
-        made.append(Worker(Registry(), broker or MemoryBroker(), **options))
+    def make(broker=None, **options) -> Node:
+        made.append(Node(Registry(), broker or MemoryBroker(), **options))
         return made[-1]
 
     yield make
-    for worker in made:
-        release_all(worker)
+    for node in made:
+        release_all(node)
 
 
-def release_all(worker: Worker) -> None:
-    for _, subscribers in worker.registry.snapshot():
+def release_all(node: Node) -> None:
+    for _, subscribers in node.registry.snapshot():
         for subscriber in subscribers:
-            worker.registry.release(subscriber)
-    worker.settle()
+            node.registry.release(subscriber)
+    node.join_idle()
 
 
 @pytest.fixture
@@ -103,32 +103,32 @@ def test_a_forked_child_makes_its_own() -> None:
 
 def test_the_broker_starts_with_the_first_stream_and_once(make_worker) -> None:
     broker = BrokerThatRemembers()
-    worker = make_worker(broker)
+    node = make_worker(broker)
     assert broker.starts == 0
-    worker.announce(Notice("notes", "alice"))
+    node.announce(Notice("notes", "alice"))
     assert broker.starts == 0, "a process that only publishes has nobody to listen for"
-    worker.open(ALICE, None)
-    worker.open(ALICE, None)
+    node.open(ALICE, None)
+    node.open(ALICE, None)
     assert broker.starts == 1
 
 
 def test_an_announcement_is_delivered_here_and_handed_on(make_worker) -> None:
     broker = BrokerThatRemembers()
-    worker = make_worker(broker)
-    laptop, phone = worker.open(ALICE, "laptop"), worker.open(ALICE, "phone")
+    node = make_worker(broker)
+    laptop, phone = node.open(ALICE, "laptop"), node.open(ALICE, "phone")
     messages: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone")]
     for message in messages:
-        worker.announce(message)
+        node.announce(message)
     assert (len(laptop.pending), len(phone.pending)) == (0, 1)
-    assert (laptop.end, phone.end) == (None, End.REVOKED)
+    assert (laptop.end, phone.end) == (None, EndReason.REVOKED)
     assert broker.sent == messages
 
 
 def test_a_message_from_elsewhere_is_delivered_and_not_handed_on(make_worker) -> None:
     broker = BrokerThatRemembers()
-    worker = make_worker(broker)
-    subscriber = worker.open(ALICE, None)
-    worker.receive(Notice("notes", "alice"))
+    node = make_worker(broker)
+    subscriber = node.open(ALICE, None)
+    node.receive(Notice("notes", "alice"))
     assert len(subscriber.pending) == 1
     assert broker.sent == []
 
@@ -136,14 +136,14 @@ def test_a_message_from_elsewhere_is_delivered_and_not_handed_on(make_worker) ->
 def test_every_stream_ends_when_gunicorn_stops_the_worker(make_worker, sigterm) -> None:
     gunicorn = GunicornWorker()
     sigterm(gunicorn.handle_exit)
-    worker = make_worker()
-    streams = [worker.open(ALICE, None) for _ in range(3)]
-    assert not worker.draining
+    node = make_worker()
+    streams = [node.open(ALICE, None) for _ in range(3)]
+    assert not node.draining
     gunicorn.handle_exit()
-    assert until(lambda: all(stream.end is End.DRAINING for stream in streams))
-    late = worker.open(ALICE, None)
-    assert late.end is End.DRAINING
-    release_all(worker)
+    assert until(lambda: all(stream.end is EndReason.DRAINING for stream in streams))
+    late = node.open(ALICE, None)
+    assert late.end is EndReason.DRAINING
+    release_all(node)
     assert not running("synckit-pulse")
 
 
@@ -157,7 +157,7 @@ class TestPeriodic:
             periodic.ensure()
             assert until(lambda expected=round_number * 3: len(runs) >= expected)
             needed.clear()
-            periodic.settle()
+            periodic.join_idle()
             assert not running("test")
 
     def test_one_thread_serves_many_calls(self) -> None:
@@ -168,7 +168,7 @@ class TestPeriodic:
             periodic.ensure()
         assert len(running("test")) == 1
         needed.clear()
-        periodic.settle()
+        periodic.join_idle()
 
     def test_a_failure_is_logged_and_it_goes_on(self, caplog: pytest.LogCaptureFixture) -> None:
         needed = threading.Event()
@@ -184,7 +184,7 @@ class TestPeriodic:
         periodic.ensure()
         assert until(lambda: len(runs) > 2)
         needed.clear()
-        periodic.settle()
+        periodic.join_idle()
         assert "the database is away" in caplog.text
 
 
@@ -193,15 +193,15 @@ def test_without_a_thread_to_be_had_no_subscriber_is_left_behind(make_worker, mo
         raise RuntimeError("can't start new thread")
 
     sweeps: list[datetime] = []
-    worker = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
+    node = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
     with monkeypatch.context() as patch, pytest.raises(TooManyStreams, match="another thread"):
         patch.setattr(threading.Thread, "start", fail)
-        worker.open(ALICE, None)
-    assert len(worker.registry) == 0
-    subscriber = worker.open(ALICE, None)
+        node.open(ALICE, None)
+    assert len(node.registry) == 0
+    subscriber = node.open(ALICE, None)
     assert until(lambda: len(sweeps) > 0)
-    worker.registry.release(subscriber)
-    worker.settle()
+    node.registry.release(subscriber)
+    node.join_idle()
 
 
 class TestSweep:
@@ -244,11 +244,11 @@ class TestSweep:
 
     def test_it_runs_only_while_streams_are_open(self, make_worker) -> None:
         sweeps = []
-        worker = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
+        node = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
         assert not running("synckit-sweep")
-        subscriber = worker.open(ALICE, None)
+        subscriber = node.open(ALICE, None)
         assert running("synckit-sweep")
         assert until(lambda: len(sweeps) > 2)
-        worker.registry.release(subscriber)
-        worker.settle()
+        node.registry.release(subscriber)
+        node.join_idle()
         assert not running("synckit-sweep")

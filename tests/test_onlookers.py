@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from .conftest import make_token
+from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import Server, flask_run, gunicorn
 from .support.wait import until
-from .support.raw_client import CHANGED, CONNECTED, Listener
 
 THOROUGH = pytest.mark.thorough
 APP = "tests.support.onlooking_host:create_app()"

@@ -19,10 +19,10 @@ import pytest
 
 from .conftest import make_token
 from .support.netns import OtherMachine
+from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import ROOT, Server, clean_environment, gunicorn
 from .support.valkey import Valkey
 from .support.wait import until
-from .support.raw_client import CHANGED, CONNECTED, Listener
 
 HEARD_WITHIN = 5.0  # contract section 1, with the broker gone and the sweep at work
 PLAIN, FOREIGN = "tests.support.minimal_host:create_app()", "tests.support.full_host:create_app()"
@@ -179,7 +179,8 @@ def test_a_script_that_publishes_and_exits_is_heard(start, broker: Valkey) -> No
     with pair.listen() as phone:
         pair.wait_until_joined()
         read_all(phone)
-        code = "from tests.support.minimal_host import create_app, notifier; app = create_app(); notifier.publish('notes', 'alice')"
+        host = "from tests.support.minimal_host import create_app, notifier"
+        code = f"{host}; app = create_app(); notifier.publish('notes', 'alice')"
         subprocess.run(
             [sys.executable, "-c", code],
             check=True,

@@ -13,12 +13,24 @@ from pathlib import Path
 
 import pytest
 
-from .support.proxy_scenarios import Route, added_delays, death, departure, expected_body, first_bytes, idle_life, on_its_own, open_connections, wait_until, whole_body
 from .conftest import make_token, need
-from .support.reconnecting_devices import disturb, hang_up
 from .support.curl import Curl
-from .support.proxy_leaks import believed_lies, echo, revealed_metrics
 from .support.proxies import DEPLOY, Nginx, Proxy, free_port
+from .support.proxy_leaks import believed_lies, echo, revealed_metrics
+from .support.proxy_scenarios import (
+    Route,
+    added_delays,
+    death,
+    departure,
+    expected_body,
+    first_bytes,
+    idle_life,
+    on_its_own,
+    open_connections,
+    wait_until,
+    whole_body,
+)
+from .support.reconnecting_devices import disturb, hang_up
 from .support.server import ROOT, Server, gunicorn
 
 pytestmark = pytest.mark.thorough
@@ -39,7 +51,9 @@ def programs() -> None:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The smallest host, under the gunicorn.conf.py that the proxy's times are made for."""
     env = {"SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS)}
-    with gunicorn("tests.support.minimal_host:create_app()", tmp_path_factory.mktemp("service"), *GUNICORN_CONF, env=env) as started:
+    with gunicorn(
+        "tests.support.minimal_host:create_app()", tmp_path_factory.mktemp("service"), *GUNICORN_CONF, env=env
+    ) as started:
         yield started
 
 

@@ -69,7 +69,9 @@ def imports_of(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join((*package[: len(package) - node.level + 1], node.module or "")) if node.level else node.module
+            base = (
+                ".".join((*package[: len(package) - node.level + 1], node.module or "")) if node.level else node.module
+            )
             base = (base or "").rstrip(".")
             inside = {f"{base}.{alias.name}" for alias in node.names}
             found |= {name if name in MODULES else base for name in inside}

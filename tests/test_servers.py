@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import make_token
-from .support.server import Server, flask_run, gunicorn
 from .support.raw_client import CHANGED, CONNECTED, Listener
+from .support.server import Server, flask_run, gunicorn
 
 SERVERS = {
     "gevent": lambda folder, app, env: gunicorn(app, folder, env=env),
@@ -72,7 +72,9 @@ def listen() -> Iterator[Callable[..., Listener]]:
 @pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": "0.5"}
-    with SERVERS[request.param](tmp_path_factory.mktemp("server"), "tests.support.minimal_host:create_app()", env) as started:
+    with SERVERS[request.param](
+        tmp_path_factory.mktemp("server"), "tests.support.minimal_host:create_app()", env
+    ) as started:
         yield started
 
 
@@ -189,7 +191,9 @@ def test_the_registry_is_empty_after_every_way_to_go(server: Server, listen, way
 
 def test_a_thousand_streams_that_go_in_every_way_leave_nothing(tmp_path: Path, listen) -> None:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": "1", "SYNCKIT_MAX_STREAMS": "2000"}
-    with gunicorn("tests.support.minimal_host:create_app()", tmp_path, "--worker-connections", "2000", env=env) as server:
+    with gunicorn(
+        "tests.support.minimal_host:create_app()", tmp_path, "--worker-connections", "2000", env=env
+    ) as server:
         listeners = [listen(server, f"user{number % 50}", device=f"{number}", life=600) for number in range(1000)]
         assert ready(server)["streams"] == 1000
         for number, listener in enumerate(listeners):

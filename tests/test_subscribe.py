@@ -10,11 +10,11 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
-from synckit_notify.streams.channel import End
+from synckit_notify.streams.channel import EndReason
 from synckit_notify.testing import CHANGED, CONNECTED, KEEPALIVE, open_stream
 
-from .support import minimal_host
 from .conftest import KEY, make_token
+from .support import minimal_host
 
 PATH = "/api/sync/subscribe"
 
@@ -30,7 +30,7 @@ def client(app: Flask) -> FlaskClient:
 
 
 def streams(app: Flask) -> int:
-    return len(app.extensions["synckit_notify"].worker().registry)
+    return len(app.extensions["synckit_notify"].node().registry)
 
 
 def ask(client: FlaskClient, query: str = "app_id=notes", token: str | None = None, **options: object) -> TestResponse:
@@ -170,7 +170,7 @@ def test_a_worker_that_stops_says_goodbye_at_once(app: Flask, client: FlaskClien
     class StoppingGunicorn:
         alive = False
 
-    worker = app.extensions["synckit_notify"].worker()
+    worker = app.extensions["synckit_notify"].node()
     worker._gunicorn = StoppingGunicorn()
     answer = ask(client, buffered=False)
     assert re.fullmatch(rb"retry: \d{3,4}\n\n: bye draining\n\n", b"".join(answer.response))
@@ -216,7 +216,7 @@ def test_a_disconnect_ends_the_streams_of_one_device(app: Flask, client: FlaskCl
     ):
         assert [laptop.next_frame(), phone.next_frame()] == [CONNECTED] * 2
         client.post("/disconnect/notes/alice?device=laptop")
-        assert laptop.next_frame() == f": bye {End.REVOKED}\n\n".encode()
+        assert laptop.next_frame() == f": bye {EndReason.REVOKED}\n\n".encode()
         with pytest.raises(TimeoutError):
             phone.next_frame(0.05)
 

@@ -13,18 +13,18 @@ import pytest
 from synckit_notify.brokers import Gap, Notice
 from synckit_notify.brokers.memory import MemoryBroker
 from synckit_notify.brokers.redis import RedisBroker
-from synckit_notify.streams.channel import ChannelKey, End
+from synckit_notify.client.browser_login import Callback
 from synckit_notify.client.connection import Line
 from synckit_notify.client.errors import NetworkError
-from synckit_notify.client.browser_login import Callback
 from synckit_notify.errors import TooManyStreams
-from synckit_notify.streams.registry import Registry
-from synckit_notify.streams.recovery import Repair
 from synckit_notify.node import Worker
+from synckit_notify.streams.channel import ChannelKey, EndReason
+from synckit_notify.streams.recovery import GapRecovery
+from synckit_notify.streams.registry import Registry
 
-from .support import minimal_host
 from .brokers.conftest import QUICK, Heard
 from .conftest import make_token
+from .support import minimal_host
 from .support.valkey import Valkey
 from .support.wait import until
 
@@ -54,31 +54,31 @@ def test_a_gap_is_mended_when_there_are_threads_again(caplog: pytest.LogCaptureF
     with no_new_threads():
         for _ in range(3):
             worker.receive(Gap())
-        worker.settle()
+        worker.join_idle()
         assert (subscriber.pending, revoked) == ((), [])
-    assert until(lambda: subscriber.end is End.REVOKED)
+    assert until(lambda: subscriber.end is EndReason.REVOKED)
     assert subscriber.pending
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     worker.registry.release(subscriber)
-    worker.settle()
+    worker.join_idle()
 
 
 def test_a_repair_without_a_thread_waits_for_the_next_gap_where_nobody_listens() -> None:
     registry = Registry()
-    repair = Repair(registry, None)
+    repair = GapRecovery(registry, None)
     subscriber = registry.subscribe(ALICE)
     with no_new_threads():
         repair.gap()
-    repair.settle()
+    repair.join_idle()
     repair.gap()
     assert until(lambda: subscriber.pending)
-    repair.settle()
+    repair.join_idle()
 
 
 def test_a_stream_whose_threads_cannot_be_started_is_refused_and_the_next_one_is_not() -> None:
     app = minimal_host.create_app()
     path, headers = "/api/sync/subscribe?app_id=notes", {"Authorization": f"Bearer {make_token()}"}
-    worker = app.extensions["synckit_notify"].worker()
+    worker = app.extensions["synckit_notify"].node()
     with no_new_threads():
         answer = app.test_client().get(path, headers=headers)
     assert (answer.status_code, list(answer.json)) == (503, ["error"])
@@ -87,7 +87,7 @@ def test_a_stream_whose_threads_cannot_be_started_is_refused_and_the_next_one_is
     again = app.test_client().get(path, headers=headers, buffered=False)
     assert again.status_code == 200
     again.close()
-    worker.settle()
+    worker.join_idle()
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_broker_without_threads_listens_and_sends_later(valkey: Valkey) -> Non
     broker, other = (RedisBroker(valkey.url, timing=QUICK) for _ in range(2))
     heard = Heard()
     other.start(heard)
-    assert until(lambda: other.link().connected, 20.0)
+    assert until(lambda: other.status().connected, 20.0)
     worker = Worker(Registry(), broker)
     with no_new_threads():
         with pytest.raises(TooManyStreams):
@@ -111,7 +111,7 @@ def test_a_broker_without_threads_listens_and_sends_later(valkey: Valkey) -> Non
     other.publish(Notice("notes", "alice"))
     assert until(lambda: subscriber.pending, 20.0)
     worker.registry.release(subscriber)
-    worker.settle()
+    worker.join_idle()
     for each in (broker, other):
         each.close()
 

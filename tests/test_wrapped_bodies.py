@@ -13,13 +13,13 @@ import pytest
 from flask import Flask, Response
 from werkzeug.test import EnvironBuilder
 
-from synckit_notify.streams.channel import ChannelKey, End
+from synckit_notify.streams.channel import ChannelKey, EndReason
 
-from .support import minimal_host, wrapped_host
 from .conftest import make_token
+from .support import minimal_host, wrapped_host
+from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import Server, flask_run, gunicorn
 from .support.wait import until
-from .support.raw_client import CHANGED, CONNECTED, Listener
 
 THOROUGH = pytest.mark.thorough
 APP = "tests.support.wrapped_host:create_app()"
@@ -122,7 +122,7 @@ class Host:
 
     def __init__(self, app: Flask) -> None:
         self.app = app
-        self.worker = app.extensions["synckit_notify"].worker()
+        self.worker = app.extensions["synckit_notify"].node()
 
     def open(self) -> Iterator[bytes]:
         """Subscribe, and return the body after its first bytes."""
@@ -164,7 +164,7 @@ def test_the_last_reference_gives_the_seat_back_without_the_collector(hook: Call
     assert host.streams() == 1
     del body
     assert host.streams() == 0
-    host.worker.settle()
+    host.worker.join_idle()
 
 
 def test_a_body_that_is_kept_and_forgotten_goes_at_the_age_limit_where_no_socket_is_known() -> None:
@@ -183,7 +183,7 @@ def test_a_body_that_is_kept_and_forgotten_goes_at_the_age_limit_where_no_socket
     assert list(kept) == [b": bye max_age\n\n"], "who iterates after all reads the end"
     kept.close()
     assert closed == [1]
-    host.worker.settle()
+    host.worker.join_idle()
 
 
 def test_a_closed_body_ends_and_is_never_deaf() -> None:
@@ -192,7 +192,7 @@ def test_a_closed_body_ends_and_is_never_deaf() -> None:
     body.close()
     host.worker.registry.deliver(ChannelKey("notes", "alice"))
     assert list(body) == []
-    host.worker.settle()
+    host.worker.join_idle()
 
 
 def test_a_callback_that_fails_keeps_neither_the_others_nor_the_seat(caplog: pytest.LogCaptureFixture) -> None:
@@ -209,7 +209,7 @@ def test_a_callback_that_fails_keeps_neither_the_others_nor_the_seat(caplog: pyt
     host.open().close()
     assert (host.streams(), called) == (0, [1])
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError]
-    host.worker.settle()
+    host.worker.join_idle()
 
 
 def test_a_host_with_a_response_class_of_its_own_gets_its_class_and_its_callbacks() -> None:
@@ -229,7 +229,7 @@ def test_a_host_with_a_response_class_of_its_own_gets_its_class_and_its_callback
     host = Host(app)
     host.open().close()
     assert seen == [True, "closed"]
-    host.worker.settle()
+    host.worker.join_idle()
 
 
 def test_a_hook_that_answers_something_else_leaves_no_stream_behind() -> None:
@@ -244,18 +244,18 @@ def test_a_hook_that_answers_something_else_leaves_no_stream_behind() -> None:
     with app.test_client().get("/api/sync/subscribe?app_id=notes", headers=headers) as answer:
         assert (answer.status_code, answer.text) == (403, "closed for maintenance")
     assert Host(app).streams() == 0
-    app.extensions["synckit_notify"].worker().settle()
+    app.extensions["synckit_notify"].node().join_idle()
 
 
 def test_the_log_names_each_stream_once_and_why_it_ended(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "synckit_notify")
     host = Host(minimal_host.create_app())
     kept = host.open()
-    host.worker.registry.end_all(End.REVOKED)
+    host.worker.registry.end_all(EndReason.REVOKED)
     assert list(kept) == [b": bye revoked\n\n"]
     assert until(lambda: not host.worker.busy(), SOON)
     kept.close()
-    host.worker.settle()
+    host.worker.join_idle()
     assert [r.getMessage().partition(" age")[0] for r in caplog.records] == ["stream ended reason=revoked"]
 
 
@@ -271,4 +271,4 @@ def test_a_log_handler_that_fails_harms_no_stream(monkeypatch: pytest.MonkeyPatc
     host.open().close()
     assert host.streams() == 0
     assert host.app.test_client().get("/api/sync/subscribe?app_id=notes").status_code == 401
-    host.worker.settle()
+    host.worker.join_idle()

@@ -99,7 +99,7 @@ def _take(site: Site, ledger: Ledger, until: float) -> None:
 def _status(ledger: Ledger, elapsed: float, stale: float) -> str:
     active = [episode.kind for episode in ledger.episodes if episode.healed is None]
     return (
-        f"[{elapsed:4.0f} s] {ledger.counts['answers']} pushes, {ledger.streams}/{len(ledger.devices)} streams, "
+        f"[{elapsed:4.0f} s] {ledger.counters['answers']} pushes, {ledger.streams}/{len(ledger.devices)} streams, "
         f"{len(ledger.episodes)} faults, stale now {stale:.1f} s, longest {ledger.longest.seconds:.1f} s"
         + (f", {len(ledger.wrong)} WRONG" if ledger.wrong else "")
         + (f"; now: {', '.join(active)}" if active else "")
@@ -122,7 +122,7 @@ def _summary(
         "longest staleness of a connected device": round(ledger.longest_connected.seconds, 1),
         "longest staleness, faults included": round(ledger.longest_in_all.seconds, 1),
         "connections cut by age": sum(network.expired for network in site.networks),
-        "counts": dict(sorted(ledger.counts.items())),
+        "counts": dict(sorted(ledger.counters.items())),
         "faults": {
             fault.kind: {"struck": struck[fault.kind], "stale after": round(ledger.longest_after[fault.kind], 1)}
             for fault in faults
@@ -151,8 +151,8 @@ def _interrupt_once(sign: int, frame: object) -> None:
 
 def _tracebacks(folder: Path) -> list[str]:
     """Look for what nobody expected: a request that failed on the server, a thread that ended."""
-    counts = {log.name: log.read_text(errors="replace").count("Traceback (most") for log in folder.glob("*.log")}
-    return [f"{count} tracebacks in {name}" for name, count in counts.items() if count]
+    counters = {log.name: log.read_text(errors="replace").count("Traceback (most") for log in folder.glob("*.log")}
+    return [f"{count} tracebacks in {name}" for name, count in counters.items() if count]
 
 
 def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path | None]:

@@ -29,8 +29,8 @@ LINE_LIVES = (20.0, 59.0)
 CALM_SECONDS = (BOUND_SECONDS + 2.0, BOUND_SECONDS + 8.0)
 LONG_CALM_SECONDS = (PAUSE_SECONDS + 5.0, PAUSE_SECONDS + 10.0)
 STORMS_TO_A_LONG_CALM = 4
-MOST_AT_ONCE = 4
-LONGEST_RETRY_SECONDS = RECONNECT_MILLISECONDS[1] / 1000
+MAX_AT_ONCE = 4
+MAX_RETRY_SECONDS = RECONNECT_MILLISECONDS[1] / 1000
 WATCHDOG_SECONDS = SILENT_PERIODS * KEEPALIVE_SECONDS
 
 Strike = Callable[[Site, random.Random], "Hit"]
@@ -161,7 +161,7 @@ def _log_out(site: Site, chance: random.Random) -> Hit:
     return Hit(site.log_out(chance))
 
 
-DRAINED = (LONGEST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
+DRAINED = (MAX_RETRY_SECONDS, MAX_RETRY_SECONDS)
 """A server that drains asks its clients to stay away for a while: until then it is not healed."""
 
 NOTICED = (WATCHDOG_SECONDS, WATCHDOG_SECONDS)
@@ -237,7 +237,7 @@ class Chaos(threading.Thread):
         """Take the next kinds out of the deck, of different parts."""
         dealt: list[Fault] = []
         passing = [fault for fault in self._faults if fault.seconds is not None]
-        for _ in range(self._random.randint(1, MOST_AT_ONCE)):
+        for _ in range(self._random.randint(1, MAX_AT_ONCE)):
             if not self._deck:
                 self._deck = self._random.sample(passing, len(passing))
             taken = {fault.part for fault in dealt}

@@ -35,10 +35,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from synckit_notify.client import ChangeEntry, NotAuthenticated, PulledChange, StreamState, SyncKitClient, SyncKitError, SyncNotification
+from synckit_notify.client import (
+    ChangeEntry,
+    NotAuthenticated,
+    PulledChange,
+    StreamState,
+    SyncKitClient,
+    SyncKitError,
+    SyncNotification,
+)
 
 AGAIN_SECONDS = 0.5
-MOST_ROWS = 3
+MAX_ROWS = 3
 
 
 class Resident(NamedTuple):
@@ -97,7 +105,7 @@ class Device:
 
     def _push(self) -> None:
         while not self._finishing.wait(self._random.expovariate(self._pace)):
-            entries = [self._entry() for _ in range(self._random.randint(1, MOST_ROWS))]
+            entries = [self._entry() for _ in range(self._random.randint(1, MAX_ROWS))]
             self._tell("pushing", rows=[entry.row_id for entry in entries])
             self._works(partial(self._send, entries))
         self._insist(lambda: self._send([]))

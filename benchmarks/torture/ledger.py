@@ -105,7 +105,7 @@ class Ledger:
         self.episodes: list[Episode] = []
         self.wrong: list[str] = []
         self.answered: set[str] = set()
-        self.counts: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter()
         self.troubles: Counter[str] = Counter()
         self.longest = Staleness()
         self.longest_answered = Staleness()
@@ -135,24 +135,24 @@ class Ledger:
             case "pushing":
                 holder.attempted.update(message["rows"])
                 holder.unanswered.update(message["rows"])
-                self.counts["pushes"] += 1
+                self.counters["pushes"] += 1
             case "pushed":
                 self.answered |= holder.unanswered
                 holder.unanswered.clear()
-                self.counts["answers"] += 1
+                self.counters["answers"] += 1
             case "pulled":
                 self._pulled(message["device"], holder, message["changes"], message["at"])
             case "noticed":
-                self.counts["notices"] += 1
-                self.counts["spurious notices"] += holder.new == 0
+                self.counters["notices"] += 1
+                self.counters["spurious notices"] += holder.new == 0
                 holder.new = 0
             case "state":
                 holder.state = message["state"]
                 holder.connected = message["at"] if holder.state == "connected" else math.inf
                 holder.since = min(holder.since, holder.connected)
-                self.counts[f"streams {message['state']}"] += 1
+                self.counters[f"streams {message['state']}"] += 1
             case "logged_in":
-                self.counts["log-ins"] += 1
+                self.counters["log-ins"] += 1
             case "trouble":
                 self.troubles[message["text"]] += 1
             case "finished":
@@ -218,7 +218,7 @@ class Ledger:
             if not sound:
                 self.wrong.append(f"{name} pulled {seq} {row!r} with other data than was pushed")
             if seq in holder.held:
-                self.counts["repeats after a kill"] += 1
+                self.counters["repeats after a kill"] += 1
                 if seq > holder.forgiven or holder.held[seq][0] != row:
                     self.wrong.append(f"{name} pulled {seq} {row!r} twice")
                 continue

@@ -22,10 +22,9 @@ from flask import Flask, Response, json
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
-from .. import Notifier, Principal
-from .. import cors
+from .. import Notifier, Principal, cors
 from ..settings import cors_origins
-from . import api, changelog, admin, development, rate_limit, live, presence, sessions
+from . import admin, api, changelog, development, live, presence, rate_limit, sessions
 from .context import EXTENSION_NAME, Backend, Signer
 from .database.store import Busy, Store
 from .last_seen import LastSeen
@@ -34,7 +33,7 @@ from .oauth import routes as oauth
 
 __all__ = ["Backend", "create_app"]
 
-LARGEST_BODY = 8 * 2**20
+MAX_BODY_BYTES = 8 * 2**20
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     """
     folder = None if instance_path is None else str(Path(instance_path).absolute())
     app = Flask(__name__, instance_path=folder, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json = _JSON(app)
     app.config.update({name: value for name, value in os.environ.items() if name.startswith("SYNCKIT_")})
     app.config.update(config or {})

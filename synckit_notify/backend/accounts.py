@@ -16,10 +16,10 @@ from sqlalchemy import ColumnElement, Connection, Row, Subquery, and_, func, sel
 from ..errors import InvalidToken, Refused
 from .database.schema import INSTALLED, NAMED, apps, devices, now, users
 from .database.store import Store, upsert
-from .passwords import Admit, everybody, matches
+from .passwords import RateLimitCheck, allow_all, matches
 
 PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
-LONGEST_EMAIL = 254
+MAX_EMAIL_CHARACTERS = 254
 
 MAX_DEVICES = 1_000
 """Of one app and user. A registration beyond is not refused: a script that makes a device at each run would lock its
@@ -82,31 +82,39 @@ def add_user(connection: Connection, email: str, password_hash: str) -> str:
 
 
 def log_in(
-    store: Store, *, email: str, password: str, api_key: str, admit: Admit = everybody, address: str | None = None
+    store: Store,
+    *,
+    email: str,
+    password: str,
+    api_key: str,
+    check_rate_limit: RateLimitCheck = allow_all,
+    address: str | None = None,
 ) -> tuple[str, Row[Any]]:
     """Return the app's id and the user; raises WrongCredentials."""
     app_id = store.read(lambda connection: find_client(connection, api_key), owner=normalise(email))
     # Also for a wrong key: the time that an answer takes must not tell.
-    user = recognise(store, email, password, admit, address)
+    user = recognise(store, email, password, check_rate_limit, address)
     if app_id is None or user is None:
         raise WrongCredentials
     return app_id, user
 
 
 def recognise(
-    store: Store, email: str, password: str, admit: Admit = everybody, address: str | None = None
+    store: Store, email: str, password: str, check_rate_limit: RateLimitCheck = allow_all, address: str | None = None
 ) -> Row[Any] | None:
     """Return the user with this e-mail and this password; for an unknown e-mail it takes as long."""
     user = store.read(lambda connection: account_of(connection, email), owner=normalise(email))
-    return _proven(user, password, admit, hashing_owners(email, address))
+    return _proven(user, password, check_rate_limit, hashing_owners(email, address))
 
 
 def require_password(
-    store: Store, user_id: str, password: str, admit: Admit = everybody, address: str | None = None
+    store: Store, user_id: str, password: str, check_rate_limit: RateLimitCheck = allow_all, address: str | None = None
 ) -> Row[Any]:
     """Return the user with this id and this password; raises WrongPassword."""
     found = store.read(lambda connection: account(connection, user_id), owner=user_id)
-    user = _proven(found, password, admit, hashing_owners(user_id if found is None else found.email, address))
+    user = _proven(
+        found, password, check_rate_limit, hashing_owners(user_id if found is None else found.email, address)
+    )
     if user is None:
         raise WrongPassword("the old password is wrong")
     return user
@@ -261,9 +269,11 @@ def normalise(email: str) -> str:
     return email.strip().casefold()
 
 
-def _proven(user: Row[Any] | None, password: str, admit: Admit, owners: Sequence[str]) -> Row[Any] | None:
+def _proven(
+    user: Row[Any] | None, password: str, check_rate_limit: RateLimitCheck, owners: Sequence[str]
+) -> Row[Any] | None:
     """Return the user if it is their password and they may use it; it takes as long if not."""
-    genuine = matches(None if user is None else user.password_hash, password, admit, owners)
+    genuine = matches(None if user is None else user.password_hash, password, check_rate_limit, owners)
     return None if user is None or not genuine or user.valid_since == DISABLED else user
 
 

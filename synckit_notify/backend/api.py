@@ -11,21 +11,21 @@ from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, request_limits, changelog, request_fields, keys, rate_limit, sessions
+from . import accounts, changelog, keys, rate_limit, request_fields, request_limits, sessions
 from .changelog import Change, Query
 from .context import TOKEN_SECONDS, current_backend
 from .database.schema import now
-from .request_fields import Fields, Invalid, rfc3339
-from .passwords import LONGEST_PASSWORD, hash_password
+from .passwords import MAX_PASSWORD_CHARACTERS, hash_password
+from .request_fields import Fields, InvalidField, rfc3339
 from .sessions import Holder, Session
 
-LONGEST_ID = 128
-MOST_TABLES = 100
+MAX_ID_CHARACTERS = 128
+MAX_TABLES = 100
 DEVICES_LISTED, MAX_DEVICES_LISTED = 100, 200
 """How many devices a page holds, unless `limit` says otherwise, and at most."""
 
-LARGEST_DATA = 256 * 1024
-LARGEST_QUERY = 256 * 1024
+MAX_DATA_BYTES = 256 * 1024
+MAX_QUERY_BYTES = 256 * 1024
 """A hundred names of tables, all of them escaped, take 150 KiB."""
 
 Answer = dict[str, Any]
@@ -38,13 +38,13 @@ def auth() -> Answer:
     """Exchange an e-mail, a password and an app's API key for a token, and begin a session."""
     backend = current_backend()
     body = _body()
-    device = body.optional_text("device_id", longest=LONGEST_ID)
+    device = body.optional_text("device_id", longest=MAX_ID_CHARACTERS)
     app, user = accounts.log_in(
         backend.store,
-        email=body.text("email", longest=accounts.LONGEST_EMAIL),
-        password=body.text("password", longest=LONGEST_PASSWORD),
-        api_key=body.text("api_key", longest=LONGEST_ID),
-        admit=rate_limit.admit,
+        email=body.text("email", longest=accounts.MAX_EMAIL_CHARACTERS),
+        password=body.text("password", longest=MAX_PASSWORD_CHARACTERS),
+        api_key=body.text("api_key", longest=MAX_ID_CHARACTERS),
+        check_rate_limit=rate_limit.check_rate_limit,
         address=rate_limit.client_address(),
     )
 
@@ -61,9 +61,9 @@ def change_password() -> Answer:
     who = _principal()
     body = _body()
     backend = current_backend()
-    old, new = (body.text(name, longest=LONGEST_PASSWORD) for name in ("old_password", "new_password"))
+    old, new = (body.text(name, longest=MAX_PASSWORD_CHARACTERS) for name in ("old_password", "new_password"))
     address = rate_limit.client_address()
-    user = accounts.require_password(backend.store, who.user, old, rate_limit.admit, address)
+    user = accounts.require_password(backend.store, who.user, old, rate_limit.check_rate_limit, address)
     new_hash = hash_password(new, accounts.hashing_owners(user.email, address))
 
     def change(connection: Connection) -> tuple[set[Holder], Session]:
@@ -85,7 +85,7 @@ def register_device() -> Answer:
     body = _body()
     name = body.text("device_name", longest=100)
     platform = body.choice("platform", accounts.PLATFORMS)
-    installation = body.optional_text("installation_id", longest=LONGEST_ID)
+    installation = body.optional_text("installation_id", longest=MAX_ID_CHARACTERS)
 
     def register(connection: Connection) -> Row[Any]:
         accounts.require_enabled(connection, who.user)
@@ -105,7 +105,7 @@ def list_devices() -> Answer:
     who = _principal()
     asked = Fields(dict(request.args))
     limit = asked.decimal("limit", least=1, most=MAX_DEVICES_LISTED, default=DEVICES_LISTED)
-    after = asked.optional_text("after", longest=LONGEST_ID, shortest=0) or ""
+    after = asked.optional_text("after", longest=MAX_ID_CHARACTERS, shortest=0) or ""
     found = current_backend().store.read(
         lambda connection: accounts.list_devices(connection, who.app, who.user, after=after, most=limit + 1),
         owner=who.user,
@@ -118,7 +118,7 @@ def list_devices() -> Answer:
 def delete_device(device_id: str) -> Response:
     """Forget a device, and end its sessions and streams."""
     who = _principal()
-    request_fields.check_text(device_id, "id", LONGEST_ID)
+    request_fields.check_text(device_id, "id", MAX_ID_CHARACTERS)
     backend = current_backend()
     holder = backend.store.write(
         lambda connection: sessions.delete_device(connection, who.app, who.user, device_id), owner=who.user
@@ -132,7 +132,7 @@ def push() -> Answer:
     """Append changes to the log and tell the user's other devices."""
     who = _principal()
     backend = current_backend()
-    with request_limits.seat(request, who.user):
+    with request_limits.slot(request, who.user):
         device, push_id, pushed = _pushed()
         move = backend.store.write(
             lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id),
@@ -147,12 +147,12 @@ def push() -> Answer:
 def pull() -> Answer:
     """Answer the changes behind a cursor."""
     who = _principal()
-    body = _body(LARGEST_QUERY)
-    device = body.text("device_id", longest=LONGEST_ID)
+    body = _body(MAX_QUERY_BYTES)
+    device = body.text("device_id", longest=MAX_ID_CHARACTERS)
     query = Query(
         cursor=body.integer("cursor", least=0),
-        limit=body.integer("limit", least=1, most=changelog.MOST_CHANGES, default=changelog.MOST_CHANGES),
-        tables=body.optional_texts("tables", most=MOST_TABLES, longest=128),
+        limit=body.integer("limit", least=1, most=changelog.MAX_CHANGES, default=changelog.MAX_CHANGES),
+        tables=body.optional_texts("tables", most=MAX_TABLES, longest=128),
         since=body.optional_instant("since"),
         until=body.optional_instant("until"),
         epoch=body.optional_text("epoch", longest=64),
@@ -186,9 +186,9 @@ def put_keys() -> Answer:
     """Store the envelope of the user's master key; no device needs to hear of it."""
     who = _principal()
     body = _body()
-    envelope = body.ciphertext("envelope", most_bytes=keys.LARGEST_ENVELOPE)
+    envelope = body.ciphertext("envelope", most_bytes=keys.MAX_ENVELOPE_BYTES)
     if not envelope:
-        raise Invalid("envelope: is missing or empty")
+        raise InvalidField("envelope: is missing or empty")
     expected = body.optional_integer("expected_version", least=1)
 
     def put(connection: Connection) -> int:
@@ -214,7 +214,7 @@ def _principal() -> Principal:
     return current_backend().notifier.authenticate(request)
 
 
-def _body(largest: int = request_limits.LARGEST) -> Fields:
+def _body(largest: int = request_limits.MAX_SMALL_BODY_BYTES) -> Fields:
     request.max_content_length = largest
     return request_fields.parse(request.get_data(cache=False))
 
@@ -222,8 +222,8 @@ def _body(largest: int = request_limits.LARGEST) -> Fields:
 def _pushed() -> tuple[str, str | None, list[Change]]:
     """Return device, push id and changes; what the body was parsed to takes much more, and nothing waits with it."""
     body = request_fields.parse(request_limits.read(request))
-    pushed = [_change(entry) for entry in body.objects("changes", most=changelog.MOST_CHANGES)]
-    return body.text("device_id", longest=LONGEST_ID), body.optional_text("push_id", longest=64), pushed
+    pushed = [_change(entry) for entry in body.objects("changes", most=changelog.MAX_CHANGES)]
+    return body.text("device_id", longest=MAX_ID_CHARACTERS), body.optional_text("push_id", longest=64), pushed
 
 
 def _logged_in(session: Session) -> Answer:
@@ -239,9 +239,9 @@ def _logged_in(session: Session) -> Answer:
 
 def _change(entry: Fields) -> Change:
     op = entry.choice("op", changelog.OPERATIONS)
-    data = entry.ciphertext("data", most_bytes=LARGEST_DATA)
+    data = entry.ciphertext("data", most_bytes=MAX_DATA_BYTES)
     if data is None and op != "DELETE":
-        raise Invalid(f"{entry.path}data: is missing, only a DELETE may do without")
+        raise InvalidField(f"{entry.path}data: is missing, only a DELETE may do without")
     return Change(
         table=entry.text("table", longest=128),
         op=op,

@@ -26,14 +26,14 @@ from .database.store import upsert
 from .request_fields import rfc3339
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
-MOST_CHANGES = 500
+MAX_CHANGES = 500
 PAGE_BYTES = 2**20
 """How much `data` a page holds, about: 500 full changes would be 125 MiB, and slow readers keep theirs in memory."""
 MAX_EXAMINED = 5_000
 """How many rows a page of a pull by table looks at: some milliseconds. It begins at the first one that matches."""
 ROWS_AT_ONCE = 32  # may be on their way here when a page turns out to be full
 PUSH_ID_MICROSECONDS = 7 * 24 * 3600 * 1_000_000
-MOST_FORGOTTEN = 100  # of them by a push: more than it adds
+MAX_FORGOTTEN = 100  # of them by a push: more than it adds
 COMMIT_MICROSECONDS = 2_000_000
 """A push commits within this time of its `received_at`, and the clocks of several servers differ by less."""
 
@@ -86,7 +86,7 @@ class Query:
     """What a pull asks for; `since` is inclusive and `until` exclusive, both in stored microseconds."""
 
     cursor: int
-    limit: int = MOST_CHANGES
+    limit: int = MAX_CHANGES
     tables: Sequence[str] | None = None
     since: int | None = None
     until: int | None = None
@@ -265,7 +265,7 @@ def _forget_old_pushes(connection: Connection) -> None:
     ids = (pushes.c.device_id, pushes.c.push_id)
     old = select(*ids).where(pushes.c.received_at < now() - PUSH_ID_MICROSECONDS)
     # In order: without, PostgreSQL expects to find a hundred soon and reads the whole table for none.
-    some = old.order_by(pushes.c.received_at).limit(MOST_FORGOTTEN).with_for_update(skip_locked=True)
+    some = old.order_by(pushes.c.received_at).limit(MAX_FORGOTTEN).with_for_update(skip_locked=True)
     if found := connection.execute(some).all():
         connection.execute(pushes.delete().where(tuple_(*ids).in_(found)))
 

@@ -19,7 +19,7 @@ from limits.storage import Storage
 
 SCHEME = "synckit"
 
-MOST_COUNTERS = 20_000
+MAX_COUNTERS = 20_000
 """In memory: 7 MB at most. To forget the half of them takes 8 ms, and each has cost somebody a failed attempt."""
 
 ANSWER_SECONDS = 0.5
@@ -28,7 +28,7 @@ ANSWER_SECONDS = 0.5
 PAUSE_SECONDS = 5.0
 """So long a Redis that did not answer is not asked again."""
 
-MOST_CONNECTIONS = 8
+MAX_CONNECTIONS = 8
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Table:
     So whoever wants a full counter forgotten must fill thousands of others as far.
     """
 
-    def __init__(self, most: int = MOST_COUNTERS, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int = MAX_COUNTERS, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
         self._clock = clock
         self._lock = threading.Lock()
@@ -178,7 +178,7 @@ def _redis(url: str, namespace: str) -> Storage:
 
     pool = BlockingConnectionPool.from_url(
         url,
-        max_connections=MOST_CONNECTIONS,
+        max_connections=MAX_CONNECTIONS,
         timeout=ANSWER_SECONDS,
         socket_timeout=ANSWER_SECONDS,
         socket_connect_timeout=ANSWER_SECONDS,

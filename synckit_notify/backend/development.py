@@ -23,8 +23,8 @@ from . import accounts
 from .context import EXTENSION_NAME, PASTED_TOKEN_SECONDS, Backend
 from .database.schema import apps, now
 from .database.store import Busy, Store
-from .request_fields import rfc3339
 from .passwords import hash_password
+from .request_fields import rfc3339
 
 KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
 DEMO_APP, DEMO_EMAIL = "Demo", "demo@example.org"

@@ -10,7 +10,7 @@ from ..errors import Refused
 from .database.schema import envelopes, now
 from .database.store import upsert
 
-LARGEST_ENVELOPE = 4096
+MAX_ENVELOPE_BYTES = 4096
 """Upstream's limit, in bytes."""
 
 

@@ -15,7 +15,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from ..runtime import gevent_compat
 from .database.store import Seats
 
-LONGEST_PASSWORD = 1024
+MAX_PASSWORD_CHARACTERS = 1024
 
 # One lane: with several, a single log-in would take all cores from the streams. 64 MiB and 3 passes are the library's.
 _hasher = PasswordHasher(parallelism=1)
@@ -25,25 +25,27 @@ _DUMMY_HASH = f"$argon2id$v=19$m={_hasher.memory_cost},t={_hasher.time_cost},p=1
 HASHES, HASHES_OF_ONE = 2, 1
 """At a time in each process: each takes 64 MiB and a core."""
 
-Admit = Callable[[], None]
+RateLimitCheck = Callable[[], None]
 """Called when it is a password's turn to be checked; may raise instead of letting it."""
 
 
-def everybody() -> None:
+def allow_all() -> None:
     """Admit."""
 
 
 def hash_password(password: str, owners: Sequence[str] = ()) -> str:
     """Return a hash to store; `owners` are the account and the address that wait in turn with their other requests."""
-    with _hash_seats(os.getpid()).held(*owners):
-        return gevent_compat.call(_hasher.hash, password)
+    with _hash_seats(os.getpid()).acquire(*owners):
+        return gevent_compat.run_in_native_thread(_hasher.hash, password)
 
 
-def matches(password_hash: str | None, password: str, admit: Admit, owners: Sequence[str] = ()) -> bool:
+def matches(
+    password_hash: str | None, password: str, check_rate_limit: RateLimitCheck, owners: Sequence[str] = ()
+) -> bool:
     """Return whether a password is the one that was hashed; for None it takes as long and is false."""
-    with _hash_seats(os.getpid()).held(*owners):
-        admit()
-        genuine = gevent_compat.call(_verify, password_hash or _DUMMY_HASH, password)
+    with _hash_seats(os.getpid()).acquire(*owners):
+        check_rate_limit()
+        genuine = gevent_compat.run_in_native_thread(_verify, password_hash or _DUMMY_HASH, password)
     return genuine and password_hash is not None
 
 

@@ -25,10 +25,10 @@ from .database.store import Store, upsert
 LIFE_MICROSECONDS = 10 * 60 * 1_000_000
 """A question whose command was killed is answered no longer, and gone with the next one."""
 
-MOST_QUESTIONS = 3
+MAX_REQUESTS = 3
 """That a process answers in one sweep."""
 
-MOST_TOLD = 10_000
+MAX_REPORTED = 10_000
 """Streams that one process tells of, 1 MB; it counts the others."""
 
 Stream = tuple[str, str, str | None]
@@ -59,12 +59,12 @@ def unanswered(connection: Connection) -> list[str]:
     others = roll_calls.alias()
     mine = exists().where(others.c.id == roll_calls.c.id, others.c.process == _process())
     fresh = and_(roll_calls.c.process == "", roll_calls.c.asked_at >= now() - LIFE_MICROSECONDS, ~mine)
-    return list(connection.execute(select(roll_calls.c.id).where(fresh).limit(MOST_QUESTIONS)).scalars())
+    return list(connection.execute(select(roll_calls.c.id).where(fresh).limit(MAX_REQUESTS)).scalars())
 
 
 def answer(store: Store, questions: list[str], streams: list[Stream]) -> None:
     """Tell who is connected here; never raises: whoever asks has to do without, the sweep goes on."""
-    told = json.dumps({"streams": len(streams), "some": streams[:MOST_TOLD]})
+    told = json.dumps({"streams": len(streams), "some": streams[:MAX_REPORTED]})
 
     def write(connection: Connection) -> None:
         still = roll_calls.select().where(roll_calls.c.id.in_(questions), roll_calls.c.process == "")

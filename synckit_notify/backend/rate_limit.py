@@ -16,7 +16,8 @@ time in each process, one of them for each account and each address, and 503 for
   guessed, this only bounds the noise. Not by `client_id`: it is in every copy of an app, so anybody could lock all of
   its users out. Not by refresh token: the first wrong one of a session ends that session.
 
-Many attempts at once all find room at the first look, so a password's turn begins with a second one: `admit`.
+Many attempts at once all find room at the first look, so a password's turn begins with a second one:
+`check_rate_limit`.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from .. import ConfigurationError
 from ..errors import Refused
 from ..settings import broker_namespace
-from . import accounts, request_limits, counters, request_fields
+from . import accounts, counters, request_fields, request_limits
 from .context import current_backend
 
 DEFAULT_LIMIT = "10/minute; 100/hour"
@@ -85,12 +86,14 @@ def _network() -> str | None:
 
 def _named_in_json() -> str:
     """Return the account that a log-in names; raises Malformed and Invalid, as the view would."""
-    return _account(request_fields.parse(_body()).text("email", longest=accounts.LONGEST_EMAIL))
+    return _account(request_fields.parse(_body()).text("email", longest=accounts.MAX_EMAIL_CHARACTERS))
 
 
 def _named_in_form() -> str:
     """Return the account that a page's form names; other buttons than that to log in count for the address."""
-    email = request_fields.parse_form(_body()).optional_text("email", longest=request_limits.LARGEST, shortest=0)
+    email = request_fields.parse_form(_body()).optional_text(
+        "email", longest=request_limits.MAX_SMALL_BODY_BYTES, shortest=0
+    )
     return _account(email) if email else f"nobody at {address()}"
 
 
@@ -166,7 +169,7 @@ def install(app: Flask) -> None:
     app.extensions[EXTENSION_NAME] = _Installed(limiter, expects_proxy=proxies > 0)
 
 
-def admit() -> None:
+def check_rate_limit() -> None:
     """Look once more, when a password is about to be checked; raises TooManyAttempts."""
     installed: _Installed | None = current_app.extensions.get(EXTENSION_NAME)
     if installed is not None:
@@ -223,7 +226,7 @@ def _account(email: str) -> str:
 
 
 def _body() -> bytes:
-    request.max_content_length = request_limits.LARGEST
+    request.max_content_length = request_limits.MAX_SMALL_BODY_BYTES
     return request.get_data()
 
 

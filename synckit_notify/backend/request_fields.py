@@ -16,10 +16,10 @@ from urllib.parse import parse_qsl
 from ..errors import Refused
 from .database.schema import as_datetime
 
-LARGEST_INTEGER = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
 """What SQLite and PostgreSQL can store."""
 
-MOST_PARAMETERS = 20
+MAX_PARAMETERS = 20
 """In a form; the requests of OAuth have six at most."""
 
 MAX_NESTING = 64
@@ -34,13 +34,13 @@ _RFC3339 = re.compile(
 _ZERO = datetime(1970, 1, 1)
 
 
-class Malformed(Refused):
+class MalformedBody(Refused):
     """The body is not a JSON object, or not a form."""
 
     status = 400
 
 
-class Invalid(Refused):
+class InvalidField(Refused):
     """A field is missing, of the wrong type or out of bounds."""
 
     status = 422
@@ -51,36 +51,36 @@ def parse(body: bytes) -> "Fields":
     try:
         values = json.loads(body.decode(), parse_constant=_refuse_constant)
     except RecursionError:
-        raise Malformed(TOO_DEEP) from None
+        raise MalformedBody(TOO_DEEP) from None
     except ValueError as error:  # also for what is not UTF-8, and for numbers of thousands of digits
-        raise Malformed("the body is not valid JSON") from error
+        raise MalformedBody("the body is not valid JSON") from error
     if not isinstance(values, dict):
-        raise Malformed("the body must be a JSON object")
+        raise MalformedBody("the body must be a JSON object")
     if _is_nested_beyond(values, MAX_NESTING):
-        raise Malformed(TOO_DEEP)
+        raise MalformedBody(TOO_DEEP)
     return Fields(values)
 
 
 def parse_form(body: bytes) -> "Fields":
     """Return the parameters of a form; one without a value counts as absent (RFC 6749, section 3.2)."""
     try:
-        pairs = parse_qsl(body.decode(), errors="strict", max_num_fields=MOST_PARAMETERS)
+        pairs = parse_qsl(body.decode(), errors="strict", max_num_fields=MAX_PARAMETERS)
     except ValueError as error:
-        raise Malformed("the body is not a valid form") from error
+        raise MalformedBody("the body is not a valid form") from error
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise Malformed("a parameter is given twice")
+        raise MalformedBody("a parameter is given twice")
     return Fields(values)
 
 
 def check_text(value: str, where: str, longest: int, shortest: int = 1) -> str:
     """Return a text that every database and every client can hold; raises Invalid."""
     if len(value) < shortest:
-        raise Invalid(f"{where}: must not be empty")
+        raise InvalidField(f"{where}: must not be empty")
     if len(value) > longest:
-        raise Invalid(f"{where}: at most {longest} characters")
+        raise InvalidField(f"{where}: at most {longest} characters")
     if "\0" in value or not _is_unicode(value):
-        raise Invalid(f"{where}: NUL and lone surrogates are not allowed")
+        raise InvalidField(f"{where}: NUL and lone surrogates are not allowed")
     return value
 
 
@@ -108,26 +108,26 @@ class Fields:
         """Return an opaque text, which may be empty, or None if it is absent; its length is in bytes of UTF-8."""
         value = self.optional_text(name, longest=most_bytes, shortest=0)
         if value is not None and len(value.encode()) > most_bytes:
-            raise Invalid(f"{self.path}{name}: at most {most_bytes} bytes")
+            raise InvalidField(f"{self.path}{name}: at most {most_bytes} bytes")
         return value
 
     def choice(self, name: str, options: Sequence[str]) -> str:
         """Return one of the options."""
         value: str = self._required(name, str, "a text")
         if value not in options:
-            raise Invalid(f"{self.path}{name}: one of {', '.join(options)}")
+            raise InvalidField(f"{self.path}{name}: one of {', '.join(options)}")
         return value
 
-    def integer(self, name: str, *, least: int, most: int = LARGEST_INTEGER, default: int | None = None) -> int:
+    def integer(self, name: str, *, least: int, most: int = MAX_INTEGER, default: int | None = None) -> int:
         """Return a whole number; without a default it must be there."""
         if default is not None and self._absent(name):
             return default
         value: int = self._required(name, int, "a whole number")
         if not least <= value <= most:
-            raise Invalid(f"{self.path}{name}: from {least} to {most}")
+            raise InvalidField(f"{self.path}{name}: from {least} to {most}")
         return value
 
-    def optional_integer(self, name: str, *, least: int, most: int = LARGEST_INTEGER) -> int | None:
+    def optional_integer(self, name: str, *, least: int, most: int = MAX_INTEGER) -> int | None:
         """Return a whole number, or None if it is absent."""
         return None if self._absent(name) else self.integer(name, least=least, most=most)
 
@@ -135,7 +135,7 @@ class Fields:
         """Return a whole number that is written as a text, as in a query string."""
         text = self.optional_text(name, longest=20) or str(default)
         if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
-            raise Invalid(f"{self.path}{name}: must be a whole number from {least} to {most}")
+            raise InvalidField(f"{self.path}{name}: must be a whole number from {least} to {most}")
         return int(text)
 
     def objects(self, name: str, *, most: int) -> list["Fields"]:
@@ -143,7 +143,7 @@ class Fields:
         values = self._list(name, most)
         for index, value in enumerate(values):
             if not isinstance(value, dict):
-                raise Invalid(f"{self.path}{name}[{index}]: must be an object")
+                raise InvalidField(f"{self.path}{name}[{index}]: must be an object")
         return [Fields(value, f"{self.path}{name}[{index}].") for index, value in enumerate(values)]
 
     def optional_texts(self, name: str, *, most: int, longest: int) -> list[str] | None:
@@ -169,21 +169,21 @@ class Fields:
     def _required(self, name: str, kind: type, words: str) -> Any:
         value = self._values.get(name)
         if value is None:
-            raise Invalid(f"{self.path}{name}: is missing")
+            raise InvalidField(f"{self.path}{name}: is missing")
         if not isinstance(value, kind) or isinstance(value, bool):  # in Python a bool is an int
-            raise Invalid(f"{self.path}{name}: must be {words}")
+            raise InvalidField(f"{self.path}{name}: must be {words}")
         return value
 
     def _list(self, name: str, most: int) -> list[Any]:
         values: list[Any] = self._required(name, list, "a list")
         if not 1 <= len(values) <= most:
-            raise Invalid(f"{self.path}{name}: from 1 to {most} entries")
+            raise InvalidField(f"{self.path}{name}: from 1 to {most} entries")
         return values
 
     def _microseconds(self, name: str, value: str) -> int:
         moment = _microseconds(value)
         if moment is None:
-            raise Invalid(
+            raise InvalidField(
                 f"{self.path}{name}: must be RFC 3339 with a zone, without leap seconds and with at most 9 digits of a "
                 "second, like 2026-01-31T12:00:00Z"
             )

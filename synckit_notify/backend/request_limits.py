@@ -14,7 +14,7 @@ from flask import Request
 
 from .database.store import Seats
 
-LARGEST = 16 * 1024
+MAX_SMALL_BODY_BYTES = 16 * 1024
 """Bytes, for whatever is neither a push nor a pull: far above any log-in, form or envelope. Who asks may be a stranger,
 and what he sends is parsed on the hub."""
 
@@ -28,12 +28,12 @@ LARGE_SEATS_OF_ONE = 4
 """For one account, whose slow clients would else keep everybody's large pushes waiting."""
 
 
-def seat(request: Request, account: str) -> AbstractContextManager[None]:
+def slot(request: Request, account: str) -> AbstractContextManager[None]:
     """Hold a seat for a block if the request's body is large, or of a length it does not tell; raises Busy."""
     length = request.content_length
     if length is not None and length <= SMALL:
         return nullcontext()
-    return _large_seats(os.getpid()).held(account)
+    return _large_seats(os.getpid()).acquire(account)
 
 
 def read(request: Request) -> bytes:

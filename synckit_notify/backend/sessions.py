@@ -36,10 +36,10 @@ from .database.schema import codes, devices, now, sessions, users
 IDLE_MICROSECONDS = 90 * 24 * 3600 * 1_000_000
 """A device that was off for a season is still logged in; one that was lost is not for ever."""
 
-MOST_SESSIONS = 50
+MAX_SESSIONS = 50
 """Per app and user: a script that logs in again and again must not fill the disk."""
 
-MOST_FORGOTTEN = 100
+MAX_FORGOTTEN = 100
 """By each log-in, of those that have expired: more than it adds."""
 
 
@@ -195,13 +195,13 @@ def _keep(
 
 def _forget_expired(connection: Connection, moment: int) -> None:
     expired = select(sessions.c.family_hash).where(sessions.c.expires_at <= moment)
-    _forget(connection, expired.order_by(sessions.c.expires_at).limit(MOST_FORGOTTEN))
+    _forget(connection, expired.order_by(sessions.c.expires_at).limit(MAX_FORGOTTEN))
 
 
 def _make_room(connection: Connection, app: str, user: str) -> None:
     """Forget the sessions that were not used for longest, so that one more may begin."""
     mine = select(sessions.c.family_hash).where(sessions.c.app_id == app, sessions.c.user_id == user)
-    surplus = mine.order_by(sessions.c.expires_at.desc()).offset(MOST_SESSIONS - 1)
+    surplus = mine.order_by(sessions.c.expires_at.desc()).offset(MAX_SESSIONS - 1)
     _forget(connection, select(sessions.c.family_hash).where(sessions.c.family_hash.in_(surplus)))
 
 

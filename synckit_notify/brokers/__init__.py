@@ -5,10 +5,10 @@ redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the UR
 """
 
 from ..errors import ConfigurationError
-from .base import Broker, Disconnect, Gap, Link, Message, Notice
+from .base import Broker, BrokerStatus, Disconnect, Gap, Message, Notice
 from .memory import MemoryBroker
 
-__all__ = ["Broker", "Disconnect", "Gap", "Link", "Message", "Notice", "check_url", "connect"]
+__all__ = ["Broker", "BrokerStatus", "Disconnect", "Gap", "Message", "Notice", "check_url", "connect"]
 
 _REDIS = ("redis", "rediss", "unix")
 

@@ -33,7 +33,7 @@ class Gap(NamedTuple):
 Message = Notice | Disconnect | Gap
 
 
-class Link(NamedTuple):
+class BrokerStatus(NamedTuple):
     """How the way to the other processes is, for `/ready`, the metrics and the log."""
 
     connected: bool
@@ -62,7 +62,7 @@ class Broker(Protocol):
     def publish(self, message: Message) -> None:
         """Send to the other processes, also before `start` or without it; returns at once and never raises."""
 
-    def link(self) -> Link:
+    def status(self) -> BrokerStatus:
         """Return how the way to the other processes is now."""
 
     def flush(self, seconds: float) -> bool:

@@ -1,4 +1,4 @@
-"""The one place that knows redis-py: a URL in, connections out, and every failure is a `Lost`.
+"""The one place that knows redis-py: a URL in, connections out, and every failure is a `ConnectionLost`.
 
 By itself redis-py tries again for seconds, and connects and subscribes again without a word. Here it reads the URL,
 makes one connection and speaks the protocol, nothing else; watching over the connection is ours. Its errors may quote
@@ -25,12 +25,12 @@ OURS: dict[str, Any] = {
 }
 """What a URL cannot change; everything else it may say as redis-py reads it."""
 
-LONGEST_SENTENCE = 200
+MAX_SENTENCE_CHARACTERS = 200
 
 codecs.lookup("idna")  # else the first look-up of a host imports it in our thread, and a fork just then is a deadlock
 
 
-class Lost(Exception):
+class ConnectionLost(Exception):
     """The connection failed and is of no more use; the sentence holds no password."""
 
 
@@ -92,13 +92,13 @@ class Connection:
             yield
         except Exception as error:
             self.close()
-            raise Lost(self._sentence(error)) from None
+            raise ConnectionLost(self._sentence(error)) from None
 
     def _sentence(self, error: Exception) -> str:
         text = str(error).partition(", with args")[0]  # then a broker that knows no AUTH repeats what it was sent
         for secret in self._secrets:
             text = text.replace(secret, "***")
-        return f"{type(error).__name__}: {' '.join(text.split())[:LONGEST_SENTENCE]}"
+        return f"{type(error).__name__}: {' '.join(text.split())[:MAX_SENTENCE_CHARACTERS]}"
 
 
 def pause(failures: int, longest: float) -> float:

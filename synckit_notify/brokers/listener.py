@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from ..runtime.logs import log
 from .base import Gap, Message
-from .connection import Connection, Lost, pause
+from .connection import Connection, ConnectionLost, pause
 from .messages import Probe, decode
 
 COMPLAINT_SECONDS = 60.0
@@ -83,7 +83,7 @@ class Echo:
             return False
         return now > self._due_at
 
-    def fresh(self, now: float) -> bool:
+    def is_alive(self, now: float) -> bool:
         """Whether this process heard itself lately."""
         return self._heard_at is not None and now - self._heard_at <= self._timing.probe + 2 * self._timing.answer
 
@@ -158,11 +158,11 @@ class Listener:
         """Count a failure; a subscription that had held for a while was none, so that pauses start small again."""
         since, self._subscribed_at = self._subscribed_at, None
         now = time.monotonic()
-        held = since is not None and now - since > self._timing.longest_pause and self._echo.fresh(now)
+        held = since is not None and now - since > self._timing.longest_pause and self._echo.is_alive(now)
         self._failures = 1 if held else self._failures + 1
         if self._closing.is_set():
             return
-        if not isinstance(error, Lost):
+        if not isinstance(error, ConnectionLost):
             log.error("listening to the broker failed; connecting again", exc_info=error)
         elif self._failures == 1:
             log.warning("the broker is lost; connecting again until it is back: %s", error)
@@ -193,9 +193,9 @@ class Listener:
     def _check(self, now: float) -> None:
         """Raise Lost if something should have come by now. Asked only when nothing is left to read."""
         if self._owed_since is not None and now - self._owed_since >= self._timing.answer:
-            raise Lost("it does not answer")
+            raise ConnectionLost("it does not answer")
         if self._echo.missing(now):
-            raise Lost("this process is deaf: what it sends does not come back")
+            raise ConnectionLost("this process is deaf: what it sends does not come back")
 
     def _handle(self, answer: Any, now: float) -> None:
         if self._owed_since is not None:
@@ -208,7 +208,7 @@ class Listener:
             case [b"subscribe", *_]:
                 self._subscribe(now)
             case _:
-                raise Lost("it answers what was not asked")
+                raise ConnectionLost("it answers what was not asked")
 
     def _subscribe(self, now: float) -> None:
         if self._failures:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from .base import Link, Message
+from .base import BrokerStatus, Message
 
 
 class MemoryBroker:
@@ -16,9 +16,9 @@ class MemoryBroker:
     def publish(self, message: Message) -> None:
         """Do nothing: everybody has been told."""
 
-    def link(self) -> Link:
+    def status(self) -> BrokerStatus:
         """Return that all is well: the only process hears itself."""
-        return Link(connected=True, echo=True, gaps=0, invalid=0, pending=0)
+        return BrokerStatus(connected=True, echo=True, gaps=0, invalid=0, pending=0)
 
     def flush(self, seconds: float) -> bool:
         """Return True: nothing ever waits."""

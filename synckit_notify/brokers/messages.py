@@ -13,7 +13,7 @@ from .base import Disconnect, Gap, Message, Notice
 
 VERSION = 1
 MAX_ID_LENGTH = 128  # as everywhere: nobody can subscribe with a longer one
-LONGEST_MESSAGE = 8192
+MAX_MESSAGE_BYTES = 8192
 """Bytes; three ids whose every character takes twelve in JSON are 4.6 KB."""
 
 
@@ -41,7 +41,7 @@ def encode(sender: str, content: Content) -> bytes:
 
 def decode(data: bytes) -> tuple[str, Content]:
     """Return the sender and what it says; raises ValueError for anything that `encode` would not have made."""
-    if len(data) > LONGEST_MESSAGE:
+    if len(data) > MAX_MESSAGE_BYTES:
         raise ValueError(f"{len(data)} bytes")
     try:
         fields = json.loads(data)

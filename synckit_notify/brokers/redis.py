@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from ..runtime.logs import log
 from ..runtime.process_end import before_end
-from .base import Gap, Link, Message
+from .base import BrokerStatus, Gap, Message
 from .connection import Server
 from .listener import DEFAULT_TIMING, Echo, Listener, Timing
 from .messages import Probe, is_sound
@@ -70,12 +70,12 @@ class RedisBroker:
             message = Gap()
         self._sender.put(message)
 
-    def link(self) -> Link:
+    def status(self) -> BrokerStatus:
         """Return how the way to the other processes is now."""
         connected = self._listener.connected
-        return Link(
+        return BrokerStatus(
             connected=connected,
-            echo=connected and self._echo.fresh(time.monotonic()),
+            echo=connected and self._echo.is_alive(time.monotonic()),
             gaps=self._listener.gaps,
             invalid=self._listener.invalid,
             pending=self._sender.pending,

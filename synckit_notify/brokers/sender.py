@@ -15,7 +15,7 @@ from itertools import islice
 
 from ..runtime.logs import log
 from .base import Gap, Message, Notice
-from .connection import Connection, Lost, pause
+from .connection import Connection, ConnectionLost, pause
 from .messages import Content, Probe, encode
 
 LIMIT = 10_000
@@ -191,7 +191,7 @@ class Sender:
             connection.send(*(("PUBLISH", self._channel, encode(self._token, content)) for content in batch))
             for _ in batch:
                 connection.answer()
-        except Lost:
+        except ConnectionLost:
             self._connection = None
             raise
         if isinstance(batch[-1], Probe):

@@ -1,8 +1,29 @@
 """The SDK: `SyncKitClient` and what it takes and gives; nothing of the server is imported."""
 
-from .models import Account, ChangeEntry, Device, Position, PulledChange, PullFilter, PullResult, Status, UnreadableChange
 from .client import SyncKitClient
-from .errors import DecryptionFailed, EncryptionExists, InvalidEnvelope, NetworkError, NoMasterKey, NotAuthenticated, ProtocolError, ServerError, StateError, SyncKitError
+from .errors import (
+    DecryptionFailed,
+    EncryptionExists,
+    InvalidEnvelope,
+    NetworkError,
+    NoMasterKey,
+    NotAuthenticated,
+    ProtocolError,
+    ServerError,
+    StateError,
+    SyncKitError,
+)
+from .models import (
+    Account,
+    ChangeEntry,
+    Device,
+    Position,
+    PulledChange,
+    PullFilter,
+    PullResult,
+    Status,
+    UnreadableChange,
+)
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [

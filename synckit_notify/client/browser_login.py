@@ -22,14 +22,14 @@ from socketserver import ThreadingTCPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from .models import Account
 from .errors import NetworkError, NotAuthenticated
 from .foreign_text import printable
+from .models import Account
 from .session import Session
 
 PATH = "/callback"
 LOOK_SECONDS = 0.05
-LONGEST_REASON = 300
+MAX_REASON_CHARACTERS = 300
 
 PAGE_SECONDS = 2.0
 """The app waits for the browser to take its page this long, unless the browser takes it at once."""
@@ -200,4 +200,4 @@ def _reason(answer: dict[str, str]) -> str:
     if answer.get("error") == "access_denied":
         return "the log-in was declined in the browser"
     said = answer.get("error_description") or answer.get("error") or "it gave no code and no reason"
-    return f"the server refused the log-in: {printable(said)[:LONGEST_REASON]}"
+    return f"the server refused the log-in: {printable(said)[:MAX_REASON_CHARACTERS]}"

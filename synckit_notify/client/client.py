@@ -18,15 +18,25 @@ from typing import Self
 import httpx2
 
 from ..runtime.per_process import PerProcess
-from .models import Account, ChangeEntry, Device, PulledChange, PulledChanges, PullFilter, PullResult, Status, UnreadableChange
+from .browser_login import log_in
 from .errors import NetworkError, StateError
 from .log_reader import LogReader
-from .browser_login import log_in
 from .master_key import Encryption, NoEncryption
+from .models import (
+    Account,
+    ChangeEntry,
+    Device,
+    PulledChange,
+    PulledChanges,
+    PullFilter,
+    PullResult,
+    Status,
+    UnreadableChange,
+)
+from .serialization import batches, digest, member, read_device, read_status
 from .session import Session
 from .state import Pending, State
 from .stream import StreamState, SyncNotifyStream
-from .serialization import batches, digest, member, read_device, read_status
 
 
 class Resources:
@@ -117,7 +127,7 @@ class SyncKitClient:
     def register_device(self, name: str, platform: str) -> Device:
         """Register this installation, or rename it; needed before push and pull, again if the server forgot it."""
         body = {"device_name": name, "platform": platform, "installation_id": self._state.installation_id}
-        device = read_device(self._session.call("POST", "/api/sync/devices", body, safe=True), platform)
+        device = read_device(self._session.call("POST", "/api/sync/devices", body, idempotent=True), platform)
         self._state.keep_device(device)
         return device
 
@@ -182,7 +192,7 @@ class SyncKitClient:
 
     def status(self) -> Status:
         """Ask how far the server's log has come."""
-        return read_status(self._session.call("GET", "/api/sync/status", safe=True))
+        return read_status(self._session.call("GET", "/api/sync/status", idempotent=True))
 
     @property
     def last_sync_time(self) -> datetime | None:
@@ -239,5 +249,5 @@ class SyncKitClient:
 
     def _send(self, batch: Pending, device: str) -> None:
         body = {"device_id": device, "push_id": batch.push_id, "changes": batch.changes}
-        answer = self._session.call("POST", "/api/sync/push", body, safe=True)
+        answer = self._session.call("POST", "/api/sync/push", body, idempotent=True)
         self._state.finish_pending(batch.push_id, member(answer, "cursor", int))

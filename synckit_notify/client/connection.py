@@ -26,16 +26,24 @@ from .cancellable import start
 from .environment import make_http_client, proxy_for
 from .errors import NetworkError
 from .foreign_text import printable
-from .responses import MAX_RESPONSE_BYTES, HttpResponse, Redirect, read_content, redirect_of, refused_stream, words
+from .responses import (
+    MAX_RESPONSE_BYTES,
+    HttpResponse,
+    Redirect,
+    error_message,
+    read_content,
+    redirect_of,
+    refused_stream,
+)
 
 LIMITS = httpx2.Timeout(30.0, connect=10.0)
 STREAM_LIMITS = {"connect": 10.0, "write": 10.0, "pool": 10.0, "read": 10.0}
 """`read` is for the headers alone: a stream may be silent, and its watchdog is the reader's."""
 
-MOST_PIECES = 64
+MAX_CHUNKS = 64
 """So many are held for a reader that is busy; then the thread, and with it the server, waits."""
 
-LONGEST_TEXT, TEXT_SECONDS = 8192, 5.0
+MAX_TEXT_BYTES, TEXT_SECONDS = 8192, 5.0
 CLOSING_SECONDS = 1.0
 
 RESPONSE_SECONDS, MIN_BYTES_PER_SECOND = 60.0, 1024
@@ -74,11 +82,11 @@ class Transfer:
             shut_down(self._response)
 
 
-class Line:
+class HttpClient:
     """Sends requests to one server; `http` is left open at the end, unless it was made here."""
 
     def __init__(self, server_url: str, http: httpx2.Client | None) -> None:
-        self.url = checked(server_url)
+        self.url = normalize_url(server_url)
         self._owned = http is None
         self._http = make_http_client() if http is None else http
         self._connections: weakref.WeakSet[HttpEventConnection] = weakref.WeakSet()
@@ -246,9 +254,9 @@ class HttpEventConnection:
             return self._redirect.message(self._secrets)
         content, until = b"", time.monotonic() + TEXT_SECONDS
         with contextlib.suppress(TimeoutError, NetworkError):
-            while len(content) < LONGEST_TEXT and (piece := self.read(max(0.0, until - time.monotonic()))):
+            while len(content) < MAX_TEXT_BYTES and (piece := self.read(max(0.0, until - time.monotonic()))):
                 content += piece
-        return words(self.status, content[:LONGEST_TEXT], self._secrets)
+        return error_message(self.status, content[:MAX_TEXT_BYTES], self._secrets)
 
     def close(self) -> None:
         """Shut the socket down; any thread, any number of times."""
@@ -280,7 +288,7 @@ class HttpEventConnection:
     def _hand_over(self, piece: bytes) -> bool:
         """Wait for room; False if nobody wants more."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or len(self._pieces) < MOST_PIECES)
+            self._changed.wait_for(lambda: self._closed or len(self._pieces) < MAX_CHUNKS)
             self._pieces.append(piece)
             self._changed.notify_all()
             return not self._closed
@@ -302,7 +310,7 @@ def reason(error: Exception) -> str:
     return f"no answer from the server: {printable(told) or type(error).__name__}"
 
 
-def checked(server_url: str) -> str:
+def normalize_url(server_url: str) -> str:
     """Return an address without a slash or `/api/sync` at its end; raises ValueError."""
     try:
         url = httpx2.URL(server_url)

@@ -33,7 +33,7 @@ TAG_BYTES = sodium.crypto_aead_xchacha20poly1305_ietf_ABYTES
 HEADER_BYTES = 1 + KEY_ID_BYTES
 """Of each ciphertext: the format, then which key it needs. Readable by everybody, and authenticated."""
 
-LONGEST_ENVELOPE = 4096
+MAX_ENVELOPE_CHARACTERS = 4096
 
 MEMORY_KIB, PASSES, LANES = 64 * 1024, 3, 1
 BOUNDS = {"memory_kib": (MEMORY_KIB, 256 * 1024), "passes": (PASSES, 10), "lanes": (LANES, 4)}
@@ -174,7 +174,7 @@ def unwrap(envelope: str, app: str, user: str, passphrase: str) -> Cipher:
 
 def _parsed(envelope: str) -> dict[str, Any]:
     """Return the fields of an envelope whose every byte is as we write it and whose numbers are within bounds."""
-    if len(envelope) > LONGEST_ENVELOPE:
+    if len(envelope) > MAX_ENVELOPE_CHARACTERS:
         raise ValueError("too long")
     public = json.loads(envelope)
     if not isinstance(public, dict) or _canonical(public) != envelope:

@@ -13,7 +13,16 @@ from enum import Enum, auto
 
 from .. import sse
 from .errors import NotAuthenticated, ServerError
-from .schedule import MAX_HURRIED_SECONDS, Notices, Polling, RetryPolicy, StreamState, keepalive_period, passes, retry_after
+from .schedule import (
+    MAX_HURRIED_SECONDS,
+    Notices,
+    Polling,
+    RetryPolicy,
+    StreamState,
+    keepalive_period,
+    passes,
+    retry_after,
+)
 
 OPENING_SECONDS = 10.0
 """A server of ours says `: connected` at once (contract, section 1); if nothing came by then, a proxy holds it back."""
@@ -50,7 +59,7 @@ GATHER_SECONDS = 2.0
 """The `CHANGED` after a reconnect waits up to this long, so that a fleet does not pull in the same second."""
 
 
-class Task(Enum):
+class Action(Enum):
     """What is to be done next."""
 
     CONNECT = auto()
@@ -61,12 +70,12 @@ class Task(Enum):
 
 
 class Lifecycle:
-    """The rules; `task` is due at `at`, but READ at once."""
+    """The rules; `action` is due at `at`, but READ at once."""
 
     def __init__(
         self, announce: Callable[[StreamState, str], None], *, policy: RetryPolicy, random: Callable[[], float]
     ) -> None:
-        self.task = Task.CONNECT
+        self.action = Action.CONNECT
         self.at = -math.inf
         self.notices = Notices()
         self._announce = announce
@@ -80,9 +89,9 @@ class Lifecycle:
         self._hurried = False
 
     @property
-    def look_again(self) -> float:
+    def next_deadline(self) -> float:
         """When there is something to do or to tell, even if no bytes come."""
-        return min(self._silent_at if self.task is Task.READ else self.at, self.notices.due_at)
+        return min(self._silent_at if self.action is Action.READ else self.at, self.notices.due_at)
 
     def connecting(self, reason: str = "") -> None:
         """An attempt begins; while polling it is only a probe."""
@@ -94,11 +103,11 @@ class Lifecycle:
         self._tried_at = now
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if status == 200 and media_type == "text/event-stream":
-            self.task = Task.READ
+            self.action = Action.READ
             self._silence = SILENT_PERIODS * keepalive_period(headers)
             self._silent_at = now + OPENING_SECONDS
         elif status == 204:
-            self.task = Task.STOP
+            self.action = Action.STOP
         else:
             said = words or ("the answer is no event stream" if status == 200 else f"the server answered {status}")
             self._refused(ServerError(said, status=status, retry_after=retry_after(headers, wall)), now)
@@ -128,7 +137,7 @@ class Lifecycle:
 
     def silent(self, now: float) -> None:
         """No bytes came for a while."""
-        if self.task is not Task.READ or now < self._silent_at:
+        if self.action is not Action.READ or now < self._silent_at:
             return
         if self._live:
             self.lost(f"nothing heard for {self._silence:g} s", now, life=self._life(self._last_bytes_at))
@@ -140,20 +149,26 @@ class Lifecycle:
         self.lost(reason, now, life=self._life(now))
 
     def lost(
-        self, reason: str, now: float, *, task: Task = Task.CONNECT, at_least: float = 0.0, life: float | None = None
+        self,
+        reason: str,
+        now: float,
+        *,
+        action: Action = Action.CONNECT,
+        at_least: float = 0.0,
+        life: float | None = None,
     ) -> None:
         """The stream is over, or did not come about: wait, then do the task. `life` is of one that worked."""
         drained = self._floor > 0  # it keeps its own `retry:`, which the server has spread already
         self._settle(life)
         if self._polling.active:
             self._polling.plan_probe(now, at_least=at_least)
-            self.task, self.at = Task.POLL, now
+            self.action, self.at = Action.POLL, now
             return
         if life is not None and not drained:
             delay = self._policy.after_stream(self._random(), life=life)
         else:
             delay, self._policy = self._policy.apply(self._random(), at_least=at_least)
-        self.task, self.at = task, now + delay
+        self.action, self.at = action, now + delay
         self._not_before, self._hurried = now + max(self._policy.floor, at_least), False
         self._announce(StreamState.WAITING, f"{reason}; again in {delay:.1f} s")
 
@@ -162,7 +177,12 @@ class Lifecycle:
 
         Once for each wait, and no sooner than the server asked: it may answer requests and have no place for a stream.
         """
-        if self._hurried or self._polling.active or self.task not in (Task.CONNECT, Task.REFRESH) or self.at <= now:
+        if (
+            self._hurried
+            or self._polling.active
+            or self.action not in (Action.CONNECT, Action.REFRESH)
+            or self.at <= now
+        ):
             return
         self._hurried = True
         soon = max(self._not_before, at + MAX_HURRIED_SECONDS * self._random(), now)
@@ -172,16 +192,16 @@ class Lifecycle:
 
     def retry_now(self, now: float) -> None:
         """The app says that the network is back, or another one: try at once, but no sooner than the server asked."""
-        if self.task is Task.READ:
+        if self.action is Action.READ:
             if not self._live or now - self._opened_at < RECENT_SECONDS:
                 return
             self.notices.hurry(now)
             self._settle(self._life(self._last_bytes_at))
-            self.task, self.at = Task.CONNECT, now
+            self.action, self.at = Action.CONNECT, now
         elif self._polling.active:
             self._polling.probe_at = now
-            self.task, self.at = Task.CONNECT, now
-        elif self.task in (Task.CONNECT, Task.REFRESH):
+            self.action, self.at = Action.CONNECT, now
+        elif self.action in (Action.CONNECT, Action.REFRESH):
             self.at = min(self.at, max(now, self._not_before, self._tried_at + MIN_RETRY_SECONDS))
 
     def slept(self, missed: float, now: float) -> None:
@@ -190,26 +210,26 @@ class Lifecycle:
         self._refreshed_at = -math.inf
         self._polling.probe_at -= missed
         self.at -= missed
-        if self.task is Task.READ:
+        if self.action is Action.READ:
             # A stream can only be checked by its next keepalive, half a minute away: a new one is the quicker check.
             self._settle(self._life(self._last_bytes_at))
-            self.task, self.at = Task.CONNECT, now
+            self.action, self.at = Action.CONNECT, now
 
     def refreshed(self, now: float) -> None:
         """There is a new token."""
         self._refreshed_at = now
         self._token_unproven = True
-        self.task, self.at = Task.CONNECT, now
+        self.action, self.at = Action.CONNECT, now
 
     def refresh_failed(self, reason: str, now: float, *, at_least: float = 0.0) -> None:
         """No word about the token: it is kept, and a new one is asked for later."""
-        self.lost(reason, now, task=Task.REFRESH, at_least=at_least)
+        self.lost(reason, now, action=Action.REFRESH, at_least=at_least)
 
     def needs_auth(self, reason: str) -> None:
         """Only the user can help; what comes next is a fresh attempt with whatever token there is then."""
         self._refreshed_at = -math.inf
         self._polling.stop()
-        self.task, self.at = Task.CONNECT, -math.inf
+        self.action, self.at = Action.CONNECT, -math.inf
         self._announce(StreamState.NEEDS_AUTH, reason)
 
     def polled(self, position: tuple[str, int], now: float) -> None:
@@ -274,9 +294,9 @@ class Lifecycle:
     def _renew_token(self, reason: str, now: float) -> None:
         self._settle(self._life(now))
         if self._is_fresh(now):
-            self.lost(reason, now, task=Task.REFRESH)
+            self.lost(reason, now, action=Action.REFRESH)
         else:
-            self.task, self.at = Task.REFRESH, now
+            self.action, self.at = Action.REFRESH, now
             self.connecting(reason)
 
     def _is_fresh(self, now: float) -> bool:
@@ -288,7 +308,7 @@ class Lifecycle:
         if self._polling.active:
             self.lost(reason, now)
         else:
-            self.task, self.at = Task.POLL, now
+            self.action, self.at = Action.POLL, now
 
     def _life(self, until: float, *, enough: float = STABLE_SECONDS) -> float | None:
         """Return how long the stream has lived, None if that is not enough to say that it worked."""
@@ -305,4 +325,4 @@ class Lifecycle:
 
     def _plan_poll(self, now: float, *, at_least: float = 0.0) -> None:
         poll_at, probe_at = self._polling.next_poll(now, at_least=at_least), self._polling.probe_at
-        self.task, self.at = (Task.POLL, poll_at) if poll_at < probe_at else (Task.CONNECT, probe_at)
+        self.action, self.at = (Action.POLL, poll_at) if poll_at < probe_at else (Action.CONNECT, probe_at)

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from .models import BEGINNING, Position, PulledChange, PulledChanges, PullFilter, PullResult, UnreadableChange, to_text
 from .errors import DecryptionFailed, ProtocolError, ServerError
+from .models import BEGINNING, Position, PulledChange, PulledChanges, PullFilter, PullResult, UnreadableChange, to_text
+from .serialization import Keys, Opened, Page, member
 from .session import Session
 from .state import LeftOut, State
-from .serialization import Keys, Opened, Page, member
 
 MAX_LOGGED = 10_000
 """Unreadable changes that are remembered as logged; beyond, some are logged again."""
@@ -123,7 +123,7 @@ class LogReader:
     def _ask(self, body: dict[str, Any], position: Position) -> Mapping[str, Any] | None:
         """Return the server's answer, None if its log is not that of the position."""
         try:
-            answer = self._session.call("POST", "/api/sync/pull", body | {"epoch": position.epoch}, safe=True)
+            answer = self._session.call("POST", "/api/sync/pull", body | {"epoch": position.epoch}, idempotent=True)
         except ServerError as error:
             if error.status != 409 or position == BEGINNING:
                 raise

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, NoReturn
 
 from .encryption import Cipher, new_cipher, unwrap
 from .errors import EncryptionExists, NoMasterKey, ServerError
-from .session import Session
 from .serialization import ClearText, member
+from .session import Session
 
 PATH = "/api/sync/keys"
 
@@ -103,7 +103,7 @@ class Encryption:
     def _put(self, body: dict[str, Any]) -> int:
         """Store an envelope; return its version."""
         try:
-            return member(self._session().call("PUT", PATH, body, safe=True), "version", int)
+            return member(self._session().call("PUT", PATH, body, idempotent=True), "version", int)
         except ServerError as error:
             if error.status != 409:
                 raise
@@ -114,7 +114,7 @@ class Encryption:
 
     def _get(self) -> tuple[str, int]:
         try:
-            answer = self._session().call("GET", PATH, safe=True)
+            answer = self._session().call("GET", PATH, idempotent=True)
         except ServerError as error:
             if error.status == 404:
                 raise NoMasterKey(

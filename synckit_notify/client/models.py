@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, overload
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
-LONGEST_TABLE, LONGEST_ROW_ID, MOST_TABLES = 128, 256, 100
+MAX_TABLE_CHARACTERS, MAX_ROW_ID_CHARACTERS, MAX_TABLES = 128, 256, 100
 
 
 class Account(NamedTuple):
@@ -35,8 +35,8 @@ class ChangeEntry:
     data: Any = None
 
     def __post_init__(self) -> None:
-        _check_name("table", self.table, LONGEST_TABLE)
-        _check_name("row_id", self.row_id, LONGEST_ROW_ID)
+        _check_name("table", self.table, MAX_TABLE_CHARACTERS)
+        _check_name("row_id", self.row_id, MAX_ROW_ID_CHARACTERS)
         _check_aware("timestamp", self.timestamp)
         if self.op not in OPERATIONS:
             raise ValueError(f"op: one of {', '.join(OPERATIONS)}")
@@ -110,10 +110,10 @@ class PullFilter:
 
     def table(self, name: str) -> "PullFilter":
         """Ask for this table, and for those named before."""
-        _check_name("table", name, LONGEST_TABLE)
+        _check_name("table", name, MAX_TABLE_CHARACTERS)
         tables = (*self._tables, *(() if name in self._tables else (name,)))
-        if len(tables) > MOST_TABLES:
-            raise ValueError(f"table: at most {MOST_TABLES}")
+        if len(tables) > MAX_TABLES:
+            raise ValueError(f"table: at most {MAX_TABLES}")
         return replace(self, _tables=tables)
 
     def since(self, moment: datetime | None) -> "PullFilter":

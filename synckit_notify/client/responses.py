@@ -59,12 +59,12 @@ class HttpResponse:
 
     def message(self, secrets: Iterable[str]) -> str:
         """Return the server's sentence about an error, see `words`, or where it points."""
-        return self.redirect.message(secrets) if self.redirect else words(self.status, self.content, secrets)
+        return self.redirect.message(secrets) if self.redirect else error_message(self.status, self.content, secrets)
 
 
-def words(status: int, content: bytes, secrets: Iterable[str]) -> str:
+def error_message(status: int, content: bytes, secrets: Iterable[str]) -> str:
     """Return the server's sentence about an error, bounded and without secrets; its status where it says nothing."""
-    answer = parsed(content)
+    answer = parse_json(content)
     said = answer.get("error_description") or answer.get("error") if isinstance(answer, dict) else None
     if not isinstance(said, str) or not said.strip():
         return REFUSED_ON_THE_WAY.get(status, f"the server answered {status}")
@@ -74,7 +74,7 @@ def words(status: int, content: bytes, secrets: Iterable[str]) -> str:
     return printable(shown)[:MAX_MESSAGE_CHARACTERS]
 
 
-def parsed(content: bytes) -> Any:
+def parse_json(content: bytes) -> Any:
     """Return the JSON value of a body, None if it is none."""
     try:
         return json.loads(content)

@@ -12,10 +12,10 @@ from enum import Enum, StrEnum, auto
 
 from .errors import NetworkError, ServerError
 
-LONGEST_FLOOR = 60.0
+MAX_FLOOR_SECONDS = 60.0
 """A `retry:` counts up to here: a server's slip must not silence a device for a day."""
 
-LONGEST_RETRY_AFTER = 900.0
+MAX_RETRY_AFTER_SECONDS = 900.0
 """A Retry-After counts up to here, for the same reason; a date may also come from a clock that is wrong."""
 
 MAX_RETURN_SECONDS, RETURN_SHARE = 5.0, 0.08
@@ -25,15 +25,15 @@ cut every 20 s is connected most of the time, while a fleet that is cut at one i
 MAX_HURRIED_SECONDS = 10.0
 """A waiting stream tries again within this time after another request of the SDK was answered."""
 
-LONGEST_PAUSE = 60.0
+MAX_PAUSE_SECONDS = 60.0
 """A server that asks for a longer pause gets none: its answer is raised, and the app may plan by `retry_after`."""
 
-DEFAULT_KEEPALIVE, SHORTEST_KEEPALIVE, LONGEST_KEEPALIVE = 30.0, 0.1, 600.0
+DEFAULT_KEEPALIVE_SECONDS, MIN_KEEPALIVE_SECONDS, MAX_KEEPALIVE_SECONDS = 30.0, 0.1, 600.0
 """Seconds between keepalives (seed); no proxy waits longer than the last, so a header beyond it is absurd."""
 
 POLL_SECONDS = 60.0
-FIRST_PROBE_SECONDS, LONGEST_PROBE_SECONDS = 300.0, 1800.0
-FUZZ = 0.25
+FIRST_PROBE_SECONDS, MAX_PROBE_SECONDS = 300.0, 1800.0
+JITTER = 0.25
 """Polls and probes come up to a quarter earlier or later, so that a fleet does not ask in step."""
 
 SLEEP_SECONDS = 10.0
@@ -69,7 +69,7 @@ class RetryPolicy:
 
     def raised(self, floor: float) -> "RetryPolicy":
         """Return a policy that waits at least this long."""
-        return replace(self, floor=max(self.floor, min(floor, LONGEST_FLOOR)))
+        return replace(self, floor=max(self.floor, min(floor, MAX_FLOOR_SECONDS)))
 
 
 class StreamState(StrEnum):
@@ -135,7 +135,7 @@ class Polling:
     def plan_probe(self, now: float, *, at_least: float = 0.0) -> None:
         """Begin, or go on after a probe that failed; each wait for a probe is twice the last."""
         self.probe_at = now + max(at_least, self._probe_seconds * self._fuzz())
-        self._probe_seconds = min(2 * self._probe_seconds, LONGEST_PROBE_SECONDS)
+        self._probe_seconds = min(2 * self._probe_seconds, MAX_PROBE_SECONDS)
 
     def next_poll(self, now: float, *, at_least: float = 0.0) -> float:
         """Return when to ask again."""
@@ -155,7 +155,7 @@ class Polling:
         self._probe_seconds = FIRST_PROBE_SECONDS
 
     def _fuzz(self) -> float:
-        return 1 - FUZZ + 2 * FUZZ * self._random()
+        return 1 - JITTER + 2 * JITTER * self._random()
 
 
 class SleepWatch:
@@ -188,7 +188,7 @@ def pause(error: NetworkError | ServerError) -> float | None:
         return 0.0
     asked = error.retry_after or 0.0
     redirects = 300 <= error.status <= 399
-    return asked if passes(error.status) and not redirects and asked <= LONGEST_PAUSE else None
+    return asked if passes(error.status) and not redirects and asked <= MAX_PAUSE_SECONDS else None
 
 
 def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
@@ -198,12 +198,12 @@ def retry_after(headers: Mapping[str, str], wall: float) -> float | None:
     """
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
-        return min(float(value), LONGEST_RETRY_AFTER)
+        return min(float(value), MAX_RETRY_AFTER_SECONDS)
     until = _http_date(value)
     if until is None:
         return None
     now = _http_date(headers.get("date", ""))
-    return min(max(0.0, until - (wall if now is None else now)), LONGEST_RETRY_AFTER)
+    return min(max(0.0, until - (wall if now is None else now)), MAX_RETRY_AFTER_SECONDS)
 
 
 def keepalive_period(headers: Mapping[str, str]) -> float:
@@ -211,8 +211,8 @@ def keepalive_period(headers: Mapping[str, str]) -> float:
     try:
         period = float(headers.get("synckit-keepalive", ""))
     except ValueError:
-        return DEFAULT_KEEPALIVE
-    return period if SHORTEST_KEEPALIVE <= period <= LONGEST_KEEPALIVE else DEFAULT_KEEPALIVE
+        return DEFAULT_KEEPALIVE_SECONDS
+    return period if MIN_KEEPALIVE_SECONDS <= period <= MAX_KEEPALIVE_SECONDS else DEFAULT_KEEPALIVE_SECONDS
 
 
 def _http_date(value: str) -> float | None:

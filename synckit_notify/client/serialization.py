@@ -16,16 +16,16 @@ from datetime import UTC, datetime
 from typing import Any, Protocol, Self, TypeVar
 
 from . import json_text
-from .models import OPERATIONS, Account, ChangeEntry, Device, Position, PulledChange, Status, UnreadableChange, to_text
 from .encryption import EntryContext, Locked, Unreadable, ciphertext_of, decoded
 from .errors import ProtocolError
+from .models import OPERATIONS, Account, ChangeEntry, Device, Position, PulledChange, Status, UnreadableChange, to_text
 from .state import LeftOut, Tokens
 
-MOST_CHANGES, LARGEST_DATA = 500, 256 * 1024
-LARGEST_BATCH = 6 * 2**20
+MAX_CHANGES, MAX_DATA_BYTES = 500, 256 * 1024
+MAX_BATCH_BYTES = 6 * 2**20
 """Bytes; the server takes 8 MiB, and some proxies count more than the body."""
 
-LARGEST_INTEGER = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
 """What SQLite can store."""
 
 _RFC3339 = re.compile(
@@ -148,7 +148,7 @@ def batches(entries: Iterable[ChangeEntry], codec: Codec, account: Account) -> I
     size = 0
     for index, entry in enumerate(entries):
         text = _sealed(index, entry, codec, account)
-        if batch and (len(batch) == MOST_CHANGES or size + len(text) > LARGEST_BATCH):
+        if batch and (len(batch) == MAX_CHANGES or size + len(text) > MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(text)
@@ -178,7 +178,7 @@ def member(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
     value = answer.get(name) if isinstance(answer, dict) else None
     if type(value) is not kind:
         raise ProtocolError(f"the server's answer has no {name} of the kind it must have")
-    if isinstance(value, int) and not 0 <= value <= LARGEST_INTEGER:
+    if isinstance(value, int) and not 0 <= value <= MAX_INTEGER:
         raise ProtocolError(f"the server's answer has a {name} out of bounds")
     if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise ProtocolError(f"the server's answer has a {name} that is no Unicode")
@@ -231,8 +231,8 @@ def _sealed(index: int, entry: ChangeEntry, codec: Codec, account: Account) -> s
         raise ValueError(f"changes[{index}].data: {error}") from None
     except (ValueError, TypeError):
         raise ValueError(f"changes[{index}].data: is no JSON value") from None
-    if size > LARGEST_DATA:
-        raise ValueError(f"changes[{index}].data: is larger than {LARGEST_DATA} bytes when sealed")
+    if size > MAX_DATA_BYTES:
+        raise ValueError(f"changes[{index}].data: is larger than {MAX_DATA_BYTES} bytes when sealed")
     return json.dumps(fields | {"data": data})
 
 

@@ -19,14 +19,14 @@ from urllib.parse import urlencode
 
 import httpx2
 
-from .models import Account
-from .connection import Line
+from .connection import HttpClient
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
+from .models import Account
+from .responses import HttpResponse, parse_json
 from .schedule import RetryPolicy, pause, retry_after
-from .responses import HttpResponse, parsed
+from .serialization import member, read_tokens
 from .state import State, Tokens
 from .stream import EventConnection, SyncNotifyStream
-from .serialization import member, read_tokens
 
 EARLY_SECONDS = 30.0
 """A token is renewed so long before its end, so that it does not expire on the way (upstream's number)."""
@@ -63,10 +63,10 @@ class Session:
         wait: Callable[[float], object] | None = None,
         random: Callable[[], float] = chance.random,
     ) -> None:
-        self._line = Line(server_url, http)
+        self._http = HttpClient(server_url, http)
         self._api_key = api_key
         self._state = state
-        state.bind(self._line.url, api_key)
+        state.bind(self._http.url, api_key)
         self._closed = threading.Event()
         self._clock, self._random = clock, random
         self._wait = wait or self._closed.wait
@@ -79,7 +79,7 @@ class Session:
     def authenticate(self, email: str, password: str) -> Account:
         """Log in; one attempt. Raises NotAuthenticated for wrong credentials, StateError for another account."""
         credentials = {"email": email, "password": password, "api_key": self._api_key} | self._device()
-        response = self._line.send("POST", "/api/sync/auth", body=credentials)
+        response = self._http.send("POST", "/api/sync/auth", body=credentials)
         if response.status == 401:
             raise NotAuthenticated(response.message((password, self._api_key)))
         return self._enter(self._answer(response, password), "token")
@@ -87,22 +87,24 @@ class Session:
     def authorize_url(self, **asked: str) -> str:
         """Return the address of the server's page for a log-in in the browser."""
         query = {"response_type": "code", "client_id": self._api_key, "code_challenge_method": "S256"} | asked
-        return f"{self._line.url}/oauth/authorize?{urlencode(query)}"
+        return f"{self._http.url}/oauth/authorize?{urlencode(query)}"
 
     def exchange(self, **proof: str) -> Account:
         """Trade an authorization code for tokens; one attempt. Raises NotAuthenticated, StateError as a log-in."""
         form = {"grant_type": "authorization_code", "client_id": self._api_key} | proof | self._device()
-        response = self._line.send("POST", "/oauth/token", form=form)
+        response = self._http.send("POST", "/oauth/token", form=form)
         if response.status in (400, 401):
             raise NotAuthenticated(response.message((*proof.values(), self._api_key)))
         return self._enter(self._answer(response, *proof.values()), "access_token")
 
-    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None, *, safe: bool) -> dict[str, Any]:
-        """Return the answer to a request with the token; where a repeat is `safe`, passing trouble is waited out.
+    def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, idempotent: bool
+    ) -> dict[str, Any]:
+        """Return the answer to a request with the token; where a repeat is `idempotent`, passing trouble is waited out.
 
         Raises NetworkError, ServerError, ProtocolError, NotAuthenticated.
         """
-        policy, retries = POLICY, RETRIES if safe else 0
+        policy, retries = POLICY, RETRIES if idempotent else 0
         began = time.monotonic()
         while True:
             try:
@@ -133,11 +135,11 @@ class Session:
         """Subscribe, one attempt; raises NetworkError, NotAuthenticated."""
         account = self.account()
         tokens = self._subscribed_with = self._fresh()
-        return self._line.subscribe({"app_id": account.app_id} | self._device(), tokens.access, self._secrets())
+        return self._http.subscribe({"app_id": account.app_id} | self._device(), tokens.access, self._secrets())
 
     def position(self) -> tuple[str, int]:
         """Return the server's epoch and cursor; one attempt. Raises as `call` does."""
-        answer = self.call("GET", "/api/sync/status", safe=False)
+        answer = self.call("GET", "/api/sync/status", idempotent=False)
         return member(answer, "epoch", str), member(answer, "cursor", int)
 
     def watch(self, stream: SyncNotifyStream) -> None:
@@ -148,7 +150,7 @@ class Session:
     def close(self) -> None:
         """End waits and connections; calls after raise NetworkError."""
         self._closed.set()
-        self._line.close()
+        self._http.close()
 
     def closed(self) -> bool:
         """Tell whether `close` was called."""
@@ -185,11 +187,11 @@ class Session:
 
     def _authorized(self, method: str, path: str, body: Mapping[str, Any] | None) -> HttpResponse:
         tokens = self._fresh()
-        response = self._line.send(method, path, body=body, token=tokens.access)
+        response = self._http.send(method, path, body=body, token=tokens.access)
         if response.status != 401:
             return response
         self._renew(tokens)
-        response = self._line.send(method, path, body=body, token=self._present().access)
+        response = self._http.send(method, path, body=body, token=self._present().access)
         if response.status == 401:
             raise NotAuthenticated("the server refuses a token that was only just renewed")
         return response
@@ -232,8 +234,8 @@ class Session:
         if refresh_token is None:
             raise NotAuthenticated("the token does not count any more: log in again")
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": self._api_key}
-        response = self._line.send("POST", "/oauth/token", form=form)
-        secrets, answer = self._secrets(), parsed(response.content)
+        response = self._http.send("POST", "/oauth/token", form=form)
+        secrets, answer = self._secrets(), parse_json(response.content)
         code = answer.get("error") if isinstance(answer, dict) and response.status in (400, 401) else None
         if code == "invalid_grant":
             self._state.replace_tokens(refresh_token, None)
@@ -264,7 +266,7 @@ class Session:
         if not response.is_success:
             said = response.message((*secrets, *self._secrets()))
             raise ServerError(said, status=response.status, retry_after=retry_after(response.headers, self._clock()))
-        answer = parsed(response.content) if response.content else {}
+        answer = parse_json(response.content) if response.content else {}
         if not isinstance(answer, dict):
             raise ProtocolError("the answer is no JSON object: is this the address of a SyncKit server?")
         return answer

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from . import statefile
-from .models import Account, Device, Position
 from .errors import StateError
+from .models import Account, Device, Position
 
-LONGEST_LEASE = 120.0
+MAX_LEASE_SECONDS = 120.0
 """A lease that runs longer was taken before the clock was set back."""
 
 
@@ -121,7 +121,7 @@ class State:
     def take_lease(self, holder: str, now: float, seconds: float) -> bool:
         """Be the one who renews the tokens, until `release_lease` or for so long; False if somebody else is."""
         with self._transaction() as row:
-            held = row["lease_holder"] not in (None, holder) and 0 < row["lease_until"] - now <= LONGEST_LEASE
+            held = row["lease_holder"] not in (None, holder) and 0 < row["lease_until"] - now <= MAX_LEASE_SECONDS
             if not held:
                 self._set(lease_holder=holder, lease_until=now + seconds)
             return not held

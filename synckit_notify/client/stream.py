@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self, TypeVar
 from ..sse import Decoder
 from .cancellable import start
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError
-from .lifecycle import Lifecycle, Task
+from .lifecycle import Action, Lifecycle
 from .schedule import RetryPolicy, SleepWatch, StreamState, SyncNotification
 
 __all__ = ["EventConnection", "RetryPolicy", "StreamSession", "StreamState", "SyncNotification", "SyncNotifyStream"]
@@ -28,7 +28,7 @@ __all__ = ["EventConnection", "RetryPolicy", "StreamSession", "StreamState", "Sy
 SLICE_SECONDS = 5.0
 """No wait is longer: the clock that time limits count by stands still in sleep, and a waker must be noticed soon."""
 
-MOST_READS = 100
+MAX_READS = 100
 """So many pieces are read into one notification at most, so that a flood cannot keep it from the app."""
 
 DEFAULT_POLICY = RetryPolicy()
@@ -158,13 +158,13 @@ class SyncNotifyStream:
 
     def _step(self) -> None:
         try:
-            if self._life.task is Task.READ and self._connection is not None:
+            if self._life.action is Action.READ and self._connection is not None:
                 self._read(self._connection)
             elif self._clock() < self._life.at:
                 self._wait(self._begin_wait())
                 self._woken.clear()
             else:
-                self._perform(self._life.task)
+                self._perform(self._life.action)
         except CancelledError:
             return  # closed
         except NotAuthenticated as error:
@@ -175,18 +175,18 @@ class SyncNotifyStream:
             self._close(str(error))
             raise
         finally:
-            if self._life.task is not Task.READ:
+            if self._life.action is not Action.READ:
                 self._drop()
 
-    def _perform(self, task: Task) -> None:
-        match task:
-            case Task.CONNECT:
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Action.CONNECT:
                 self._connect()
-            case Task.REFRESH:
+            case Action.REFRESH:
                 self._refresh()
-            case Task.POLL:
+            case Action.POLL:
                 self._poll()
-            case Task.STOP:
+            case Action.STOP:
                 self._close("the server said to stop (204)")
 
     def _connect(self) -> None:
@@ -206,13 +206,13 @@ class SyncNotifyStream:
         """Wait for bytes, then take all that are there: what came while the app was busy is one notification."""
         try:
             timeout = self._begin_wait()
-            for _ in range(MOST_READS):
+            for _ in range(MAX_READS):
                 data = connection.read(timeout)
                 if not data:
                     self._life.ended("the server ended the stream", self._clock())
                     return
                 self._life.received(self._decoder.feed(data), self._clock())
-                if self._life.task is not Task.READ:
+                if self._life.action is not Action.READ:
                     return
                 timeout = 0.0
         except TimeoutError:
@@ -262,12 +262,12 @@ class SyncNotifyStream:
         if self._retry_wanted:
             self._retry_wanted = False
             self._life.retry_now(self._clock())
-            if self._life.task is not Task.READ:
+            if self._life.action is not Action.READ:
                 self._drop()
 
     def _begin_wait(self) -> float:
         now = self._clock()
-        seconds = max(0.0, min(self._life.look_again - now, SLICE_SECONDS))
+        seconds = max(0.0, min(self._life.next_deadline - now, SLICE_SECONDS))
         self._sleep.expect(now + seconds)
         return seconds
 
@@ -277,7 +277,7 @@ class SyncNotifyStream:
         if missed is not None:
             log.info("woke from sleep")
             self._life.slept(missed, now)
-            if self._life.task is not Task.READ:
+            if self._life.action is not Action.READ:
                 self._drop()
 
     def _adopt(self, connection: EventConnection) -> None:

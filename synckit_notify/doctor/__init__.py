@@ -12,8 +12,8 @@
 Observations are plain values, so all but the edge is pure.
 """
 
-from .runner import examine
 from .network import Address, readable_token
 from .report import Report
+from .runner import examine
 
 __all__ = ["Address", "Report", "examine", "readable_token"]

@@ -70,7 +70,7 @@ def unbuffered(path: str) -> Remedy:
     }
 
 
-def prompt() -> Remedy:
+def no_delay() -> Remedy:
     """Small writes are not kept waiting for larger ones."""
     return {"HAProxy": ("option http-no-delay  # in frontend and backend",)}
 
@@ -85,7 +85,7 @@ def uncompressed(path: str) -> Remedy:
     }
 
 
-def patient(path: str, keepalive: float, silence: float) -> Remedy:
+def longer_timeouts(path: str, keepalive: float, silence: float) -> Remedy:
     """A silent stream is left alone for longer than its keepalive takes; it was cut after this much silence."""
     seconds = max(SHORTEST_PROXY_TIMEOUT, math.ceil(2.5 * keepalive))
     return {
@@ -103,7 +103,7 @@ def chunked(path: str) -> Remedy:
     return {"nginx": (f"proxy_http_version 1.1;  # in location {path}", 'proxy_set_header Connection "";')}
 
 
-def unkilled() -> Remedy:
+def no_kill() -> Remedy:
     """Nothing ends a stream that is alive."""
     return {
         "gunicorn": ('worker_class = "gevent"  # others are killed by their timeout: WORKER TIMEOUT in the log',),
@@ -131,7 +131,7 @@ def untouched(header: str, path: str) -> Remedy:
     }
 
 
-def unlocked(path: str) -> Remedy:
+def no_auth(path: str) -> Remedy:
     """No proxy asks for a log-in of its own."""
     return {
         "nginx": (f"auth_basic off;  # in location {path}, and no auth_request",),
@@ -151,6 +151,6 @@ def answering() -> Remedy:
     }
 
 
-def roomy() -> Remedy:
+def more_connections() -> Remedy:
     """There are seats for more streams."""
     return {"gunicorn": ("worker_connections = 20000",), "setting": ("SYNCKIT_WORKER_CONNECTIONS=20000",)}

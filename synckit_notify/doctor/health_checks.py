@@ -22,7 +22,7 @@ FULL = 0.9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tried:
+class Attempt:
     """One attempt: to look up a name, to connect, or to speak TLS."""
 
     seconds: float
@@ -57,7 +57,7 @@ class Answer:
         return fixes.changes(remedy, fixes.standing_there(self.headers, self.version))
 
 
-def name(host: str, tried: Tried) -> Finding:
+def name(host: str, tried: Attempt) -> Finding:
     """Judge how the name was looked up."""
     if tried.problem:
         why = "The DNS does not know it here: misspelt, not entered yet, or there is no network. Ask it yourself:"
@@ -67,7 +67,7 @@ def name(host: str, tried: Tried) -> Finding:
     return ok("name", f"{host} is {', '.join(tried.addresses)}", lasting(tried.seconds))
 
 
-def port(number: int, tries: Mapping[str, Tried]) -> Finding:
+def port(number: int, tries: Mapping[str, Attempt]) -> Finding:
     """Judge the attempts to connect, one for each address."""
     failed = {address: tried for address, tried in tries.items() if tried.problem}
     problems = "; ".join(dict.fromkeys(tried.problem for tried in failed.values()))
@@ -84,7 +84,7 @@ def port(number: int, tries: Mapping[str, Tried]) -> Finding:
     return fail("port", f"port {number} accepts no connection", problems, why, (look,))
 
 
-def tls(host: str, number: int, tried: Tried) -> Finding:
+def tls(host: str, number: int, tried: Attempt) -> Finding:
     """Judge the TLS handshake and the certificate."""
     if tried.problem:
         why, change = _tls_advice(host, number, tried.problem.lower())
@@ -141,7 +141,7 @@ def live(path: str, answer: Answer, prefix: str) -> Finding:
             "The connection is taken, but nobody answers: open connections hold all seats of the worker, or its event"
             " loop is blocked. Restart it, then give it more seats:"
         )
-        return fail("live", f"{path} does not answer", answer.problem, why, answer.advice(fixes.roomy()))
+        return fail("live", f"{path} does not answer", answer.problem, why, answer.advice(fixes.more_connections()))
     if answer.status != 200 or answer.body != {"live": True}:
         why = f"Perhaps it is kept inside on purpose. If not, a proxy has to let everything below {prefix}/ pass."
         return warn("live", f"{path} is not answered by a SyncKit server", f"{answer.status}", why)
@@ -166,7 +166,7 @@ def ready(path: str, answer: Answer) -> Finding:
     fill = state.get("fill")
     if isinstance(fill, int | float) and fill >= FULL:
         why = "Soon devices are refused with 503. Give each worker more seats:"
-        return warn("ready", f"{path}: almost full", seats, why, answer.advice(fixes.roomy()))
+        return warn("ready", f"{path}: almost full", seats, why, answer.advice(fixes.more_connections()))
     return ok("ready", f"{path}: {seats}, broker {state.get('broker')}", lasting(answer.seconds))
 
 

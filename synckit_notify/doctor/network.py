@@ -1,4 +1,4 @@
-"""The edge below HTTP: looks up a name, connects to each address, shakes hands; how it went comes back as `Tried`."""
+"""The edge below HTTP: looks up a name, connects to each address, shakes hands; how it went comes back as `Attempt`."""
 
 import ipaddress
 import math
@@ -10,11 +10,11 @@ from typing import Self
 
 import httpx2
 
-from ..client.connection import checked
+from ..client.connection import normalize_url
 from ..client.environment import make_ssl_context, proxy_for
-from .health_checks import Tried
+from .health_checks import Attempt
 
-MOST_ADDRESSES = 4
+MAX_ADDRESSES = 4
 SUBSCRIBE, USUAL_PREFIX = "/subscribe", "/api/sync"
 
 
@@ -29,7 +29,7 @@ class Address:
     def read(cls, url: str) -> Self:
         """Read what a person typed; raises ValueError."""
         try:
-            base = checked(url)
+            base = normalize_url(url)
         except ValueError:
             raise ValueError("URL: like https://sync.example.org, without user, query or fragment") from None
         whole = httpx2.URL(base)
@@ -84,30 +84,30 @@ def readable_token(text: str) -> str:
     return token
 
 
-def look_up(address: Address) -> Tried:
+def look_up(address: Address) -> Attempt:
     """Ask for the addresses of a name."""
     began = time.monotonic()
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         problem = getattr(error, "strerror", None) or "no name that the DNS can hold"
-        return Tried(seconds=time.monotonic() - began, problem=problem)
+        return Attempt(seconds=time.monotonic() - began, problem=problem)
     numbers = dict.fromkeys(str(each[4][0]) for each in found)
-    return Tried(seconds=time.monotonic() - began, addresses=tuple(numbers)[:MOST_ADDRESSES])
+    return Attempt(seconds=time.monotonic() - began, addresses=tuple(numbers)[:MAX_ADDRESSES])
 
 
-def connect(number: str, port: int, patience: float) -> Tried:
+def connect(number: str, port: int, patience: float) -> Attempt:
     """Try one address."""
     began = time.monotonic()
     try:
         socket.create_connection((number, port), patience).close()
     except OSError as error:
         refused = isinstance(error, ConnectionRefusedError)
-        return Tried(seconds=time.monotonic() - began, problem=_problem(error, patience), refused=refused)
-    return Tried(seconds=time.monotonic() - began)
+        return Attempt(seconds=time.monotonic() - began, problem=_problem(error, patience), refused=refused)
+    return Attempt(seconds=time.monotonic() - began)
 
 
-def shake_hands(address: Address, number: str, patience: float) -> Tried:
+def shake_hands(address: Address, number: str, patience: float) -> Attempt:
     """Speak TLS with one address that accepts connections, as the SDK does, but offer HTTP/2 as browsers do."""
     context = make_ssl_context()
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -118,14 +118,14 @@ def shake_hands(address: Address, number: str, patience: float) -> Tried:
             context.wrap_socket(raw, server_hostname=address.host) as secured,
         ):
             certificate = secured.getpeercert() or {}
-            return Tried(
+            return Attempt(
                 seconds=time.monotonic() - began,
                 tls=secured.version() or "TLS",
                 days_left=_days_left(str(certificate.get("notAfter", ""))),
                 http2=secured.selected_alpn_protocol() == "h2",
             )
     except OSError as error:
-        return Tried(seconds=time.monotonic() - began, problem=_problem(error, patience))
+        return Attempt(seconds=time.monotonic() - began, problem=_problem(error, patience))
 
 
 def _days_left(until: str) -> float:

@@ -52,7 +52,7 @@ def held(problem: str, answer: Answer, path: str) -> Finding:
         )
         return fail("answer", "the stream is held back", problem, why, answer.advice(fixes.unbuffered(path)))
     why = "Neither a stream comes nor its headers alone: the server is stuck, or has no seat left. Restart it, then:"
-    return fail("answer", "no answer to the subscription", problem, why, answer.advice(fixes.roomy()))
+    return fail("answer", "no answer to the subscription", problem, why, answer.advice(fixes.more_connections()))
 
 
 def without_http2(offered: bool) -> Finding:
@@ -113,7 +113,7 @@ def _own_remedy(status: int, prefix: str) -> Remedy:
         case 429:
             return {"setting": ("SYNCKIT_MAX_STREAMS_PER_CHANNEL=200",)}
         case 503:
-            return fixes.roomy()
+            return fixes.more_connections()
     return {}
 
 
@@ -126,7 +126,7 @@ def _foreign_reason(status: int, prefix: str) -> tuple[str, Remedy]:
     if status in (401, 403, 407):
         return (
             "A log-in or firewall of a proxy says so. Let the path pass, for the server checks tokens:",
-            fixes.unlocked(f"{prefix}/"),
+            fixes.no_auth(f"{prefix}/"),
         )
     return "The logs of proxy and server tell more.", {}
 

@@ -20,20 +20,20 @@ from ..client.connection import HttpEventConnection, reason
 from ..client.environment import make_http_client
 from ..client.errors import NetworkError
 from ..client.foreign_text import redacted
+from ..client.responses import error_message, parse_json
 from ..client.schedule import keepalive_period
-from ..client.responses import parsed, words
+from . import health_checks, network, stream
 from . import response as answers
-from . import network, stream, health_checks
 from .findings import Finding, fails
+from .health_checks import Answer, Attempt
 from .network import Address
-from .stream import Ear, End
-from .health_checks import Answer, Tried
+from .stream import End, StreamRecorder
 
 PATIENCE_SECONDS = 10.0
 """For an answer: as long as the SDK waits for the headers of a stream."""
 
 TICK_SECONDS = 0.5
-LARGEST_BODY = 8192
+MAX_BODY_BYTES = 8192
 
 Progress = Callable[[str], object]
 Step = Callable[[], list[Finding]]
@@ -105,7 +105,7 @@ class Examination:
         return [health_checks.name(self._address.host, tried)]
 
     def _ports(self) -> list[Finding]:
-        tries: dict[str, Tried] = {}
+        tries: dict[str, Attempt] = {}
         for number in self._numbers:
             self._progress(f"connecting to {number}")
             tries[number] = network.connect(number, self._address.port, self._patience)
@@ -174,7 +174,9 @@ class Examination:
 
     def _listen(self, seconds: float | None) -> list[Finding]:
         answer = self._answer
-        ear = Ear(keepalive_period(answer.headers), seconds, gzip="gzip" in answer.headers.get("content-encoding", ""))
+        ear = StreamRecorder(
+            keepalive_period(answer.headers), seconds, gzip="gzip" in answer.headers.get("content-encoding", "")
+        )
         while self._connection is not None and not ear.has_heard_enough(self._now(), self._patience):
             self._progress(f"listening: {self._now():.0f} of at most {ear.limit:.0f} s, {ear.keepalives} keepalives")
             try:
@@ -214,15 +216,15 @@ class Examination:
         if not answers.is_stream(response.status_code, response.headers):
             for piece in response.iter_bytes():
                 content += piece
-                if len(content) > LARGEST_BODY or time.monotonic() - began > 2 * self._patience:
+                if len(content) > MAX_BODY_BYTES or time.monotonic() - began > 2 * self._patience:
                     break
         return Answer(
             seconds=time.monotonic() - began,
             status=response.status_code,
             version=response.http_version,
             headers={name.lower(): redacted(value, (self._token,)) or "" for name, value in response.headers.items()},
-            body=parsed(content[:LARGEST_BODY]),
-            words=words(response.status_code, content[:LARGEST_BODY], (self._token,)),
+            body=parse_json(content[:MAX_BODY_BYTES]),
+            words=error_message(response.status_code, content[:MAX_BODY_BYTES], (self._token,)),
             at=time.time(),
         )
 

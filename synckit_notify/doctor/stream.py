@@ -30,10 +30,10 @@ IDLE_SHARE = 0.2
 GRACE_SECONDS = 0.5
 """Earlier or later by so much is no sign of anything: machines are busy now and then."""
 
-ENOUGH_KEEPALIVES, MOST_PERIODS = 2, 3.0
+ENOUGH_KEEPALIVES, MAX_PERIODS = 2, 3.0
 """Unless told how long, it listens for two keepalives, and for three periods at most."""
 
-LARGEST_PIECE, MOST_PIECES = 2**20, 10_000
+MAX_CHUNK_BYTES, MAX_CHUNKS = 2**20, 10_000
 GZIP = 16 + zlib.MAX_WBITS
 
 CONNECTED, KEEPALIVE = sse.Comment("connected"), sse.Comment("keepalive")
@@ -48,7 +48,7 @@ class End(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Chunk:
     """What one read completed, at least one message."""
 
     at: float
@@ -59,7 +59,7 @@ class Heard:
 class Watch:
     """A stream that was watched until `until`; `usual` is what an answer that is no stream takes."""
 
-    heard: tuple[Heard, ...]
+    heard: tuple[Chunk, ...]
     until: float
     end: End
     period: float
@@ -87,13 +87,13 @@ class Watch:
         return next((text.removeprefix("bye ") for text in texts if text.startswith("bye ")), "")
 
 
-class Ear:
+class StreamRecorder:
     """Collects what one stream says, and knows when that is enough to judge it."""
 
     def __init__(self, period: float, seconds: float | None, *, gzip: bool) -> None:
         self.period = period
-        self.limit = MOST_PERIODS * period + 2 * GRACE_SECONDS if seconds is None else seconds
-        self.heard: list[Heard] = []
+        self.limit = MAX_PERIODS * period + 2 * GRACE_SECONDS if seconds is None else seconds
+        self.heard: list[Chunk] = []
         self.keepalives = 0
         self.end = End.OPEN
         self._to_the_limit = seconds is not None
@@ -105,10 +105,10 @@ class Ear:
         if not data:
             self.end = End.CLEAN
             return
-        clear = data if self._inflate is None else self._inflate.decompress(data, LARGEST_PIECE)
+        clear = data if self._inflate is None else self._inflate.decompress(data, MAX_CHUNK_BYTES)
         messages = tuple(self._decoder.feed(clear))
         if messages:  # the first bytes of gzip say nothing, though a compressor that holds all others lets them pass
-            self.heard.append(Heard(at, messages))
+            self.heard.append(Chunk(at, messages))
             self.keepalives += messages.count(KEEPALIVE)
 
     def heard_until(self, now: float, usual: float) -> Watch:
@@ -117,7 +117,7 @@ class Ear:
 
     def has_heard_enough(self, now: float, patience: float) -> bool:
         """Whether to stop listening."""
-        if self.end is not End.OPEN or now >= self.limit or len(self.heard) >= MOST_PIECES:
+        if self.end is not End.OPEN or now >= self.limit or len(self.heard) >= MAX_CHUNKS:
             return True
         if self._to_the_limit:
             return False
@@ -150,7 +150,7 @@ def _first(watch: Watch, answer: Answer, path: str) -> list[Finding]:
         return [warn("first-byte", "the stream does not begin with ': connected'", lasting(first.at), why)]
     if late > NAGLE_SECONDS and "HAProxy" in fixes.standing_there(answer.headers, answer.version):
         why = "HAProxy waits for more before it sends a small write, so each notice comes 0.2 s late."
-        changes = answer.advice(fixes.prompt())
+        changes = answer.advice(fixes.no_delay())
         return [warn("first-byte", "': connected' is kept waiting", lasting(first.at), why, changes)]
     return [ok("first-byte", "': connected' comes at once", lasting(first.at))]
 
@@ -210,7 +210,7 @@ def _end(watch: Watch, answer: Answer, path: str) -> list[Finding]:
         "Not for silence: a process died or was killed, a proxy was restarted, or a limit on the length of requests was"
         " reached. Look into the logs of proxy and server for this moment, and see that:"
     )
-    return [fail("end", "cut while it was alive", figure, why, answer.advice(fixes.unkilled()))]
+    return [fail("end", "cut while it was alive", figure, why, answer.advice(fixes.no_kill()))]
 
 
 def _impatient(watch: Watch, answer: Answer, path: str) -> Finding:
@@ -218,7 +218,7 @@ def _impatient(watch: Watch, answer: Answer, path: str) -> Finding:
         "Something on the way ends a stream that is silent for so long, sooner than the server speaks. Devices connect"
         " again and again, and hear of changes late. Let it wait longer:"
     )
-    remedy = fixes.patient(path, watch.period, watch.silence)
+    remedy = fixes.longer_timeouts(path, watch.period, watch.silence)
     announced = f"a keepalive each {watch.period:g} s"
     return fail("end", f"cut after {watch.silence:.1f} s of silence", announced, why, answer.advice(remedy))
 

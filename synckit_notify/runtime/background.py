@@ -43,8 +43,8 @@ class Periodic:
         self._begin = begin
         self._finish = finish
         self._lock = threading.Lock()
-        self._look = threading.Event()
-        self._pause = pause or self._look.wait
+        self._wakeup = threading.Event()
+        self._pause = pause or self._wakeup.wait
         self._thread: threading.Thread | None = None
         self._faults = FaultLog()
 
@@ -55,7 +55,7 @@ class Periodic:
         """
         with self._lock:
             if self._thread is None or not self._thread.is_alive():  # something that is no Exception may have ended it
-                self._look.clear()
+                self._wakeup.clear()
                 self._begin()
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 thread.start()
@@ -63,19 +63,19 @@ class Periodic:
 
     def wake(self) -> None:
         """Make a thread without a `pause` of its own work now."""
-        self._look.set()
+        self._wakeup.set()
 
-    def settle(self) -> None:
+    def join_idle(self) -> None:
         """Make the thread ask now whether it is needed, and wait for its end if it is not."""
         thread = self._thread
-        self._look.set()
+        self._wakeup.set()
         if thread is not None and not self._needed():
             thread.join(self._seconds + SETTLE_SECONDS)
 
     def _run(self) -> None:
         while True:
             self._pause(self._seconds)
-            self._look.clear()
+            self._wakeup.clear()
             if self._over():
                 self._finish()
                 return

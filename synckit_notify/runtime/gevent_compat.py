@@ -64,7 +64,7 @@ def shut_down(sock: Any) -> None:
                 borrowed.detach()
 
 
-def call(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+def run_in_native_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Run `function` off the hub and return its result, or raise what it raised.
 
     Must not be nested: a native thread that calls here again would make a hub of its own.

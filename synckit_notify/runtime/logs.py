@@ -19,7 +19,7 @@ MAX_FAULTS = 100
 """Kinds of fault that are remembered; with more, all are forgotten, and told again."""
 
 
-class SparingLog:
+class RateLimitedLog:
     """Writes the lines of one kind at level info; any thread may call it, a race only miscounts what was left out."""
 
     def __init__(self, per_second: int = LINES_PER_SECOND, clock: Callable[[], float] = time.monotonic) -> None:

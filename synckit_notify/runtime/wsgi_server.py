@@ -127,7 +127,9 @@ def of_request(environ: Mapping[str, Any]) -> Server:
     if software.startswith("gevent/"):
         return Server("gevent.pywsgi", _leaving_room(), None if gevent_compat.is_patched() else _UNPATCHED_PYWSGI)
     if "uwsgi.version" in environ and not environ.get("wsgi.multithread"):
-        switches = gevent_compat.is_patched() and "x-wsgiorg.fdevent.readable" in environ  # the second: an event loop runs
+        switches = (
+            gevent_compat.is_patched() and "x-wsgiorg.fdevent.readable" in environ
+        )  # the second: an event loop runs
         return Server("uWSGI", _leaving_room(sys.modules["uwsgi"].cores), None if switches else _UNPATCHED_UWSGI)
     if not environ.get("wsgi.multithread") and not gevent_compat.is_patched():
         return Server(software, refusal=_ONE_REQUEST)

@@ -9,7 +9,7 @@ from collections import deque
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from .counters import Counts
+from .counters import Counters
 
 BUFFERED_FRAMES = 16
 """A subscriber buffers at most this many frames; when full the oldest is dropped (seed, Design Notes)."""
@@ -21,7 +21,7 @@ Bounds the time from a push's timestamp to its commit, plus the difference of tw
 """
 
 
-class End(StrEnum):
+class EndReason(StrEnum):
     """Why a stream ends; the value is the word that the client reads after `bye`, if it is still there."""
 
     DRAINING = "draining"
@@ -35,7 +35,7 @@ class End(StrEnum):
     @property
     def peer_is_gone(self) -> bool:
         """Whether nobody is left to read a farewell."""
-        return self in (End.CLOSED, End.RESET, End.STALLED)
+        return self in (EndReason.CLOSED, EndReason.RESET, EndReason.STALLED)
 
 
 class ChannelKey(NamedTuple):
@@ -48,24 +48,24 @@ class ChannelKey(NamedTuple):
 class Subscriber:
     """One open stream as its channel sees it."""
 
-    __slots__ = ("channel", "device", "end", "parked", "pending", "principal")
+    __slots__ = ("channel", "device", "end", "pending", "principal", "stream")
 
     def __init__(self, channel: "Channel", device: str | None) -> None:
         self.channel = channel
         self.device = device
         self.principal: object = None
         """Who it is, kept only where the host must be asked again whether they are still welcome."""
-        self.parked: Any = None
+        self.stream: Any = None
         """What to ring with, where no thread of its own waits."""
         self.pending: deque[bytes] | tuple[bytes, ...] = ()
-        self.end: End | None = None
+        self.end: EndReason | None = None
 
     def offer(self, frame: bytes) -> None:
         """Buffer one more frame, the oldest dropped when full. The caller holds the lock."""
         pending = self.pending
         if isinstance(pending, tuple):  # most are taken before a second comes, and even an empty deque takes 0.7 KiB
             pending = self.pending = deque(pending, maxlen=BUFFERED_FRAMES)
-        self.channel.counts.dropped += len(pending) == BUFFERED_FRAMES
+        self.channel.counters.dropped += len(pending) == BUFFERED_FRAMES
         pending.append(frame)
 
     def take(self) -> bytes:
@@ -74,18 +74,18 @@ class Subscriber:
             return b""
         with self.channel.lock:
             pending, self.pending = self.pending, ()
-            self.channel.counts.frames += len(pending)
+            self.channel.counters.frames += len(pending)
         return pending[0] if len(pending) == 1 else b"".join(pending)
 
     def wait(self, seconds: float) -> None:
         """Sleep until something is pending, the stream shall end, or the time is over."""
         with self.channel.lock:
             if not self.pending and self.end is None:
-                self.channel.ready = self.channel.ready or Ready(self.channel.lock)
-                self.channel.ready.wait(seconds)
+                self.channel.condition = self.channel.condition or BroadcastCondition(self.channel.lock)
+                self.channel.condition.wait(seconds)
 
 
-class Ready(threading.Condition):
+class BroadcastCondition(threading.Condition):
     """The condition variable of a channel: waiting lets go of the lock, and a notice wakes all who wait.
 
     The standard one makes a lock for every wait, and tries the lock that is held at every wake-up, after which gevent
@@ -114,21 +114,21 @@ class Ready(threading.Condition):
 class Channel:
     """The subscribers of one (app, user), and the Condition that wakes them."""
 
-    __slots__ = ("counts", "heard", "key", "lock", "ready", "subscribers")
+    __slots__ = ("condition", "counters", "key", "lock", "subscribers", "watermark")
 
-    def __init__(self, key: ChannelKey, lock: threading.Lock, counts: Counts, now: float) -> None:
+    def __init__(self, key: ChannelKey, lock: threading.Lock, counters: Counters, now: float) -> None:
         self.key = key
         self.lock = lock
-        self.counts = counts
-        self.ready: Ready | None = None  # made when somebody waits: 1 KiB
+        self.counters = counters
+        self.condition: BroadcastCondition | None = None  # made when somebody waits: 1 KiB
         self.subscribers: list[Subscriber] = []
-        self.heard = now - COMMIT_SECONDS
+        self.watermark = now - COMMIT_SECONDS
         """Every change up to this time (Unix seconds) was announced here, or is older than the subscribers."""
 
-    def has_heard(self, moment: float, now: float) -> bool:
+    def is_covered(self, moment: float, now: float) -> bool:
         """Return whether a change of that moment is no news.
 
-        The newest change that was announced here never is. About older ones nothing is certain while `heard` lies in
-        the future: the clock was set back since, and later changes may have got earlier times.
+        The newest change that was announced here never is. About older ones nothing is certain while `watermark` lies
+        in the future: the clock was set back since, and later changes may have got earlier times.
         """
-        return moment == self.heard or moment <= self.heard <= now + COMMIT_SECONDS
+        return moment == self.watermark or moment <= self.watermark <= now + COMMIT_SECONDS

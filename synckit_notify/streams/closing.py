@@ -15,8 +15,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ..runtime.logs import log
 from ..runtime.background import Periodic
+from ..runtime.logs import log
 from .stream import Stream
 
 GRACE_SECONDS = 0.5

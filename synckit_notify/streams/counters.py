@@ -6,7 +6,7 @@ Nothing here knows Prometheus: counting costs one addition, whether anybody look
 from collections import Counter
 
 
-class Counts:
+class Counters:
     """One registry's history since it was made."""
 
     __slots__ = ("dropped", "ended", "frames", "opened", "parked")
@@ -16,7 +16,7 @@ class Counts:
         self.parked = 0
         """How many of the open streams are parked."""
         self.ended: Counter[str] = Counter()
-        """By reason: the words of `registry.End`."""
+        """By reason: the words of `registry.EndReason`."""
         self.frames = 0
         """`changed` frames that streams took from their buffers to write them."""
         self.dropped = 0

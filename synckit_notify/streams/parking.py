@@ -3,7 +3,7 @@
     gunicorn writes the head and the first frames ──▶ its connection is taken from it ──▶ its greenlet ends
 
     a push, an end ── ring ──┐
-    the wheel: a deadline ───┼──▶ a wave: each stream once ──▶ Stream.turn ──▶ write what fits ──▶ over? close
+    the wheel: a deadline ───┼──▶ a wave: each stream once ──▶ Stream.advance ──▶ write what fits ──▶ over? close
     room in the socket ──────┘
 
 The rules are those of `stream`, the buffers those of `registry`; only the waiting is another. For plain HTTP/1.1 under
@@ -23,10 +23,10 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ..runtime import gevent_compat
-from .channel import End
-from ..runtime.logs import log
-from .peers import PeerWatch
 from ..runtime.background import Periodic
+from ..runtime.logs import log
+from .channel import EndReason
+from .peers import PeerWatch
 from .registry import Registry
 from .stream import Stream
 
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.25
 """How late a keepalive may be: the wheel's step."""
 
-RELIEF_SECONDS = 0.25
+HANDOVER_SECONDS = 0.25
 """A storm of connects need not relieve the greenlet that stays each time."""
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
-class Wheel:
+class TimerWheel:
     """Who is to be looked at when, in steps of one tick: adding costs an append, and nothing is ever moved."""
 
     def __init__(self, tick: float, now: float) -> None:
@@ -80,16 +80,16 @@ class Parking:
         self._peers = peers
         self._claim = claim
         self._tell_ended = ended
-        self._wheel = Wheel(tick, time.monotonic())
+        self._wheel = TimerWheel(tick, time.monotonic())
         self._due: list[Stream] = []
         self._ended: list[Stream] = []
         self._errors: list[Exception] = []
-        self._look = threading.Event()
+        self._wakeup = threading.Event()
         self._streams = 0
-        self._sentinel = _taken_lock()
-        self._relieve_at = -math.inf
+        self._anchor = _taken_lock()
+        self._handover_at = -math.inf
         self._thread = Periodic("synckit-parking", tick, self._work, lambda: self._streams > 0, pause=self._pause)
-        registry.ring = self.ring
+        registry.wake = self.wake
 
     def frames_then_park(self, stream: Stream, sock: socket.socket) -> Iterator[bytes]:
         """Yield the first bytes, then take the connection from the server, which sees an end like any other.
@@ -100,34 +100,34 @@ class Parking:
         if not stream.over and self._claim(stream):
             self._park(stream, sock)
 
-    def ring(self, streams: list[Stream]) -> None:
+    def wake(self, streams: list[Stream]) -> None:
         """Look at these soon. Called under the registry's lock: only remembers and wakes."""
         self._due += streams
-        self._look.set()
+        self._wakeup.set()
 
     def left(self) -> None:
         """Count a stream out that `ended` told of; the last one lets the server's greenlet go that stays."""
         self._streams -= 1
         if not self._streams:
-            self._relieve_at = -math.inf
-            self._let_sentinel_go(_taken_lock())
+            self._handover_at = -math.inf
+            self._release_anchor(_taken_lock())
 
     def _park(self, stream: Stream, sock: socket.socket) -> None:
         """Take the socket over; of those that come, now and then one stays until the next that stays comes."""
         stream.socket, stream.writing = _taken(sock), False
         self._streams += 1
-        self._wheel.add(stream, stream.look_again)
+        self._wheel.add(stream, stream.next_deadline)
         self._registry.park(stream.subscriber, stream)
         self._thread.ensure()
-        if self._streams and (now := time.monotonic()) >= self._relieve_at:
-            self._relieve_at = now + RELIEF_SECONDS
+        if self._streams and (now := time.monotonic()) >= self._handover_at:
+            self._handover_at = now + HANDOVER_SECONDS
             mine = _taken_lock()
-            self._let_sentinel_go(mine)
+            self._release_anchor(mine)
             mine.acquire()
 
     def _pause(self, seconds: float) -> None:
-        self._look.wait(seconds)
-        self._look.clear()
+        self._wakeup.wait(seconds)
+        self._wakeup.clear()
 
     def _work(self) -> None:
         now = time.monotonic()
@@ -138,7 +138,7 @@ class Parking:
         finally:
             for stream in timed:
                 if stream.socket is not None:
-                    self._wheel.add(stream, stream.look_again)
+                    self._wheel.add(stream, stream.next_deadline)
             self._hand_on()
 
     def _hand_on(self) -> None:
@@ -156,7 +156,7 @@ class Parking:
         speaking, chunks = [], []
         for stream, frames in zip(free, self._registry.take([stream.subscriber for stream in free]), strict=True):
             try:
-                data = stream.turn(frames, now)
+                data = stream.advance(frames, now)
                 if stream.over:
                     self._finish(stream, _chunk(data) + _LAST_CHUNK)
                 elif data:
@@ -187,7 +187,7 @@ class Parking:
     def _write(self, stream: Stream, chunk: bytes) -> None:
         sent = _sent(stream.socket, chunk)
         if sent < 0:  # whatever it was to end for: nothing can be written any more
-            self._registry.end_one(stream.subscriber, End.RESET)
+            self._registry.end_one(stream.subscriber, EndReason.RESET)
             sent, stream.over = len(chunk), True
         stream.unsent = chunk[sent:]
         stream.writing = sent < len(chunk)
@@ -198,7 +198,7 @@ class Parking:
 
     def _give_up(self, stream: Stream, error: Exception) -> None:
         self._errors.append(error)
-        self._registry.end_one(stream.subscriber, End.RESET)
+        self._registry.end_one(stream.subscriber, EndReason.RESET)
         self._close(stream)
 
     def _close(self, stream: Stream) -> None:
@@ -210,8 +210,8 @@ class Parking:
             sock.close()
             self._ended.append(stream)
 
-    def _let_sentinel_go(self, successor: threading.Lock) -> None:
-        before, self._sentinel = self._sentinel, successor
+    def _release_anchor(self, successor: threading.Lock) -> None:
+        before, self._anchor = self._anchor, successor
         before.release()
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from ..runtime import gevent_compat
-from .channel import End
+from .channel import EndReason
 from .stream import STALL_SECONDS, Stream
 
 SILENCE_MILLISECONDS = 20_000
@@ -36,14 +36,14 @@ TCP_USER_TIMEOUT = 18  # tcp(7); not a constant of the socket module on every Py
 _OUT, _ERR, _HUP, _RDHUP, _ONESHOT = 0x004, 0x008, 0x010, 0x2000, 1 << 30
 
 
-def bound(sock: socket.socket) -> None:
+def set_socket_limits(sock: socket.socket) -> None:
     """Let the kernel keep little for a peer that does not read, and end the connection if it stays silent."""
     with suppress(OSError):  # a Unix socket, or another system
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, SILENCE_MILLISECONDS)
 
 
-def stop_reading(sock: "socket.SocketType") -> None:
+def shutdown_read(sock: "socket.SocketType") -> None:
     """Make the server's next read an end of file, so that it closes a connection it would keep for another request.
 
     Not for TLS: the peer would take it for an error of the protocol.
@@ -60,7 +60,7 @@ class PeerWatch:
     """
 
     def __init__(
-        self, gone: Callable[[Stream, End], object], room: Callable[[Stream], object] = lambda _: None
+        self, gone: Callable[[Stream, EndReason], object], room: Callable[[Stream], object] = lambda _: None
     ) -> None:
         self._gone = gone
         self._room = room
@@ -124,7 +124,7 @@ class PeerWatch:
             writing = [stream for stream in self._watched.values() if stream.writing]  # few of thousands
         for stream in writing:
             if stream.stalled(now, patience):
-                self._gone(stream, End.STALLED)
+                self._gone(stream, EndReason.STALLED)
                 if stream.socket is not None:
                     gevent_compat.shut_down(stream.socket)
 
@@ -143,15 +143,15 @@ def _is_open(stream: Stream) -> bool:
     return stream.socket is not None and stream.socket.fileno() == stream.number
 
 
-def _how(stream: Stream, mask: int) -> End:
+def _how(stream: Stream, mask: int) -> EndReason:
     """Return how the peer left.
 
     After a reset the error is taken from the socket, so that the server's next write fails as on any connection that
     is closed, whatever the error was: gunicorn logs a timeout of the connection (ETIMEDOUT) with a traceback.
     """
     if not mask & (_ERR | _HUP):
-        return End.CLOSED
+        return EndReason.CLOSED
     if stream.socket is not None:
         with suppress(OSError):
             stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    return End.RESET
+    return EndReason.RESET

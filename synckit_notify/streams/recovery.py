@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-from .channel import ChannelKey, End, Subscriber
 from ..errors import Refused
 from ..runtime.logs import FaultLog
+from .channel import ChannelKey, EndReason, Subscriber
 from .registry import Registry
 
 SWEEP_OVERLAP = timedelta(seconds=5)
@@ -106,7 +106,7 @@ class Sweep:
             self._starts.popleft()
 
 
-class Repair:
+class GapRecovery:
     """Mends gaps in a thread of its own, which lives until all is mended; any thread may report one.
 
     A stream that the host cannot tell about now is asked for again after 1, 2, 4 ... 30 s, for as long as it is open.
@@ -116,7 +116,7 @@ class Repair:
         self._registry = registry
         self._revoked = revoked
         self._lock = threading.Lock()
-        self._look = threading.Event()
+        self._wakeup = threading.Event()
         self._gaps = self._mended = 0
         self._thread: threading.Thread | None = None
         self._faults = FaultLog()
@@ -125,7 +125,7 @@ class Repair:
         """Notices may have been lost; returns at once. One that comes while another is mended is mended after it."""
         with self._lock:
             self._gaps += 1
-        self._look.set()
+        self._wakeup.set()
         self.ensure()
 
     def ensure(self) -> None:
@@ -143,10 +143,10 @@ class Repair:
             else:
                 self._thread = thread
 
-    def settle(self) -> None:
+    def join_idle(self) -> None:
         """Wait for a repair that is under way."""
         thread = self._thread
-        self._look.set()
+        self._wakeup.set()
         if thread is not None:
             thread.join(2 * SPREAD_SECONDS)
 
@@ -154,7 +154,7 @@ class Repair:
         unasked: set[Subscriber] = set()
         failures = 0
         while True:
-            self._look.clear()
+            self._wakeup.clear()
             gaps = self._gaps
             try:
                 if gaps != self._mended:
@@ -166,7 +166,7 @@ class Repair:
                 self._faults.error(type(error).__name__, "a gap could not be mended; it is tried again", exc_info=error)
             if not unasked and self._is_over():
                 return
-            self._look.wait(min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**failures))
+            self._wakeup.wait(min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**failures))
             failures = min(failures + 1, 16)
 
     def _is_over(self) -> bool:
@@ -202,7 +202,7 @@ class Repair:
                 break
             try:
                 if self._revoked(subscriber):
-                    self._registry.end_one(subscriber, End.REVOKED)
+                    self._registry.end_one(subscriber, EndReason.REVOKED)
             except Exception as error:
                 unknown.add(subscriber)
                 self._faults.error(

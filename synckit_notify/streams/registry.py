@@ -18,9 +18,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .. import sse
-from .channel import Channel, ChannelKey, End, Subscriber
-from .counters import Counts
 from ..errors import TooManyStreams
+from .channel import Channel, ChannelKey, EndReason, Subscriber
+from .counters import Counters
 
 _ONE_CHANGE = (sse.CHANGED,)
 
@@ -62,8 +62,8 @@ class Seats:
         streams = parked = 0
         for registry in self.registries:
             registry._reap()
-            streams += registry.counts.open
-            parked += registry.counts.parked
+            streams += registry.counters.open
+            parked += registry.counters.parked
         return streams, streams - parked
 
 
@@ -82,8 +82,8 @@ class Registry:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.seats = seats or Seats()
-        self.counts = Counts()
-        self.ring: Callable[[list[Any]], None] = _nobody_parks
+        self.counters = Counters()
+        self.wake: Callable[[list[Any]], None] = _nobody_parks
         self._clock = clock
         self._max_per_channel = max_per_channel
         self._lock = self.seats.lock
@@ -94,7 +94,7 @@ class Registry:
     def __len__(self) -> int:
         with self._lock:
             self._reap()
-            return self.counts.open
+            return self.counters.open
 
     def subscribe(self, key: ChannelKey, device: str | None = None, limits: Limits = NO_LIMITS) -> Subscriber:
         """Register a subscriber; from here on it misses nothing.
@@ -104,13 +104,13 @@ class Registry:
         with self._lock:
             if self.seats.are_taken(limits):
                 raise TooManyStreams("this server has its maximum of open streams", status=503)
-            channel = self._channels.get(key) or Channel(key, self._lock, self.counts, self._clock())
+            channel = self._channels.get(key) or Channel(key, self._lock, self.counters, self._clock())
             if self._max_per_channel is not None and len(channel.subscribers) >= self._max_per_channel:
                 raise TooManyStreams("this account has its maximum of open streams", status=429)
             subscriber = Subscriber(channel, device)
             channel.subscribers.append(subscriber)
             self._channels[key] = channel
-            self.counts.opened += 1
+            self.counters.opened += 1
             return subscriber
 
     def release(self, subscriber: Subscriber) -> None:
@@ -140,9 +140,9 @@ class Registry:
             if channel is None:
                 return 0
             if changed_at is not None:
-                if previous_at is not None and not channel.has_heard(previous_at, self._clock()):
+                if previous_at is not None and not channel.is_covered(previous_at, self._clock()):
                     origin_device = None
-                channel.heard = max(channel.heard, changed_at)
+                channel.watermark = max(channel.watermark, changed_at)
             return self._wake(channel, origin_device)
 
     def deliver_missed(self, key: ChannelKey, changed_at: float | None = None) -> int:
@@ -151,12 +151,12 @@ class Registry:
             if (channel := self._channels.get(key)) is None:
                 return 0
             if changed_at is not None:
-                if channel.has_heard(changed_at, self._clock()):
+                if channel.is_covered(changed_at, self._clock()):
                     return 0
-                channel.heard = changed_at
+                channel.watermark = changed_at
             return self._wake(channel, None)
 
-    def end(self, key: ChannelKey, reason: End, device: str | None = None) -> int:
+    def end(self, key: ChannelKey, reason: EndReason, device: str | None = None) -> int:
         """Tell the streams of a channel, or of one device in it, to end; return how many.
 
         A subscriber without a device may be that one, and returns if it is not.
@@ -165,22 +165,22 @@ class Registry:
             channel = self._channels.get(key)
             return self._end(_may_be(device, channel), reason) if channel else 0
 
-    def end_all(self, reason: End) -> int:
+    def end_all(self, reason: EndReason) -> int:
         """Tell every stream of the process to end; return how many."""
         with self._lock:
             return sum(self._end(channel.subscribers, reason) for channel in self._channels.values())
 
-    def end_one(self, subscriber: Subscriber, reason: End) -> None:
+    def end_one(self, subscriber: Subscriber, reason: EndReason) -> None:
         """Tell one stream to end."""
         with self._lock:
             self._end([subscriber], reason)
 
     def park(self, subscriber: Subscriber, parked: Any) -> None:
-        """From now on `ring(parked)` is called where a waiting thread would be woken, and once at the beginning."""
+        """From now on `wake(parked)` is called where a waiting thread would be woken, and once at the beginning."""
         with self._lock:
-            self.counts.parked += subscriber.parked is None
-            subscriber.parked = parked
-            self.ring([parked])
+            self.counters.parked += subscriber.stream is None
+            subscriber.stream = parked
+            self.wake([parked])
 
     def take(self, subscribers: list[Subscriber]) -> list[bytes]:
         """Take what each has buffered, joined, as `Subscriber.take` does, with one turn of the lock for all."""
@@ -189,7 +189,7 @@ class Registry:
             for subscriber in subscribers:
                 taken.append(subscriber.pending)
                 subscriber.pending = ()
-            self.counts.frames += sum(map(len, taken))
+            self.counters.frames += sum(map(len, taken))
         return [pending[0] if len(pending) == 1 else b"".join(pending) for pending in taken]
 
     def snapshot(self) -> list[tuple[ChannelKey, list[Subscriber]]]:
@@ -203,9 +203,9 @@ class Registry:
             channel.subscribers.remove(subscriber)
         except ValueError:
             return
-        subscriber.end = subscriber.end or End.CLOSED
-        self.counts.ended[subscriber.end] += 1
-        self.counts.parked -= subscriber.parked is not None
+        subscriber.end = subscriber.end or EndReason.CLOSED
+        self.counters.ended[subscriber.end] += 1
+        self.counters.parked -= subscriber.stream is not None
         if not channel.subscribers:
             del self._channels[channel.key]
 
@@ -225,17 +225,17 @@ class Registry:
         self._call(channel, listeners)
         return len(listeners)
 
-    def _end(self, subscribers: list[Subscriber], reason: End) -> int:
+    def _end(self, subscribers: list[Subscriber], reason: EndReason) -> int:
         for subscriber in subscribers:
             subscriber.end = subscriber.end or reason
             self._call(subscriber.channel, [subscriber])
         return len(subscribers)
 
     def _call(self, channel: Channel, subscribers: list[Subscriber]) -> None:
-        if channel.ready is not None:
-            channel.ready.notify_all()
-        if parked := [s.parked for s in subscribers if s.parked is not None]:
-            self.ring(parked)
+        if channel.condition is not None:
+            channel.condition.notify_all()
+        if parked := [s.stream for s in subscribers if s.stream is not None]:
+            self.wake(parked)
 
 
 def _may_be(device: str | None, channel: Channel) -> list[Subscriber]:

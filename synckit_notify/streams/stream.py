@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import sse
-from .channel import End, Subscriber
+from .channel import EndReason, Subscriber
 
 if TYPE_CHECKING:
     from socket import SocketType
@@ -42,17 +42,17 @@ class Deadline(NamedTuple):
     """When a stream ends by itself, and the reason it will give."""
 
     at: float
-    reason: End
+    reason: EndReason
 
 
 def deadline(now: float, *, seconds_to_expiry: float | None, max_age: float | None) -> Deadline:
     """Return the earlier of token expiry and age limit, each a random share early."""
-    ends = [Deadline(math.inf, End.MAX_AGE)]
+    ends = [Deadline(math.inf, EndReason.MAX_AGE)]
     if seconds_to_expiry is not None:
         spread = min(EXPIRY_SPREAD_SECONDS, seconds_to_expiry / 2)
-        ends.append(Deadline(now + seconds_to_expiry - random.uniform(0, spread), End.TOKEN_EXPIRED))
+        ends.append(Deadline(now + seconds_to_expiry - random.uniform(0, spread), EndReason.TOKEN_EXPIRED))
     if max_age is not None:
-        ends.append(Deadline(now + max_age * random.uniform(1 - AGE_SPREAD, 1), End.MAX_AGE))
+        ends.append(Deadline(now + max_age * random.uniform(1 - AGE_SPREAD, 1), EndReason.MAX_AGE))
     return min(ends)
 
 
@@ -93,13 +93,15 @@ class Stream:
         self._last_bytes_at = -math.inf
 
     @property
-    def look_again(self) -> float:
+    def next_deadline(self) -> float:
         """When `poll` has something to say at the latest, even if nobody pushes."""
         return min(self._last_bytes_at + self._keepalive, self._ends_at)
 
-    def due(self, now: float) -> bool:
+    def needs_poll(self, now: float) -> bool:
         """Whether `poll` has something to say already, or has said all."""
-        return self.over or bool(self.subscriber.pending) or self.subscriber.end is not None or now >= self.look_again
+        return (
+            self.over or bool(self.subscriber.pending) or self.subscriber.end is not None or now >= self.next_deadline
+        )
 
     def overdue(self, now: float) -> bool:
         """Return whether its deadline has passed and nobody iterates it; a write that blocks is `stalled` instead."""
@@ -114,9 +116,9 @@ class Stream:
 
         From then on `subscriber.end` is the reason.
         """
-        return self.turn(self.subscriber.take(), now)
+        return self.advance(self.subscriber.take(), now)
 
-    def turn(self, frames: bytes, now: float) -> bytes:
+    def advance(self, frames: bytes, now: float) -> bytes:
         """Do what `poll` does, for one who has taken the pending frames already."""
         if now >= self._ends_at:
             self.subscriber.end = self.subscriber.end or self.reason
@@ -134,9 +136,9 @@ class Stream:
     def wait(self, now: float, until: float = math.inf) -> None:
         """Sleep until `poll` has something to say, at most until `until`; it may also wake early."""
         self.writing = False
-        self.subscriber.wait(max(0.0, min(self.look_again, until) - now))
+        self.subscriber.wait(max(0.0, min(self.next_deadline, until) - now))
 
-    def _last_bytes(self, reason: End, frames: bytes) -> bytes:
+    def _last_bytes(self, reason: EndReason, frames: bytes) -> bytes:
         told, self.over = self.over or reason.peer_is_gone, True
         return b"" if told else frames + farewell(reason)
 
@@ -155,7 +157,7 @@ def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
         stream.wait(clock())
 
 
-def farewell(reason: End) -> bytes:
+def farewell(reason: EndReason) -> bytes:
     """Return the last block of a stream; at a drain it also spreads the clients that will come back."""
     bye = sse.comment(f"bye {reason}")
-    return sse.retry(random.randint(*RECONNECT_MILLISECONDS)) + bye if reason is End.DRAINING else bye
+    return sse.retry(random.randint(*RECONNECT_MILLISECONDS)) + bye if reason is EndReason.DRAINING else bye

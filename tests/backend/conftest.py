@@ -13,12 +13,11 @@ import pytest
 from argon2 import PasswordHasher
 from flask import Flask
 
-from synckit_notify.backend import Backend, create_app
-from synckit_notify.backend import accounts, passwords
+from synckit_notify.backend import Backend, accounts, create_app, passwords
 
 from ..conftest import KEY, make_token
-from ..support.server import GUNICORN, ROOT, Server
 from ..support.postgresql import PostgreSQL
+from ..support.server import GUNICORN, ROOT, Server
 
 Answer = tuple[int, Any]
 Send = Callable[[str, str, Any, dict[str, str]], Answer]

@@ -10,16 +10,15 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, Table, select
 
-from synckit_notify.backend import Backend
-from synckit_notify.backend import accounts, presence
+from synckit_notify.backend import Backend, accounts, presence
 from synckit_notify.backend.admin import account_deletion
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CONNECTED, open_stream
 
 from ..conftest import make_token
+from ..support.visitor import Visitor, grant
 from .conftest import PASSWORD, SQLITE_ONLY, Caller, Send, change
 from .test_commands import Run, last_word, refused, run
-from ..support.visitor import Visitor, grant
 
 __all__ = ["run"]
 
@@ -69,13 +68,13 @@ def test_users_are_listed_page_by_page_without_a_hash(run: Run, app: Flask) -> N
     for name in ("carol", "alice", "bob"):
         run("user", "add", f"{name}@example.org", "--password", "secret")
     run("user", "disable", "bob@example.org")
-    everybody = run("user", "list")
-    assert [line.split()[2:] for line in everybody.splitlines()] == [
+    allow_all = run("user", "list")
+    assert [line.split()[2:] for line in allow_all.splitlines()] == [
         ["enabled", "alice@example.org"],
         ["disabled", "bob@example.org"],
         ["enabled", "carol@example.org"],
     ]
-    assert "argon2" not in everybody
+    assert "argon2" not in allow_all
     page = run("user", "list", "--limit", "1", "--after", "Alice@example.org")
     assert "bob@example.org" in page
     assert "carol" not in page
@@ -280,7 +279,7 @@ class TestConnected:
     def test_a_process_with_very_many_streams_counts_what_it_does_not_name(
         self, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(presence, "MOST_TOLD", 2)
+        monkeypatch.setattr(presence, "MAX_REPORTED", 2)
         question = backend.store.write(presence.ask)
         presence.answer(backend.store, [question], [("notes", str(user), None) for user in range(5)])
         present = backend.store.read(lambda connection: presence.heard(connection, question))

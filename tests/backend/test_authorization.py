@@ -11,17 +11,16 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from synckit_notify.backend import Backend
-from synckit_notify.backend import accounts, sessions
+from synckit_notify.backend import Backend, accounts, sessions
 from synckit_notify.backend.database import schema
 from synckit_notify.backend.oauth import clients, codes
 from synckit_notify.backend.oauth.clients import Client
 from synckit_notify.testing import CONNECTED, open_stream
 
 from ..conftest import KEY
-from .conftest import Answer, Caller, Send
 from ..support.shared_app import app, credentials
 from ..support.visitor import CALLBACK, CHALLENGE, Visitor, grant, sent_to
+from .conftest import Answer, Caller, Send
 
 __all__ = ["app", "credentials"]
 

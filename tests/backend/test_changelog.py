@@ -7,8 +7,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import func, select
 
-from synckit_notify.backend import Backend
-from synckit_notify.backend import changelog
+from synckit_notify.backend import Backend, changelog
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, create_app
-from synckit_notify.backend import sessions
+from synckit_notify.backend import Backend, create_app, sessions
 
 from ..conftest import KEY, need
 from ..support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener

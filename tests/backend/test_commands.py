@@ -10,8 +10,7 @@ import jwt
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend
-from synckit_notify.backend import changelog
+from synckit_notify.backend import Backend, changelog
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 

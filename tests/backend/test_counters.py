@@ -11,8 +11,8 @@ from synckit_notify.backend import counters
 from synckit_notify.backend.counters import Counters, Table
 
 from ..conftest import KEY
-from ..support.valkey import Valkey, free_port
 from ..support.login_attempts import Attempts
+from ..support.valkey import Valkey, free_port
 from .conftest import SQLITE_ONLY, add_account, over_http, start
 
 

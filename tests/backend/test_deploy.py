@@ -13,11 +13,11 @@ import pytest
 
 import synckit_notify
 
-from ..support.proxy_scenarios import wait_until
 from ..conftest import KEY
 from ..support.proxies import DEPLOY, shipped
-from ..support.server import GUNICORN, ROOT, Server
+from ..support.proxy_scenarios import wait_until
 from ..support.raw_client import Listener
+from ..support.server import GUNICORN, ROOT, Server
 from .conftest import start
 
 pytestmark = pytest.mark.thorough

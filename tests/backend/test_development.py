@@ -9,8 +9,7 @@ import pytest
 from flask import Flask
 
 from synckit_notify import ConfigurationError
-from synckit_notify.backend import Backend, create_app
-from synckit_notify.backend import accounts, development
+from synckit_notify.backend import Backend, accounts, create_app, development
 
 from ..conftest import KEY
 

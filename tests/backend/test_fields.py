@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from synckit_notify.backend import request_fields
-from synckit_notify.backend.request_fields import Fields, Invalid, Malformed, rfc3339
+from synckit_notify.backend.request_fields import Fields, InvalidField, MalformedBody, rfc3339
 
 TIMESTAMPS = json.loads((Path(__file__).parents[1] / "timestamps.json").read_text())
 """What server and SDK take alike: the tests of both read this file."""
@@ -20,9 +20,9 @@ def test_a_moment_is_read_exactly_a_part_of_a_microsecond_counting_as_one(text: 
 
 @pytest.mark.parametrize("text", TIMESTAMPS["refused"])
 def test_what_is_not_rfc_3339_within_the_years_1_to_9999_is_refused(text: str) -> None:
-    with pytest.raises(Invalid, match="since: "):
+    with pytest.raises(InvalidField, match="since: "):
         Fields({"since": text}).optional_instant("since")
-    with pytest.raises(Invalid, match=r"changes\[3\]\.timestamp: "):
+    with pytest.raises(InvalidField, match=r"changes\[3\]\.timestamp: "):
         Fields({"timestamp": text}, "changes[3].").timestamp("timestamp")
 
 
@@ -39,7 +39,7 @@ def test_a_moment_is_answered_with_all_digits_and_z() -> None:
     + [b"[" * 100_000, b'{"a":' * 100_000, b'{"a": ' + b"9" * 5000 + b"}"],
 )
 def test_what_is_not_a_json_object_is_malformed(body: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(MalformedBody):
         request_fields.parse(body)
 
 
@@ -50,7 +50,7 @@ def test_json_has_64_levels_at_most_however_much_of_the_stack_is_used(opens: str
 
     request_fields.parse(body(64))
     for levels in (65, 66, 900, 100_000):
-        with pytest.raises(Malformed, match="nested deeper than 64 levels"):
+        with pytest.raises(MalformedBody, match="nested deeper than 64 levels"):
             request_fields.parse(body(levels))
     assert request_fields.parse(b'{"data": "' + b"[" * 1000 + b'"}').ciphertext("data", most_bytes=1000) == "[" * 1000
 

@@ -151,7 +151,9 @@ def test_a_large_push_waits_for_a_seat_and_a_small_one_does_not(alice: Caller, m
     device, large = alice.register("laptop"), change(data="x" * request_limits.SMALL)
     with ExitStack() as others:
         for number in range(request_limits.LARGE_SEATS):
-            others.enter_context(request_limits.seat(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), f"user {number}"))
+            others.enter_context(
+                request_limits.slot(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), f"user {number}")
+            )
         assert alice.post("/push", {"device_id": device, "changes": [large]})[0] == 503
         assert alice.push(device, change()) == 1
     for _ in range(request_limits.LARGE_SEATS + 1):
@@ -167,7 +169,9 @@ def test_large_pushes_of_one_account_leave_seats_to_others(
     large = change(data="x" * request_limits.SMALL)
     with ExitStack() as others:
         for _ in range(request_limits.LARGE_SEATS_OF_ONE):
-            others.enter_context(request_limits.seat(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), "alice"))
+            others.enter_context(
+                request_limits.slot(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), "alice")
+            )
         assert alice.post("/push", {"device_id": alice.register(), "changes": [large]})[0] == 503
         bob = as_user("bob")
         assert bob.push(bob.register(), large) == 1

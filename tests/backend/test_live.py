@@ -8,8 +8,7 @@ import jwt
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend
-from synckit_notify.backend import development, live
+from synckit_notify.backend import Backend, development, live
 from synckit_notify.backend.database import schema
 
 from ..conftest import KEY

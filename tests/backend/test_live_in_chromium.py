@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ..support.browser import ENTER, TAB, Browser
 from ..client.test_login_in_chromium import CONTRASTS, READABLE
+from ..support.browser import ENTER, TAB, Browser
 from ..support.server import Server
 from .conftest import start
 

@@ -10,8 +10,7 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from synckit_notify.backend import Backend
-from synckit_notify.backend import accounts
+from synckit_notify.backend import Backend, accounts
 
 from ..conftest import KEY
 from .conftest import SQLITE_ONLY, Caller, Send

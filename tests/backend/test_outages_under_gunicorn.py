@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from ..conftest import KEY, make_token, need
+from ..support.postgresql import PostgreSQL
+from ..support.raw_client import CHANGED, CONNECTED, Listener
 from ..support.server import GUNICORN, Server
 from ..support.wait import until
-from ..support.raw_client import CHANGED, CONNECTED, Listener
 from .conftest import Caller, change, over_http, start
-from ..support.postgresql import PostgreSQL
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 WORKERS = 2

@@ -13,14 +13,13 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, text
 
-from synckit_notify.backend import Backend, create_app
-from synckit_notify.backend import changelog
+from synckit_notify.backend import Backend, changelog, create_app
 
 from ..conftest import KEY, make_token, need
+from ..support.postgresql import PostgreSQL, unprivileged
 from ..support.valkey import free_port
 from ..support.wait import until
 from .conftest import Caller, change, over_http, start
-from ..support.postgresql import PostgreSQL, unprivileged
 from .test_postgres import shown
 
 pytestmark = pytest.mark.thorough

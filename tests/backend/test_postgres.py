@@ -13,16 +13,15 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, text
 
-from synckit_notify.backend import Backend
-from synckit_notify.backend import accounts, changelog, sessions
+from synckit_notify.backend import Backend, accounts, changelog, sessions
 from synckit_notify.backend.database import postgres, schema
 from synckit_notify.backend.database.store import Busy
 
 from ..conftest import KEY, make_token
-from ..support.server import ROOT, clean_environment
-from ..support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
-from .conftest import Caller, change, over_http, start
 from ..support.postgresql import PostgreSQL
+from ..support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
+from ..support.server import ROOT, clean_environment
+from .conftest import Caller, change, over_http, start
 from .test_store import run
 
 pytestmark = pytest.mark.thorough
@@ -248,7 +247,7 @@ class TestNobodyWaitsFor:
     def test_a_session_that_is_renewed(
         self, impatient: None, backend: Backend, hold: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(sessions, "MOST_SESSIONS", 1)
+        monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
 
         def begin() -> sessions.Session:
             return backend.store.write(lambda connection: sessions.begin(connection, "notes", "alice"))

@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend
-from synckit_notify.backend import accounts, passwords, sessions
+from synckit_notify.backend import Backend, accounts, passwords, sessions
 from synckit_notify.testing import CONNECTED, OpenStream, open_stream
 
-from .conftest import PASSWORD, Answer, Caller, Send
 from ..support.shared_app import app
 from ..support.visitor import Visitor, grant
+from .conftest import PASSWORD, Answer, Caller, Send
 
 __all__ = ["app"]
 
@@ -225,7 +224,7 @@ class TestASessionThatEnded:
         assert other.is_welcome()
 
     def test_takes_them_with_it_when_it_was_one_too_many(self, device: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sessions, "MOST_SESSIONS", 2)
+        monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
         three = [device() for _ in range(3)]
         assert [each.is_welcome() for each in three] == [False, True, True]
 

@@ -14,9 +14,9 @@ import pytest
 from synckit_notify.backend import create_app
 
 from ..conftest import KEY
+from ..support.raw_client import CONNECTED, Listener
 from ..support.server import ROOT, Server, clean_environment
 from ..support.valkey import Valkey
-from ..support.raw_client import CONNECTED, Listener
 from .conftest import PASSWORD, Caller, add_account, over_http, start
 
 pytestmark = pytest.mark.thorough

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, text
 
-from synckit_notify.backend import Backend
-from synckit_notify.backend import accounts, sessions
+from synckit_notify.backend import Backend, accounts, sessions
 from synckit_notify.backend.database import schema
 from synckit_notify.backend.sessions import Holder, Refusal, Session
 

@@ -11,8 +11,7 @@ from flask import Flask
 from sqlalchemy import Connection, Table, func, select, text
 
 from synckit_notify import ConfigurationError
-from synckit_notify.backend import Backend, create_app
-from synckit_notify.backend import accounts, changelog, last_seen
+from synckit_notify.backend import Backend, accounts, changelog, create_app, last_seen
 from synckit_notify.backend.changelog import Change, Query
 from synckit_notify.backend.database import postgres, schema, sqlite, store
 from synckit_notify.backend.database.store import Busy, Store
@@ -328,20 +327,20 @@ class TestTheTransactionsOfOneAccount:
     def test_wait_no_longer_than_one_would(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
         seats = store.Seats(2, 1)
-        with seats.held("alice"):
-            with pytest.raises(Busy), seats.held("alice"):
+        with seats.acquire("alice"):
+            with pytest.raises(Busy), seats.acquire("alice"):
                 raise AssertionError("one seat is her share")
-            with seats.held("bob"), pytest.raises(Busy), seats.held():
+            with seats.acquire("bob"), pytest.raises(Busy), seats.acquire():
                 raise AssertionError("there are two seats")
-        with seats.held("alice"), seats.held("bob"):
+        with seats.acquire("alice"), seats.acquire("bob"):
             pass
 
     def test_are_remembered_no_longer_than_they_last(self) -> None:
         seats = store.Seats(2, 1)
         for number in range(100):
-            with seats.held(f"account {number}", "address"):
+            with seats.acquire(f"account {number}", "address"):
                 assert len(seats._shares) == 2
-        with pytest.raises(ZeroDivisionError), seats.held("alice"):
+        with pytest.raises(ZeroDivisionError), seats.acquire("alice"):
             raise ZeroDivisionError
         assert seats._shares == {}
 

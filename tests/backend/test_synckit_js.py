@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from synckit_notify.backend import live
-from synckit_notify.sse import LONGEST, Comment, Event, Retry
+from synckit_notify.sse import MAX_CHARACTERS, Comment, Event, Retry
 
-from ..support.browser import Browser
 from ..client.test_assembled import EMAIL, PASSWORD, Service
+from ..support.browser import Browser
 from ..test_decoder import CASES
 
 pytestmark = pytest.mark.thorough
@@ -104,7 +104,7 @@ def said(message: Comment | Event | Retry) -> list[str]:
 
 def test_the_decoder_takes_bytes_cut_anywhere(chromium: Browser) -> None:
     chromium.go("about:blank")
-    short = {name: case for name, case in CASES.items() if len(case[0]) < LONGEST / 100}
+    short = {name: case for name, case in CASES.items() if len(case[0]) < MAX_CHARACTERS / 100}
     assert len(short) > 60
     bodies = [[name, base64.b64encode(body).decode()] for name, (body, _) in short.items()]
     for name, ways in run(chromium, DECODE, MODULE=MODULE, CASES=bodies):

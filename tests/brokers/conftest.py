@@ -48,7 +48,7 @@ class Process:
         broker.start(self.heard)
 
     def ready(self) -> bool:
-        link = self.broker.link()
+        link = self.broker.status()
         return link.connected and link.echo
 
 

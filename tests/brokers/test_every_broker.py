@@ -29,8 +29,8 @@ def test_once_it_is_started_it_hears_itself_and_nothing_waits(any_broker: Broker
     process = Process(any_broker)
     for message in MESSAGES:
         any_broker.publish(message)
-    assert until(lambda: process.ready() and any_broker.link().pending == 0)
-    assert any_broker.link().invalid == 0
+    assert until(lambda: process.ready() and any_broker.status().pending == 0)
+    assert any_broker.status().invalid == 0
 
 
 def test_what_a_process_publishes_does_not_come_back_to_it(any_broker: Broker) -> None:
@@ -39,14 +39,14 @@ def test_what_a_process_publishes_does_not_come_back_to_it(any_broker: Broker) -
     gaps = process.heard.gaps
     for message in MESSAGES:
         any_broker.publish(message)
-    assert until(lambda: any_broker.link().pending == 0)
+    assert until(lambda: any_broker.status().pending == 0)
     any_broker.close()
     assert (process.heard.messages, process.heard.gaps) == ([], gaps)
 
 
 def test_it_publishes_without_being_started(any_broker: Broker) -> None:
     any_broker.publish(MESSAGES[0])
-    assert until(lambda: any_broker.link().pending == 0)
+    assert until(lambda: any_broker.status().pending == 0)
 
 
 def test_after_close_it_keeps_no_thread_and_publishes_nothing(any_broker: Broker) -> None:
@@ -57,7 +57,7 @@ def test_after_close_it_keeps_no_thread_and_publishes_nothing(any_broker: Broker
     any_broker.close()
     any_broker.publish(MESSAGES[0])
     assert until(lambda: threading.active_count() == before)
-    assert any_broker.link().pending == 0
+    assert any_broker.status().pending == 0
 
 
 def test_it_may_be_made_and_closed_without_any_use(valkey: Valkey) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from synckit_notify.brokers import Disconnect, Gap, Notice
-from synckit_notify.brokers.messages import LONGEST_MESSAGE, Content, Probe, decode, encode, is_sound
+from synckit_notify.brokers.messages import MAX_MESSAGE_BYTES, Content, Probe, decode, encode, is_sound
 
 SOUND: list[Content] = [
     Notice("notes", "alice"),
@@ -29,7 +29,7 @@ MALFORMED = [
     b"[]",
     b"null",
     b"1",
-    b"[" * LONGEST_MESSAGE,
+    b"[" * MAX_MESSAGE_BYTES,
     b'{"v":1}',
     HEAD,
     {**NOTICE, "v": 2},
@@ -59,7 +59,7 @@ MALFORMED = [
     {**NOTICE, "previous_at": -(10**12)},
     {**NOTICE, "anything": "else"},
     {**NOTICE, "_cls": "else"},
-    json.dumps(NOTICE).encode() + b" " * LONGEST_MESSAGE,
+    json.dumps(NOTICE).encode() + b" " * MAX_MESSAGE_BYTES,
     json.dumps(NOTICE).encode()[:-1],
 ]
 
@@ -68,7 +68,7 @@ MALFORMED = [
 def test_what_one_process_writes_another_reads(content: Content) -> None:
     assert is_sound(content)
     data = encode("5f0c", content)
-    assert (len(data) <= LONGEST_MESSAGE, b"\n" in data) == (True, False)
+    assert (len(data) <= MAX_MESSAGE_BYTES, b"\n" in data) == (True, False)
     sender, read = decode(data)
     assert (sender, type(read), read) == ("5f0c", type(content), content)
 

@@ -32,7 +32,7 @@ def test_every_kind_of_message_arrives_once_in_every_other_process(valkey: Valke
 
 def test_the_subscription_begins_with_a_gap_from_the_listeners_thread(valkey: Valkey, process: MakeProcess) -> None:
     one = process(valkey.url)
-    assert (one.heard.gaps, one.broker.link().gaps) == (1, 1)
+    assert (one.heard.gaps, one.broker.status().gaps) == (1, 1)
     assert one.heard.threads == {"synckit-listen"}
 
 
@@ -40,7 +40,7 @@ def test_a_gap_of_another_process_is_one_here(valkey: Valkey, process: MakeProce
     one, other = process(valkey.url), process(valkey.url)
     other.broker.publish(Gap())
     assert until(lambda: one.heard.gaps == 2)
-    assert one.broker.link().gaps == 2
+    assert one.broker.status().gaps == 2
 
 
 def test_namespaces_part_and_database_numbers_do_not(valkey: Valkey, process: MakeProcess) -> None:
@@ -58,12 +58,12 @@ def test_a_process_has_no_connection_before_its_first_use_and_two_at_most(valkey
     one = broker(valkey.url)
     assert len(operator.client_list()) == before
     one.publish(ALICE)
-    assert until(lambda: one.link().pending == 0)
+    assert until(lambda: one.status().pending == 0)
     one.start(Heard())
-    assert until(lambda: one.link().echo)
+    assert until(lambda: one.status().echo)
     for number in range(20):
         one.publish(Notice("notes", str(number)))
-        assert until(lambda: one.link().pending == 0)
+        assert until(lambda: one.status().pending == 0)
     assert len(operator.client_list()) == before + 2
     assert len(operator.client_list(_type="pubsub")) == 1
     one.close()
@@ -73,7 +73,7 @@ def test_a_process_has_no_connection_before_its_first_use_and_two_at_most(valkey
 def test_there_is_a_sending_thread_only_while_something_waits(valkey: Valkey, broker: MakeBroker) -> None:
     one = broker(valkey.url)
     one.publish(ALICE)
-    assert until(lambda: one.link().pending == 0)
+    assert until(lambda: one.status().pending == 0)
     assert until(lambda: "synckit-send" not in [thread.name for thread in threading.enumerate()])
 
 
@@ -109,8 +109,8 @@ def test_what_is_none_of_ours_is_dropped_counted_and_told_once(
     for data in (b"", b"\x00\xff", b"hello", b'{"v":2,"by":"x","is":"gap"}', b"9" * 1_000_000):
         stranger.publish("synckit:notices", data)
     other.broker.publish(ALICE)
-    assert until(lambda: one.heard.messages == [ALICE] and other.broker.link().invalid == 5)
-    assert (one.broker.link().invalid, one.broker.link().gaps) == (5, 1)
+    assert until(lambda: one.heard.messages == [ALICE] and other.broker.status().invalid == 5)
+    assert (one.broker.status().invalid, one.broker.status().gaps) == (5, 1)
     assert len([record for record in caplog.records if "dropped" in record.message]) == 2  # one of each process
 
 
@@ -125,11 +125,11 @@ def test_a_receiver_that_raises_does_not_stop_the_listening(
 
     one, other = broker(valkey.url), broker(valkey.url)
     one.start(receive)
-    assert until(lambda: one.link().connected)
+    assert until(lambda: one.status().connected)
     other.publish(ALICE)
     other.publish(BOB)
     assert until(lambda: BOB in seen)
-    assert one.link().connected
+    assert one.status().connected
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
 
 
@@ -142,12 +142,12 @@ def test_a_receiver_that_takes_its_time_costs_no_connection(valkey: Valkey, brok
         time.sleep(0.0 if isinstance(message, Gap) else 0.4)
 
     one.start(receive)
-    assert until(lambda: one.link().echo)
+    assert until(lambda: one.status().echo)
     for number in range(3):
         other.publish(Notice("notes", str(number)))
     assert until(lambda: len(seen.messages) == 3)
-    assert until(lambda: one.link().echo)
-    assert one.link().gaps == 1
+    assert until(lambda: one.status().echo)
+    assert one.status().gaps == 1
 
 
 def test_an_id_that_others_would_refuse_wakes_everybody_instead(

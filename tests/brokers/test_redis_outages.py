@@ -73,9 +73,9 @@ OUTAGES = [killed_and_started_again, hung_and_resumed, subscribers_killed, every
 def test_after_an_outage_everybody_looks_and_hears_again(outage, valkey: Valkey, process: MakeProcess) -> None:
     one, other = process(valkey.url, timing=QUICK), process(valkey.url, timing=QUICK)
     both = (one, other)
-    outage(valkey, lambda: all(each.heard.gaps > 1 or not each.broker.link().connected for each in both))
+    outage(valkey, lambda: all(each.heard.gaps > 1 or not each.broker.status().connected for each in both))
     assert until(lambda: all(each.heard.gaps > 1 and each.ready() for each in both))
-    assert [each.broker.link().gaps for each in both] == [each.heard.gaps for each in both]
+    assert [each.broker.status().gaps for each in both] == [each.heard.gaps for each in both]
     one.broker.publish(ALICE)
     assert until(lambda: ALICE in other.heard.messages)
     assert one.heard.messages == []
@@ -84,14 +84,14 @@ def test_after_an_outage_everybody_looks_and_hears_again(outage, valkey: Valkey,
 def test_what_is_published_during_an_outage_waits_merged_and_is_sent(valkey: Valkey, process: MakeProcess) -> None:
     one = process(valkey.url, timing=QUICK)
     valkey.kill()
-    assert until(lambda: not one.broker.link().connected)
-    assert (one.broker.link().echo, one.heard.gaps) == (False, 1)
+    assert until(lambda: not one.broker.status().connected)
+    assert (one.broker.status().echo, one.heard.gaps) == (False, 1)
     one.broker.publish(ALICE)
     one.broker.publish(Disconnect("notes", "bob", "phone"))
     one.broker.publish(ALICE)
-    assert until(lambda: one.broker.link().pending == 2)
+    assert until(lambda: one.broker.status().pending == 2)
     valkey.start()
-    assert until(lambda: one.ready() and one.broker.link().pending == 0)
+    assert until(lambda: one.ready() and one.broker.status().pending == 0)
 
 
 def test_a_process_that_only_publishes_sends_after_the_outage(
@@ -99,15 +99,15 @@ def test_a_process_that_only_publishes_sends_after_the_outage(
 ) -> None:
     publisher, other = broker(url_of(proxy), timing=QUICK), process(valkey.url)
     publisher.publish(ALICE)
-    assert until(lambda: other.heard.messages == [ALICE] and publisher.link().pending == 0)
+    assert until(lambda: other.heard.messages == [ALICE] and publisher.status().pending == 0)
     proxy.mode = "refuse"
     proxy.cut()
     publisher.publish(BOB)
     time.sleep(0.3)
-    assert (publisher.link().pending, other.heard.messages) == (1, [ALICE])
+    assert (publisher.status().pending, other.heard.messages) == (1, [ALICE])
     proxy.mode = "pass"
     assert until(lambda: other.heard.messages == [ALICE, BOB])
-    assert until(lambda: publisher.link().pending == 0)
+    assert until(lambda: publisher.status().pending == 0)
 
 
 @pytest.mark.parametrize("outage", ["killed", "hung", "slow"])
@@ -120,7 +120,7 @@ def test_publishing_never_waits(outage: str, valkey: Valkey, process: MakeProces
     if outage == "slow":
         proxy.delay = 2.0
     assert publishes_at_once(one)
-    assert one.broker.link().pending > 0
+    assert one.broker.status().pending > 0
 
 
 def test_a_slow_line_is_no_lost_broker(valkey: Valkey, process: MakeProcess, proxy: Proxy) -> None:
@@ -131,10 +131,10 @@ def test_a_slow_line_is_no_lost_broker(valkey: Valkey, process: MakeProcess, pro
     for _ in range(40):
         other.broker.publish(BOB)
         time.sleep(0.05)
-        assert one.broker.link().connected
+        assert one.broker.status().connected
     assert until(lambda: ALICE in other.heard.messages)
     assert BOB in one.heard.messages
-    assert one.broker.link().gaps == other.broker.link().gaps == 1
+    assert one.broker.status().gaps == other.broker.status().gaps == 1
 
 
 def test_a_message_cut_in_its_middle_is_a_gap_and_nothing_half_is_delivered(
@@ -146,7 +146,7 @@ def test_a_message_cut_in_its_middle_is_a_gap_and_nothing_half_is_delivered(
     assert until(lambda: one.heard.gaps == 2 and one.ready())
     other.broker.publish(BOB)
     assert until(lambda: one.heard.messages == [BOB])
-    assert one.broker.link().invalid == 0
+    assert one.broker.status().invalid == 0
 
 
 def test_flushing_every_database_loses_nothing(valkey: Valkey, process: MakeProcess) -> None:
@@ -166,9 +166,9 @@ def test_a_wrong_password_is_never_shown_and_the_right_one_is_tried_for_ever(
         one.start(heard)
         one.publish(ALICE)
         assert until(lambda: len(caplog.records) >= 2)
-        assert not one.link().connected
+        assert not one.status().connected
         valkey.client(password="right").config_set("requirepass", "hunter2")
-        assert until(lambda: one.link().echo and one.link().pending == 0)
+        assert until(lambda: one.status().echo and one.status().pending == 0)
     assert "AuthenticationError" in caplog.text
     assert "hunter2" not in caplog.text
 
@@ -189,13 +189,13 @@ def test_more_than_can_wait_becomes_one_gap(valkey: Valkey, process: MakeProcess
     one, other = process(url_of(proxy), timing=QUICK, limit=100), process(valkey.url)
     proxy.mode = "refuse"
     proxy.cut()
-    assert until(lambda: not one.broker.link().connected)
+    assert until(lambda: not one.broker.status().connected)
     for number in range(1000):
         one.broker.publish(Notice("notes", str(number)))
-        assert one.broker.link().pending <= 100 + BATCH  # one batch may be on its way
+        assert one.broker.status().pending <= 100 + BATCH  # one batch may be on its way
     proxy.mode = "pass"
     assert until(lambda: other.heard.gaps == 2)
-    assert until(lambda: one.broker.link().pending == 0)
+    assert until(lambda: one.broker.status().pending == 0)
     one.broker.publish(ALICE)
     assert until(lambda: other.heard.messages[-1:] == [ALICE])
     assert len(other.heard.messages) <= 100
@@ -210,7 +210,7 @@ def test_a_subscription_left_behind_by_a_failover_is_noticed_by_the_missing_echo
         one, other = process(url_of(proxy), timing=QUICK._replace(answer=0.5)), process(new.url)
         proxy.to_port = new.port
         valkey.client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        assert until(lambda: not one.broker.link().echo)
+        assert until(lambda: not one.broker.status().echo)
         assert until(lambda: one.heard.gaps == 2 and one.ready())
         other.broker.publish(ALICE)
         assert until(lambda: one.heard.messages == [ALICE])
@@ -230,7 +230,7 @@ def test_a_publisher_without_a_way_out_says_so_and_keeps_its_subscription(
     other.broker.publish(ALICE)
     assert until(lambda: heard.messages == [ALICE])
     time.sleep(QUICK.answer + 2 * QUICK.probe)
-    assert (one.link().connected, one.link().echo, heard.gaps, one.link().pending) == (True, False, 1, 1)
+    assert (one.status().connected, one.status().echo, heard.gaps, one.status().pending) == (True, False, 1, 1)
 
 
 def test_a_broker_that_lets_nobody_stay_is_asked_ever_more_rarely(valkey: Valkey, process: MakeProcess) -> None:
@@ -256,7 +256,7 @@ def test_what_is_no_broker_at_all_is_lost_like_any_other(broker: MakeBroker, cap
             connection.recv(1000)
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
             assert until(lambda: caplog.records)
-    assert not one.link().connected
+    assert not one.status().connected
     assert "InvalidResponse" in caplog.text
 
 
@@ -266,7 +266,7 @@ def test_with_the_real_periods_a_broker_that_hangs_is_lost_within_ten_seconds(
     one = process(valkey.url)
     valkey.pause()
     started = time.monotonic()
-    assert until(lambda: not one.broker.link().connected, 12.0)
+    assert until(lambda: not one.broker.status().connected, 12.0)
     assert time.monotonic() - started < 10.0
     valkey.resume()
     assert until(lambda: one.heard.gaps == 2, 12.0)

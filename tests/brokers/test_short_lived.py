@@ -108,12 +108,12 @@ class TestFlush:
         assert notifier.flush(0.0)
 
     def test_returns_true_when_the_broker_has_taken_all(self, notifier: Notifier, process: MakeProcess) -> None:
-        listener = process(notifier._service().settings.broker_url)
+        listener = process(notifier._app_state().settings.broker_url)
         for number in range(300):
             notifier.publish("notes", number)
         assert notifier.flush(20.0)
         assert until(lambda: len(users(listener)) == 300)
-        notifier._service().worker().broker.close()
+        notifier._app_state().node().broker.close()
 
     def test_returns_false_after_its_time_while_the_broker_hangs(self, notifier: Notifier, valkey: Valkey) -> None:
         valkey.pause()
@@ -123,7 +123,7 @@ class TestFlush:
         assert 0.2 <= time.monotonic() - began < 1.0
         valkey.resume()
         assert notifier.flush(20.0)
-        notifier._service().worker().broker.close()
+        notifier._app_state().node().broker.close()
 
     def test_tries_again_at_once_a_broker_that_was_away(self, tmp_path: Path) -> None:
         valkey = Valkey(tmp_path)

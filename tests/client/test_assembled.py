@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from synckit_notify.backend import create_app
-from synckit_notify.client import ChangeEntry, NetworkError, NotAuthenticated, ServerError, StreamState, SyncKitClient, SyncNotification, SyncNotifyStream
+from synckit_notify.client import (
+    ChangeEntry,
+    NetworkError,
+    NotAuthenticated,
+    ServerError,
+    StreamState,
+    SyncKitClient,
+    SyncNotification,
+    SyncNotifyStream,
+)
 
 from ..support.server import ROOT, Server, clean_environment, gunicorn
 from ..support.tcp_proxy import Proxy
@@ -37,7 +46,9 @@ class Service:
         self._clients: list[SyncKitClient] = []
 
     def start(self, port: int = 0) -> Server:
-        return gunicorn("tests.support.short_lived_tokens:create()", self.folder, "--bind", f"127.0.0.1:{port}", env=self.env)
+        return gunicorn(
+            "tests.support.short_lived_tokens:create()", self.folder, "--bind", f"127.0.0.1:{port}", env=self.env
+        )
 
     def client(self, url: str | None = None, name: str = "laptop", **options: object) -> SyncKitClient:
         client = SyncKitClient(url or self.server.url, api_key=self.api_key, **({"encrypt": False} | options))
@@ -77,7 +88,7 @@ def entry(row: str) -> ChangeEntry:
     return ChangeEntry(table="tasks", op="INSERT", row_id=row, timestamp=datetime.now(UTC), data={"title": row})
 
 
-class Ear:
+class StreamRecorder:
     """A stream that is iterated in a thread; `changed` counts, `error` is what ended it."""
 
     def __init__(self, client: SyncKitClient) -> None:
@@ -98,7 +109,7 @@ class Ear:
             time.sleep(0.01)
         return condition()
 
-    def __enter__(self) -> "Ear":
+    def __enter__(self) -> "StreamRecorder":
         self._thread.start()
         assert self.hears(0), self.states
         return self
@@ -120,7 +131,7 @@ class Ear:
 def test_a_push_is_heard_and_pulled_by_the_other_device_and_hidden_from_its_own(service: Service) -> None:
     laptop, phone = service.client(name="laptop 1"), service.client(name="phone 1")
     phone.pull().confirm()
-    with Ear(phone) as ear, Ear(laptop) as own_ear:
+    with StreamRecorder(phone) as ear, StreamRecorder(laptop) as own_ear:
         before, own_before = ear.changed, own_ear.changed
         laptop.push([entry("first")])
         assert ear.hears(before, within=2.0)
@@ -137,7 +148,7 @@ def test_the_first_connect_says_changed(service: Service) -> None:
 
 
 def test_closing_from_another_thread_ends_it_within_a_tenth_of_a_second(service: Service) -> None:
-    with Ear(service.client()) as ear:
+    with StreamRecorder(service.client()) as ear:
         began = time.monotonic()
         ear.stream.close()
         ear._thread.join(1)
@@ -149,7 +160,7 @@ def test_a_stream_survives_its_tokens_and_misses_nothing(own_service: Callable[.
     service = own_service(TOKEN_SECONDS="2")
     laptop, phone = service.client(name="laptop"), service.client(name="phone")
     rows: set[str] = set()
-    with Ear(phone) as ear:
+    with StreamRecorder(phone) as ear:
         for number in range(3):
             before = ear.changed
             laptop.push([entry(f"row {number}")])
@@ -166,13 +177,13 @@ def test_a_log_out_everywhere_ends_in_needs_auth_until_the_user_logs_in_again(
 ) -> None:
     service = own_service(TOKEN_SECONDS="3")
     phone = service.client()
-    with Ear(phone) as ear:
+    with StreamRecorder(phone) as ear:
         service.runner.invoke(args=["synckit", "user", "logout", EMAIL])
         assert ear.until(lambda: ear.error is not None)
         assert isinstance(ear.error, NotAuthenticated)
         assert ear.stream.state is StreamState.NEEDS_AUTH
     phone.authenticate(EMAIL, PASSWORD)
-    with Ear(phone):
+    with StreamRecorder(phone):
         pass
 
 
@@ -187,7 +198,7 @@ def test_another_app_is_refused_at_once_with_the_servers_words(service: Service)
 def test_a_server_that_is_killed_and_comes_back_loses_nothing(own_service: Callable[..., Service]) -> None:
     service = own_service()
     laptop, phone = service.client(name="laptop"), service.client(name="phone")
-    with Ear(phone) as ear:
+    with StreamRecorder(phone) as ear:
         phone.pull().confirm()
         port, before = service.server.port, ear.changed
         for pid in service.server.workers():
@@ -203,7 +214,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(own_service: Calla
 
 def test_a_clean_restart_is_a_goodbye_and_a_spread_return(own_service: Callable[..., Service]) -> None:
     service = own_service()
-    with Ear(service.client()) as ear:
+    with StreamRecorder(service.client()) as ear:
         port, before = service.server.port, ear.changed
         service.server.stop()
         assert ear.until(lambda: any("draining" in reason for _, reason in ear.states)), ear.states
@@ -219,7 +230,7 @@ def proxied(service: Service) -> Iterator[tuple[Proxy, SyncKitClient]]:
 
 def test_a_half_open_connection_is_noticed_by_its_silence(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
-    with Ear(phone) as ear:
+    with StreamRecorder(phone) as ear:
         before = ear.changed
         proxy.mode = "silence"
         assert ear.until(lambda: ear.stream.state is not StreamState.CONNECTED, within=5.0), "2.5 keepalives are 1 s"
@@ -230,7 +241,7 @@ def test_a_half_open_connection_is_noticed_by_its_silence(proxied: tuple[Proxy, 
 
 def test_a_reset_connection_comes_back_by_itself(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
-    with Ear(phone) as ear:
+    with StreamRecorder(phone) as ear:
         before = ear.changed
         proxy.cut()
         assert ear.hears(before, within=15.0)
@@ -240,7 +251,7 @@ def test_a_reset_connection_comes_back_by_itself(proxied: tuple[Proxy, SyncKitCl
 def test_a_proxy_that_holds_bytes_back_is_found_out_and_polled_through(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
     proxy.mode = "hold"
-    ear = Ear(phone)
+    ear = StreamRecorder(phone)
     ear._thread.start()
     try:
         assert ear.hears(0, within=15.0), "one attempt that held back its bytes is enough to look"
@@ -251,7 +262,7 @@ def test_a_proxy_that_holds_bytes_back_is_found_out_and_polled_through(proxied: 
 
 def test_a_storm_of_503_is_waited_out_as_the_server_asks(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
-    with Ear(phone) as ear:
+    with StreamRecorder(phone) as ear:
         before = ear.changed
         proxy.mode = "busy"
         proxy.cut()
@@ -296,7 +307,7 @@ def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None
         "POST",
         "/api/sync/pull",
         {"device_id": everything._state.device_id(), "cursor": laptop.status().cursor - 1},
-        safe=True,
+        idempotent=True,
     )
     assert "secret row" not in sealed["changes"][0]["data"]
     position = phone._state

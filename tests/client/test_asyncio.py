@@ -23,11 +23,11 @@ async def listen(stream: SyncNotifyStream, heard: list[object]) -> None:
 
 
 async def cancelled_after(seconds: float, stream: SyncNotifyStream, heard: list[object]) -> None:
-    task = asyncio.create_task(listen(stream, heard))
+    action = asyncio.create_task(listen(stream, heard))
     await asyncio.sleep(seconds)
-    task.cancel()
+    action.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await task
+        await action
 
 
 def test_a_cancelled_task_lets_the_loop_end_at_once_while_it_reads() -> None:

@@ -11,15 +11,40 @@ import httpx2
 import pytest
 
 from synckit_notify.backend import create_app
-from synckit_notify.client.models import BEGINNING, ChangeEntry, Position, PulledChange, PullFilter, UnreadableChange
 from synckit_notify.client.client import SyncKitClient
 from synckit_notify.client.encryption import new_cipher
-from synckit_notify.client.errors import DecryptionFailed, EncryptionExists, InvalidEnvelope, NetworkError, NoMasterKey, NotAuthenticated, ProtocolError, ServerError, StateError
+from synckit_notify.client.errors import (
+    DecryptionFailed,
+    EncryptionExists,
+    InvalidEnvelope,
+    NetworkError,
+    NoMasterKey,
+    NotAuthenticated,
+    ProtocolError,
+    ServerError,
+    StateError,
+)
+from synckit_notify.client.models import BEGINNING, ChangeEntry, Position, PulledChange, PullFilter, UnreadableChange
 from synckit_notify.client.stream import SyncNotifyStream
 
 from ..backend.conftest import add_account
 from ..conftest import KEY
-from ..support.scripted_server import API_KEY, AUTH, DEVICES, KEYS, PASSWORD, PULL, PUSH, Answer, AnswerWithPage, FakeClock, LoseAnswer, LoseRequest, Refuse, Script
+from ..support.scripted_server import (
+    API_KEY,
+    AUTH,
+    DEVICES,
+    KEYS,
+    PASSWORD,
+    PULL,
+    PUSH,
+    Answer,
+    AnswerWithPage,
+    FakeClock,
+    LoseAnswer,
+    LoseRequest,
+    Refuse,
+    Script,
+)
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
 AT_TEXT = "2026-01-31T12:00:00.000000Z"
@@ -27,7 +52,7 @@ LOGIN = {"token": "access", "user_id": "alice", "app_id": "notes", "expires_in":
 LAPTOP = {"id": "d1", "device_name": "Laptop", "created_at": AT_TEXT}
 
 
-def task(row: object = 1, **fields: Any) -> ChangeEntry:
+def action(row: object = 1, **fields: Any) -> ChangeEntry:
     return ChangeEntry(**{"table": "tasks", "op": "INSERT", "row_id": str(row), "timestamp": AT, "data": row} | fields)
 
 
@@ -105,18 +130,18 @@ class TestEntries:
     @pytest.mark.parametrize("wrong", WRONG)
     def test_what_no_server_takes_is_refused_where_it_is_written(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(wrong)) if "op" not in wrong or len(wrong) == 1 else "data"):
-            task(**wrong)
+            action(**wrong)
 
     def test_entries_are_values(self) -> None:
-        assert task() == task()
+        assert action() == action()
         with pytest.raises(AttributeError):
-            task().op = "DELETE"  # type: ignore[misc]
+            action().op = "DELETE"  # type: ignore[misc]
 
 
 class TestPushing:
     def test_changes_go_out_with_the_device_and_a_push_id(self, story: Narrator) -> None:
         client = story.client(push=[Answer({"cursor": 2})])
-        assert client.push([task(1, data={"é": [1.5, None]}), task(2, op="DELETE", data=None)]) == 2
+        assert client.push([action(1, data={"é": [1.5, None]}), action(2, op="DELETE", data=None)]) == 2
         (body,) = story.server.bodies(PUSH)
         assert body["device_id"] == "d1"
         assert body["push_id"]
@@ -129,19 +154,19 @@ class TestPushing:
 
     def test_a_timestamp_is_sent_in_utc(self, story: Narrator) -> None:
         client = story.client(push=[Answer({"cursor": 1})])
-        client.push([task(timestamp=datetime.fromisoformat("2026-01-31T14:00:00+02:00"))])
+        client.push([action(timestamp=datetime.fromisoformat("2026-01-31T14:00:00+02:00"))])
         assert story.server.bodies(PUSH)[0]["changes"][0]["timestamp"] == AT_TEXT
 
     def test_more_than_500_are_cut_into_batches(self, story: Narrator) -> None:
         client = story.client(push=[Answer({"cursor": n}) for n in (500, 1000, 1001)])
-        assert client.push(task(row) for row in range(1001)) == 1001
+        assert client.push(action(row) for row in range(1001)) == 1001
         sent = story.server.bodies(PUSH)
         assert [len(body["changes"]) for body in sent] == [500, 500, 1]
         assert len({body["push_id"] for body in sent}) == 3
 
     def test_a_batch_stays_within_six_mebibytes(self, story: Narrator) -> None:
         client = story.client(push=[Answer({"cursor": n}) for n in (1, 2)])
-        client.push(task(row, data="x" * 250_000) for row in range(30))
+        client.push(action(row, data="x" * 250_000) for row in range(30))
         sizes = [len(json.dumps(body)) for body in story.server.bodies(PUSH)]
         assert len(sizes) == 2
         assert max(sizes) <= 6 * 2**20 + 1000
@@ -149,36 +174,36 @@ class TestPushing:
     def test_one_change_that_is_too_large_stops_all_before_anything_is_kept(self, story: Narrator) -> None:
         client = story.client()
         with pytest.raises(ValueError, match=r"changes\[2\].data: is larger"):
-            client.push([task(1), task(2), task(3, data="x" * 256 * 1024)])
+            client.push([action(1), action(2), action(3, data="x" * 256 * 1024)])
         assert client.pending_changes == 0
 
     @pytest.mark.parametrize("data", [float("nan"), {1, 2}, object(), b"bytes"])
     def test_what_is_no_json_is_refused_too_without_repeating_it(self, story: Narrator, data: Any) -> None:
         client = story.client()
         with pytest.raises(ValueError, match=r"changes\[1\].data: is no JSON value$"):
-            client.push([task(1), task(2, data=data)])
+            client.push([action(1), action(2, data=data)])
         assert client.pending_changes == 0
 
     def test_keys_that_are_numbers_are_texts_in_json(self, story: Narrator) -> None:
         client = story.client(push=[Answer({"cursor": 1})])
-        client.push([task(data={1: "one", "two": 2})])
+        client.push([action(data={1: "one", "two": 2})])
         assert story.server.bodies(PUSH)[0]["changes"][0]["data"] == '{"1": "one", "two": 2}'
 
     @pytest.mark.parametrize("trouble", [LoseRequest(), LoseAnswer(), Refuse(503)])
     def test_a_repeat_is_the_very_same_request(self, story: Narrator, trouble: Any) -> None:
         client = story.client(push=[trouble, trouble, Answer({"cursor": 1})])
-        client.push([task()])
+        client.push([action()])
         first, second, third = story.server.bodies(PUSH)
         assert first == second == third
 
     def test_after_a_crash_the_next_process_sends_what_is_pending_first_and_the_same(self, story: Narrator) -> None:
         client = story.client(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
         with pytest.raises(NetworkError):
-            client.push(task(row) for row in range(600))
+            client.push(action(row) for row in range(600))
         lost = story.server.bodies(PUSH)[-1]
         again = story.client(push=[Answer({"cursor": 600}), Answer({"cursor": 601})])
         assert again.pending_changes == 100
-        assert again.push([task("new")]) == 601
+        assert again.push([action("new")]) == 601
         assert story.server.bodies(PUSH)[0] == lost
         assert story.server.bodies(PUSH)[1]["changes"][0]["row_id"] == "new"
 
@@ -186,7 +211,7 @@ class TestPushing:
         client = story.client(push=[LoseAnswer()] * 4)
         assert client.push([]) == 0
         with pytest.raises(NetworkError):
-            client.push([task()])
+            client.push([action()])
         again = story.client(push=[Answer({"cursor": 7})])
         assert again.push([]) == 7
         assert again.push([]) == 7
@@ -194,12 +219,12 @@ class TestPushing:
 
     def test_the_same_call_again_while_it_is_pending_counts_once(self, story: Narrator) -> None:
         """Also those of its batches that are answered already do not go out again."""
-        entries = [task(row, data={"b": 1, "a": row}) for row in range(600)]
+        entries = [action(row, data={"b": 1, "a": row}) for row in range(600)]
         client = story.client(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
         with pytest.raises(NetworkError):
             client.push(entries)
         again = story.client(push=[Answer({"cursor": 600})])
-        same = [task(row, data={"a": row, "b": 1}) for row in range(600)]
+        same = [action(row, data={"a": row, "b": 1}) for row in range(600)]
         assert again.push(same) == 600
         assert story.server.over()
         third = story.client(push=[Answer({"cursor": n}) for n in (1100, 1200)])
@@ -208,18 +233,18 @@ class TestPushing:
     @pytest.mark.parametrize("status", [400, 402, 403, 409, 413, 422])
     def test_a_refused_batch_stays_until_the_app_gives_it_up(self, story: Narrator, status: int) -> None:
         client = story.client(push=[Refuse(status, "not this"), Refuse(status, "not this"), Answer({"cursor": 1})])
-        for entries in [task(1)], [task(2)]:
+        for entries in [action(1)], [action(2)]:
             with pytest.raises(ServerError, match="not this") as raised:
                 client.push(entries)
             assert raised.value.status == status
         assert client.pending_changes == 2
         assert client.discard_pending() == 2
-        assert client.push([task(3)]) == 1
+        assert client.push([action(3)]) == 1
 
     def test_after_an_unknown_device_registering_again_is_enough(self, story: Narrator) -> None:
         client = story.client(push=[Refuse(404, "there is no such device"), Answer({"cursor": 1})])
         with pytest.raises(ServerError):
-            client.push([task()])
+            client.push([action()])
         story.server.steps[DEVICES] = [Answer(LAPTOP | {"id": "d9"})]
         client.register_device("Laptop", "linux")
         client.push([])
@@ -229,13 +254,13 @@ class TestPushing:
 
     def test_the_pull_cursor_does_not_move(self, story: Narrator) -> None:
         client = story.client(push=[Answer({"cursor": 9})], pull=[page(cursor=9)])
-        client.push([task()])
+        client.push([action()])
         client.pull()
         assert story.server.bodies(PULL)[0]["cursor"] == 0
 
     def test_before_a_device_is_registered_nothing_is_kept(self, story: Narrator) -> None:
         client = story.client(registered=False)
-        for call in (lambda: client.push([task()]), client.pull):
+        for call in (lambda: client.push([action()]), client.pull):
             with pytest.raises(StateError, match="register_device"):
                 call()
         assert client.pending_changes == 0
@@ -433,7 +458,7 @@ class TestWithoutAKey:
     def test_nothing_is_pushed_in_the_clear_by_accident(self, story: Narrator) -> None:
         client = story.client(encrypt=True)
         with pytest.raises(NoMasterKey):
-            client.push([task()])
+            client.push([action()])
         assert client.pending_changes == 0
 
     def test_changes_are_not_skipped_but_the_echo_and_an_empty_page_need_no_key(self, story: Narrator) -> None:
@@ -505,13 +530,13 @@ class TestAgainstTheBackend:
         with pytest.raises(InvalidEnvelope):
             phone.setup_encryption_existing("another horse")
         phone.setup_encryption_existing("correct horse")
-        assert laptop.push([task(1, data={"title": "milk"}), task(1, op="DELETE", data=None)]) == 2
+        assert laptop.push([action(1, data={"title": "milk"}), action(1, op="DELETE", data=None)]) == 2
         assert [(change.op, change.data) for change in phone.pull()] == [
             ("INSERT", {"title": "milk"}),
             ("DELETE", None),
         ]
         assert (len(stranger.pull()), stranger.pull_filtered(PullFilter()).locked) == (0, 2)
-        stranger.push([task(2, op="DELETE", data=None)])
+        stranger.push([action(2, op="DELETE", data=None)])
         assert (len(phone.pull()), phone.pull_filtered(PullFilter()).unreadable) == (2, 1)
 
     @pytest.fixture
@@ -525,8 +550,8 @@ class TestAgainstTheBackend:
     def test_no_change_in_the_log_stops_a_device(self, make: Tell, log: sqlite3.Connection) -> None:
         laptop, stranger = make("laptop"), make("clear", encrypt=False)
         laptop.setup_encryption_new("correct horse")
-        laptop.push([task(row) for row in range(6)])
-        stranger.push([task("json"), task("gone", op="DELETE", data=None)])
+        laptop.push([action(row) for row in range(6)])
+        stranger.push([action("json"), action("gone", op="DELETE", data=None)])
         log.execute("UPDATE changes SET row_id = 'moved' WHERE seq = 2")
         log.execute("UPDATE changes SET timestamp = '9999-12-31T23:59:60Z' WHERE seq = 3")
         log.execute("UPDATE changes SET data = NULL WHERE seq = 4")
@@ -562,17 +587,17 @@ class TestAgainstTheBackend:
         laptop, phone = make("laptop"), make("phone")
         laptop.setup_encryption_new("first")
         phone.setup_encryption_existing("first")
-        laptop.push([task(1)])
+        laptop.push([action(1)])
         newer = new_cipher()
         account = laptop._session.account()
         laptop._keys._key = laptop._keys._key._replace(cipher=newer)  # type: ignore[union-attr]
-        laptop.push([task(2), task(3)])
+        laptop.push([action(2), action(3)])
         result = phone.pull()
         result.confirm()
         assert ([change.row_id for change in result], result.locked) == (["1"], 2)
         put = {"envelope": newer.wrap(account.app_id, account.user_id, "second"), "expected_version": 1}
-        laptop._session.call("PUT", KEYS, put, safe=True)
-        laptop.push([task(4)])
+        laptop._session.call("PUT", KEYS, put, idempotent=True)
+        laptop.push([action(4)])
         with pytest.raises(NoMasterKey, match="the passphrase was changed"):
             phone.pull()
         with pytest.raises(InvalidEnvelope):
@@ -585,7 +610,7 @@ class TestAgainstTheBackend:
         with pytest.raises(NoMasterKey):
             phone.setup_encryption_existing("first")
         laptop.setup_encryption_new("first")
-        laptop.push([task()])
+        laptop.push([action()])
         laptop.change_passphrase("first", "second")
         with pytest.raises(InvalidEnvelope):
             phone.setup_encryption_existing("first")
@@ -594,9 +619,9 @@ class TestAgainstTheBackend:
 
     def test_the_seeds_sample_and_what_was_missed_after_it(self, make: Tell) -> None:
         laptop, phone = make("laptop", encrypt=False), make("phone", encrypt=False)
-        laptop.push([task(1)])
+        laptop.push([action(1)])
         phone.pull().confirm()
-        laptop.push([task(2), task(3, table="notes")])
+        laptop.push([action(2), action(3, table="notes")])
         found = phone.pull_filtered(PullFilter().table("tasks").since(phone.last_sync_time))
         assert [change.row_id for change in found] == ["2"]
         assert phone.status().cursor == 3
@@ -606,7 +631,7 @@ class TestAgainstTheBackend:
         laptop = make("laptop", encrypt=False)
         for _ in range(3):
             laptop._session.refresh()
-        laptop.push([task()])
+        laptop.push([action()])
         assert laptop.status().change_count == 1
 
 

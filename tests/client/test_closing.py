@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from synckit_notify.client.models import Account
 from synckit_notify.client.errors import NetworkError, ServerError
+from synckit_notify.client.models import Account
 from synckit_notify.client.session import Session
 from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamState, SyncNotification, SyncNotifyStream
@@ -152,7 +152,7 @@ def test_closing_a_client_ends_its_calls_and_its_stream_where_a_server_accepts_a
 
         def call() -> None:
             try:
-                session.call("GET", "/api/sync/status", safe=True)
+                session.call("GET", "/api/sync/status", idempotent=True)
             except NetworkError as error:
                 errors.append(error)
 

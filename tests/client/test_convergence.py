@@ -18,12 +18,11 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from synckit_notify.backend import Backend, create_app
-from synckit_notify.backend import changelog
+from synckit_notify.backend import Backend, changelog, create_app
 from synckit_notify.client import serialization
-from synckit_notify.client.models import Account, ChangeEntry, PulledChange
 from synckit_notify.client.client import SyncKitClient
 from synckit_notify.client.errors import NetworkError, ServerError
+from synckit_notify.client.models import Account, ChangeEntry, PulledChange
 from synckit_notify.client.state import Tokens
 
 from ..conftest import KEY, make_token
@@ -156,8 +155,8 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, A
     app = create_app({"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_ENV": "development"}, instance_path=folder)
     found: Backend = app.extensions["synckit_backend"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serialization, "MOST_CHANGES", 2)
-        patch.setattr(changelog, "MOST_CHANGES", 3)
+        patch.setattr(serialization, "MAX_CHANGES", 2)
+        patch.setattr(changelog, "MAX_CHANGES", 3)
         yield {"backend": found, "transport": httpx2.WSGITransport(app), "users": iter(range(10**6))}
     found.store.dispose()
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from synckit_notify.client import NetworkError, SyncKitClient
 from synckit_notify.cli import main
+from synckit_notify.client import NetworkError, SyncKitClient
 
 VARIABLES = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"]
 MUST = "must be the URL of a proxy, such as http://proxy.example.org:3128. Correct or unset it."

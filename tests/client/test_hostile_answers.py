@@ -12,19 +12,18 @@ import httpx2
 import pytest
 
 from synckit_notify.backend.accounts import WrongCredentials
-from synckit_notify.client import NetworkError, NotAuthenticated, ProtocolError, ServerError
-from synckit_notify.client import connection
+from synckit_notify.client import NetworkError, NotAuthenticated, ProtocolError, ServerError, connection
 from synckit_notify.client import session as session_module
-from synckit_notify.client.models import Account
-from synckit_notify.doctor import Address, examine
 from synckit_notify.client.foreign_text import KNOWN_SENTENCES, printable, redacted
+from synckit_notify.client.models import Account
 from synckit_notify.client.session import Session
 from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamState, SyncNotifyStream
+from synckit_notify.doctor import Address, examine
 
-from ..support.scripted_server import API_KEY, AUTH, STATUS, SUBSCRIBE, Answer, FakeClock, Refuse, Script, logged_in
 from ..doctor.test_network import HEALTH, Scripted, head
 from ..doctor.test_network import Script as Bytes
+from ..support.scripted_server import API_KEY, AUTH, STATUS, SUBSCRIBE, Answer, FakeClock, Refuse, Script, logged_in
 
 WRONG_CREDENTIALS = str(WrongCredentials())
 SECRET = "correct horse 4 battery"
@@ -79,7 +78,7 @@ def test_an_answer_is_bounded_after_it_is_decompressed(serve: Serve) -> None:
     tracemalloc.start()
     try:
         with pytest.raises(ProtocolError, match="larger than 32 MiB"):
-            session.call("GET", STATUS, safe=False)
+            session.call("GET", STATUS, idempotent=False)
         assert tracemalloc.get_traced_memory()[1] < 80 * 2**20
     finally:
         tracemalloc.stop()
@@ -88,12 +87,12 @@ def test_an_answer_is_bounded_after_it_is_decompressed(serve: Serve) -> None:
 def test_of_an_error_only_the_beginning_is_read(serve: Serve) -> None:
     session = serve(status=gzipped(bomb(50), "502 Bad Gateway"))
     with pytest.raises(ServerError, match="the server answered 502"):
-        session.call("GET", STATUS, safe=False)
+        session.call("GET", STATUS, idempotent=False)
 
 
 def test_an_answer_as_large_as_a_page_may_be_is_read(serve: Serve) -> None:
     session = serve(status=gzipped(bomb(20)))
-    assert len(session.call("GET", STATUS, safe=False)["x"]) == 20 * 2**20
+    assert len(session.call("GET", STATUS, idempotent=False)["x"]) == 20 * 2**20
 
 
 def test_a_body_that_decompresses_to_nothing_for_ever_is_given_up(
@@ -105,7 +104,7 @@ def test_a_body_that_decompresses_to_nothing_for_ever_is_given_up(
     begin, nothing = empty.flush(zlib.Z_FULL_FLUSH), empty.flush(zlib.Z_FULL_FLUSH) * 20_000
     session = serve(status=[head("200 OK", "Content-Encoding: gzip"), begin, *[nothing, 0.01] * 1000])
     with pytest.raises(NetworkError, match="not complete"):
-        session.call("GET", STATUS, safe=False)
+        session.call("GET", STATUS, idempotent=False)
 
 
 # Too slowly.
@@ -126,7 +125,7 @@ def test_an_answer_that_comes_drop_by_drop_is_given_up(
     session = serve(status=drip)
     began = time.monotonic()
     with pytest.raises(NetworkError, match="not complete"):
-        session.call("GET", STATUS, safe=False)
+        session.call("GET", STATUS, idempotent=False)
     assert time.monotonic() - began < 5
 
 
@@ -138,7 +137,7 @@ def test_and_not_asked_for_again_however_safe_that_is(
     monkeypatch.setattr(session_module, "RETRY_SECONDS", 0.3)
     session = serve(status=[head("200 OK", "Content-Length: 100000"), *[b" ", 0.05] * 400])
     with pytest.raises(NetworkError, match="not complete"):
-        session.call("GET", STATUS, safe=True)
+        session.call("GET", STATUS, idempotent=True)
     assert "again in" not in caplog.text
 
 
@@ -156,7 +155,7 @@ def test_a_slow_line_that_moves_has_more_time(serve: Serve, monkeypatch: pytest.
     for begin in range(0, len(body), 200):
         drops += [body[begin : begin + 200], 0.1]
     session = serve(status=[head("200 OK", f"Content-Length: {len(body)}"), *drops])
-    assert session.call("GET", STATUS, safe=False) == {"x": 1}
+    assert session.call("GET", STATUS, idempotent=False) == {"x": 1}
 
 
 @pytest.mark.parametrize(
@@ -202,7 +201,7 @@ PORTAL = f"redirected to https://hotel.example.org/welcome: {INSTEAD}"
 def test_where_a_redirection_leads_is_told(status: int, location: str, sentence: str) -> None:
     tale = Story(status=[Answer({}, status, {"location": location.format(path=STATUS)})])
     with pytest.raises(ServerError) as raised:
-        tale.session.call("GET", STATUS, safe=True)
+        tale.session.call("GET", STATUS, idempotent=True)
     assert str(raised.value) == sentence.format(path=STATUS)
     assert raised.value.status == status
     assert len(tale.server.asked) == 1
@@ -323,5 +322,5 @@ def test_control_characters_are_shown_as_escapes(text: str, shown: str) -> None:
 def test_an_error_sentence_cannot_move_a_cursor() -> None:
     tale = Story(status=[Refuse(422, "changes[0].row_id: \x1b[2J\x1b[H is too long")])
     with pytest.raises(ServerError, match=r"^changes\[0\]\.row_id: \\x1b\[2J\\x1b\[H is too long$"):
-        tale.session.call("GET", STATUS, safe=True)
+        tale.session.call("GET", STATUS, idempotent=True)
     tale.close()

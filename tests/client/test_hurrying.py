@@ -13,14 +13,14 @@ import pytest
 
 from synckit_notify import sse
 from synckit_notify.client.errors import NetworkError, ServerError, SyncKitError
-from synckit_notify.client.lifecycle import Lifecycle, Task
+from synckit_notify.client.lifecycle import Action, Lifecycle
 from synckit_notify.client.schedule import MAX_HURRIED_SECONDS, RetryPolicy
 from synckit_notify.client.session import Session
 from synckit_notify.client.state import State
 from synckit_notify.client.stream import StreamState, SyncNotifyStream
 
-from ..support.scripted_server import STATUS, Answer, Busy, FakeClock, LoseAnswer, Refuse, Script, logged_in
 from ..support.fake_transport import EVENT_STREAM
+from ..support.scripted_server import STATUS, Answer, Busy, FakeClock, LoseAnswer, Refuse, Script, logged_in
 
 NOW = 1000.0
 
@@ -59,7 +59,7 @@ def rules() -> Rules:
 def test_a_request_that_succeeds_makes_a_waiting_stream_try_within_ten_seconds(rules: Rules, draw: float) -> None:
     rules.draw = draw
     rules.request_succeeded(NOW + 5, NOW + 5)
-    assert (rules.task, rules.at) == (Task.CONNECT, NOW + 5 + draw * MAX_HURRIED_SECONDS)
+    assert (rules.action, rules.at) == (Action.CONNECT, NOW + 5 + draw * MAX_HURRIED_SECONDS)
     assert rules.states[-1] == ("waiting", f"the server answers requests; again in {10 * draw:.1f} s")
 
 
@@ -69,9 +69,9 @@ def test_ten_seconds_from_the_request_even_if_the_stream_hears_of_it_later(rules
 
 
 def test_a_renewal_that_waits_is_hurried_too(rules: Rules) -> None:
-    rules.lost("no answer", NOW, task=Task.REFRESH)
+    rules.lost("no answer", NOW, action=Action.REFRESH)
     rules.request_succeeded(NOW + 5, NOW + 5)
-    assert (rules.task, rules.at) == (Task.REFRESH, NOW + 15)
+    assert (rules.action, rules.at) == (Action.REFRESH, NOW + 15)
 
 
 def test_many_requests_make_one_attempt_and_the_next_wait_may_be_hurried_again(rules: Rules) -> None:
@@ -114,14 +114,14 @@ def test_a_stream_that_lives_or_polls_or_needs_the_user_is_not_hurried() -> None
     polling.polled(("epoch", 7), NOW)
     lonely.needs_auth("log in first")
     for each in living, polling, lonely:
-        before = each.task, each.at
+        before = each.action, each.at
         each.request_succeeded(NOW + 1, NOW + 1)
-        assert (each.task, each.at) == before
+        assert (each.action, each.at) == before
 
 
 def test_retry_now_tries_at_once(rules: Rules) -> None:
     rules.retry_now(NOW + 5)
-    assert (rules.task, rules.at) == (Task.CONNECT, NOW + 5)
+    assert (rules.action, rules.at) == (Action.CONNECT, NOW + 5)
 
 
 def test_retry_now_again_and_again_is_an_attempt_a_second(rules: Rules) -> None:
@@ -134,13 +134,13 @@ def test_retry_now_replaces_a_stream_of_the_network_before_and_says_changed(rule
     rules.live(NOW)
     rules.notices.tell(NOW + 10)
     rules.retry_now(NOW + 100)
-    assert (rules.task, rules.at, rules.notices.due_at) == (Task.CONNECT, NOW + 100, NOW + 100)
+    assert (rules.action, rules.at, rules.notices.due_at) == (Action.CONNECT, NOW + 100, NOW + 100)
 
 
 def test_retry_now_leaves_a_stream_alone_that_has_only_just_come(rules: Rules) -> None:
     rules.live(NOW)
     rules.retry_now(NOW + 1)
-    assert rules.task is Task.READ
+    assert rules.action is Action.READ
 
 
 def test_retry_now_probes_where_a_proxy_held_the_stream_back() -> None:
@@ -149,7 +149,7 @@ def test_retry_now_probes_where_a_proxy_held_the_stream_back() -> None:
         rules.connect_failed("no answer", NOW, took=10.0)
     rules.polled(("epoch", 7), NOW)
     rules.retry_now(NOW + 5)
-    assert (rules.task, rules.at) == (Task.CONNECT, NOW + 5)
+    assert (rules.action, rules.at) == (Action.CONNECT, NOW + 5)
 
 
 # What counts as success.
@@ -175,7 +175,7 @@ def test_what_a_server_answers_to_a_request_is_told_to_its_streams_and_a_refusal
     told = []
     for _ in range(5):
         with contextlib.suppress(SyncKitError):
-            session.call("GET", STATUS, safe=True)
+            session.call("GET", STATUS, idempotent=True)
         told.append(listener.told)
     assert told == [1, 1, 1, 1, 2]  # the last call was answered at its third attempt
     session.close()

@@ -18,12 +18,23 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import httpx2
 import pytest
 
-from synckit_notify.client import NetworkError, NotAuthenticated, ServerError, StateError, SyncKitClient
-from synckit_notify.client import browser_login
-from synckit_notify.client.models import Device
+from synckit_notify.client import NetworkError, NotAuthenticated, ServerError, StateError, SyncKitClient, browser_login
 from synckit_notify.client.browser_login import Callback, s256
+from synckit_notify.client.models import Device
 
-from ..support.scripted_server import API_KEY, AUTH, STATUS, TOKEN, Answer, FakeClock, LoseAnswer, Refuse, Script, logged_in, tokens
+from ..support.scripted_server import (
+    API_KEY,
+    AUTH,
+    STATUS,
+    TOKEN,
+    Answer,
+    FakeClock,
+    LoseAnswer,
+    Refuse,
+    Script,
+    logged_in,
+    tokens,
+)
 
 GRANTED = Answer(tokens("granted", user_id="alice", app_id="notes"))
 GOOD = Answer({"change_count": 1, "cursor": 1, "epoch": "e"})

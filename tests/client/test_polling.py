@@ -7,7 +7,19 @@ import pytest
 from synckit_notify.client.errors import NetworkError, NotAuthenticated, ServerError
 from synckit_notify.client.stream import StreamState
 
-from ..support.fake_transport import CONNECTED, KEEPALIVE, AnswerNothing, BreakOff, HoldBack, RefuseConnection, RejectWith, ScriptOver, Silence, Story, StreamOf
+from ..support.fake_transport import (
+    CONNECTED,
+    KEEPALIVE,
+    AnswerNothing,
+    BreakOff,
+    HoldBack,
+    RefuseConnection,
+    RejectWith,
+    ScriptOver,
+    Silence,
+    Story,
+    StreamOf,
+)
 
 QUIET = StreamOf(CONNECTED)
 LOGGED_OUT = NotAuthenticated("the refresh token is used up")

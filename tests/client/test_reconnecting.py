@@ -8,7 +8,20 @@ from synckit_notify import sse
 from synckit_notify.client.errors import NetworkError, NotAuthenticated, ServerError, SyncKitError
 from synckit_notify.client.stream import StreamState
 
-from ..support.fake_transport import CONNECTED, KEEPALIVE, BreakOff, Bye, EndCleanly, HaveNoToken, RefuseConnection, RejectWith, ScriptOver, Silence, Story, StreamOf
+from ..support.fake_transport import (
+    CONNECTED,
+    KEEPALIVE,
+    BreakOff,
+    Bye,
+    EndCleanly,
+    HaveNoToken,
+    RefuseConnection,
+    RejectWith,
+    ScriptOver,
+    Silence,
+    Story,
+    StreamOf,
+)
 
 QUIET = StreamOf(CONNECTED)
 MINUTE_LONG = (CONNECTED, Silence(30), KEEPALIVE, Silence(30), KEEPALIVE)

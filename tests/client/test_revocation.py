@@ -13,7 +13,7 @@ from synckit_notify.client import NotAuthenticated, StreamState, SyncKitClient
 
 from ..support.server import ROOT, clean_environment
 from ..support.valkey import Valkey
-from .test_assembled import EMAIL, PASSWORD, Ear, Service
+from .test_assembled import EMAIL, PASSWORD, Service, StreamRecorder
 
 pytestmark = pytest.mark.thorough
 
@@ -29,7 +29,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 def delete_the_phone(laptop: SyncKitClient, phone: SyncKitClient) -> None:
-    laptop._session.call("DELETE", f"/api/sync/devices/{phone._state.device_id()}", safe=True)
+    laptop._session.call("DELETE", f"/api/sync/devices/{phone._state.device_id()}", idempotent=True)
 
 
 def change_the_password(laptop: SyncKitClient, phone: SyncKitClient) -> None:
@@ -49,7 +49,7 @@ def test_the_stream_ends_at_once_and_the_user_must_log_in_again(
     service: Service, revoke: Callable[..., None], laptop_stays: bool, password: str
 ) -> None:
     laptop, phone = service.client(name="laptop"), service.client(name="phone")
-    with Ear(phone) as ear, Ear(laptop) as other:
+    with StreamRecorder(phone) as ear, StreamRecorder(laptop) as other:
         revoke(laptop, phone)
         began = time.monotonic()  # not before: a password is hashed twice first
         assert ear.until(lambda: ear.stream.state is StreamState.NEEDS_AUTH)
@@ -66,7 +66,7 @@ def test_the_stream_ends_at_once_and_the_user_must_log_in_again(
             call()
     phone.authenticate(EMAIL, password)
     phone.register_device("phone", "linux")
-    with Ear(phone):
+    with StreamRecorder(phone):
         pass
 
 
@@ -75,7 +75,7 @@ def test_a_disabled_user_must_log_in_and_cannot_until_enabled(tmp_path: Path) ->
         service = Service(tmp_path, SYNCKIT_BROKER_URL=valkey.url)
         try:
             phone = service.client(name="phone")
-            with Ear(phone) as ear:
+            with StreamRecorder(phone) as ear:
                 command(service, "disable")
                 ended = time.monotonic()
                 assert ear.until(lambda: ear.stream.state is StreamState.NEEDS_AUTH)

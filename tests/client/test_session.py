@@ -1,4 +1,4 @@
-"""A session keeps its token fresh, tries again where that is safe, and tells no secret."""
+"""A session keeps its token fresh, tries again where that is idempotent, and tells no secret."""
 
 import logging
 import socket
@@ -15,13 +15,41 @@ from typing import Any
 import httpx2
 import pytest
 
+from synckit_notify.client.errors import (
+    NetworkError,
+    NotAuthenticated,
+    ProtocolError,
+    ServerError,
+    StateError,
+    SyncKitError,
+)
 from synckit_notify.client.models import Account, Device
-from synckit_notify.client.errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError, SyncKitError
 from synckit_notify.client.session import LEASE_SECONDS, Session
 from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamSession
 
-from ..support.scripted_server import API_KEY, AUTH, PASSWORD, PUSH, STATUS, SUBSCRIBE, TOKEN, Answer, AnswerWithPage, Busy, FakeClock, LoseAnswer, LoseRequest, Refuse, RefuseGrant, RefuseToken, Script, logged_in, session_with, tokens
+from ..support.scripted_server import (
+    API_KEY,
+    AUTH,
+    PASSWORD,
+    PUSH,
+    STATUS,
+    SUBSCRIBE,
+    TOKEN,
+    Answer,
+    AnswerWithPage,
+    Busy,
+    FakeClock,
+    LoseAnswer,
+    LoseRequest,
+    Refuse,
+    RefuseGrant,
+    RefuseToken,
+    Script,
+    logged_in,
+    session_with,
+    tokens,
+)
 
 GOOD = Answer({"fine": True})
 LOGIN = {"token": "access-first", "user_id": "alice", "app_id": "notes", "expires_in": 3600, "refresh_token": "r-first"}
@@ -38,8 +66,8 @@ class Story:
             logged_in(self.state, self.clock)
         self.session = session_with(self.server, self.state, self.clock, draw)
 
-    def status(self, safe: bool = True) -> dict[str, Any]:
-        return self.session.call("GET", STATUS, safe=safe)
+    def status(self, idempotent: bool = True) -> dict[str, Any]:
+        return self.session.call("GET", STATUS, idempotent=idempotent)
 
     def used(self) -> list[str | None]:
         """The bearer token of each request that had one."""
@@ -140,7 +168,7 @@ class TestRenewing:
 
     def test_a_refused_token_is_renewed_once_and_the_request_repeated_even_if_it_is_not_safe(self, story: Tell) -> None:
         tale = story(push=[RefuseToken(), GOOD], token=[Answer(tokens("second"))])
-        assert tale.session.call("POST", PUSH, {"a": 1}, safe=False) == {"fine": True}
+        assert tale.session.call("POST", PUSH, {"a": 1}, idempotent=False) == {"fine": True}
         assert tale.used() == ["access-first", "access-second"]
         assert tale.server.bodies(PUSH) == [{"a": 1}, {"a": 1}]
 
@@ -259,7 +287,7 @@ class TestTryingAgain:
     def test_and_not_at_all_where_it_is_not(self, story: Tell, step: Any) -> None:
         tale = story(status=[step])
         with pytest.raises((NetworkError, ServerError)):
-            tale.status(safe=False)
+            tale.status(idempotent=False)
         assert tale.clock.waits == []
 
     @pytest.mark.parametrize("status", [400, 402, 403, 404, 409, 413, 422])
@@ -522,7 +550,7 @@ state = State.open(sys.argv[2])
 session = Session(sys.argv[1], "the-api-key", state)
 print("ready", flush=True)
 sys.stdin.readline()
-session.call("GET", "/api/sync/status", safe=True)
+session.call("GET", "/api/sync/status", idempotent=True)
 print(state.tokens().access)
 session.close()
 state.close()

@@ -10,9 +10,19 @@ import pytest
 
 from synckit_notify.client import StreamState, SyncKitClient
 
+from ..support.fake_transport import (
+    CONNECTED,
+    KEEPALIVE,
+    BreakOff,
+    Bye,
+    EndCleanly,
+    ScriptOver,
+    Silence,
+    Story,
+    StreamOf,
+)
 from ..support.tcp_proxy import Proxy
 from .test_assembled import EMAIL, PASSWORD, Service
-from ..support.fake_transport import CONNECTED, KEEPALIVE, BreakOff, Bye, EndCleanly, ScriptOver, Silence, Story, StreamOf
 
 CONNECT_SECONDS = 0.05
 

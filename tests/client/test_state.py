@@ -19,8 +19,8 @@ import pytest
 from hypothesis import strategies as st
 
 from synckit_notify.client import statefile
-from synckit_notify.client.models import BEGINNING, Account, Device, Position
 from synckit_notify.client.errors import StateError
+from synckit_notify.client.models import BEGINNING, Account, Device, Position
 from synckit_notify.client.state import LeftOut, State, Tokens
 
 ALICE = Account("alice", "notes")

@@ -12,7 +12,23 @@ from synckit_notify import sse
 from synckit_notify.client.errors import ServerError
 from synckit_notify.client.stream import SyncNotification, SyncNotifyStream
 
-from ..support.fake_transport import CHANGED, CONNECTED, KEEPALIVE, BreakOff, Bye, EndCleanly, FakeClock, FakeSession, MachineSleeps, RefuseConnection, RejectWith, ScriptOver, Silence, Story, StreamOf
+from ..support.fake_transport import (
+    CHANGED,
+    CONNECTED,
+    KEEPALIVE,
+    BreakOff,
+    Bye,
+    EndCleanly,
+    FakeClock,
+    FakeSession,
+    MachineSleeps,
+    RefuseConnection,
+    RejectWith,
+    ScriptOver,
+    Silence,
+    Story,
+    StreamOf,
+)
 
 QUIET = StreamOf(CONNECTED)
 

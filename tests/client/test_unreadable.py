@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from synckit_notify.client import DecryptionFailed, NoMasterKey, Position, ProtocolError, UnreadableChange
-from synckit_notify.client.models import PulledChanges, PullFilter
 from synckit_notify.client.client import SyncKitClient
 from synckit_notify.client.encryption import Cipher, EntryContext, new_cipher
+from synckit_notify.client.models import PulledChanges, PullFilter
 from synckit_notify.client.state import LeftOut
 
 from ..support.scripted_server import KEYS, PULL, Answer, Refuse
-from .test_client import AT_TEXT, Narrator, page, pulled, task
+from .test_client import AT_TEXT, Narrator, action, page, pulled
 
 TIMESTAMPS = json.loads((Path(__file__).parents[1] / "timestamps.json").read_text())
 ZERO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -165,12 +165,12 @@ class TestUnreadable:
         for _ in range(101):
             nested = [nested]
         with pytest.raises(ValueError, match=r"changes\[1\].data: must not be nested deeper than 100 levels"):
-            story.client().push([task(1), task(2, data=nested)])
+            story.client().push([action(1), action(2, data=nested)])
         for moment in (datetime.max.replace(tzinfo=UTC) - timedelta(0), datetime.min.replace(tzinfo=UTC)):
-            task(timestamp=moment)
+            action(timestamp=moment)
         for text in ("9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00+00:01"):
             with pytest.raises(ValueError, match="timestamp: must be within the years 1 to 9999 in UTC"):
-                task(timestamp=datetime.fromisoformat(text))
+                action(timestamp=datetime.fromisoformat(text))
             with pytest.raises(ValueError, match="since: must be within"):
                 PullFilter().since(datetime.fromisoformat(text))
 

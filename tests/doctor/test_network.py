@@ -13,8 +13,8 @@ import pytest
 from synckit_notify.doctor import Address, examine
 from synckit_notify.doctor.findings import Finding, Verdict
 
-from ..support.wait import until
 from ..support.raw_client import CONNECTED, KEEPALIVE
+from ..support.wait import until
 
 TOKEN = "head.claims.signature"
 IMPATIENT, PATIENT = 1.0, 10.0

@@ -7,12 +7,11 @@ import httpx2
 import pytest
 
 from synckit_notify import sse
-from synckit_notify.doctor import Address, Report
-from synckit_notify.doctor import response, network, fixes, stream, health_checks
+from synckit_notify.doctor import Address, Report, fixes, health_checks, network, response, stream
 from synckit_notify.doctor.findings import Finding, Verdict, fails, lasting, ok
 from synckit_notify.doctor.fixes import Change
-from synckit_notify.doctor.stream import Ear, End, Heard, Watch
-from synckit_notify.doctor.health_checks import Answer, Tried
+from synckit_notify.doctor.health_checks import Answer, Attempt
+from synckit_notify.doctor.stream import Chunk, End, StreamRecorder, Watch
 
 OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
 URL = httpx2.URL("http://sync.example.org/api/sync/subscribe?app_id=notes")
@@ -51,33 +50,36 @@ def first_line(finding: Finding) -> str:
     ],
 )
 def test_each_way_for_tls_to_fail_has_its_own_advice(problem: str, why: str, line: str) -> None:
-    found = health_checks.tls("h", 443, Tried(seconds=0.1, problem=problem))
+    found = health_checks.tls("h", 443, Attempt(seconds=0.1, problem=problem))
     assert told(found) == (FAIL, "TLS fails")
     assert why in found.why
     assert line in first_line(found)
 
 
 def test_a_certificate_is_watched_before_it_expires() -> None:
-    good = health_checks.tls("h", 443, Tried(seconds=0.1, tls="TLSv1.3", days_left=61.2))
-    ending = health_checks.tls("h", 443, Tried(seconds=0.1, tls="TLSv1.3", days_left=13.9))
+    good = health_checks.tls("h", 443, Attempt(seconds=0.1, tls="TLSv1.3", days_left=61.2))
+    ending = health_checks.tls("h", 443, Attempt(seconds=0.1, tls="TLSv1.3", days_left=13.9))
     assert told(good) == (OK, "TLSv1.3, certificate valid for 61 days")
     assert told(ending) == (WARN, "the certificate expires soon")
 
 
 def test_an_address_that_is_closed_beside_one_that_is_open_costs_time_only() -> None:
-    fine, closed = Tried(seconds=0.01), Tried(seconds=0.0, problem="Connection refused", refused=True)
+    fine, closed = Attempt(seconds=0.01), Attempt(seconds=0.0, problem="Connection refused", refused=True)
     assert told(health_checks.port(443, {"203.0.113.7": fine, "2001:db8::7": closed})) == (
         WARN,
         "port 443 is closed at 2001:db8::7",
     )
     assert told(health_checks.port(443, {"203.0.113.7": fine})) == (OK, "port 443 accepts connections")
     assert "Nothing listens" in health_checks.port(443, {"203.0.113.7": closed}).why
-    assert "firewall" in health_checks.port(443, {"203.0.113.7": Tried(seconds=5, problem="nothing within 5 s")}).why
+    assert "firewall" in health_checks.port(443, {"203.0.113.7": Attempt(seconds=5, problem="nothing within 5 s")}).why
 
 
 def test_a_name_is_found_or_not() -> None:
-    assert told(health_checks.name("h", Tried(seconds=0.1, addresses=("::1", "127.0.0.1")))) == (OK, "h is ::1, 127.0.0.1")
-    assert told(health_checks.name("h", Tried(seconds=0.1, problem="Name or service not known"))) == (
+    assert told(health_checks.name("h", Attempt(seconds=0.1, addresses=("::1", "127.0.0.1")))) == (
+        OK,
+        "h is ::1, 127.0.0.1",
+    )
+    assert told(health_checks.name("h", Attempt(seconds=0.1, problem="Name or service not known"))) == (
         FAIL,
         "the name h is not found",
     )
@@ -154,9 +156,9 @@ def test_the_lines_for_who_was_seen_come_first_and_cloudflares_only_then() -> No
 
 
 def test_a_proxy_is_told_to_wait_for_two_and_a_half_keepalives() -> None:
-    assert fixes.patient(PATH, 30, 20)["nginx"][0].startswith("proxy_read_timeout 75s;")
-    assert fixes.patient(PATH, 60, 20)["HAProxy"][1].startswith("timeout server 150s")
-    assert fixes.patient(PATH, 30, 20)["setting"][0].startswith("SYNCKIT_KEEPALIVE_SECONDS=10 ")
+    assert fixes.longer_timeouts(PATH, 30, 20)["nginx"][0].startswith("proxy_read_timeout 75s;")
+    assert fixes.longer_timeouts(PATH, 60, 20)["HAProxy"][1].startswith("timeout server 150s")
+    assert fixes.longer_timeouts(PATH, 30, 20)["setting"][0].startswith("SYNCKIT_KEEPALIVE_SECONDS=10 ")
 
 
 # The answer.
@@ -247,7 +249,7 @@ def test_http2_is_judged_beside_http1() -> None:
 
 def heard(*moments: tuple[float, object], until: float, end: End = End.OPEN, usual: float = 0.01) -> list[Finding]:
     """The findings of a stream with a keepalive each 30 s, through HAProxy without a word of its own."""
-    pieces = tuple(Heard(at, said if isinstance(said, tuple) else (said,)) for at, said in moments)
+    pieces = tuple(Chunk(at, said if isinstance(said, tuple) else (said,)) for at, said in moments)
     through = Answer(seconds=0.01, status=200, headers={**SENT, "connection": "close"})
     return stream.judge(Watch(pieces, until, end, 30.0, usual), through, PATH)
 
@@ -315,7 +317,7 @@ def test_what_was_heard_is_judged(
 
 
 def test_a_compressor_that_holds_frames_back_is_to_be_switched_off() -> None:
-    ear, press = Ear(30.0, None, gzip=True), zlib.compressobj(wbits=stream.GZIP)
+    ear, press = StreamRecorder(30.0, None, gzip=True), zlib.compressobj(wbits=stream.GZIP)
     ear.hear(0.01, press.compress(b": connected\n\n"))
     caddy = Answer(seconds=0.01, status=200, headers={**SENT, "server": "Caddy", "content-encoding": "gzip"})
     (found,) = stream.judge(ear.heard_until(10.0, 0.0), caddy, PATH)
@@ -328,7 +330,7 @@ def test_a_far_server_is_not_late() -> None:
 
 
 def test_a_keepalive_of_less_than_a_second_is_no_burst_when_the_machine_was_busy() -> None:
-    pieces = tuple(Heard(at, (said,)) for at, said in [(0.0, CONNECTED), (0.6, KEEPALIVE), (0.6, KEEPALIVE)])
+    pieces = tuple(Chunk(at, (said,)) for at, said in [(0.0, CONNECTED), (0.6, KEEPALIVE), (0.6, KEEPALIVE)])
     found = stream.judge(Watch(pieces, 0.7, End.OPEN, 0.3), Answer(seconds=0.0, headers=SENT), PATH)
     assert complaints(found) == []
 
@@ -337,7 +339,7 @@ def test_a_keepalive_of_less_than_a_second_is_no_burst_when_the_machine_was_busy
 
 
 def test_two_keepalives_are_enough() -> None:
-    ear = Ear(30.0, None, gzip=False)
+    ear = StreamRecorder(30.0, None, gzip=False)
     for at, data in [(0.0, b": connected\n\n"), (30.0, b": keepalive\n\n")]:
         ear.hear(at, data)
         assert not ear.has_heard_enough(at, patience=10)
@@ -356,14 +358,14 @@ def test_two_keepalives_are_enough() -> None:
     ],
 )
 def test_silence_is_waited_out_only_until_it_tells_something(data: bytes | None, now: float, enough: bool) -> None:
-    ear = Ear(30.0, None, gzip=False)
+    ear = StreamRecorder(30.0, None, gzip=False)
     if data is not None:
         ear.hear(0.0, data)
     assert ear.has_heard_enough(now, patience=10) is enough
 
 
 def test_whoever_says_how_long_is_obeyed() -> None:
-    ear = Ear(30.0, 300.0, gzip=False)
+    ear = StreamRecorder(30.0, 300.0, gzip=False)
     for at in (0.0, 30.0, 60.0):
         ear.hear(at, b": keepalive\n\n")
     assert not ear.has_heard_enough(299.0, patience=10)
@@ -371,12 +373,12 @@ def test_whoever_says_how_long_is_obeyed() -> None:
 
 
 def test_what_was_compressed_piece_by_piece_is_understood() -> None:
-    ear, press = Ear(30.0, None, gzip=True), zlib.compressobj(wbits=stream.GZIP)
+    ear, press = StreamRecorder(30.0, None, gzip=True), zlib.compressobj(wbits=stream.GZIP)
     for at, frame in [(0.0, b": connected\n\n"), (30.0, b": keepalive\n\n")]:
         ear.hear(at, press.compress(frame) + press.flush(zlib.Z_SYNC_FLUSH))
     assert [message for _, message in ear.heard_until(31.0, 0.0).messages] == [CONNECTED, KEEPALIVE]
     with pytest.raises(zlib.error):
-        Ear(30.0, None, gzip=True).hear(0.0, b": connected\n\n")
+        StreamRecorder(30.0, None, gzip=True).hear(0.0, b": connected\n\n")
 
 
 # What a person typed, and what is shown.

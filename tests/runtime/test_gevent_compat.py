@@ -13,9 +13,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_unpatched_it_is_a_plain_call() -> None:
-    assert gevent_compat.call(lambda first, second: first + second, 1, second=2) == 3
+    assert gevent_compat.run_in_native_thread(lambda first, second: first + second, 1, second=2) == 3
     with pytest.raises(ZeroDivisionError):
-        gevent_compat.call(divmod, 1, 0)
+        gevent_compat.run_in_native_thread(divmod, 1, 0)
 
 
 def under_gevent(code: str) -> subprocess.CompletedProcess[str]:

@@ -28,14 +28,14 @@ from synckit_notify.runtime import process, wsgi_server
 from synckit_notify.runtime.per_process import PerProcess
 from synckit_notify.testing import open_stream
 
+from ..conftest import make_token, need
 from ..support import minimal_host, wsgi_servers
 from ..support.apache import apache
-from ..conftest import make_token, need
 from ..support.minimal_host import ThreadWorkerOfAHost
 from ..support.proxies import certificate
+from ..support.raw_client import CHANGED, CONNECTED, Listener
 from ..support.server import GUNICORN, Server, gunicorn
 from ..support.wait import until
-from ..support.raw_client import CHANGED, CONNECTED, Listener
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 PATIENCE = 30.0  # seconds: a worker may still be loading its application, on a machine with other work
@@ -237,7 +237,15 @@ def test_streams_that_cannot_be_parked_leave_the_worker_room(tmp_path: Path, sta
 def test_a_stream_over_http_2_is_refused_by_gunicorn_and_one_over_http_1_is_not(tmp_path: Path) -> None:
     need("openssl")
     chain, key = certificate(tmp_path)
-    command = [GUNICORN, "tests.support.minimal_host:create_app()", "-k", "gevent", "--bind", "127.0.0.1:0", "--no-control-socket"]
+    command = [
+        GUNICORN,
+        "tests.support.minimal_host:create_app()",
+        "-k",
+        "gevent",
+        "--bind",
+        "127.0.0.1:0",
+        "--no-control-socket",
+    ]
     command += ["--http-protocols", "h2,h1", "--certfile", str(chain), "--keyfile", str(key)]
     headers = {"Authorization": f"Bearer {make_token()}"}
     with Server(command, tmp_path, r"Listening at: https://127\.0\.0\.1:(\d+)") as server:

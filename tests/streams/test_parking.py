@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from synckit_notify.streams import parking
 from synckit_notify import sse
-from synckit_notify.streams.channel import ChannelKey, End
-from synckit_notify.streams.parking import Parking, Wheel
-from synckit_notify.streams.peers import PeerWatch
 from synckit_notify.runtime.background import Periodic
+from synckit_notify.streams import parking
+from synckit_notify.streams.channel import ChannelKey, EndReason
+from synckit_notify.streams.parking import Parking, TimerWheel
+from synckit_notify.streams.peers import PeerWatch
 from synckit_notify.streams.registry import Registry
 from synckit_notify.streams.stream import Deadline, Stream
 
@@ -20,7 +20,7 @@ from ..support.wait import until
 
 ALICE = ChannelKey("notes", "alice")
 CHANGED_CHUNK = b"16\r\nevent: changed\ndata:\n\n\r\n"
-NEVER = Deadline(float("inf"), End.MAX_AGE)
+NEVER = Deadline(float("inf"), EndReason.MAX_AGE)
 
 
 class Garage:
@@ -29,7 +29,7 @@ class Garage:
     def __init__(self) -> None:
         self.registry = Registry()
         self.closed: list[Stream] = []
-        self.peers = PeerWatch(self._gone, lambda stream: self.registry.ring([stream]))
+        self.peers = PeerWatch(self._gone, lambda stream: self.registry.wake([stream]))
         self.parking = Parking(self.registry, self.peers, lambda stream: True, self._close, tick=0.02)
         self._watch = Periodic("test-peers", 0.1, self.peers.look, lambda: bool(len(self.peers)), pause=self.peers.wait)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -52,14 +52,14 @@ class Garage:
         assert next(frames) == sse.CONNECTED
         thread = threading.Thread(target=self._go_on, args=(frames,), daemon=True)
         thread.start()
-        until(lambda: stream.subscriber.parked is not None)
+        until(lambda: stream.subscriber.stream is not None)
         self.greenlets.append(thread)
         return Client(stream, sock)
 
     def _go_on(self, frames: Iterator[bytes]) -> None:
         assert next(frames, None) is None
 
-    def _gone(self, stream: Stream, how: End) -> None:
+    def _gone(self, stream: Stream, how: EndReason) -> None:
         self.registry.end_one(stream.subscriber, how)
 
     def _close(self, streams: list[Stream]) -> None:
@@ -69,7 +69,7 @@ class Garage:
             self.parking.left()
 
     def shut(self) -> None:
-        self.registry.end_all(End.DRAINING)
+        self.registry.end_all(EndReason.DRAINING)
         for client in self._clients:
             client.close()
         assert until(lambda: len(self.registry) == 0)
@@ -143,11 +143,11 @@ def test_keepalives_come_by_the_wheel(garage: Garage) -> None:
     assert 0.25 < time.monotonic() - began < 2.5
 
 
-@pytest.mark.parametrize("reason", [End.REVOKED, End.TOKEN_EXPIRED, End.MAX_AGE])
-def test_an_end_is_a_farewell_and_the_last_chunk(garage: Garage, reason: End) -> None:
-    ends = NEVER if reason is End.REVOKED else Deadline(time.monotonic() + 0.5, reason)
+@pytest.mark.parametrize("reason", [EndReason.REVOKED, EndReason.TOKEN_EXPIRED, EndReason.MAX_AGE])
+def test_an_end_is_a_farewell_and_the_last_chunk(garage: Garage, reason: EndReason) -> None:
+    ends = NEVER if reason is EndReason.REVOKED else Deadline(time.monotonic() + 0.5, reason)
     client = garage.park(ends=ends)
-    if reason is End.REVOKED:
+    if reason is EndReason.REVOKED:
         garage.registry.end(ALICE, reason)
     farewell = f": bye {reason}\n\n".encode()
     assert client.read_to_end() == b"%X\r\n%b\r\n0\r\n\r\n" % (len(farewell), farewell)
@@ -156,7 +156,7 @@ def test_an_end_is_a_farewell_and_the_last_chunk(garage: Garage, reason: End) ->
 
 def test_a_stream_that_opens_while_draining_is_never_parked(garage: Garage) -> None:
     stream = Stream(garage.registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
-    garage.registry.end_all(End.DRAINING)
+    garage.registry.end_all(EndReason.DRAINING)
     server, peer = socket.socketpair()
     with server, peer:
         assert b"".join(garage.parking.frames_then_park(stream, server)).endswith(b": bye draining\n\n")
@@ -168,7 +168,7 @@ def test_a_client_that_goes_is_gone_at_once(garage: Garage, leave: Callable[[soc
     client = garage.park()
     leave(client.socket)
     assert until(lambda: len(garage.registry) == 0, 0.5)
-    assert client.stream.subscriber.end is End.CLOSED
+    assert client.stream.subscriber.end is EndReason.CLOSED
 
 
 def test_what_does_not_fit_is_written_when_the_client_reads_again_and_nothing_is_cut(garage: Garage) -> None:
@@ -179,7 +179,7 @@ def test_what_does_not_fit_is_written_when_the_client_reads_again_and_nothing_is
     quick = garage.park()
     garage.registry.deliver(ALICE)
     assert quick.read(len(CHANGED_CHUNK)) == CHANGED_CHUNK, "nobody else waits"
-    garage.registry.end(ALICE, End.REVOKED)
+    garage.registry.end(ALICE, EndReason.REVOKED)
     body = slow.read_to_end()
     assert body.endswith(b": bye revoked\n\n\r\n0\r\n\r\n")
     frames = b"".join(_dechunked(body))
@@ -193,15 +193,15 @@ def test_a_client_that_reads_no_more_is_cut(garage: Garage) -> None:
         time.sleep(0.0005)
     garage.peers.cut_stalled(time.monotonic() + 0.2, patience=0.1)
     assert until(lambda: garage.closed == [client.stream])
-    assert client.stream.subscriber.end is End.STALLED
+    assert client.stream.subscriber.end is EndReason.STALLED
 
 
 def test_a_stream_that_ends_twice_in_a_wave_is_closed_once(garage: Garage) -> None:
     client, other = garage.park(), garage.park()
     with garage.registry._lock:  # nobody is looked at in between
-        garage.parking.ring([client.stream, client.stream, other.stream])
-        client.stream.subscriber.end = End.REVOKED
-        garage.parking.ring([client.stream])
+        garage.parking.wake([client.stream, client.stream, other.stream])
+        client.stream.subscriber.end = EndReason.REVOKED
+        garage.parking.wake([client.stream])
     assert client.read_to_end().endswith(b"0\r\n\r\n")
     garage.registry.deliver(ALICE)
     assert other.read(len(CHANGED_CHUNK)) == CHANGED_CHUNK
@@ -212,14 +212,14 @@ def test_one_that_fails_in_a_wave_harms_no_other(
     garage: Garage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clients = [garage.park() for _ in range(3)]
-    turn = Stream.turn
+    turn = Stream.advance
 
     def failing(stream: Stream, frames: bytes, now: float) -> bytes:
         if frames and stream is clients[1].stream:
             raise RuntimeError("one of its own")
         return turn(stream, frames, now)
 
-    monkeypatch.setattr(Stream, "turn", failing)
+    monkeypatch.setattr(Stream, "advance", failing)
     garage.registry.deliver(ALICE)
     for client in (clients[0], clients[2]):
         assert client.read(len(CHANGED_CHUNK)) == CHANGED_CHUNK
@@ -237,7 +237,7 @@ def test_the_server_keeps_a_socket_whose_writes_fail_in_silence_and_no_descripto
         next(frames)
         garage.greenlets.append(threading.Thread(target=garage._go_on, args=(frames,), daemon=True))
         garage.greenlets[-1].start()
-        assert until(lambda: stream.subscriber.parked is not None)
+        assert until(lambda: stream.subscriber.stream is not None)
         with pytest.raises(BrokenPipeError):
             server.sendall(b"0\r\n\r\n")
         server.close()
@@ -262,7 +262,7 @@ def test_one_thread_of_the_server_stays_as_long_as_any_stream_does(garage: Garag
 
 def test_a_later_stream_relieves_the_one_that_stays(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that its line in the server's log does not wait for the end of all streams."""
-    monkeypatch.setattr(parking, "RELIEF_SECONDS", 0.0)
+    monkeypatch.setattr(parking, "HANDOVER_SECONDS", 0.0)
     garage.park(), garage.park()
     first, second = garage.greenlets
     first.join(5.0)
@@ -275,20 +275,20 @@ class TestWheel:
         return Stream(registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
 
     def test_it_gives_each_back_once_and_not_before_its_time(self) -> None:
-        wheel, entry = Wheel(0.25, now=100.0), self.entry()
+        wheel, entry = TimerWheel(0.25, now=100.0), self.entry()
         wheel.add(entry, 130.1)
         assert wheel.due(130.0) == []
         assert wheel.due(130.25) == [entry]
         assert wheel.due(200.0) == []
 
     def test_what_is_late_comes_with_the_next_step(self) -> None:
-        wheel, entry = Wheel(0.25, now=100.0), self.entry()
+        wheel, entry = TimerWheel(0.25, now=100.0), self.entry()
         wheel.due(150.0)
         wheel.add(entry, 120.0)
         assert wheel.due(150.3) == [entry]
 
     def test_steps_that_were_slept_through_are_made_up_for(self) -> None:
-        wheel = Wheel(0.25, now=100.0)
+        wheel = TimerWheel(0.25, now=100.0)
         entries = [self.entry() for _ in range(4)]
         for number, entry in enumerate(entries):
             wheel.add(entry, 100.0 + number)

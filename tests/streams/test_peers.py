@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from synckit_notify.streams.channel import ChannelKey, End
-from synckit_notify.streams.peers import PeerWatch, stop_reading
+from synckit_notify.streams.channel import ChannelKey, EndReason
+from synckit_notify.streams.peers import PeerWatch, shutdown_read
 from synckit_notify.streams.registry import Registry
 from synckit_notify.streams.stream import STALL_SECONDS, Deadline, Stream
 
@@ -21,7 +21,7 @@ class Room:
 
     def __init__(self) -> None:
         self.registry = Registry()
-        self.left: list[tuple[Stream, End]] = []
+        self.left: list[tuple[Stream, EndReason]] = []
         self.watch = PeerWatch(lambda stream, how: self.left.append((stream, how)))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = [self._listener]
@@ -31,12 +31,12 @@ class Room:
         client = socket.create_connection(self._listener.getsockname())
         server, _ = self._listener.accept()
         self._sockets += [client, server]
-        stream = Stream(self.registry.subscribe(ALICE), keepalive=30.0, ends=Deadline(float("inf"), End.MAX_AGE))
+        stream = Stream(self.registry.subscribe(ALICE), keepalive=30.0, ends=Deadline(float("inf"), EndReason.MAX_AGE))
         stream.socket = server
         self.watch.watch(stream)
         return stream, server, client
 
-    def look(self, within: float = 1.0) -> list[tuple[Stream, End]]:
+    def look(self, within: float = 1.0) -> list[tuple[Stream, EndReason]]:
         self.watch.wait(within)
         self.watch.look()
         return self.left
@@ -61,12 +61,12 @@ def reset(client: socket.socket) -> None:
 @pytest.mark.parametrize(
     ("leave", "how"),
     [
-        (socket.socket.close, End.CLOSED),
-        (lambda client: client.shutdown(socket.SHUT_WR), End.CLOSED),
-        (reset, End.RESET),
+        (socket.socket.close, EndReason.CLOSED),
+        (lambda client: client.shutdown(socket.SHUT_WR), EndReason.CLOSED),
+        (reset, EndReason.RESET),
     ],
 )
-def test_a_peer_that_leaves_is_named_once(room: Room, leave, how: End) -> None:
+def test_a_peer_that_leaves_is_named_once(room: Room, leave, how: EndReason) -> None:
     stream, _, client = room.connect()
     room.connect()
     leave(client)
@@ -79,7 +79,7 @@ def test_one_that_left_before_it_was_watched_is_named_too(room: Room) -> None:
     room.watch.forget(stream)
     client.close()
     room.watch.watch(stream)
-    assert room.look() == [(stream, End.CLOSED)]
+    assert room.look() == [(stream, EndReason.CLOSED)]
 
 
 def test_unread_bytes_of_a_pipelining_client_do_not_hide_its_end(room: Room) -> None:
@@ -123,7 +123,7 @@ def test_a_peer_that_reads_no_more_is_cut_and_others_are_left(room: Room) -> Non
     room.watch.cut_stalled(100.0 + STALL_SECONDS)
     assert room.left == [], "not before its time"
     room.watch.cut_stalled(100.1 + STALL_SECONDS)
-    assert room.left == [(stalled, End.STALLED)]
+    assert room.left == [(stalled, EndReason.STALLED)]
     assert stalled_client.recv(1) == b""
     reading_client.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -132,7 +132,7 @@ def test_a_peer_that_reads_no_more_is_cut_and_others_are_left(room: Room) -> Non
 
 def test_after_reading_stops_what_is_written_still_arrives(room: Room) -> None:
     _, server, client = room.connect()
-    stop_reading(server)
+    shutdown_read(server)
     assert server.recv(1) == b""
     server.sendall(b"the last chunk")
     assert client.recv(100) == b"the last chunk"
@@ -157,6 +157,6 @@ def test_a_number_that_others_have_now_is_neither_cut_nor_forgotten_for_them(roo
 def test_the_error_of_a_reset_is_taken_so_that_servers_meet_a_closed_connection(room: Room) -> None:
     _, server, client = room.connect()
     reset(client)
-    assert [how for _, how in room.look()] == [End.RESET]
+    assert [how for _, how in room.look()] == [EndReason.RESET]
     with pytest.raises(BrokenPipeError):
         server.sendall(b"the end of the body")

@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
-from synckit_notify.streams import recovery as repair_room
 from synckit_notify.brokers import Gap
 from synckit_notify.brokers.memory import MemoryBroker
-from synckit_notify.streams.channel import ChannelKey, End, Subscriber
+from synckit_notify.node import Node
+from synckit_notify.streams import recovery as repair_room
+from synckit_notify.streams.channel import ChannelKey, EndReason, Subscriber
+from synckit_notify.streams.recovery import AT_ONCE, SPREAD_SECONDS, GapRecovery
 from synckit_notify.streams.registry import Registry
-from synckit_notify.streams.recovery import AT_ONCE, SPREAD_SECONDS, Repair
-from synckit_notify.node import Worker
 
 from ..support.wait import until
 
@@ -22,10 +22,10 @@ def users(registry: Registry, number: int) -> list[Subscriber]:
 def test_a_few_are_woken_at_once() -> None:
     registry = Registry()
     streams = users(registry, AT_ONCE)
-    repair = Repair(registry, None)
+    repair = GapRecovery(registry, None)
     repair.gap()
     assert until(lambda: all(stream.pending for stream in streams), SPREAD_SECONDS / 3)
-    repair.settle()
+    repair.join_idle()
     assert [len(stream.pending) for stream in streams] == [1] * AT_ONCE
 
 
@@ -34,9 +34,9 @@ def test_many_are_spread_over_the_time_that_the_promise_leaves(monkeypatch: pyte
     monkeypatch.setattr(repair_room.time, "sleep", pauses.append)
     registry = Registry()
     streams = users(registry, 3 * AT_ONCE)
-    repair = Repair(registry, None)
+    repair = GapRecovery(registry, None)
     repair.gap()
-    repair.settle()
+    repair.join_idle()
     assert 0.9 * SPREAD_SECONDS <= sum(pauses) <= SPREAD_SECONDS
     assert [len(stream.pending) for stream in streams] == [1] * len(streams)
 
@@ -44,10 +44,10 @@ def test_many_are_spread_over_the_time_that_the_promise_leaves(monkeypatch: pyte
 def test_who_is_revoked_meanwhile_is_ended_and_the_others_stay() -> None:
     registry = Registry()
     alice, bob = users(registry, 2)
-    repair = Repair(registry, lambda subscriber: subscriber is bob)
+    repair = GapRecovery(registry, lambda subscriber: subscriber is bob)
     repair.gap()
-    repair.settle()
-    assert (alice.end, bob.end) == (None, End.REVOKED)
+    repair.join_idle()
+    assert (alice.end, bob.end) == (None, EndReason.REVOKED)
 
 
 def test_a_gap_within_a_repair_is_mended_after_it() -> None:
@@ -61,13 +61,13 @@ def test_a_gap_within_a_repair_is_mended_after_it() -> None:
         first_asked.set()
         return not go_on.wait(5.0)
 
-    repair = Repair(registry, revoked)
+    repair = GapRecovery(registry, revoked)
     repair.gap()
     assert first_asked.wait(5.0)
     for _ in range(3):
         repair.gap()
     go_on.set()
-    repair.settle()
+    repair.join_idle()
     assert len(asked) == 2
     assert (len(alice.pending), alice.end) == (2, None)
 
@@ -86,9 +86,9 @@ def test_a_stream_that_the_host_cannot_tell_about_is_asked_for_again_until_it_ca
             raise RuntimeError("the database is away")
         return subscriber is not carol
 
-    Repair(registry, revoked).gap()
-    assert until(lambda: bob.end is End.REVOKED)
-    assert (alice.end, carol.end) == (End.REVOKED, None)  # they were not held up
+    GapRecovery(registry, revoked).gap()
+    assert until(lambda: bob.end is EndReason.REVOKED)
+    assert (alice.end, carol.end) == (EndReason.REVOKED, None)  # they were not held up
     assert [asked.count(stream) for stream in (alice, bob, carol)] == [1, 4, 1]
     assert [len(stream.pending) for stream in (alice, bob, carol)] == [1, 1, 1]
     [record] = caplog.records
@@ -105,7 +105,7 @@ def test_a_gap_is_not_held_up_by_a_host_that_cannot_tell() -> None:
         assert go_on.wait(5.0)
         raise RuntimeError("the database is away")
 
-    repair = Repair(registry, revoked)
+    repair = GapRecovery(registry, revoked)
     repair.gap()
     assert first_asked.wait(5.0)
     repair.gap()
@@ -113,14 +113,14 @@ def test_a_gap_is_not_held_up_by_a_host_that_cannot_tell() -> None:
     assert until(lambda: all(len(stream.pending) == 2 for stream in streams))
     for stream in streams:
         registry.release(stream)
-    repair.settle()
+    repair.join_idle()
     assert not [thread for thread in threading.enumerate() if thread.name == "synckit-repair"]
 
 
 def test_a_gap_of_the_broker_is_mended_by_the_worker() -> None:
-    worker = Worker(Registry(), MemoryBroker())
+    worker = Node(Registry(), MemoryBroker())
     alice = worker.open(ChannelKey("notes", "alice"), "phone")
     worker.receive(Gap())
     assert until(lambda: len(alice.pending) == 1)
     worker.registry.release(alice)
-    worker.settle()
+    worker.join_idle()

@@ -6,8 +6,8 @@ import threading
 import pytest
 
 from synckit_notify import sse
-from synckit_notify.streams.channel import BUFFERED_FRAMES, ChannelKey, End, Ready, Subscriber
 from synckit_notify.errors import TooManyStreams
+from synckit_notify.streams.channel import BUFFERED_FRAMES, BroadcastCondition, ChannelKey, EndReason, Subscriber
 from synckit_notify.streams.registry import Limits, Registry, Seats
 
 from ..runtime.test_gevent_compat import under_gevent
@@ -128,17 +128,17 @@ def test_a_disconnect_ends_a_user_or_what_may_be_one_device(device: str | None, 
     registry = Registry()
     streams = [registry.subscribe(ALICE, name) for name in ("laptop", "phone", None)]
     bystander = registry.subscribe(BOB, "laptop")
-    registry.end(ALICE, End.REVOKED, device)
-    assert [s.end is End.REVOKED for s in streams] == ended
+    registry.end(ALICE, EndReason.REVOKED, device)
+    assert [s.end is EndReason.REVOKED for s in streams] == ended
     assert bystander.end is None
 
 
 def test_the_first_reason_to_end_stays() -> None:
     registry = Registry()
     subscriber = registry.subscribe(ALICE)
-    registry.end(ALICE, End.REVOKED)
-    registry.end_all(End.DRAINING)
-    assert subscriber.end is End.REVOKED
+    registry.end(ALICE, EndReason.REVOKED)
+    registry.end_all(EndReason.DRAINING)
+    assert subscriber.end is EndReason.REVOKED
 
 
 class TestMissedNotices:
@@ -204,7 +204,7 @@ def test_waiting_ends_with_a_push_an_end_or_the_time() -> None:
     registry = Registry()
     subscriber = registry.subscribe(ALICE)
     subscriber.wait(0.0)
-    for wake in (lambda: registry.deliver(ALICE), lambda: registry.end(ALICE, End.REVOKED)):
+    for wake in (lambda: registry.deliver(ALICE), lambda: registry.end(ALICE, EndReason.REVOKED)):
         subscriber.take()
         waiting = threading.Thread(target=subscriber.wait, args=(30,))
         waiting.start()
@@ -218,12 +218,12 @@ def test_a_wave_is_taken_at_once_and_what_is_asked_for_twice_is_given_once() -> 
     phone, tablet = registry.subscribe(ALICE), registry.subscribe(BOB)
     registry.deliver(ALICE), registry.deliver(ALICE)
     assert registry.take([phone, tablet, phone]) == [sse.CHANGED * 2, b"", b""]
-    assert registry.counts.frames == 2
+    assert registry.counters.frames == 2
 
 
 def test_a_notice_wakes_all_who_wait_and_none_who_comes_after() -> None:
     lock = threading.Lock()
-    ready, woken = Ready(lock), []
+    ready, woken = BroadcastCondition(lock), []
 
     def wait() -> None:
         with lock:

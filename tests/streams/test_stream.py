@@ -6,12 +6,12 @@ import re
 import pytest
 
 from synckit_notify import sse
-from synckit_notify.streams.channel import ChannelKey, End, Subscriber
+from synckit_notify.streams.channel import ChannelKey, EndReason, Subscriber
 from synckit_notify.streams.registry import Registry
 from synckit_notify.streams.stream import Deadline, Stream, deadline, farewell, frames
 
 ALICE = ChannelKey("notes", "alice")
-NEVER = Deadline(float("inf"), End.MAX_AGE)
+NEVER = Deadline(float("inf"), EndReason.MAX_AGE)
 
 
 class Room:
@@ -70,15 +70,15 @@ def test_a_push_moves_the_next_keepalive() -> None:
 
 
 def test_it_asks_to_be_looked_at_again_at_the_keepalive_or_at_its_end() -> None:
-    room = Room(ends=Deadline(141.0, End.TOKEN_EXPIRED))
+    room = Room(ends=Deadline(141.0, EndReason.TOKEN_EXPIRED))
     room.after(0)
-    assert room.stream.look_again == 130.0
+    assert room.stream.next_deadline == 130.0
     room.after(30)
-    assert room.stream.look_again == 141.0
+    assert room.stream.next_deadline == 141.0
 
 
-@pytest.mark.parametrize("reason", [End.TOKEN_EXPIRED, End.MAX_AGE])
-def test_a_deadline_ends_it_with_its_reason(reason: End) -> None:
+@pytest.mark.parametrize("reason", [EndReason.TOKEN_EXPIRED, EndReason.MAX_AGE])
+def test_a_deadline_ends_it_with_its_reason(reason: EndReason) -> None:
     room = Room(ends=Deadline(110.0, reason))
     room.after(0)
     assert room.after(9.9) == b""
@@ -90,18 +90,18 @@ def test_what_is_pending_is_written_before_the_farewell() -> None:
     room = Room()
     room.after(0)
     room.push()
-    room.registry.end_all(End.REVOKED)
+    room.registry.end_all(EndReason.REVOKED)
     assert room.after(0) == sse.CHANGED + b": bye revoked\n\n"
 
 
 def test_a_stream_that_opens_while_draining_only_says_goodbye() -> None:
     room = Room()
-    room.registry.end_all(End.DRAINING)
+    room.registry.end_all(EndReason.DRAINING)
     assert re.fullmatch(rb"retry: \d+\n\n: bye draining\n\n", room.after(0))
 
 
 def test_the_retry_of_a_drain_is_spread_between_half_a_second_and_five() -> None:
-    delays = [int(farewell(End.DRAINING).split()[1]) for _ in range(500)]
+    delays = [int(farewell(EndReason.DRAINING).split()[1]) for _ in range(500)]
     assert 500 <= min(delays) < 1500 < 4000 < max(delays) <= 5000
 
 
@@ -116,7 +116,7 @@ def test_a_short_token_still_lives_half_its_life() -> None:
 
 def test_the_age_limit_is_spread_over_its_last_fifth() -> None:
     ends = [deadline(0.0, seconds_to_expiry=1e6, max_age=100.0) for _ in range(500)]
-    assert all(80.0 <= end.at <= 100.0 and end.reason is End.MAX_AGE for end in ends)
+    assert all(80.0 <= end.at <= 100.0 and end.reason is EndReason.MAX_AGE for end in ends)
 
 
 def test_without_expiry_and_age_limit_it_never_ends_by_itself() -> None:
@@ -124,7 +124,7 @@ def test_without_expiry_and_age_limit_it_never_ends_by_itself() -> None:
 
 
 def test_frames_are_what_poll_says_until_it_is_over() -> None:
-    room = Room(keepalive=0.01, ends=Deadline(6.5, End.TOKEN_EXPIRED))
+    room = Room(keepalive=0.01, ends=Deadline(6.5, EndReason.TOKEN_EXPIRED))
     clock = itertools.count(0).__next__
     assert list(frames(room.stream, clock=lambda: float(clock()))) == [
         sse.CONNECTED,

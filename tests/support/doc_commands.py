@@ -21,8 +21,8 @@ import pytest
 from click.testing import CliRunner
 from gunicorn.config import Config
 
-from synckit_notify.backend import admin as backend_commands
 from synckit_notify import cli as client_command
+from synckit_notify.backend import admin as backend_commands
 
 from .server import ROOT
 

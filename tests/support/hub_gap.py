@@ -14,8 +14,7 @@ from pathlib import Path  # noqa: E402
 
 import gevent  # noqa: E402
 
-from synckit_notify.backend import Backend, create_app
-from synckit_notify.backend import accounts, passwords  # noqa: E402
+from synckit_notify.backend import Backend, accounts, create_app, passwords  # noqa: E402
 
 from .hub_ticks import tick  # noqa: E402
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from .curl import PATIENCE_SECONDS, Curl
 from .proxies import Proxy
+from .raw_client import CHANGED, CONNECTED, KEEPALIVE
 from .server import Server
 from .wait import until
-from .raw_client import CHANGED, CONNECTED, KEEPALIVE
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from .proxy_scenarios import Route, wait_until
 from .curl import PATIENCE_SECONDS, Curl
+from .proxy_scenarios import Route, wait_until
 from .raw_client import CHANGED, CONNECTED
 
 

@@ -4,8 +4,7 @@ import os
 
 from flask import Flask
 
-from synckit_notify.backend import api, context
-from synckit_notify.backend import create_app
+from synckit_notify.backend import api, context, create_app
 from synckit_notify.backend.oauth import routes as oauth
 
 

@@ -15,8 +15,8 @@ from .apps import app_group
 from .changes import change_group
 from .connected import connected
 from .devices import device_group
-from .users import user_group
 from .transactions import read, write
+from .users import user_group
 
 synckit = AppGroup("synckit", help="Administrate the SyncKit backend.")
 

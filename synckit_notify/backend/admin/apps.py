@@ -4,8 +4,8 @@ import click
 from flask.cli import AppGroup
 
 from .. import accounts
-from . import queries
 from ..oauth import clients
+from . import queries
 from .transactions import check, read, show, write
 
 

@@ -9,16 +9,16 @@ from flask.cli import with_appcontext
 from sqlalchemy import Connection
 
 from ...settings import sweep_seconds
-from . import queries
 from .. import presence
 from ..database.schema import apps, devices, users
 from ..presence import Present
+from . import queries
 from .transactions import read, show, write
 
 ANSWER_SECONDS = 2.0
 """What a process may take to answer, from its sweep on."""
 
-MOST_SHOWN = 100
+MAX_SHOWN = 100
 
 Lines = list[tuple[str, str, int, list[str]]]
 """App, user, how many streams, and the names of devices."""
@@ -26,7 +26,7 @@ Lines = list[tuple[str, str, int, list[str]]]
 
 @click.command("connected")
 @click.option("--wait", type=click.FloatRange(min=0), help="Seconds; by default a little longer than a sweep takes.")
-@click.option("--limit", "most", default=MOST_SHOWN, type=click.IntRange(min=1), show_default=True, help="Users shown.")
+@click.option("--limit", "most", default=MAX_SHOWN, type=click.IntRange(min=1), show_default=True, help="Users shown.")
 @with_appcontext
 def connected(wait: float | None, most: int) -> None:
     """Print who is connected: app, user, streams and the devices that have named themselves.

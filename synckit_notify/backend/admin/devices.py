@@ -4,8 +4,8 @@ import click
 from flask.cli import AppGroup
 
 from .. import accounts, sessions
-from . import queries
 from ..request_fields import rfc3339
+from . import queries
 from .transactions import end, read, show, write
 
 

@@ -8,14 +8,14 @@ import click
 from flask.cli import AppGroup
 
 from .. import accounts, sessions
-from . import queries, account_deletion
 from ..accounts import DISABLED
 from ..context import current_backend
+from ..passwords import MAX_PASSWORD_CHARACTERS, hash_password
 from ..request_fields import rfc3339
-from ..passwords import LONGEST_PASSWORD, hash_password
+from . import account_deletion, queries
 from .transactions import check, end, read, refusals_end, show, write
 
-MOST_LISTED = 100
+MAX_LISTED = 100
 
 
 @click.group("user", cls=AppGroup)
@@ -28,8 +28,8 @@ def user_group() -> None:
 @click.password_option(help="Asked for when it is not given.")
 def add_user(email: str, password: str) -> None:
     """Add an account and print its id."""
-    check(email.strip(), "EMAIL", accounts.LONGEST_EMAIL)
-    check(password, "--password", LONGEST_PASSWORD)
+    check(email.strip(), "EMAIL", accounts.MAX_EMAIL_CHARACTERS)
+    check(password, "--password", MAX_PASSWORD_CHARACTERS)
     password_hash = hash_password(password)
     user_id = write(lambda connection: accounts.add_user(connection, email, password_hash))
     click.echo(f"User {accounts.normalise(email)} has the id {user_id}")
@@ -51,7 +51,7 @@ def log_out(email: str) -> None:
 @click.password_option(help="Asked for when it is not given.")
 def set_password(email: str, password: str) -> None:
     """Give a user a new password, and do all that `logout` does."""
-    check(password, "--password", LONGEST_PASSWORD)
+    check(password, "--password", MAX_PASSWORD_CHARACTERS)
     password_hash = hash_password(password)
     end(
         write(
@@ -63,7 +63,7 @@ def set_password(email: str, password: str) -> None:
 
 @user_group.command("list")
 @click.option("--after", default="", metavar="EMAIL", help="Go on behind this one.")
-@click.option("--limit", "most", default=MOST_LISTED, type=click.IntRange(min=1), show_default=True)
+@click.option("--limit", "most", default=MAX_LISTED, type=click.IntRange(min=1), show_default=True)
 def list_users(after: str, most: int) -> None:
     """Print the id, the day, the state and the e-mail of accounts, by e-mail."""
     found = read(lambda connection: queries.list_users(connection, after=after, most=most + 1))

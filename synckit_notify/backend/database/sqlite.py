@@ -25,7 +25,7 @@ ALONE = WRITE
 BUSY_SECONDS = 5.0
 """How long SQLite waits for another process's lock."""
 
-OLDEST_SQLITE = (3, 35)
+MIN_SQLITE = (3, 35)
 """The first with RETURNING."""
 
 UNWRITABLE = {
@@ -59,7 +59,7 @@ def check(url: URL) -> None:
         raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {url.drivername!r} is not supported, write sqlite:///")
     if url.database in (None, "", ":memory:"):
         raise ConfigurationError("SYNCKIT_DATABASE_URL: name a file, several connections must see the same data")
-    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+    if sqlite3.sqlite_version_info < MIN_SQLITE:
         raise ConfigurationError(f"SQLite 3.35 or newer is needed, this Python has {sqlite3.sqlite_version}")
 
 
@@ -80,7 +80,7 @@ def make_engine(url: URL) -> Engine:
 def run(connection: Connection, work: Callable[[Connection], T]) -> T:
     """Run one transaction in a native thread and give the connection back."""
     try:
-        result, error = gevent_compat.call(_transaction, connection, work)
+        result, error = gevent_compat.run_in_native_thread(_transaction, connection, work)
     except BaseException:
         # This greenlet was killed while the native thread works on: the connection stays with that thread.
         connection.detach()

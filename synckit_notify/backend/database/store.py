@@ -98,7 +98,7 @@ class Seats:
         self._shares: dict[str, _Share] = {}
 
     @contextmanager
-    def held(self, *owners: str) -> Iterator[None]:
+    def acquire(self, *owners: str) -> Iterator[None]:
         """Hold a seat for a block, as part of each owner's share; raises Busy if the turn does not come in time."""
         until = time.monotonic() + QUEUE_SECONDS
         with ExitStack() as stack:
@@ -217,7 +217,7 @@ class Store:
         if self._is_prepared or not self._has_schema:
             return
         opened = self._open()
-        with opened.preparing.held():
+        with opened.preparing.acquire():
             if self._is_prepared:
                 return
             try:
@@ -271,7 +271,7 @@ class _Opened:
 
     def _run(self, seats: Seats, begin: Sequence[str], work: Callable[[Connection], T], owner: str | None) -> T:
         # Turns are taken here and not in the database: a greenlet can wait for one, a native thread would be used up.
-        with seats.held(*([] if owner is None else [owner])):
+        with seats.acquire(*([] if owner is None else [owner])):
             connection = self._connect().execution_options(synckit_begin=begin)
             try:
                 return self.database.run(connection, work)

@@ -30,10 +30,10 @@ from ..database.store import Store
 from ..request_fields import Fields
 from ..sessions import Session
 from . import clients, codes
-from .clients import LONGEST_ADDRESS, Client
+from .clients import MAX_ADDRESS_CHARACTERS, Client
 from .codes import Replayed
 
-__all__ = ["Asked", "OAuth2Error", "asked", "decided", "redeemed"]
+__all__ = ["Asked", "OAuth2Error", "authorize", "exchange_code", "validate_request"]
 
 PARAMETERS = ("response_type", "client_id", "redirect_uri", "state", "scope", "code_challenge", "code_challenge_method")
 GRANT_PARAMETERS = ("grant_type", "client_id", "code", "redirect_uri", "code_verifier")
@@ -50,16 +50,17 @@ class Asked:
     redirect_uri: str
 
 
-def asked(store: Store, query: Fields) -> Asked:
+def validate_request(store: Store, query: Fields) -> Asked:
     """Return what an app asks for; raises OAuth2Error, and Invalid for a parameter that is out of bounds."""
     grant = _Server(store).get_consent_grant(_given(query))
     return Asked(grant.client.client.name, grant.redirect_uri)
 
 
-def decided(store: Store, query: Fields, user: Row[Any] | None) -> str:
+def authorize(store: Store, query: Fields, user: Row[Any] | None) -> str:
     """Return where to send a person who allowed it; None is one who declined.
 
-    Raises as `asked`, also for who declined, and WrongCredentials if the user's sessions ended since `user` was read.
+    Raises as `validate_request`, also for who declined, and WrongCredentials if the user's sessions ended since `user`
+    was read.
     """
     server = _Server(store)
     grant = server.get_consent_grant(_given(query))
@@ -67,10 +68,10 @@ def decided(store: Store, query: Fields, user: Row[Any] | None) -> str:
     return location
 
 
-def redeemed(store: Store, app: str, body: Fields) -> Session | Replayed:
+def exchange_code(store: Store, app: str, body: Fields) -> Session | Replayed:
     """Return the session that an app's code is exchanged for; raises OAuth2Error and Invalid."""
     device = body.optional_text("device_id", longest=128)
-    request = _Request({name: body.text(name, longest=LONGEST_ADDRESS) for name in GRANT_PARAMETERS})
+    request = _Request({name: body.text(name, longest=MAX_ADDRESS_CHARACTERS) for name in GRANT_PARAMETERS})
     code = request.form["code"]
     if store.read(lambda connection: codes.was_redeemed(connection, app, code)):
         return store.write(lambda connection: codes.end_replayed(connection, app, code))
@@ -196,5 +197,5 @@ class _PKCE(CodeChallenge):
 
 
 def _given(query: Fields) -> dict[str, str]:
-    texts = {name: query.optional_text(name, longest=LONGEST_ADDRESS) for name in PARAMETERS}
+    texts = {name: query.optional_text(name, longest=MAX_ADDRESS_CHARACTERS) for name in PARAMETERS}
     return {name: text for name, text in texts.items() if text is not None}

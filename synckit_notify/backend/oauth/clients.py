@@ -12,9 +12,9 @@ from sqlalchemy import Connection, select
 from .. import accounts
 from ..database.schema import apps, redirects
 from ..database.store import upsert
-from ..request_fields import Invalid
+from ..request_fields import InvalidField
 
-LONGEST_ADDRESS = 2048
+MAX_ADDRESS_CHARACTERS = 2048
 
 _PATH = r"(?:/[\w.~!$&'()*+,;=:@%/?-]*)?"
 LOOPBACK = re.compile(r"http://(?:127\.0\.0\.1|\[::1\]|localhost)(?::\d{1,5})?" + _PATH, re.ASCII)
@@ -52,8 +52,10 @@ def find(connection: Connection, api_key: str) -> Client | None:
 
 def register(connection: Connection, app: str, address: str) -> None:
     """Let an app be answered at an address; raises Unknown, and Invalid for an address that others could listen at."""
-    if len(address) > LONGEST_ADDRESS or REGISTRABLE.fullmatch(address) is None:
-        raise Invalid("give https://..., or a scheme of the app's own like com.example.app:/..., without a fragment")
+    if len(address) > MAX_ADDRESS_CHARACTERS or REGISTRABLE.fullmatch(address) is None:
+        raise InvalidField(
+            "give https://..., or a scheme of the app's own like com.example.app:/..., without a fragment"
+        )
     if connection.execute(select(apps.c.id).where(apps.c.id == app)).first() is None:
         raise accounts.Unknown("there is no such app")
     connection.execute(upsert(connection, redirects).values(app_id=app, uri=address).on_conflict_do_nothing())

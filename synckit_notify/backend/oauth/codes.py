@@ -19,7 +19,7 @@ from ..sessions import Holder, Session
 CODE_MICROSECONDS = 60 * 1_000_000
 """A client exchanges its code in the same second; the RFC's ten minutes are for slow redirects."""
 
-MOST_FORGOTTEN = 100
+MAX_FORGOTTEN = 100
 """By each new code, of those that have expired: more than it adds."""
 
 
@@ -66,7 +66,7 @@ def end_replayed(connection: Connection, app: str, code: str) -> Replayed:
 
 def _forget_expired(connection: Connection, moment: int) -> None:
     """Delete what has expired, but for codes that somebody else is deleting: waiting here could end in a deadlock."""
-    expired = select(codes.c.code_hash).where(codes.c.expires_at <= moment).limit(MOST_FORGOTTEN)
+    expired = select(codes.c.code_hash).where(codes.c.expires_at <= moment).limit(MAX_FORGOTTEN)
     if found := connection.execute(expired.with_for_update(skip_locked=True)).scalars().all():
         connection.execute(codes.delete().where(codes.c.code_hash.in_(found)))
 

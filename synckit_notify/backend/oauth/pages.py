@@ -24,10 +24,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.urls import iri_to_uri
 
 from ...errors import Refused
-from .. import accounts, request_limits, request_fields, rate_limit
+from .. import accounts, rate_limit, request_fields, request_limits
 from ..context import current_backend
-from ..request_fields import Fields, Invalid
-from ..passwords import LONGEST_PASSWORD
+from ..passwords import MAX_PASSWORD_CHARACTERS
+from ..request_fields import Fields, InvalidField
 from . import authorization
 from .authorization import Asked, OAuth2Error
 
@@ -67,7 +67,7 @@ def show() -> Response:
 @blueprint.post("/authorize")
 def decide() -> Response:
     """Do what a form says: log in, allow, decline, or log in as somebody else."""
-    request.max_content_length = request_limits.LARGEST
+    request.max_content_length = request_limits.MAX_SMALL_BODY_BYTES
     asked, visit = _asked(), _visit()
     form = request_fields.parse_form(request.get_data(cache=False))
     if visit is None or not hmac.compare_digest(form.text("secret", longest=100).encode(), visit.secret.encode()):
@@ -80,7 +80,7 @@ def decide() -> Response:
         case "switch":
             return _keep(_again(), Visit(_secret()))
         case _:
-            return _leave(authorization.decided(current_backend().store, _query(), None))
+            return _leave(authorization.authorize(current_backend().store, _query(), None))
 
 
 @blueprint.errorhandler(OAuth2Error)
@@ -111,11 +111,13 @@ def _protect(response: Response) -> Response:
 
 def _log_in(asked: Asked, visit: Visit, form: Fields) -> Response:
     try:
-        email = form.text("email", longest=accounts.LONGEST_EMAIL)
-        password = form.text("password", longest=LONGEST_PASSWORD)
-    except Invalid:
+        email = form.text("email", longest=accounts.MAX_EMAIL_CHARACTERS)
+        password = form.text("password", longest=MAX_PASSWORD_CHARACTERS)
+    except InvalidField:
         return _page(asked, visit, problem=WRONG)
-    user = accounts.recognise(current_backend().store, email, password, rate_limit.admit, rate_limit.client_address())
+    user = accounts.recognise(
+        current_backend().store, email, password, rate_limit.check_rate_limit, rate_limit.client_address()
+    )
     if user is None:
         return _page(asked, visit, problem=WRONG, email=email)
     return _keep(_again(), Visit(_secret(), user.id, user.valid_since))
@@ -125,14 +127,14 @@ def _allow(asked: Asked, visit: Visit) -> Response:
     user = _user(visit)
     try:
         if user is not None:
-            return _leave(authorization.decided(current_backend().store, _query(), user))
+            return _leave(authorization.authorize(current_backend().store, _query(), user))
     except accounts.WrongCredentials:
         pass  # logged out everywhere, in this moment
     return _page(asked, Visit(visit.secret), problem=AGAIN)
 
 
 def _asked() -> Asked:
-    return authorization.asked(current_backend().store, _query())
+    return authorization.validate_request(current_backend().store, _query())
 
 
 def _query() -> Fields:

@@ -12,16 +12,16 @@ from typing import Any
 from flask import Blueprint, request
 
 from ...errors import InvalidToken, Refused
-from .. import accounts, request_limits, request_fields, rate_limit, sessions
+from .. import accounts, rate_limit, request_fields, request_limits, sessions
 from ..context import TOKEN_SECONDS, current_backend
-from ..request_fields import Fields, Invalid, Malformed
 from ..rate_limit import TooManyAttempts
+from ..request_fields import Fields, InvalidField, MalformedBody
 from ..sessions import Holder, Refusal, Session
 from . import authorization
 from .authorization import OAuth2Error
 from .codes import Replayed
 
-LONGEST_FIELD = 128
+MAX_FIELD_CHARACTERS = 128
 
 Answer = dict[str, Any]
 
@@ -76,9 +76,9 @@ class UserNotFound(OAuthError):
 @blueprint.post("/token")
 def token() -> Answer:
     """Answer a grant."""
-    request.max_content_length = request_limits.LARGEST
+    request.max_content_length = request_limits.MAX_SMALL_BODY_BYTES
     body = _body()
-    grant = GRANTS.get(body.text("grant_type", longest=LONGEST_FIELD))
+    grant = GRANTS.get(body.text("grant_type", longest=MAX_FIELD_CHARACTERS))
     if grant is None:
         raise UnsupportedGrantType(f"grant_type: one of {', '.join(GRANTS)}")
     return grant(body)
@@ -86,7 +86,7 @@ def token() -> Answer:
 
 def refresh(body: Fields) -> Answer:
     """Trade a refresh token for an access token and the next refresh token."""
-    token = body.text("refresh_token", longest=LONGEST_FIELD)
+    token = body.text("refresh_token", longest=MAX_FIELD_CHARACTERS)
     backend, family = current_backend(), token.partition(".")[0]  # whose it is, is not known yet
     app = _client(body, family)
     named = backend.store.read(lambda connection: sessions.holder(connection, token), owner=family)
@@ -108,7 +108,7 @@ def exchange(body: Fields) -> Answer:
     """Trade the code that a person's consent gave for the tokens of a new session."""
     app = _client(body, rate_limit.client_address())
     try:
-        session = authorization.redeemed(current_backend().store, app, body)
+        session = authorization.exchange_code(current_backend().store, app, body)
     except OAuth2Error as error:
         raise (InvalidGrant if error.error == InvalidGrant.error else OAuthError)(error.description) from error
     if isinstance(session, Replayed):
@@ -147,8 +147,8 @@ def refused(error: OAuthError) -> tuple[Answer, int, dict[str, str]]:
     return {"error": error.error, "error_description": str(error)}, error.status, error.headers
 
 
-@blueprint.errorhandler(Malformed)
-@blueprint.errorhandler(Invalid)
+@blueprint.errorhandler(MalformedBody)
+@blueprint.errorhandler(InvalidField)
 def invalid_request(error: Refused) -> tuple[Answer, int, dict[str, str]]:
     """Answer for a body or a field that is not as it must be."""
     return refused(OAuthError(str(error)))
@@ -168,7 +168,7 @@ def _body() -> Fields:
 
 def _client(body: Fields, owner: str | None) -> str:
     """Return the id of the app that asks; `owner` is whose share of the database it takes."""
-    api_key = body.text("client_id", longest=LONGEST_FIELD)
+    api_key = body.text("client_id", longest=MAX_FIELD_CHARACTERS)
     app = current_backend().store.read(lambda connection: accounts.find_client(connection, api_key), owner=owner)
     if app is None:
         raise InvalidClient("client_id: no app has this API key")

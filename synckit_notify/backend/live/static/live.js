@@ -7,7 +7,7 @@
 import { Device, postJSON, tokens } from "./synckit.js";
 import { Notes, makeKey, now } from "./notes.js";
 
-const MOST_LINES = 200, MOST_ROWS = 40;
+const MAX_LINES = 200, MAX_ROWS = 40;
 const QUIET = 1000; // milliseconds without news before the last of it is read out
 
 const main = document.querySelector("main");
@@ -83,7 +83,7 @@ class Screen {
         const time = `${present.toTimeString().slice(0, 8)}.${String(present.getMilliseconds()).padStart(3, "0")}`;
         const follow = log.scrollHeight - log.scrollTop - log.clientHeight < 40; // unless the person has scrolled up
         log.append(make("li", { className: kind }, make("time", {}, time), make("span", {}, text)));
-        while (log.childElementCount > MOST_LINES) log.firstElementChild.remove();
+        while (log.childElementCount > MAX_LINES) log.firstElementChild.remove();
         if (follow) log.scrollTop = log.scrollHeight;
     }
 
@@ -160,7 +160,7 @@ function showOnServer(changes) {
         list.insertBefore(row, [...list.children].find((other) => other.dataset.seq < seq) ?? null);
         flash(row);
     }
-    while (list.childElementCount > MOST_ROWS) list.lastElementChild.remove();
+    while (list.childElementCount > MAX_ROWS) list.lastElementChild.remove();
 }
 
 let news;

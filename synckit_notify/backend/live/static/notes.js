@@ -5,7 +5,7 @@
    The log keeps every change in its order, and the later `timestamp` wins: so all devices end with the same notes. */
 
 const TABLE = "notes";
-const MOST = 500; // changes in one push
+const MAX_CHANGES = 500; // changes in one push
 const RETRY = 2000; // milliseconds to a push that failed while the stream lives
 const KEPT_KEY = "synckit demo key";
 
@@ -95,7 +95,7 @@ export class Notes {
     }
 
     #fill() {
-        const ids = [...this.#outbox].slice(0, MOST);
+        const ids = [...this.#outbox].slice(0, MAX_CHANGES);
         for (const id of ids) this.#outbox.delete(id);
         return { ids, pushId: crypto.randomUUID(), sealed: Promise.all(ids.map((id) => this.#change(id))) };
     }

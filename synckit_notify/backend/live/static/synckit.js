@@ -15,12 +15,12 @@
    a missed notice costs nothing: after each connection the device pulls what is behind its cursor.
    Over HTTP/1.1 a browser opens six connections to a server from all its tabs: stop() a device that nobody sees. */
 
-const FIRST_DELAY = 1, LONGEST_DELAY = 60, SHORTEST_DELAY = 0.1; // seconds before a new connection
-const STABLE = 60, LONGEST_RETRY_AFTER = 900; // seconds: a life after which the delays begin anew; the most asked for
+const FIRST_DELAY_SECONDS = 1, MAX_DELAY_SECONDS = 60, MIN_DELAY_SECONDS = 0.1; // seconds before a new connection
+const STABLE = 60, MAX_RETRY_AFTER_SECONDS = 900; // seconds: a life after which the delays begin anew; the most asked for
 const SILENT_PERIODS = 2.5; // two keepalives may be lost or late before a stream counts as dead
 const REQUEST = 30, OPENING = 10; // seconds for an answer, for a stream's first bytes: some proxies hold them back
 const PASSING = new Set([408, 425, 429]); // of 400 to 499, these pass by themselves
-const LONGEST = 64 * 1024; // characters of a line, lines of a block: ours have 20, only a stray file has more
+const MAX_CHARACTERS = 64 * 1024; // characters of a line, lines of a block: ours have 20, only a stray file has more
 
 /** What went wrong; `final` when trying again cannot help. `status` is HTTP's, `retryAfter` in seconds. */
 export class SyncKitError extends Error {
@@ -44,7 +44,7 @@ export class Decoder {
         this.#afterCR = text.endsWith("\r");
         const lines = (this.#line + text).split(/\r\n|\r|\n/);
         this.#line = lines.pop();
-        if (this.#line.length > LONGEST || this.#block.length > LONGEST) throw new SyncKitError("no stream of ours");
+        if (this.#line.length > MAX_CHARACTERS || this.#block.length > MAX_CHARACTERS) throw new SyncKitError("no stream of ours");
         return lines.map((line) => this.#end(line)).filter(Boolean);
     }
 
@@ -97,7 +97,7 @@ async function refusal(response) {
     const { status } = response, after = response.headers.get("Retry-After") ?? "";
     const told = await response.json().catch(() => ({})); // a proxy's error page is no JSON
     const seconds = /^\d+$/.test(after) ? Number(after) : (Date.parse(after) - Date.now()) / 1000;
-    const retryAfter = Math.min(LONGEST_RETRY_AFTER, Math.max(0, seconds || 0));
+    const retryAfter = Math.min(MAX_RETRY_AFTER_SECONDS, Math.max(0, seconds || 0));
     const final = status === 204 || (status >= 400 && status < 500 && !PASSING.has(status)); // 204 says: stop
     return new SyncKitError(told.error_description ?? told.error ?? `answer ${status}`, { status, retryAfter, final });
 }
@@ -109,7 +109,7 @@ export class Device {
     epoch; // names the log's life: after a restore from a backup everything is pulled again
     #running; // from start() to stop(): what aborts all requests
     #refused; // the last token that did not count
-    #floor = SHORTEST_DELAY; // what `retry:` asked for
+    #floor = MIN_DELAY_SECONDS; // what `retry:` asked for
     #pulling; #again = false; // one pull at a time; whether the log may have changed since it began
 
     constructor({ api, appId, deviceId, token, apply, onMessage = () => {}, onState = () => {} }) {
@@ -183,7 +183,7 @@ export class Device {
             if (stopped.aborted) return;
             if (end.final) return void this.onState("refused", end.message, 0);
             if (end.bye === "draining" || performance.now() - began > STABLE * 1000) failures = 0;
-            const ceiling = end.bye === "draining" ? 0 : Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** failures++);
+            const ceiling = end.bye === "draining" ? 0 : Math.min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2 ** failures++);
             const delay = Math.max(this.#floor, end.retryAfter ?? 0) + Math.random() * ceiling;
             this.onState("waiting", end.message, delay);
             await pause(delay, stopped);
@@ -204,7 +204,7 @@ export class Device {
             const signal = AbortSignal.any([stopped, line.signal]);
             const response = await this.#withToken((present) => this.#subscribe((token = present), signal));
             const silence = SILENT_PERIODS * (Number(response.headers.get("SyncKit-Keepalive")) || 30);
-            this.#floor = SHORTEST_DELAY;
+            this.#floor = MIN_DELAY_SECONDS;
             const decoder = new Decoder(), reader = response.body.getReader();
             for (let bye = ""; ; ) {
                 const { done, value } = await reader.read();
@@ -232,7 +232,7 @@ export class Device {
     #hear(message, token, line) {
         this.onMessage(message);
         const { type, text } = message;
-        if (type === "retry") this.#floor = Math.min(LONGEST_DELAY, Math.max(SHORTEST_DELAY, text / 1000));
+        if (type === "retry") this.#floor = Math.min(MAX_DELAY_SECONDS, Math.max(MIN_DELAY_SECONDS, text / 1000));
         if (type === "comment" && text === "connected") this.onState("connected", "", 0);
         if (text === (type === "event" ? "changed" : "connected")) this.pull().catch((error) => line.abort(error));
         const bye = (type === "comment" && /^bye (.*)/.exec(text)?.[1]) || "";
