@@ -1,12 +1,16 @@
 """Real-time change notification for SyncKit backends; names load on first use, so no import pulls in Flask unasked."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .errors import ConfigurationError, Forbidden, InvalidToken
     from .extension import Notifier
     from .tokens import Principal
+
+__version__: str
+"""The installed release."""
 
 __all__ = ["ConfigurationError", "Forbidden", "InvalidToken", "Notifier", "Principal"]
 
@@ -20,6 +24,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return version("synckit-notify")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

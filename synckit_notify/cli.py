@@ -53,6 +53,7 @@ def _account_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.group()
+@click.version_option(package_name="synckit-notify")
 def main() -> None:
     """Watch a SyncKit account from the command line."""
     for stream in sys.stdout, sys.stderr:

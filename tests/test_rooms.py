@@ -1,6 +1,7 @@
 """The import rules: which module may import which, in one direction and without a circle, and nothing heavy unasked."""
 
 import ast
+import importlib.metadata
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -131,6 +132,19 @@ def test_the_sdk_works_where_no_server_package_is_installed() -> None:
     blocked = ("flask", "werkzeug", "gevent", "gunicorn", "sqlalchemy", "jwt")
     code = f"import sys; sys.modules |= dict.fromkeys({blocked!r}); import synckit_notify.cli"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+
+
+def test_the_version_is_that_of_the_package_and_of_the_command() -> None:
+    version = importlib.metadata.version("synckit-notify")
+    assert synckit_notify.__version__ == version
+    said = subprocess.run(
+        [sys.executable, "-m", "synckit_notify", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=PACKAGE.parent,
+    )
+    assert said.stdout == f"synckit, version {version}\n"
 
 
 def test_the_exported_names_all_exist() -> None:
