@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ from ..conftest import need
 DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 STARTS_WITHIN = 20.0
 SETTINGS = ["listen_addresses=", "fsync=off", "full_page_writes=off", "shared_buffers=16MB", "max_connections=60"]
+
+
+_spawner = ThreadPoolExecutor(1)
+"""Its thread lives as long as this process: `--pdeathsig` is sent when the thread that spawned ends (prctl(2))."""
 
 
 class PostgreSQL:
@@ -46,7 +51,8 @@ class PostgreSQL:
         command = [str(self._binaries / "postgres"), "-D", f"{self.folder}/data", "-k", str(self.folder)]
         command += [word for setting in self._settings for word in ("-c", setting)]
         with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(unprivileged(command), stderr=log, cwd=self.folder)
+            spawned = _spawner.submit(subprocess.Popen, unprivileged(command), stderr=log, cwd=self.folder)
+            self._process = spawned.result()
         until = time.monotonic() + STARTS_WITHIN
         while True:
             try:
