@@ -112,7 +112,7 @@ def streams_end(monkeypatch: pytest.MonkeyPatch) -> None:
 def run(block: Block, account: Account, names: Names) -> None:
     """Run one block; a traceback names its line in the document."""
     account.stages[block.note](names)
-    code = "\n" * (block.line - 1) + account.join_idle(block.text)
+    code = "\n" * (block.line - 1) + account.settle(block.text)
     exec(compile(code, str(block.document), "exec"), names)
     names.pop("print", None)
     if block.note == "gunicorn.conf.py":
@@ -231,7 +231,7 @@ def use_as_the_server_printed(server: Server, folder: Path) -> tuple[str, str, s
     with SyncKitClient(server.url, api_key=api_key, encrypt=False) as page:
         page.authenticate(email, password)
         body = {"device_id": page.register_device("page", "web").id, "changes": IN_THE_CLEAR}
-        page._session.call("POST", "/api/sync/push", body, safe=False)
+        page._session.call("POST", "/api/sync/push", body, idempotent=False)
     return api_key, email, password
 
 

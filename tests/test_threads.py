@@ -14,10 +14,10 @@ from synckit_notify.brokers import Gap, Notice
 from synckit_notify.brokers.memory import MemoryBroker
 from synckit_notify.brokers.redis import RedisBroker
 from synckit_notify.client.browser_login import Callback
-from synckit_notify.client.connection import Line
+from synckit_notify.client.connection import HttpClient
 from synckit_notify.client.errors import NetworkError
 from synckit_notify.errors import TooManyStreams
-from synckit_notify.node import Worker
+from synckit_notify.node import Node
 from synckit_notify.streams.channel import ChannelKey, EndReason
 from synckit_notify.streams.recovery import GapRecovery
 from synckit_notify.streams.registry import Registry
@@ -49,7 +49,7 @@ def no_new_threads() -> Iterator[None]:
 
 def test_a_gap_is_mended_when_there_are_threads_again(caplog: pytest.LogCaptureFixture) -> None:
     revoked: list[object] = []
-    worker = Worker(Registry(), MemoryBroker(), revoked=lambda subscriber: revoked.append(subscriber) or True)
+    worker = Node(Registry(), MemoryBroker(), revoked=lambda subscriber: revoked.append(subscriber) or True)
     subscriber = worker.open(ALICE, "phone")
     with no_new_threads():
         for _ in range(3):
@@ -101,7 +101,7 @@ def test_a_broker_without_threads_listens_and_sends_later(valkey: Valkey) -> Non
     heard = Heard()
     other.start(heard)
     assert until(lambda: other.status().connected, 20.0)
-    worker = Worker(Registry(), broker)
+    worker = Node(Registry(), broker)
     with no_new_threads():
         with pytest.raises(TooManyStreams):
             worker.open(ALICE, "phone")
@@ -128,7 +128,7 @@ def test_the_sdk_reports_a_network_error_which_its_stream_waits_out() -> None:
     closed: list[bool] = []
     body.close = lambda: closed.append(True)  # type: ignore[method-assign]
     answers = httpx2.MockTransport(lambda request: httpx2.Response(200, stream=body))
-    line = Line("http://sync.example.org", httpx2.Client(transport=answers))
+    line = HttpClient("http://sync.example.org", httpx2.Client(transport=answers))
     with no_new_threads(), pytest.raises(NetworkError, match="no thread"):
         line.subscribe({"app_id": "notes"}, "token", ())
     assert closed

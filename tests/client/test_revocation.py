@@ -37,7 +37,7 @@ def change_the_password(laptop: SyncKitClient, phone: SyncKitClient) -> None:
     assert tokens is not None
     body = {"old_password": PASSWORD, "new_password": "another password"}
     headers = {"Authorization": f"Bearer {tokens.access}"}
-    answer = httpx2.post(f"{laptop._session._line.url}/api/sync/password", json=body, headers=headers)
+    answer = httpx2.post(f"{laptop._session._http.url}/api/sync/password", json=body, headers=headers)
     assert answer.status_code == 200, answer.text
 
 

@@ -26,9 +26,9 @@ def under_gevent(code: str) -> subprocess.CompletedProcess[str]:
 def test_under_gevent_the_hub_goes_on_meanwhile() -> None:
     done = under_gevent("""
         import gevent, gevent.monkey, time
-        from synckit_notify import native
+        from synckit_notify.runtime import gevent_compat
         sleep = gevent.monkey.get_original("time", "sleep")
-        blocking = gevent.spawn(native.call, sleep, 0.3)
+        blocking = gevent.spawn(gevent_compat.run_in_native_thread, sleep, 0.3)
         ticks = 0
         while not blocking.dead:
             gevent.sleep(0.01)
@@ -40,9 +40,9 @@ def test_under_gevent_the_hub_goes_on_meanwhile() -> None:
 
 def test_under_gevent_an_error_arrives_at_the_caller_and_is_printed_nowhere() -> None:
     done = under_gevent("""
-        from synckit_notify import native
+        from synckit_notify.runtime import gevent_compat
         try:
-            native.call(divmod, 1, 0)
+            gevent_compat.run_in_native_thread(divmod, 1, 0)
         except ZeroDivisionError:
             print("arrived")
     """)

@@ -24,7 +24,8 @@ from gunicorn.workers.gthread import ThreadWorker
 from gunicorn.workers.gtornado import TornadoWorker
 from gunicorn.workers.sync import SyncWorker
 
-from synckit_notify.runtime import process, wsgi_server
+from synckit_notify import gunicorn_hooks
+from synckit_notify.runtime import wsgi_server
 from synckit_notify.runtime.per_process import PerProcess
 from synckit_notify.testing import open_stream
 
@@ -277,7 +278,7 @@ class TestGunicorn:
     def test_a_host_that_replaces_the_signal_handlers_names_its_worker_itself(self, monkeypatch) -> None:
         monkeypatch.setattr(wsgi_server, "_attached", None)
         worker = gunicorn_worker(ThreadWorker)
-        process.attach(worker)
+        gunicorn_hooks.attach(worker)
         assert wsgi_server.gunicorn_worker() is worker
 
     @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The watch over the other ends: who has gone, and who reads no more; on socket pairs, without a server."""
 
+import os
 import socket
 import struct
 import threading
@@ -26,10 +27,12 @@ class Room:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = [self._listener]
 
-    def connect(self) -> tuple[Stream, socket.socket, socket.socket]:
-        """A watched stream, the server's socket and the client's."""
+    def connect(self, number: int | None = None) -> tuple[Stream, socket.socket, socket.socket]:
+        """A watched stream, the server's socket, with this descriptor if one is given, and the client's."""
         client = socket.create_connection(self._listener.getsockname())
         server, _ = self._listener.accept()
+        if number is not None:
+            server = moved(server, number)
         self._sockets += [client, server]
         stream = Stream(self.registry.subscribe(ALICE), keepalive=30.0, ends=Deadline(float("inf"), EndReason.MAX_AGE))
         stream.socket = server
@@ -51,6 +54,17 @@ def room() -> Iterator[Room]:
     room = Room()
     yield room
     room.close()
+
+
+NUMBER = 700
+"""A descriptor that nothing else in this process takes: the kernel gives the lowest free one."""
+
+
+def moved(sock: socket.socket, number: int) -> socket.socket:
+    """Return the socket with another descriptor."""
+    with sock:
+        os.dup2(sock.fileno(), number)
+    return socket.socket(fileno=number)
 
 
 def reset(client: socket.socket) -> None:
@@ -91,14 +105,13 @@ def test_unread_bytes_of_a_pipelining_client_do_not_hide_its_end(room: Room) -> 
 
 
 def test_a_forgotten_number_never_speaks_for_the_stream_that_has_it_next(room: Room) -> None:
-    stream, server, client = room.connect()
+    stream, server, client = room.connect(NUMBER)
     client.close()
     room.watch.wait(1.0)
     room.watch.forget(stream)
-    number = server.fileno()
     server.close()
-    other, other_server, _ = room.connect()
-    assert other_server.fileno() == number, "the kernel gives the lowest free number"
+    other, other_server, _ = room.connect(NUMBER)
+    assert other_server.fileno() == NUMBER
     assert room.look(0.01) == [], "the old event must not reach the new stream"
     room.watch.forget(stream)  # late, by whoever had the number before
     room.watch.cut_stalled(0.0)
@@ -140,12 +153,11 @@ def test_after_reading_stops_what_is_written_still_arrives(room: Room) -> None:
 
 def test_a_number_that_others_have_now_is_neither_cut_nor_forgotten_for_them(room: Room) -> None:
     """As when a server closes the connection and somebody keeps the body: a database may get the number next."""
-    lost, server, _ = room.connect()
+    lost, server, _ = room.connect(NUMBER)
     lost.poll(100.0)
-    number = server.fileno()
     server.close()
     ours, theirs = socket.socketpair()
-    assert ours.fileno() == number, "the kernel gives the lowest free number"
+    ours = moved(ours, NUMBER)
     with ours, theirs:
         room.watch.cut_stalled(100.1 + STALL_SECONDS)
         room.watch.forget(lost)
