@@ -26,7 +26,7 @@ def main(folder: Path) -> None:
     for name in PUBLIC_MODULES:
         module = import_module(name)
         for public in getattr(module, "__all__", ()):
-            getattr(module, public)  # pdoc does not see names that load on first use
+            setattr(module, public, getattr(module, public))  # pdoc does not see names that load on first use
     pdoc.render.configure(docformat="markdown", show_source=False)
     pdoc.pdoc(*PUBLIC_MODULES, output_directory=folder)
 
