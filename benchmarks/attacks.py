@@ -55,7 +55,7 @@ class Attack:
     until: float
 
     def goes_on(self) -> bool:
-        """Whether there is time left."""
+        """Return whether there is time left."""
         return time.monotonic() < self.until
 
     def fill(self, beginnings: Sequence[str], *, deaf: bool = False) -> Iterator[Connection]:

@@ -145,7 +145,7 @@ class Crowd:
 
     @property
     def gone(self) -> bool:
-        """Whether nobody is here any more and every push is settled."""
+        """Return whether nobody is here any more and every push is settled."""
         return not self._visitors and not self._pushes
 
     def turn(self) -> None:

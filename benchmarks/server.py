@@ -184,7 +184,7 @@ def _environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _accepts(port: int) -> bool:
-    """Whether somebody listens there."""
+    """Return whether somebody listens there."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 

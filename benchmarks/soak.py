@@ -156,7 +156,7 @@ def table(facts: dict[str, str], rounds: Sequence[Row], counters: Counter[str], 
 
 
 def _is_alone(server: Server) -> bool:
-    """Whether there is one worker again, without streams."""
+    """Return whether there is one worker again, without streams."""
     return len(server.processes()) == 2 and _streams(server) == 0
 
 

@@ -136,7 +136,7 @@ def server_and_generator(
 
 
 def verified(row: Row) -> bool:
-    """Whether everything that was due arrived, no more and no less."""
+    """Return whether everything that was due arrived, no more and no less."""
     if "failed" in row:
         return False
     return bool(abs(row["received"] - row["expected"]) <= row["expected"] * row.get("tolerance", 0))

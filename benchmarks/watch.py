@@ -33,7 +33,7 @@ class Question:
         self._asked_at = 0.0
 
     def due(self, now: float) -> bool:
-        """Whether to ask again; then it counts as asked."""
+        """Return whether to ask again; then it counts as asked."""
         if self._missing or now < self._asked_at + self._every:
             return False
         self._asked_at, self._missing = now, self._answers

@@ -2,12 +2,13 @@
 
     from synckit_notify.gunicorn_hooks import post_request, post_worker_init, pre_request, when_ready
 
-A gevent worker is one thread, and only waiting passes it on. gunicorn's own reading does not wait while bytes are
-there: one client that sends requests, or a body that nobody wants, without a pause had the worker to itself, until the
-master replaced it and all its streams were cut. With these hooks whoever sends waits for the others after each piece
-and before each request, bodies come in time, who takes no answer is cut off, malformed requests fill no log, and whom a
-worker that stops has waited for in vain is hung up on without an answer to what was never asked;
-`python -m benchmarks.abuse` shows the difference. It knows gunicorn and nothing of Flask, and does threads no harm.
+A gevent worker is one thread, and other greenlets run only while one waits. gunicorn's own reading does not wait while
+bytes are there: one client that sends requests, or a body that nobody reads, without a pause would keep the worker to
+itself, until the master replaced it and all its streams were cut. With these hooks a client that sends yields to the
+others after each piece and before each request, a body must arrive in time, clients that do not read their answers are
+disconnected, malformed requests do not fill the log, and at the end of its grace a stopping worker closes idle connections
+without sending an answer that nobody asked for. `python -m benchmarks.abuse` shows the difference. The hooks know gunicorn
+and nothing of Flask, and do no harm to threaded workers.
 """
 
 import errno
@@ -94,7 +95,7 @@ class RedactingFilter(logging.Filter):
         self._lines = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the line is written."""
+        """Return whether the line is written."""
         if not _is_of_a_client(record):
             return True
         if self._second != int(record.created):
@@ -105,7 +106,7 @@ class RedactingFilter(logging.Filter):
 
 
 def when_ready(server: Any) -> None:
-    """Let the kernel cut off who takes no answer; connections inherit it from their listener."""
+    """Let the kernel disconnect clients that do not read; connections inherit it from their listener."""
     option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux
     for listener in server.LISTENERS:
         if option is not None and listener.sock.family != socket.AF_UNIX:
@@ -127,7 +128,7 @@ def pre_request(worker: Any, req: Any) -> None:
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
-    """What the view left of the body has its time, and the next head."""
+    """Give time to read what the view left of the body, and the next request."""
     req.unreader.give_time()
 
 

@@ -85,11 +85,11 @@ class Node:
 
     @property
     def draining(self) -> bool:
-        """Whether gunicorn is stopping this process: TERM, HUP and max_requests alike."""
+        """Return whether gunicorn is stopping this process: TERM, HUP and max_requests alike."""
         return self._gunicorn is not None and not self._gunicorn.alive
 
     def busy(self) -> bool:
-        """Whether streams are open here, or not closed yet."""
+        """Return whether streams are open here, or not closed yet."""
         return len(self.registry) > 0 or self._closer.busy
 
     def open(self, key: ChannelKey, device: str | None, limits: Limits = NO_LIMITS) -> Subscriber:

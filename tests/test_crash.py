@@ -11,7 +11,7 @@ from .conftest import KEY, make_token
 from .support.raw_client import CHANGED, Listener
 from .support.server import Server, gunicorn
 
-HEARD_WITHIN = 5.0  # contract section 1, the promise
+HEARD_WITHIN = 5.0  # what docs/protocol.md promises
 
 
 def start(tmp_path: Path, name: str, **settings: str) -> Server:

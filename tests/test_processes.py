@@ -27,7 +27,7 @@ from .support.wait import until
 PUSHED_WITHIN = 2.5
 """Seconds; five times what a push may take, and half of what it takes to wait for a broker that hangs."""
 
-HEARD_WITHIN = 5.0  # contract section 1, with the broker gone and the sweep at work
+HEARD_WITHIN = 5.0  # what docs/protocol.md promises, with the broker gone and the sweep at work
 PLAIN, FOREIGN = "tests.support.minimal_host:create_app()", "tests.support.full_host:create_app()"
 PREFIX = {PLAIN: "/api/sync", FOREIGN: "/v1/sync"}
 

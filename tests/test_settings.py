@@ -65,7 +65,7 @@ def test_a_wrong_setting_is_named(name: str, value: object) -> None:
         Settings.read({"SYNCKIT_JWT_KEY": KEY, name: value}, own_tokens=False)
 
 
-def test_the_defaults_are_the_contracts() -> None:
+def test_the_defaults_are_those_of_the_documents() -> None:
     settings = Settings.read({"SYNCKIT_JWT_KEY": KEY}, own_tokens=False)
     assert (settings.url_prefix, settings.keepalive_seconds, settings.sweep_seconds) == ("/api/sync", 30.0, 3.0)
     assert (settings.max_streams, settings.max_streams_per_channel, settings.max_stream_seconds) == (None, 100, None)

@@ -1,4 +1,4 @@
-"""The contract's table of answers, row by row, through the Flask test client."""
+"""The table of answers in docs/protocol.md, row by row, through the Flask test client."""
 
 import re
 from datetime import UTC, datetime, timedelta

@@ -115,7 +115,7 @@ class Ledger:
 
     @property
     def streams(self) -> int:
-        """How many devices say that their stream is connected."""
+        """Return how many devices say that their stream is connected."""
         return sum(holder.state == "connected" for holder in self.devices.values())
 
     def told(self, message: Mapping[str, Any]) -> None:
@@ -186,7 +186,7 @@ class Ledger:
         return present
 
     def complete(self) -> bool:
-        """Whether everybody has finished and holds everything."""
+        """Return whether everybody has finished and holds everything."""
         return all(h.finished and h.next > len(self.log[h.user]) for h in self.devices.values())
 
     def verdict(self) -> list[str]:

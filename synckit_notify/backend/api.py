@@ -1,4 +1,4 @@
-"""The HTTP face of the backend: a request in, JSON out, one view per endpoint of the contract's section 5.
+"""The HTTP face of the backend: a request in, JSON out, one view per endpoint of docs/protocol.md.
 
 Each view asks the Notifier for the token, takes its fields out of the body, runs one transaction and answers. The token
 comes first: a stranger's body is not even parsed. A push is announced after its commit. Everything that is wrong is

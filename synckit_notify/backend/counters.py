@@ -157,7 +157,7 @@ class _Opened:
         return result
 
     def _may_ask(self) -> bool:
-        """Tell whether to ask Redis; of those who come while it is away, one in some seconds."""
+        """Return whether to ask Redis; of those who come while it is away, one in some seconds."""
         now = time.monotonic()
         if self._lost and now < self._ask_at:
             return False

@@ -151,7 +151,7 @@ def delete_device(connection: Connection, app: str, user: str, device: str) -> H
 
 
 def began_with(connection: Connection, app: str, code_hash: str) -> bool:
-    """Tell whether a session of this app that still lives began with this code."""
+    """Return whether a session of this app that still lives began with this code."""
     return connection.execute(select(sessions.c.family_hash).where(*_of_code(app, code_hash))).first() is not None
 
 

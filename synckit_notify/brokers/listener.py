@@ -61,7 +61,7 @@ class Echo:
         self._heard_at: float | None = None
 
     def ask(self, now: float) -> bool:
-        """Tell whether to send a probe now; not while one is on its way."""
+        """Return whether to send a probe now; not while one is on its way."""
         if self._asked or (self._heard_at is not None and now - self._heard_at < self._timing.probe):
             return False
         self._asked = True
@@ -78,13 +78,13 @@ class Echo:
         self._asked = False
 
     def missing(self, now: float) -> bool:
-        """Whether the broker took a probe that should have come back by now."""
+        """Return whether the broker took a probe that should have come back by now."""
         if self._sent_at is None or (self._heard_at is not None and self._heard_at >= self._sent_at):
             return False
         return now > self._due_at
 
     def is_alive(self, now: float) -> bool:
-        """Whether this process heard itself lately."""
+        """Return whether this process heard itself lately."""
         return self._heard_at is not None and now - self._heard_at <= self._timing.probe + 2 * self._timing.answer
 
 
@@ -122,7 +122,7 @@ class Listener:
 
     @property
     def connected(self) -> bool:
-        """Whether the broker has confirmed the subscription, and it still holds."""
+        """Return whether the broker has confirmed the subscription, and it still holds."""
         return self._subscribed_at is not None
 
     def start(self, receive: Receive) -> None:

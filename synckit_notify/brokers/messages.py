@@ -57,7 +57,7 @@ def decode(data: bytes) -> tuple[str, Content]:
 
 
 def is_sound(content: Content) -> bool:
-    """Tell whether other processes will accept a message."""
+    """Return whether other processes will accept a message."""
     match content:
         case Notice(app, user, origin, changed_at, previous_at):
             times = _is_time(changed_at) and _is_time(previous_at)
@@ -68,7 +68,7 @@ def is_sound(content: Content) -> bool:
 
 
 def is_id(value: object) -> bool:
-    """Tell whether a value can be the id of an app, a user, a device or a process."""
+    """Return whether a value can be the id of an app, a user, a device or a process."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH
 
 

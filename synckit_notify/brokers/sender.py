@@ -96,7 +96,7 @@ class Sender:
 
     @property
     def pending(self) -> int:
-        """How many messages have not been sent."""
+        """Return how many messages have not been sent."""
         with self._lock:
             return len(self._outbox) + sum(not isinstance(content, Probe) for content in self._sending)
 
@@ -212,7 +212,7 @@ class Sender:
 
 
 def _follows(second: Notice, first: Notice) -> bool:
-    """Whether nothing was changed between two notices, as far as their host tells times at all."""
+    """Return whether nothing was changed between two notices, as far as their host tells times at all."""
     if first.changed_at is None or second.changed_at is None:
         return first.changed_at == second.changed_at
     return second.previous_at is not None and second.previous_at <= first.changed_at

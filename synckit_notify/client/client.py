@@ -151,7 +151,7 @@ class SyncKitClient:
 
     @property
     def pending_changes(self) -> int:
-        """How many pushed changes the server has not answered yet."""
+        """Return how many pushed changes the server has not answered yet."""
         return self._state.count_pending()
 
     def discard_pending(self) -> int:

@@ -25,7 +25,7 @@ from .schedule import (
 )
 
 OPENING_SECONDS = 10.0
-"""A server of ours says `: connected` at once (contract, section 1); if nothing came by then, a proxy holds it back."""
+"""A server of ours says `: connected` at once (docs/protocol.md); if nothing came by then, a proxy holds it back."""
 
 SLOW_FAILURE_SECONDS = 5.0
 """An attempt that fails later than this ran into a time limit: nginx, when it buffers, holds even the headers back."""
@@ -90,7 +90,7 @@ class Lifecycle:
 
     @property
     def next_deadline(self) -> float:
-        """When there is something to do or to tell, even if no bytes come."""
+        """Return when there is something to do or to tell, even if no bytes come."""
         return min(self._silent_at if self.action is Action.READ else self.at, self.notices.due_at)
 
     def connecting(self, reason: str = "") -> None:

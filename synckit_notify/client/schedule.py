@@ -142,7 +142,7 @@ class Polling:
         return now + max(at_least, POLL_SECONDS * self._fuzz())
 
     def moved(self, position: tuple[str, int]) -> bool:
-        """Whether this is news; a first position is."""
+        """Return whether this is news; a first position is."""
         known, self._position = self._position, position
         return position != known
 
@@ -178,7 +178,7 @@ class SleepWatch:
 
 
 def passes(status: int) -> bool:
-    """Whether an answer other than success may be another one later, without anybody doing something about it."""
+    """Return whether a later repeat may succeed although nobody has changed anything."""
     return not 400 <= status <= 499 or status in _PASSING
 
 

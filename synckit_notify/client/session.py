@@ -153,7 +153,7 @@ class Session:
         self._http.close()
 
     def closed(self) -> bool:
-        """Tell whether `close` was called."""
+        """Return whether `close` was called."""
         return self._closed.is_set()
 
     def account(self) -> Account:

@@ -50,7 +50,7 @@ def fail(check: str, what: str, figure: str, why: str, changes: tuple[Change, ..
 
 
 def fails(findings: Iterable[Finding]) -> bool:
-    """Whether any of them is a FAIL."""
+    """Return whether any of them is a FAIL."""
     return any(finding.verdict is Verdict.FAIL for finding in findings)
 
 

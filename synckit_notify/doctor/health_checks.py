@@ -49,7 +49,7 @@ class Answer:
 
     @property
     def ours(self) -> bool:
-        """Whether a refusal is a SyncKit server's own, rather than of something on the way."""
+        """Return whether a refusal is a SyncKit server's own, rather than of something on the way."""
         return isinstance(self.body, dict) and isinstance(self.body.get("error"), str)
 
     def advice(self, remedy: Remedy) -> tuple[Change, ...]:

@@ -59,7 +59,7 @@ class Address:
 
     @property
     def local(self) -> bool:
-        """Whether nothing leaves this machine."""
+        """Return whether nothing leaves this machine."""
         return self.host == "localhost" or (self.number is not None and self.number.is_loopback)
 
     @property

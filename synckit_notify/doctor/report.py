@@ -31,7 +31,7 @@ class Report:
 
     @property
     def failed(self) -> bool:
-        """Whether there was a FAIL."""
+        """Return whether there was a FAIL."""
         return self.counts[Verdict.FAIL] > 0
 
     def wait(self, what: str) -> None:

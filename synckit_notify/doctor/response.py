@@ -25,7 +25,7 @@ REFUSED = {
 
 
 def is_stream(status: int, headers: Mapping[str, str]) -> bool:
-    """Whether an answer is an event stream."""
+    """Return whether an answer is an event stream."""
     return status == 200 and headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
 
 

@@ -1,6 +1,6 @@
 """An ear for the bytes of a stream, and the rules for what it has heard.
 
-Moments are seconds since the request was sent. By the contract `: connected` comes at once, then `: keepalive` after
+Moments are seconds since the request was sent. A server of ours sends `: connected` at once, then `: keepalive` after
 each period without other bytes, and a stream that ends on purpose says `: bye <reason>` first.
 """
 
@@ -72,7 +72,7 @@ class Watch:
 
     @property
     def silence(self) -> float:
-        """How long nothing had come at the end."""
+        """Return how long nothing had come at the end."""
         return self.until - (self.heard[-1].at if self.heard else 0.0)
 
     @property
@@ -116,7 +116,7 @@ class StreamRecorder:
         return Watch(tuple(self.heard), now, self.end, self.period, usual)
 
     def has_heard_enough(self, now: float, patience: float) -> bool:
-        """Whether to stop listening."""
+        """Return whether to stop listening."""
         if self.end is not End.OPEN or now >= self.limit or len(self.heard) >= MAX_CHUNKS:
             return True
         if self._to_the_limit:

@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 def is_patched() -> bool:
-    """Tell whether `threading` is gevent's in this process."""
+    """Return whether `threading` is gevent's in this process."""
     monkey = sys.modules.get("gevent.monkey")
     return monkey is not None and bool(monkey.is_module_patched("threading"))
 

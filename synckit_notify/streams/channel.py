@@ -34,7 +34,7 @@ class EndReason(StrEnum):
 
     @property
     def peer_is_gone(self) -> bool:
-        """Whether nobody is left to read a farewell."""
+        """Return whether the client has disconnected or stopped reading."""
         return self in (EndReason.CLOSED, EndReason.RESET, EndReason.STALLED)
 
 

@@ -45,7 +45,7 @@ class Closer:
 
     @property
     def busy(self) -> bool:
-        """Whether there are streams that are not closed yet."""
+        """Return whether there are streams that are not closed yet."""
         return bool(self._open or self._later)
 
     def add(self, stream: Stream) -> None:

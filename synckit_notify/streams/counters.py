@@ -24,5 +24,5 @@ class Counters:
 
     @property
     def open(self) -> int:
-        """How many streams are open now."""
+        """Return how many streams are open now."""
         return self.opened - self.ended.total()

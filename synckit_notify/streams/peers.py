@@ -37,7 +37,7 @@ _OUT, _ERR, _HUP, _RDHUP, _ONESHOT = 0x004, 0x008, 0x010, 0x2000, 1 << 30
 
 
 def set_socket_limits(sock: socket.socket) -> None:
-    """Let the kernel keep little for a peer that does not read, and end the connection if it stays silent."""
+    """Bound the send buffer, and how long sent data may stay unacknowledged."""
     with suppress(OSError):  # a Unix socket, or another system
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         sock.setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, SILENCE_MILLISECONDS)

@@ -21,7 +21,7 @@ SWEEP_OVERLAP = timedelta(seconds=5)
 """How far each sweep looks back behind the last one: slow commits, and clocks that differ."""
 
 SPREAD_SECONDS = 3.0
-"""So long it takes at most until everybody is woken after a gap; the promise is 5 s (contract section 1)."""
+"""Upper bound in seconds for waking every stream after a gap; docs/protocol.md promises 5 s."""
 
 AT_ONCE = 500
 """So many streams are woken without a spread: a host takes that many pulls in a breath."""

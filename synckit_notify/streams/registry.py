@@ -243,4 +243,4 @@ def _may_be(device: str | None, channel: Channel) -> list[Subscriber]:
 
 
 def _nobody_parks(parked: list[Any]) -> None:
-    """Until a Parking has taken this place."""
+    """Do nothing: there are no parked streams."""

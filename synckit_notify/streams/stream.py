@@ -94,11 +94,11 @@ class Stream:
 
     @property
     def next_deadline(self) -> float:
-        """When `poll` has something to say at the latest, even if nobody pushes."""
+        """Return when `poll` has something to say at the latest, even if nobody pushes."""
         return min(self._last_bytes_at + self._keepalive, self._ends_at)
 
     def needs_poll(self, now: float) -> bool:
-        """Whether `poll` has something to say already, or has said all."""
+        """Return whether `poll` has something to say already, or has said all."""
         return (
             self.over or bool(self.subscriber.pending) or self.subscriber.end is not None or now >= self.next_deadline
         )
@@ -108,7 +108,7 @@ class Stream:
         return now >= self._ends_at + OVERDUE_SECONDS and not (self.writing and self.socket is not None)
 
     def stalled(self, now: float, patience: float = STALL_SECONDS) -> bool:
-        """Whether the peer has not taken the last bytes for so long that it will not read them any more."""
+        """Return whether the peer has not taken the last bytes for so long that it will not read them any more."""
         return self.writing and now - self._last_bytes_at > patience
 
     def poll(self, now: float) -> bytes:

@@ -1,4 +1,4 @@
-"""Every limit of the contract has its own error, and nothing that a client sends is a 500."""
+"""Every limit of docs/protocol.md has its own error, and nothing that a client sends is a 500."""
 
 import json
 from collections.abc import Callable, Iterator

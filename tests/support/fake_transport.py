@@ -256,5 +256,5 @@ class Story:
         return [self.next() for _ in range(count)]
 
     def asked(self, what: str) -> list[float]:
-        """When the session was asked for this."""
+        """Return when the session was asked for this."""
         return [round(at, 6) for at, asked in self.session.asked if asked == what]

@@ -26,7 +26,7 @@ def create_app(**config: object) -> Flask:
 
     @app.get("/log/<user>")
     def pull(user: str) -> str:
-        """What a client would pull: how many pushes were committed."""
+        """Return what a client would pull: how many pushes were committed."""
         return str(log[user])
 
     @app.post("/push/<app_id>/<user>")

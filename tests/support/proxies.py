@@ -81,7 +81,7 @@ class Proxy:
         return children(self.process.pid)
 
     def holds(self) -> tuple[int, int]:
-        """How much memory the processes hold alone, in KiB, and how many descriptors."""
+        """Return how much memory the processes hold alone, in KiB, and how many descriptors."""
         processes = [Path(f"/proc/{pid}") for pid in (self.process.pid, *self.workers())]
         rollups = [(process / "smaps_rollup").read_text() for process in processes]
         memory = sum(int(value) for text in rollups for value in re.findall(r"Private_Dirty:\s+(\d+) kB", text))

@@ -93,7 +93,7 @@ class Listener(Frames):
         self._decode()
 
     def is_closed_by_server(self, within: float) -> bool:
-        """Whether the server ends the connection itself in time."""
+        """Return whether the server ends the connection itself in time."""
         self.socket.settimeout(within)
         try:
             return self.socket.recv(1) == b""

@@ -42,7 +42,7 @@ class Device:
                 time.sleep(random.uniform(0.05, 0.2))
 
     def hears(self) -> bool:
-        """Tell whether a push reaches this device; one that is just between two streams is given more of them."""
+        """Return whether a push reaches this device; one that is just between two streams is given more of them."""
         before = self.heard
         for _ in range(10):
             self.route.push(self.user)

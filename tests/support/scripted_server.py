@@ -136,11 +136,11 @@ class Script(httpx2.BaseTransport):
         return [asked.path for asked in self.asked]
 
     def bodies(self, path: str) -> list[Any]:
-        """What was sent there, in order."""
+        """Return what was sent there, in order."""
         return [asked.body for asked in self.asked if asked.path == path]
 
     def over(self) -> bool:
-        """Whether all of the script was told."""
+        """Return whether all of the script was told."""
         return not any(self.steps.values())
 
 

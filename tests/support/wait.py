@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 def until(condition: Callable[[], object], seconds: float = 5.0) -> bool:
-    """Whether the condition comes true in time."""
+    """Return whether the condition comes true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():

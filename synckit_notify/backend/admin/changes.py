@@ -13,7 +13,7 @@ from .transactions import read, show, write
 
 @click.group("changes", cls=AppGroup)
 def change_group() -> None:
-    """What devices have pushed."""
+    """Return what devices have pushed."""
 
 
 @change_group.command("delete")

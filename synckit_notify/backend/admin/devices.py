@@ -11,7 +11,7 @@ from .transactions import end, read, show, write
 
 @click.group("devices", cls=AppGroup)
 def device_group() -> None:
-    """What users have registered."""
+    """Return what users have registered."""
 
 
 @device_group.command("list")

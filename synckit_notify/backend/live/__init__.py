@@ -81,7 +81,7 @@ def _protect(response: Response) -> Response:
 
 
 def is_from_here(asked: Request) -> bool:
-    """Tell whether a page of ours asks, in a browser on this machine, with nobody in between."""
+    """Return whether a page of ours asks, in a browser on this machine, with nobody in between."""
     return (
         _is_loopback(asked.remote_addr)
         and _LOOPBACK_HOST.fullmatch(asked.host) is not None

@@ -36,7 +36,7 @@ class Client:
     addresses: frozenset[str]
 
     def may_be_answered_at(self, address: str) -> bool:
-        """Tell whether this is one of its addresses."""
+        """Return whether this is one of its addresses."""
         return LOOPBACK.fullmatch(address) is not None or address in self.addresses
 
 

@@ -46,7 +46,7 @@ def find(connection: Connection, app: str, code: str) -> Row[Any] | None:
 
 
 def was_redeemed(connection: Connection, app: str, code: str) -> bool:
-    """Tell whether a session of this app began with this code."""
+    """Return whether a session of this app began with this code."""
     return sessions.began_with(connection, app, _hash(code))
 
 
