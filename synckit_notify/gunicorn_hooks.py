@@ -6,9 +6,9 @@ A gevent worker is one thread, and other greenlets run only while one waits. gun
 bytes are there: one client that sends requests, or a body that nobody reads, without a pause would keep the worker to
 itself, until the master replaced it and all its streams were cut. With these hooks a client that sends yields to the
 others after each piece and before each request, a body must arrive in time, clients that do not read their answers are
-disconnected, malformed requests do not fill the log, and at the end of its grace a stopping worker closes idle connections
-without sending an answer that nobody asked for. `python -m benchmarks.abuse` shows the difference. The hooks know gunicorn
-and nothing of Flask, and do no harm to threaded workers.
+disconnected, malformed requests do not fill the log, and at the end of its grace a stopping worker closes idle
+connections without sending an answer that nobody asked for. `python -m benchmarks.abuse` shows the difference. The
+hooks know gunicorn and nothing of Flask, and do no harm to threaded workers.
 """
 
 import errno
