@@ -171,9 +171,9 @@ def test_a_connection_that_was_accepted_before_its_listener_was_closed_is_still_
 
 
 CONFIGURATION = """
-from synckit_notify import guard
+from synckit_notify import gunicorn_hooks
 from synckit_notify.gunicorn_hooks import post_request, post_worker_init, pre_request, when_ready
-guard.BODY_SECONDS = 0.3
+gunicorn_hooks.BODY_SECONDS = 0.3
 keepalive = 5
 """
 
@@ -205,7 +205,7 @@ def test_on_a_real_server_what_is_half_sent_gives_its_place_back(tmp_path: Path,
 def test_a_worker_that_stops_answers_nothing_to_a_kept_connection_that_asks_nothing(tmp_path: Path) -> None:
     """gunicorn's own 500, sent when its grace is over, would be taken for the answer to the next request."""
     configuration = tmp_path / "hooks.py"
-    configuration.write_text(CONFIGURATION + "graceful_timeout = 1\nkeepalive = 30\nguard.BODY_SECONDS = 30\n")
+    configuration.write_text(CONFIGURATION + "graceful_timeout = 1\nkeepalive = 30\ngunicorn_hooks.BODY_SECONDS = 30\n")
     env = {"SYNCKIT_JWT_KEY": KEY, "INSTANCE": str(tmp_path / "instance")}
     with (
         gunicorn(

@@ -1,5 +1,6 @@
 """Failed log-ins through the proxies of `deploy/`: each client is counted for itself, whatever it claims to be."""
 
+import contextlib
 import http.client
 import json
 import ssl
@@ -41,13 +42,12 @@ def fail(proxy: Proxy, client: str, attempt: int, **headers: str) -> int:
     """Log in as somebody else each time, and return the status."""
     unverified = ssl._create_unverified_context()
     connection = http.client.HTTPSConnection(
-        "localhost", proxy.port, timeout=10, source_address=(client, 0), context=unverified
+        "localhost", proxy.port, timeout=60, source_address=(client, 0), context=unverified
     )
     body = {"email": f"{attempt}@example.org", "password": "wrong", "api_key": "none"}
-    connection.request("POST", "/api/sync/auth", json.dumps(body), {"Content-Type": "application/json", **headers})
-    status = connection.getresponse().status
-    connection.close()
-    return status
+    with contextlib.closing(connection):
+        connection.request("POST", "/api/sync/auth", json.dumps(body), {"Content-Type": "application/json", **headers})
+        return connection.getresponse().status
 
 
 def test_each_client_is_counted_for_itself_whatever_it_claims(proxy: Proxy) -> None:

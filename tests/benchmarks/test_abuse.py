@@ -23,8 +23,8 @@ CONNECTIONS = {
     "subscribe and reset": 50,
 }
 STREAMS = 99
-PERIOD = 0.2
-SECONDS = 0.8
+PERIOD = 0.4
+SECONDS = 1.0
 SLACK = 5.0
 
 
