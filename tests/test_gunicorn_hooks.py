@@ -174,7 +174,7 @@ CONFIGURATION = """
 from synckit_notify import gunicorn_hooks
 from synckit_notify.gunicorn_hooks import post_request, post_worker_init, pre_request, when_ready
 gunicorn_hooks.BODY_SECONDS = 0.3
-keepalive = 5
+keepalive = 60
 """
 
 HALF_SENT = {
@@ -195,7 +195,7 @@ def test_on_a_real_server_what_is_half_sent_gives_its_place_back(tmp_path: Path,
         "tests.support.crashing_backend:create_app()", tmp_path, *options, worker_class=worker_class, env=env
     ) as server:
         for sent, status in HALF_SENT.items():
-            with socket.create_connection(("127.0.0.1", server.port), timeout=4.0) as client:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=30.0) as client:
                 client.sendall(sent)
                 answer = b"".join(iter(lambda client=client: client.recv(65536), b""))
             assert answer[9:12] == status
