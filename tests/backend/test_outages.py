@@ -1,5 +1,6 @@
 """The service without its database, with a wrong one, and with one that cannot be written: 503, and never an exit."""
 
+import contextlib
 import logging
 import re
 import sqlite3
@@ -140,7 +141,9 @@ class TestADatabaseThatIsAway:
     def test_a_connection_attempt_does_not_stop_the_hub(self, file: Path) -> None:
         """SQLite itself would wait for another process's lock, in the thread that serves all streams."""
         file.parent.mkdir()
-        Store(f"sqlite:///{file}").read(lambda connection: None)
+        first = Store(f"sqlite:///{file}")
+        first.read(lambda connection: None)
+        first.dispose()
         engine = sqlite.make_engine(store.make_url(f"sqlite:///{file}"))
         waits: list[object] = []
         event.listen(engine, "do_connect", lambda dialect, record, words, options: waits.append(options["timeout"]))
@@ -156,7 +159,7 @@ class TestAWrongDatabase:
     ) -> None:
         app = make()
         file.parent.mkdir()
-        with sqlite3.connect(file) as other:
+        with contextlib.closing(sqlite3.connect(file)) as other, other:
             other.execute("CREATE TABLE users (id INTEGER)")
         other.close()
         caplog.clear()
@@ -184,7 +187,7 @@ class TestAWrongDatabase:
     @SQLITE_ONLY
     def test_that_lost_its_tables_is_made_anew(self, app: Flask, backend: Backend) -> None:
         request(app, "GET", "/api/sync/status")
-        with sqlite3.connect(Path(app.instance_path) / "synckit.db") as other:
+        with contextlib.closing(sqlite3.connect(Path(app.instance_path) / "synckit.db")) as other, other:
             for (name,) in other.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
                 other.execute(f"DROP TABLE {name}")
         other.close()

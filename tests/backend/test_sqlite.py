@@ -1,5 +1,6 @@
 """SQLite's own: a file and a key that are made once, a start beside a writer, and files that are none."""
 
+import contextlib
 import sqlite3
 import threading
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_several_processes_starting_at_once_make_one_database_and_one_key(tmp_pa
     (keys,) = answers
     assert len(set(keys.split())) == 6
     for number in range(6):
-        with sqlite3.connect(tmp_path / str(number) / "synckit.db") as connection:
+        with contextlib.closing(sqlite3.connect(tmp_path / str(number) / "synckit.db")) as connection, connection:
             assert connection.execute("SELECT count(*) FROM meta").fetchone() == (1,)
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         connection.close()

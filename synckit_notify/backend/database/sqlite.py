@@ -112,12 +112,16 @@ def _transaction(connection: Connection, work: Callable[[Connection], T]) -> tup
 
 def _set_up(connection: Any, record: object) -> None:
     """Prepare a new connection. This runs on the hub's thread, so SQLite must not wait in here."""
-    connection.isolation_level = None  # the driver would begin by itself, late and never IMMEDIATE
-    _use_wal(connection)
-    connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")  # for transactions, in a native thread
-    # A cursor that was answered must survive a power cut: a `seq` given twice is a change that somebody never pulls.
-    connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA foreign_keys=ON")
+    try:
+        connection.isolation_level = None  # the driver would begin by itself, late and never IMMEDIATE
+        _use_wal(connection)
+        connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")  # for transactions, in a native thread
+        # A cursor that was answered must survive a power cut: a `seq` that is given twice hides a change from somebody.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+    except BaseException:
+        connection.close()  # SQLAlchemy leaves it to the garbage collector
+        raise
 
 
 def _use_wal(connection: Any) -> None:
