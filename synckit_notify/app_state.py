@@ -1,4 +1,4 @@
-"""What one application holds: its settings, the hooks of its host, and a Worker in every process.
+"""What one application holds: its settings, the hooks of its host, and a Node in every process.
 
 The blueprint asks it who is calling and whether they are still welcome; the extension publishes through it.
 """
@@ -37,7 +37,7 @@ class AppState:
         self._warned = self._warn_of_faults()
 
     def node(self) -> Node:
-        """Return this process's Worker."""
+        """Return this process's Node."""
         return self._nodes.get()
 
     def identify(self, request: Request) -> Principal:

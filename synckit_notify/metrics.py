@@ -1,4 +1,4 @@
-"""What Prometheus is told, if prometheus-client is installed: the numbers of every Worker, summed over the process.
+"""What Prometheus is told, if prometheus-client is installed: the numbers of every Node, summed over the process.
 
 In: the plain Counts of a registry, once a second, and the few things that are timed. Out: the default registry of
 prometheus-client, so a host that exports its own metrics exports these too; `exposition` is our own route's answer.
@@ -23,7 +23,7 @@ FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0
 
 
 class Metrics(Protocol):
-    """What one Worker tells; every method is cheap and may be called from any thread."""
+    """What one Node tells; every method is cheap and may be called from any thread."""
 
     def report(self, counters: Counters, status: BrokerStatus) -> None:
         """Tell what has happened since the last report."""
@@ -48,7 +48,7 @@ class NoMetrics:
 
 
 class PrometheusMetrics:
-    """Adds what one Worker did since its last report to the collectors that all Workers of the process share."""
+    """Adds what one Node did since its last report to the collectors that all Nodes of the process share."""
 
     def __init__(self) -> None:
         with _making.get():

@@ -1,6 +1,6 @@
 """This process: everything an application holds per process, made at its first use inside the worker.
 
-    Worker ── registry   who listens here
+    Node ──┬─ registry   who listens here
            ├─ broker     the way to the other processes
            ├─ pulse      10 times a second: is gunicorn stopping this worker? then every stream ends cleanly
            ├─ peers      who of the listeners has gone

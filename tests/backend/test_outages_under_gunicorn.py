@@ -67,6 +67,8 @@ def test_a_service_that_starts_without_its_database_works_as_soon_as_it_is_there
         assert until(lambda: len(server.workers()) == WORKERS and answers(server, 503), 20.0)
         assert Caller(over_http(server.url), None).get("/live")[0] == 200
         assert Caller(over_http(server.url), None).get("/ready")[0] == 503
+        told = "the service starts without its database and answers 503"
+        assert until(lambda: server.log.count(told) == WORKERS, 20.0)
         folder.mkdir()
         assert until(lambda: answers(server, 200), 20.0)
         alice = caller(server)
@@ -75,7 +77,7 @@ def test_a_service_that_starts_without_its_database_works_as_soon_as_it_is_there
             alice.push(laptop)
             assert [stream.next_news() for stream in opened] == [CHANGED] * 4
         assert "Traceback" not in server.log
-        assert "the service starts without its database and answers 503" in server.log
+        assert server.log.count(told) == WORKERS
 
 
 def test_a_disk_that_is_full_for_a_while_refuses_pushes_alone(clone: Path) -> None:
