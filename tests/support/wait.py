@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def until(condition: Callable[[], object], seconds: float = 5.0) -> bool:
+def until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
     """Return whether the condition comes true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
