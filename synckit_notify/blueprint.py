@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
+from blinker import Namespace
 from flask import Blueprint, Request, Response, current_app, request
 from flask.typing import ResponseReturnValue
 from werkzeug.wsgi import ClosingIterator
@@ -32,8 +33,8 @@ from .tokens import MAX_ID_LENGTH, Principal
 
 refused_log = RateLimitedLog()
 
-OPENED_IN_ENVIRON = "synckit_notify.opened"
-"""Where in the WSGI environment a test may leave a function that is called with the Stream of its response."""
+stream_opened = Namespace().signal("stream-opened")
+"""Sent with the application and `stream` in the thread of each request that opens one, before its response is sent."""
 
 _HOST_VALUE = "synckit_host"
 _ALLOWED = "GET, HEAD, OPTIONS"
@@ -169,17 +170,21 @@ def _whom(principal: Principal) -> tuple[ChannelKey, str | None]:
 def _open(app_state: AppState, principal: Principal, key: ChannelKey, device: str | None) -> Response:
     server = wsgi_server.of_request(request.environ)
     app_state.check_server(server)
-    node, sock = app_state.node(), server.client_socket
+    node = app_state.node()
     subscriber = node.open(key, device, app_state.limits(server))
     try:
         app_state.remember(subscriber, principal)
         app_state.check_revocation(principal)
-        ends = _ends(app_state, principal, server)
-        stream = Stream(subscriber, keepalive=app_state.settings.keepalive_seconds, ends=ends)
+        stream, chunks = node.begin(
+            subscriber,
+            server.client_socket,
+            keepalive=app_state.settings.keepalive_seconds,
+            ends=_ends(app_state, principal, server),
+            may_park=server.can_park,
+        )
         try:
-            node.watch(stream, sock)
-            request.environ.get(OPENED_IN_ENVIRON, _nobody)(stream)
-            body = EventStream(stream, _frames(stream, node, server), node)
+            stream_opened.send(current_app._get_current_object(), stream=stream)  # type: ignore[attr-defined]
+            body = EventStream(stream, chunks, node)
             response = _event_stream_response(app_state, body)
         except BaseException:
             node.close(stream)
@@ -189,16 +194,6 @@ def _open(app_state: AppState, principal: Principal, key: ChannelKey, device: st
         raise
     response.event_stream = body
     return response
-
-
-def _frames(stream: Stream, node: Node, server: Server) -> Iterator[bytes]:
-    if node.parking is not None and server.can_park and server.client_socket is not None:
-        return node.parking.frames_then_park(stream, server.client_socket)
-    return frames(stream)
-
-
-def _nobody(stream: Stream) -> None:
-    """Outside tests nobody asks for the Stream."""
 
 
 def _ends(app_state: AppState, principal: Principal, server: Server) -> Deadline:

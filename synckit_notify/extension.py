@@ -17,9 +17,10 @@ from flask.typing import ResponseReturnValue
 from . import cors
 from .app_state import AppState
 from .blueprint import make_blueprint
-from .brokers import Disconnect, Message, Notice
+from .brokers import Disconnect, Notice
 from .errors import NotifyError, Refused
 from .hooks import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, ValidSince, aware, canonical
+from .node import Node
 from .tokens import Principal
 
 EXTENSION_NAME = "synckit_notify"
@@ -74,15 +75,8 @@ class Notifier:
         With them the sweep wakes only what was missed; without them it may wake a device that had heard already.
         Raises TypeError for an id of another type, RuntimeError outside an application if there are several.
         """
-        self._announce(
-            Notice(
-                canonical(app_id),
-                canonical(user_id),
-                None if origin_device is None else canonical(origin_device),
-                _timestamp(changed_at),
-                _timestamp(previous_at),
-            )
-        )
+        app, user, origin = canonical(app_id), canonical(user_id), _optional(origin_device)
+        self._node().publish(Notice(app, user, origin, _timestamp(changed_at), _timestamp(previous_at)))
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait until the broker has taken what was published, for `timeout` seconds at most; return whether it has.
@@ -90,18 +84,18 @@ class Notifier:
         Only for a process that ends by a bare `os._exit`. All others do this by themselves, for 2 s at most: programs,
         servers, and the children of multiprocessing, concurrent.futures and Celery. Do not call it in a request.
         """
-        return self._app_state().node().broker.flush(timeout)
+        return self._node().broker.flush(timeout)
 
     def disconnect(self, app_id: Id, user_id: Id, device: Id | None = None) -> None:
         """End the streams of a user, or those that may be one device's: that name it, or none.
 
         Move the valid-since moment first, else the client returns.
         """
-        self._announce(Disconnect(canonical(app_id), canonical(user_id), None if device is None else canonical(device)))
+        self._node().publish(Disconnect(canonical(app_id), canonical(user_id), _optional(device)))
 
     def streams(self) -> list[tuple[str, str, str | None]]:
         """Return app, user and device of every stream that is open in this process; None for a device not named."""
-        channels = self._app_state().node().registry.snapshot()
+        channels = self._node().registry.snapshot()
         return [(key.app, key.user, each.device) for key, subscribers in channels for each in subscribers]
 
     def authenticate(self, request: Request) -> Principal:
@@ -132,8 +126,8 @@ class Notifier:
         self._hooks.ready_check = hook
         return hook
 
-    def _announce(self, message: Message) -> None:
-        self._app_state().node().announce(message)
+    def _node(self) -> Node:
+        return self._app_state().node()
 
     def _app_state(self) -> AppState:
         app = current_app._get_current_object() if current_app else self._only_app()  # type: ignore[attr-defined]
@@ -153,6 +147,10 @@ def _refusal_response(error: NotifyError) -> ResponseReturnValue:
     if isinstance(error, Refused):
         return error.get_response()
     raise error
+
+
+def _optional(value: Id | None) -> str | None:
+    return None if value is None else canonical(value)
 
 
 def _timestamp(moment: datetime | None) -> float | None:

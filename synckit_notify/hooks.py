@@ -172,7 +172,7 @@ class HookCalls:
     def _handler_of_the_host(self, kind: type[Exception], blueprints: list[str]) -> Callable[..., Any] | None:
         """Return the handler that Flask would call; one for every Exception says nothing about tokens."""
         for name in (*blueprints, None):
-            handlers = self._app.error_handler_spec[name][None]
+            handlers = self._app.error_handler_spec.get(name, {}).get(None, {})
             for base in kind.__mro__[: kind.__mro__.index(Exception)]:
                 if base in handlers:
                     return handlers[base]

@@ -26,11 +26,11 @@ from .runtime.logs import RateLimitedLog
 from .streams import peers
 from .streams.channel import ChannelKey, EndReason, Subscriber
 from .streams.closing import Closer, call_back
-from .streams.parking import Parking
+from .streams.parking import ParkedStream, Parking
 from .streams.peers import PeerWatch
 from .streams.recovery import ChangedChannels, GapRecovery, Revoked, Sweep
 from .streams.registry import NO_LIMITS, Limits, Registry
-from .streams.stream import Stream
+from .streams.stream import Deadline, Stream, frames
 
 PULSE_SECONDS = 0.1
 PEER_SECONDS = 1.0
@@ -68,7 +68,7 @@ class Node:
         self._pulse_due = 0.0
         self._report_due = 0.0
         self._closer = Closer(self._close, self.busy)
-        self._peers = PeerWatch(self._gone, lambda stream: registry.wake([stream]))
+        self._peers = PeerWatch(self._gone, lambda stream: registry.wakeups.wake([stream]))
         self.parking = (
             None
             if parking_tick is None
@@ -107,15 +107,33 @@ class Node:
             raise
         return subscriber
 
-    def watch(self, stream: Stream, sock: socket.socket | None) -> None:
-        """Begin for a stream that a server is going to iterate: it ends when its client does; raises TooManyStreams."""
+    def begin(
+        self, subscriber: Subscriber, sock: socket.socket | None, *, keepalive: float, ends: Deadline, may_park: bool
+    ) -> tuple[Stream, Iterator[bytes]]:
+        """Return the stream of a subscriber and the frames that a server iterates; raises TooManyStreams.
+
+        With the client's socket, if it is known, the stream ends when its client leaves. `may_park` says whether the
+        server lets go of that socket.
+        """
+        stream: Stream
+        if may_park and sock is not None and self.parking is not None:
+            stream = parked = ParkedStream(subscriber, keepalive=keepalive, ends=ends)
+            chunks = self.parking.frames_then_park(parked, sock)
+        else:
+            stream = Stream(subscriber, keepalive=keepalive, ends=ends)
+            chunks = frames(stream)
         stream.socket = sock
         self._closer.add(stream)
         if sock is not None:
             peers.set_socket_limits(sock)
             self._peers.watch(stream)
-            with _threads():
-                self._peer_watch.ensure()
+            try:
+                with _threads():
+                    self._peer_watch.ensure()
+            except BaseException:
+                self.close(stream)
+                raise
+        return stream, chunks
 
     def close(self, stream: Stream) -> None:
         """Close a stream, for its server; at a drain its connection takes no further request."""
@@ -130,15 +148,15 @@ class Node:
             self.registry.abandon(stream.subscriber)
             self._closer.later(stream)
 
-    def announce(self, message: Message) -> None:
-        """Deliver here at once, then hand the message to the other processes."""
+    def publish(self, message: Message) -> None:
+        """Deliver a message in this process at once, then hand it to the broker for the other processes."""
         began = time.perf_counter()
         self.receive(message)
         self.broker.publish(message)
         self.metrics.published(time.perf_counter() - began)
 
     def receive(self, message: Message) -> None:
-        """Deliver here what was announced anywhere."""
+        """Deliver in this process what was published in any process."""
         match message:
             case Notice(app, user, origin, changed_at, previous_at):
                 key = ChannelKey(app, user)

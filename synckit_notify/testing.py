@@ -5,22 +5,24 @@
         client.post("/push", ...)
         assert stream.next_frame() == CHANGED
 
-It runs the assembled thing, route to last byte, in the calling thread: it looks when the stream has something to say
-and only then reads on, so a frame that never comes is a TimeoutError and no hanging test.
+It runs the whole extension, from the route to the last byte, in the calling thread. It reads on only when the stream
+has something to say, so a frame that never comes is a TimeoutError and not a test that hangs.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from types import TracebackType
 from typing import cast
 
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from . import sse
 from .app_state import AppState
-from .blueprint import OPENED_IN_ENVIRON
+from .blueprint import stream_opened
 from .extension import EXTENSION_NAME
 from .streams.stream import Stream
 
@@ -43,13 +45,19 @@ def open_stream(
     """
     app_state: AppState = client.application.extensions[EXTENSION_NAME]
     streams: list[Stream] = []
-    response = client.get(
-        f"{app_state.settings.url_prefix}/subscribe",
-        query_string={"app_id": app_id} | ({"device_id": device_id} if device_id else {}),
-        headers={"Authorization": f"Bearer {token}"} | (headers or {}),
-        environ_overrides={OPENED_IN_ENVIRON: streams.append},
-        buffered=False,
-    )
+    thread = threading.get_ident()
+
+    def opened(_: Flask, stream: Stream) -> None:
+        if threading.get_ident() == thread:  # another thread of the test may open one too
+            streams.append(stream)
+
+    with stream_opened.connected_to(opened):
+        response = client.get(
+            f"{app_state.settings.url_prefix}/subscribe",
+            query_string={"app_id": app_id} | ({"device_id": device_id} if device_id else {}),
+            headers={"Authorization": f"Bearer {token}"} | (headers or {}),
+            buffered=False,
+        )
     if not streams:
         raise ConnectionRefusedError(f"{response.status}: {response.get_data(as_text=True).strip()}")
     return OpenStream(streams[0], response, app_state)

@@ -188,7 +188,10 @@ def _is_whole(answer: bytes) -> bool:
 
 
 class Returning:
-    """A client that subscribes again 50 ms after each clean end, and notes whatever is not clean."""
+    """A client that subscribes again 50 ms after each clean end, and notes whatever is not clean, until it is stopped.
+
+    Stopped at the end of its `with` block: a client that goes on after a failed test spoils all tests that follow.
+    """
 
     def __init__(self, deployment: Deployment) -> None:
         self.faults: list[str] = []
@@ -212,10 +215,17 @@ class Returning:
 
     def stop(self) -> None:
         self._over = True
-        if self._listener is not None:
-            with contextlib.suppress(OSError):
-                self._listener.socket.shutdown(socket.SHUT_RDWR)
-        self._thread.join(5.0)
+        while self._thread.is_alive():
+            if self._listener is not None:
+                with contextlib.suppress(OSError):
+                    self._listener.socket.shutdown(socket.SHUT_RDWR)
+            self._thread.join(0.1)
+
+    def __enter__(self) -> "Returning":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
 
 @pytest.fixture
@@ -235,8 +245,11 @@ def replaced_master() -> Iterator[list[int]]:
 def test_clients_that_come_back_meet_no_reset_and_no_refusal(
     tmp_path: Path, change: str, worker_class: str, replaced_master: list[int]
 ) -> None:
-    with Deployment(tmp_path, "foreign", worker_class, workers=2) as deployment:
-        clients = [Returning(deployment) for _ in range(STREAMS)]
+    with (
+        Deployment(tmp_path, "foreign", worker_class, workers=2) as deployment,
+        contextlib.ExitStack() as stopping,
+    ):
+        clients = [stopping.enter_context(Returning(deployment)) for _ in range(STREAMS)]
         wait_until(lambda: all(client.connects for client in clients))
         before = set(deployment.server.workers())
         busiest = max(before, key=lambda pid: len(list(Path(f"/proc/{pid}/fd").iterdir())))

@@ -105,7 +105,7 @@ def test_the_broker_starts_with_the_first_stream_and_once(make_worker) -> None:
     broker = BrokerThatRemembers()
     node = make_worker(broker)
     assert broker.starts == 0
-    node.announce(Notice("notes", "alice"))
+    node.publish(Notice("notes", "alice"))
     assert broker.starts == 0, "a process that only publishes has nobody to listen for"
     node.open(ALICE, None)
     node.open(ALICE, None)
@@ -118,7 +118,7 @@ def test_an_announcement_is_delivered_here_and_handed_on(make_worker) -> None:
     laptop, phone = node.open(ALICE, "laptop"), node.open(ALICE, "phone")
     messages: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone")]
     for message in messages:
-        node.announce(message)
+        node.publish(message)
     assert (len(laptop.pending), len(phone.pending)) == (0, 1)
     assert (laptop.end, phone.end) == (None, EndReason.REVOKED)
     assert broker.sent == messages

@@ -7,9 +7,10 @@ any wait to be written. All of it is guarded by the one lock of the registry tha
 import threading
 from collections import deque
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .counters import Counters
+from .wakeups import Wakeable
 
 BUFFERED_FRAMES = 16
 """A subscriber buffers at most this many frames; when full the oldest is dropped (seed, Design Notes)."""
@@ -55,8 +56,8 @@ class Subscriber:
         self.device = device
         self.principal: object = None
         """Who it is, kept only where the host must be asked again whether they are still welcome."""
-        self.stream: Any = None
-        """What to ring with, where no thread of its own waits."""
+        self.stream: Wakeable | None = None
+        """What the registry's Wakeups are given, where no thread waits for the Condition: a parked stream."""
         self.pending: deque[bytes] | tuple[bytes, ...] = ()
         self.end: EndReason | None = None
 

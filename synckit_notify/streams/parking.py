@@ -1,15 +1,14 @@
-"""Streams without a greenlet: a socket, a few numbers, and one thread that writes for all of them (SYNCKIT_PARKING).
+"""Parked streams: they have a socket and a few numbers, and one thread writes for all of them (SYNCKIT_PARKING).
 
     gunicorn writes the head and the first frames ──▶ its connection is taken from it ──▶ its greenlet ends
 
-    a push, an end ── ring ──┐
-    the wheel: a deadline ───┼──▶ a wave: each stream once ──▶ Stream.advance ──▶ write what fits ──▶ over? close
-    room in the socket ──────┘
+    a push, an end, room in the socket: Wakeups ──┐
+    a deadline: TimerWheel ───────────────────────┴──▶ a wave: each stream once ──▶ Stream.advance ──▶ write ──▶ close
 
-The rules are those of `stream`, the buffers those of `registry`; only the waiting is another. For plain HTTP/1.1 under
-gunicorn's gevent worker; everything else keeps its generator. One greenlet stays until another relieves it or no stream
-is left: a stopping worker waits for its greenlets, and so for the parked streams' last bytes. Nothing in a wave waits,
-logs or calls a host's code: who has ended is handed on when the wave is over.
+The rules are those of `stream`, the buffers those of `registry`; only the waiting differs. It works for plain HTTP/1.1
+under gunicorn's gevent worker; everything else keeps its generator. One greenlet, the anchor, stays until another takes
+its place or no stream is left: a stopping worker waits for its greenlets, and so for the parked streams' last bytes.
+Nothing in a wave waits, logs or calls a host's code: that is done when the wave is over.
 """
 
 import errno
@@ -17,7 +16,6 @@ import math
 import socket
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,10 +23,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from ..runtime import gevent_compat
 from ..runtime.background import Periodic
 from ..runtime.logs import log
-from .channel import EndReason
+from .channel import EndReason, Subscriber
 from .peers import PeerWatch
 from .registry import Registry
-from .stream import Stream
+from .stream import Deadline, Stream
+from .timer_wheel import TimerWheel
 
 if TYPE_CHECKING:
     from socket import SocketType
@@ -37,28 +36,20 @@ TICK_SECONDS = 0.25
 """How late a keepalive may be: the wheel's step."""
 
 HANDOVER_SECONDS = 0.25
-"""A storm of connects need not relieve the greenlet that stays each time."""
+"""How often, at most, a new connection takes over from the greenlet that stays; a storm of connects needs no more."""
 
 _LAST_CHUNK = b"0\r\n\r\n"
 
 
-class TimerWheel:
-    """Who is to be looked at when, in steps of one tick: adding costs an append, and nothing is ever moved."""
+class ParkedStream(Stream):
+    """A stream that is written to without a thread of its own, from the moment when its connection is taken."""
 
-    def __init__(self, tick: float, now: float) -> None:
-        self._tick = tick
-        self._next = int(now / tick)
-        self._slots: defaultdict[int, list[Stream]] = defaultdict(list)
+    __slots__ = ("unsent",)
 
-    def add(self, stream: Stream, at: float) -> None:
-        """Look at it in the first step that is not before this moment."""
-        self._slots[max(self._next, int(at / self._tick) + 1)].append(stream)
-
-    def due(self, now: float) -> list[Stream]:
-        """Take out whom it is time for."""
-        self._next = int(now / self._tick) + 1
-        steps = sorted(step for step in self._slots if step < self._next)
-        return [stream for step in steps for stream in self._slots.pop(step)]
+    def __init__(self, subscriber: Subscriber, *, keepalive: float, ends: Deadline) -> None:
+        super().__init__(subscriber, keepalive=keepalive, ends=ends)
+        self.unsent = b""
+        """What of its last bytes the socket had no room for."""
 
 
 class Parking:
@@ -80,18 +71,16 @@ class Parking:
         self._peers = peers
         self._claim = claim
         self._tell_ended = ended
-        self._wheel = TimerWheel(tick, time.monotonic())
-        self._due: list[Stream] = []
+        self._wheel: TimerWheel[ParkedStream] = TimerWheel(tick, time.monotonic())
         self._ended: list[Stream] = []
         self._errors: list[Exception] = []
-        self._wakeup = threading.Event()
         self._streams = 0
         self._anchor = _taken_lock()
         self._handover_at = -math.inf
-        self._thread = Periodic("synckit-parking", tick, self._work, lambda: self._streams > 0, pause=self._pause)
-        registry.wake = self.wake
+        pause = registry.wakeups.wait
+        self._thread = Periodic("synckit-parking", tick, self._work, lambda: self._streams > 0, pause=pause)
 
-    def frames_then_park(self, stream: Stream, sock: socket.socket) -> Iterator[bytes]:
+    def frames_then_park(self, stream: ParkedStream, sock: socket.socket) -> Iterator[bytes]:
         """Yield the first bytes, then take the connection from the server, which sees an end like any other.
 
         What it still writes fails as if the client had left, below the host's code, and it forgets the connection.
@@ -100,11 +89,6 @@ class Parking:
         if not stream.over and self._claim(stream):
             self._park(stream, sock)
 
-    def wake(self, streams: list[Stream]) -> None:
-        """Look at these soon. Called under the registry's lock: only remembers and wakes."""
-        self._due += streams
-        self._wakeup.set()
-
     def left(self) -> None:
         """Count a stream out that `ended` told of; the last one lets the server's greenlet go that stays."""
         self._streams -= 1
@@ -112,7 +96,7 @@ class Parking:
             self._handover_at = -math.inf
             self._release_anchor(_taken_lock())
 
-    def _park(self, stream: Stream, sock: socket.socket) -> None:
+    def _park(self, stream: ParkedStream, sock: socket.socket) -> None:
         """Take the socket over; of those that come, now and then one stays until the next that stays comes."""
         stream.socket, stream.writing = _taken(sock), False
         self._streams += 1
@@ -125,16 +109,12 @@ class Parking:
             self._release_anchor(mine)
             mine.acquire()
 
-    def _pause(self, seconds: float) -> None:
-        self._wakeup.wait(seconds)
-        self._wakeup.clear()
-
     def _work(self) -> None:
         now = time.monotonic()
-        due, self._due = self._due, []
+        woken = [stream for stream in self._registry.wakeups.take() if isinstance(stream, ParkedStream)]
         timed = self._wheel.due(now)
         try:
-            self._turn(list(dict.fromkeys(due + timed)), now)
+            self._turn(list(dict.fromkeys(woken + timed)), now)
         finally:
             for stream in timed:
                 if stream.socket is not None:
@@ -150,10 +130,11 @@ class Parking:
         for error in errors:
             log.error("a parked stream was cut", exc_info=error)
 
-    def _turn(self, streams: list[Stream], now: float) -> None:
+    def _turn(self, streams: list[ParkedStream], now: float) -> None:
         """Write what there is to write, and close what is over; what has no room is left alone until it has."""
         free = [stream for stream in streams if not stream.unsent or self._has_room(stream)]
-        speaking, chunks = [], []
+        speaking: list[ParkedStream] = []
+        chunks: list[bytes] = []
         for stream, frames in zip(free, self._registry.take([stream.subscriber for stream in free]), strict=True):
             try:
                 data = stream.advance(frames, now)
@@ -170,7 +151,7 @@ class Parking:
             else:
                 self._write(stream, chunk[sent:])
 
-    def _has_room(self, stream: Stream) -> bool:
+    def _has_room(self, stream: ParkedStream) -> bool:
         """Write the rest of an earlier chunk, and tell whether all of it went."""
         end = stream.subscriber.end
         if end is not None and end.peer_is_gone:
@@ -179,12 +160,12 @@ class Parking:
             self._write(stream, stream.unsent)
         return stream.socket is not None and not stream.unsent
 
-    def _finish(self, stream: Stream, chunk: bytes) -> None:
+    def _finish(self, stream: ParkedStream, chunk: bytes) -> None:
         """Write the last bytes, unless it was done when the stream was looked at before."""
         if stream.socket is not None and not stream.unsent:
             self._write(stream, chunk)
 
-    def _write(self, stream: Stream, chunk: bytes) -> None:
+    def _write(self, stream: ParkedStream, chunk: bytes) -> None:
         sent = _sent(stream.socket, chunk)
         if sent < 0:  # whatever it was to end for: nothing can be written any more
             self._registry.end_one(stream.subscriber, EndReason.RESET)
@@ -196,12 +177,12 @@ class Parking:
         elif stream.over:
             self._close(stream)
 
-    def _give_up(self, stream: Stream, error: Exception) -> None:
+    def _give_up(self, stream: ParkedStream, error: Exception) -> None:
         self._errors.append(error)
         self._registry.end_one(stream.subscriber, EndReason.RESET)
         self._close(stream)
 
-    def _close(self, stream: Stream) -> None:
+    def _close(self, stream: ParkedStream) -> None:
         """Close the connection; a second call does nothing."""
         sock = stream.socket
         if sock is not None:
@@ -238,7 +219,7 @@ def _taken_lock() -> threading.Lock:
     return lock
 
 
-def _written(streams: list[Stream], chunks: list[bytes]) -> list[int]:
+def _written(streams: list[ParkedStream], chunks: list[bytes]) -> list[int]:
     """Write a wave and return how much of each chunk went, with nothing in between.
 
     The kernel's way to a socket and ours through a stream push each other out of the processor's caches.

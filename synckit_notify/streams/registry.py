@@ -15,12 +15,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .. import sse
 from ..errors import TooManyStreams
 from .channel import Channel, ChannelKey, EndReason, Subscriber
 from .counters import Counters
+from .wakeups import Wakeable, Wakeups
 
 _ONE_CHANGE = (sse.CHANGED,)
 
@@ -83,7 +84,7 @@ class Registry:
     ) -> None:
         self.seats = seats or Seats()
         self.counters = Counters()
-        self.wake: Callable[[list[Any]], None] = _nobody_parks
+        self.wakeups = Wakeups()
         self._clock = clock
         self._max_per_channel = max_per_channel
         self._lock = self.seats.lock
@@ -175,12 +176,12 @@ class Registry:
         with self._lock:
             self._end([subscriber], reason)
 
-    def park(self, subscriber: Subscriber, parked: Any) -> None:
-        """From now on `wake(parked)` is called where a waiting thread would be woken, and once at the beginning."""
+    def park(self, subscriber: Subscriber, stream: Wakeable) -> None:
+        """Put the stream into `wakeups` now, and from now on wherever a waiting thread would be woken."""
         with self._lock:
             self.counters.parked += subscriber.stream is None
-            subscriber.stream = parked
-            self.wake([parked])
+            subscriber.stream = stream
+            self.wakeups.wake([stream])
 
     def take(self, subscribers: list[Subscriber]) -> list[bytes]:
         """Take what each has buffered, joined, as `Subscriber.take` does, with one turn of the lock for all."""
@@ -235,12 +236,8 @@ class Registry:
         if channel.condition is not None:
             channel.condition.notify_all()
         if parked := [s.stream for s in subscribers if s.stream is not None]:
-            self.wake(parked)
+            self.wakeups.wake(parked)
 
 
 def _may_be(device: str | None, channel: Channel) -> list[Subscriber]:
     return [s for s in channel.subscribers if device is None or s.device in (None, device)]
-
-
-def _nobody_parks(parked: list[Any]) -> None:
-    """Do nothing: there are no parked streams."""

@@ -70,7 +70,6 @@ class Stream:
         "reason",
         "socket",
         "subscriber",
-        "unsent",
         "writing",
     )
 
@@ -85,8 +84,6 @@ class Stream:
         """The descriptor under which the peer is watched. Only the socket object says whether it is still its own."""
         self.callbacks: Sequence[Callable[[], object]] = ()
         """What the host wants called when the stream has ended."""
-        self.unsent = b""
-        """What of its last bytes a parked stream's socket had no room for."""
         self._keepalive = keepalive
         self._ends_at, self.reason = ends
         self.opened_at: float | None = None

@@ -11,7 +11,7 @@ from synckit_notify import sse
 from synckit_notify.runtime.background import Periodic
 from synckit_notify.streams import parking
 from synckit_notify.streams.channel import ChannelKey, EndReason
-from synckit_notify.streams.parking import Parking, TimerWheel
+from synckit_notify.streams.parking import ParkedStream, Parking
 from synckit_notify.streams.peers import PeerWatch
 from synckit_notify.streams.registry import Registry
 from synckit_notify.streams.stream import Deadline, Stream
@@ -29,7 +29,7 @@ class Garage:
     def __init__(self) -> None:
         self.registry = Registry()
         self.closed: list[Stream] = []
-        self.peers = PeerWatch(self._gone, lambda stream: self.registry.wake([stream]))
+        self.peers = PeerWatch(self._gone, lambda stream: self.registry.wakeups.wake([stream]))
         self.parking = Parking(self.registry, self.peers, lambda stream: True, self._close, tick=0.02)
         self._watch = Periodic("test-peers", 0.1, self.peers.look, lambda: bool(len(self.peers)), pause=self.peers.wait)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -44,7 +44,7 @@ class Garage:
         if send_buffer is not None:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         self._clients.append(sock)
-        stream = Stream(self.registry.subscribe(ALICE), keepalive=keepalive, ends=ends)
+        stream = ParkedStream(self.registry.subscribe(ALICE), keepalive=keepalive, ends=ends)
         stream.socket = server
         self.peers.watch(stream)
         self._watch.ensure()
@@ -126,7 +126,7 @@ def test_a_push_between_the_first_bytes_and_the_parking_is_written(garage: Garag
     with server, peer:
         server.setblocking(False)
         peer.settimeout(5.0)
-        stream = Stream(garage.registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
+        stream = ParkedStream(garage.registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
         frames = garage.parking.frames_then_park(stream, server)
         next(frames)
         garage.registry.deliver(ALICE)
@@ -155,7 +155,7 @@ def test_an_end_is_a_farewell_and_the_last_chunk(garage: Garage, reason: EndReas
 
 
 def test_a_stream_that_opens_while_draining_is_never_parked(garage: Garage) -> None:
-    stream = Stream(garage.registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
+    stream = ParkedStream(garage.registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
     garage.registry.end_all(EndReason.DRAINING)
     server, peer = socket.socketpair()
     with server, peer:
@@ -199,9 +199,9 @@ def test_a_client_that_reads_no_more_is_cut(garage: Garage) -> None:
 def test_a_stream_that_ends_twice_in_a_wave_is_closed_once(garage: Garage) -> None:
     client, other = garage.park(), garage.park()
     with garage.registry._lock:  # nobody is looked at in between
-        garage.parking.wake([client.stream, client.stream, other.stream])
+        garage.registry.wakeups.wake([client.stream, client.stream, other.stream])
         client.stream.subscriber.end = EndReason.REVOKED
-        garage.parking.wake([client.stream])
+        garage.registry.wakeups.wake([client.stream])
     assert client.read_to_end().endswith(b"0\r\n\r\n")
     garage.registry.deliver(ALICE)
     assert other.read(len(CHANGED_CHUNK)) == CHANGED_CHUNK
@@ -233,7 +233,7 @@ def test_one_that_fails_in_a_wave_harms_no_other(
 def test_the_server_keeps_a_socket_whose_writes_fail_in_silence_and_no_descriptor(garage: Garage) -> None:
     server, peer = socket.socketpair()
     with peer:
-        stream = Stream(garage.registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
+        stream = ParkedStream(garage.registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
         frames = garage.parking.frames_then_park(stream, server)
         next(frames)
         garage.greenlets.append(threading.Thread(target=garage._go_on, args=(frames,), daemon=True))
@@ -268,32 +268,6 @@ def test_a_later_stream_relieves_the_one_that_stays(garage: Garage, monkeypatch:
     first, second = garage.greenlets
     first.join(5.0)
     assert (first.is_alive(), second.is_alive()) == (False, True)
-
-
-class TestWheel:
-    def entry(self) -> Stream:
-        registry = Registry()
-        return Stream(registry.subscribe(ALICE), keepalive=30.0, ends=NEVER)
-
-    def test_it_gives_each_back_once_and_not_before_its_time(self) -> None:
-        wheel, entry = TimerWheel(0.25, now=100.0), self.entry()
-        wheel.add(entry, 130.1)
-        assert wheel.due(130.0) == []
-        assert wheel.due(130.25) == [entry]
-        assert wheel.due(200.0) == []
-
-    def test_what_is_late_comes_with_the_next_step(self) -> None:
-        wheel, entry = TimerWheel(0.25, now=100.0), self.entry()
-        wheel.due(150.0)
-        wheel.add(entry, 120.0)
-        assert wheel.due(150.3) == [entry]
-
-    def test_steps_that_were_slept_through_are_made_up_for(self) -> None:
-        wheel = TimerWheel(0.25, now=100.0)
-        entries = [self.entry() for _ in range(4)]
-        for number, entry in enumerate(entries):
-            wheel.add(entry, 100.0 + number)
-        assert wheel.due(110.0) == entries
 
 
 def _dechunked(body: bytes) -> Iterator[bytes]:

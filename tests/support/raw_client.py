@@ -70,11 +70,15 @@ class Listener(Frames):
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(30)  # a worker may still be loading its application
-        self.socket.connect((host, port))
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""
         request = f"{method} {path} {version}\r\nHost: 127.0.0.1\r\n{authorization}{headers}\r\n"
-        self.socket.sendall(request.encode())
-        head, self.raw = self._read_head()
+        try:
+            self.socket.connect((host, port))
+            self.socket.sendall(request.encode())
+            head, self.raw = self._read_head()
+        except BaseException:  # else an unclosed socket fails a later test
+            self.socket.close()
+            raise
         lines = head.decode("latin-1").split("\r\n")
         self.status = int(lines[0].split()[1])
         self.headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines[1:])}
