@@ -272,5 +272,5 @@ def test_clients_that_come_back_meet_no_reset_and_no_refusal(
         assert sum(client.connects for client in clients) > STREAMS, "somebody must have been moved"
 
 
-def wait_until(condition: Callable[[], bool], within: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], within: float = 30.0) -> None:
     assert until(condition, within), "it did not come to pass"
