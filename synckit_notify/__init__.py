@@ -1,4 +1,7 @@
-"""Real-time change notification for SyncKit backends; names load on first use, so no import pulls in Flask unasked."""
+"""Real-time change notification for SyncKit backends.
+
+Names are loaded at their first use, so importing the client does not import Flask.
+"""
 
 from importlib import import_module
 from importlib.metadata import version

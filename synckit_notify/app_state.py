@@ -1,6 +1,6 @@
-"""What one application holds: its settings, the hooks of its host, and a Node in every process.
+"""The state of one Flask application: its settings, the hooks of its host, and a Node in every process.
 
-The blueprint asks it who is calling and whether they are still welcome; the extension publishes through it.
+The blueprint asks it who sends a request and whether the token was revoked; the extension publishes through it.
 """
 
 from datetime import UTC, datetime
@@ -22,11 +22,11 @@ from .streams.registry import Limits, Registry, Seats
 from .tokens import Principal
 
 _seats = PerProcess(Seats)
-"""Two applications in one process share what its server can hold."""
+"""Shared by the applications of a process: the limits are those of its server."""
 
 
 class AppState:
-    """One application's notification service; safe in any thread and in any process after a fork."""
+    """The notification service of one application; usable in any thread, and in any process after a fork."""
 
     def __init__(self, app: Flask, hooks: Hooks) -> None:
         self.settings = Settings.read(app.config, own_tokens=hooks.authenticate is not None)
@@ -43,17 +43,17 @@ class AppState:
     def identify(self, request: Request) -> Principal:
         """Return who sends the request, by the host's own check or by the bearer token.
 
-        Raises InvalidToken, Forbidden, HookFailed or what else the host refuses with. Does not ask for revocation:
-        that comes after registering.
+        Raises InvalidToken, Forbidden, HookFailed or another Refused of the host. Revocation is not checked here: that
+        is done after registering, so that a disconnect in between is not missed.
         """
         if self._hooks.authenticate is not None:
             return self._calls.authenticate(self._hooks.authenticate, request)
         if self.settings.verifier is None:
-            raise InvalidToken("no token can be checked here")
+            raise InvalidToken("this server cannot check tokens")
         return self.settings.verifier.verify(_bearer_token(request), datetime.now(UTC), self._calls.valid_since)
 
     def check_revocation(self, principal: Principal) -> None:
-        """Raise InvalidToken if the host no longer accepts tokens as old as this one, HookFailed if it cannot tell."""
+        """Raise InvalidToken if the host has revoked the token, HookFailed if it cannot say."""
         if principal.issued_at is None:
             return
         since = self._calls.valid_since(principal)
@@ -61,12 +61,12 @@ class AppState:
             raise InvalidToken("the token was revoked")
 
     def remember(self, subscriber: Subscriber, principal: Principal) -> None:
-        """Keep what is needed to ask again after a gap of the broker; nothing for a host that revokes nothing."""
+        """Keep the principal, to check it again after a gap of the broker; not for a host that never revokes."""
         if self._hooks.valid_since is not None:
             subscriber.principal = principal
 
     def check_server(self, server: Server) -> None:
-        """Raise TooManyStreams on a server that cannot hold a stream; warn of one that is not known."""
+        """Raise TooManyStreams on a server that cannot hold a stream; log a warning on an unknown one."""
         if server.refusal is not None:
             wsgi_server.warn_once(server.refusal)
             raise TooManyStreams(server.refusal, status=503)
@@ -76,14 +76,14 @@ class AppState:
     def limits(self, server: Server) -> Limits:
         """Return how many streams may be open in this process. SYNCKIT_MAX_STREAMS takes precedence over the server's.
 
-        A parked stream takes a descriptor, and no connection of the server.
+        A parked stream takes a descriptor but no connection of the server.
         """
         if self.node().parking is not None:
             return Limits(self.settings.max_streams or wsgi_server.max_descriptors(), server.max_streams)
         return Limits(self.settings.max_streams or server.max_streams)
 
     def readiness(self, server: Server) -> dict[str, Any]:
-        """Return the fields of `/ready`; `ready` is false only while draining or when the host's check fails."""
+        """Return the fields of `/ready`; `ready` is False only while draining or when the host's check fails."""
         node, limits = self.node(), self.limits(server)
         streams, fill = node.registry.seats.usage(limits)
         healthy, fields = self._calls.readiness()
@@ -114,13 +114,13 @@ class AppState:
         )
 
     def _warn_of_faults(self) -> bool:
-        """Log what about this server cannot work; tells whether there was a server to look at yet."""
+        """Log the settings of this server that cannot work; return whether the server is known yet."""
         for sentence in wsgi_server.faults(alone=self.settings.broker_url.startswith("memory://")):
             wsgi_server.warn_once(sentence)
         return wsgi_server.of_process() is not None
 
     def _was_revoked(self, subscriber: Subscriber) -> bool:
-        """Ask the host once more, from a background thread; raises a Refused if it cannot tell."""
+        """Ask the host again, from a background thread; raises a Refused if it cannot say."""
         if not isinstance(subscriber.principal, Principal):
             return False
         try:
@@ -134,5 +134,5 @@ class AppState:
 def _bearer_token(request: Request) -> str:
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise InvalidToken("a bearer token is needed: send Authorization: Bearer <token>")
+        raise InvalidToken("a bearer token is required: send Authorization: Bearer <token>")
     return token.strip()

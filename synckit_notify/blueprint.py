@@ -1,11 +1,11 @@
-"""The route: a request in, an event stream out.
+"""The routes: a request in, an event stream out.
 
-    authenticate ──▶ register in the channel ──▶ ask for revocation ──▶ Response(EventStream(frames(Stream)))
-                     and watch the peer                                 close ──▶ release, one log line
+    authenticate ──▶ register in the channel ──▶ check revocation ──▶ Response(EventStream(frames(Stream)))
+                     and watch the peer                               close ──▶ release, one log line
 
-The subscriber is registered before the headers leave, so no push is missed in between. The request context ends before
-the first byte: the host's teardown has given its database session back while the stream is open. All answers are made
-here and not raised, so that the error pages of a host application never replace them.
+The subscriber is registered before the headers are sent, so no push is missed in between. The request context ends
+before the first byte: while the stream is open, the host's teardown has already released its database session. Refusals
+are returned and not raised here, so that the error pages of a host application never replace them.
 """
 
 import json
@@ -34,7 +34,7 @@ from .tokens import MAX_ID_LENGTH, Principal
 refused_log = RateLimitedLog()
 
 stream_opened = Namespace().signal("stream-opened")
-"""Sent with the application and `stream` in the thread of each request that opens one, before its response is sent."""
+"""A Flask signal, sent in the thread of each request that opens a stream; `stream` is the Stream."""
 
 _HOST_VALUE = "synckit_host"
 _ALLOWED = "GET, HEAD, OPTIONS"
@@ -42,9 +42,9 @@ _EVERY_METHOD = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"]
 
 
 class EventStream:
-    """The body of one response: the iterator over its frames, and what closes the stream.
+    """The body of one response: iterates over the frames and closes the stream.
 
-    A server calls `close`. A middleware in between may forget that, so the last reference that goes closes too.
+    A server calls `close`. A middleware in between may not, so dropping the last reference closes the stream too.
     """
 
     __slots__ = ("_frames", "_node", "_stream")
@@ -61,16 +61,16 @@ class EventStream:
         return next(self._frames)
 
     def close(self) -> None:
-        """Close the stream, unless it is parked: then it goes on without its server."""
+        """Close the stream; a parked one goes on without its server."""
         self._node.close(self._stream)
 
     def take_over(self, callbacks: list[Callable[[], object]]) -> None:
-        """Call these when the stream ends."""
+        """Call these when the stream has ended."""
         if callbacks:  # an empty list is 72 bytes for each parked stream
             self._stream.callbacks = callbacks
 
     def stay(self) -> None:
-        """Never park: somebody changes what the server gets."""
+        """Never park this stream: a hook or middleware changes the bytes that the server gets."""
         self._frames = frames(self._stream)
 
     def __del__(self) -> None:
@@ -78,22 +78,22 @@ class EventStream:
 
 
 class EventStreamResponse(Response):
-    """The 200. Passed through as it is, so nothing lies between the frames and the server's socket.
+    """The 200 response, with direct passthrough: nothing lies between the frames and the server's socket.
 
-    Its body calls what the host gives to `call_on_close`: werkzeug does not for a body that is passed through, and a
-    parked stream outlives what the server closes.
+    The stream calls what the host gives to `call_on_close`: werkzeug does not for a body that is passed through, and a
+    parked stream outlives the response that the server closes.
     """
 
     event_stream: EventStream | None = None
 
     def get_app_iter(self, environ: dict[str, Any]) -> Iterable[bytes]:
-        """Return the body, with what a hook of the host may have put around it or in its place."""
+        """Return the body, with whatever a hook of the host has put around it or in its place."""
         app_iter, event_stream = super().get_app_iter(environ), self.event_stream
         if event_stream is None:
             return app_iter
         event_stream.take_over(self._on_close)
         self._on_close = []
-        if app_iter is self.response:  # a callback that knows its response must not keep the body alive
+        if app_iter is self.response:  # a callback that refers to its response must not keep the body alive
             self.response, self.event_stream = (), None
         if app_iter is event_stream:
             return app_iter
@@ -104,7 +104,7 @@ class EventStreamResponse(Response):
 def make_blueprint(app_state: AppState, *, host_matching: bool = False) -> Blueprint:
     """Return the blueprint that answers subscribe, live and ready for one application.
 
-    With `host_matching` the application's URL map compares host names; these routes are there on each of them.
+    With `host_matching`, where the application's URL map compares host names, the routes exist on every host.
     """
     blueprint = Blueprint("synckit_notify", __name__, url_prefix=app_state.settings.url_prefix)
     every_host = {"host": f"<{_HOST_VALUE}>"} if host_matching else {}
@@ -150,18 +150,18 @@ def _answer(app_state: AppState) -> Response:
         response.headers["Allow"] = _ALLOWED
         return response
     principal = app_state.identify(request)
-    key, device = _whom(principal)
+    key, device = _channel_and_device(principal)
     if request.method == "HEAD":
         return _event_stream_response(app_state, iter(()))
     return _open(app_state, principal, key, device)
 
 
-def _whom(principal: Principal) -> tuple[ChannelKey, str | None]:
-    """Return which channel the request asks for, and as which device."""
+def _channel_and_device(principal: Principal) -> tuple[ChannelKey, str | None]:
+    """Return the channel that the request asks for, and the device that asks."""
     app_id = _identifier(request, "app_id")
     device_id = _identifier(request, "device_id")
     if app_id is None:
-        raise BadRequest("the query parameter app_id is missing")
+        raise BadRequest("the query parameter app_id is required")
     if app_id != principal.app:
         raise Forbidden("the token is for another app")
     return ChannelKey(principal.app, principal.user), principal.device or device_id
@@ -224,19 +224,19 @@ def _event_stream_response(app_state: AppState, body: Iterable[bytes]) -> EventS
 
 @lru_cache
 def _response_class(of_host: type[Response]) -> type[EventStreamResponse]:
-    """Return ours as one of the host's `response_class` too; Flask would make it only the host's."""
+    """Return a subclass of ours and of the host's `response_class`; Flask would convert ours to the host's alone."""
     return type("EventStreamResponse", (EventStreamResponse, of_host), {})
 
 
 def _identifier(request: Request, name: str) -> str | None:
-    """Return a query parameter that is an id, None if it is not there."""
+    """Return a query parameter that is an id; None if it is absent."""
     values = request.args.getlist(name)
     if not values:
         return None
     if len(values) > 1:
-        raise BadRequest(f"the query parameter {name} is given twice")
+        raise BadRequest(f"the query parameter {name} must be given once")
     if not values[0].strip() or len(values[0]) > MAX_ID_LENGTH or not values[0].isprintable():
-        raise BadRequest(f"the query parameter {name} is no id: 1 to {MAX_ID_LENGTH} printable characters")
+        raise BadRequest(f"the query parameter {name} must be 1 to {MAX_ID_LENGTH} printable characters")
     return values[0]
 
 

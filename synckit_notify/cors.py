@@ -1,10 +1,10 @@
-"""Which web pages may call from a browser: the origin of a page in, the headers of the CORS protocol out.
+"""CORS: which web pages may call from a browser. The origin of a page in, the response headers out.
 
-    headers_for(origin, origins, preflight=...)   decides, as the Fetch standard says in section 3.3; knows no request
-    install(app, origins, covers)                 asks it for every answer on the paths that `covers` accepts
+    headers_for(origin, origins, preflight=...)   decides by the Fetch standard, section 3.3; knows no request
+    install(app, origins, covers)                 applies it to every answer on the paths that `covers` accepts
 
-A page sends its token in the Authorization header. So a browser sends a preflight first, which carries no token, and
-credentials (cookies) are never allowed. A page that is not listed gets no header, and its browser shows it nothing.
+A page sends its token in the Authorization header. So the browser sends a preflight first, without a token, and
+credentials (cookies) are never allowed. A page that is not listed gets no header, and its browser hides the answer.
 """
 
 from collections.abc import Callable, Iterable, Set
@@ -17,7 +17,7 @@ Covers = Callable[[str], bool]
 _FOR_PREFLIGHT = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST, PUT, DELETE",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, Last-Event-ID, Cache-Control",
-    "Access-Control-Max-Age": "7200",  # seconds; Chromium remembers no longer
+    "Access-Control-Max-Age": "7200",  # seconds, the maximum of Chromium
 }
 _FOR_ANSWER = {
     "Access-Control-Expose-Headers": "SyncKit-Keepalive, Retry-After, WWW-Authenticate, "
@@ -35,8 +35,8 @@ def headers_for(origin: str | None, origins: Set[str], *, preflight: bool) -> di
 def install(app: Flask, origins: Set[str], covers: Covers) -> None:
     """Allow the origins on the paths that `covers` accepts; without origins nothing is installed.
 
-    Preflights are answered before Flask sees them: a host's guard would ask them for the token they cannot carry. All
-    other answers get their headers in Flask, its error pages included.
+    Preflights are answered before Flask sees them, since a host's own check would ask for a token that they cannot
+    carry. All other answers get their headers in Flask, error pages included.
     """
     if not origins:
         return
@@ -57,7 +57,7 @@ def install(app: Flask, origins: Set[str], covers: Covers) -> None:
 
 
 def _add_headers(response: Response, asked: Request, origins: Set[str]) -> Response:
-    response.vary.add("Origin")  # for every origin, so that no cache gives the answer for one to another
+    response.vary.add("Origin")  # for every origin, so that no cache serves the answer for one origin to another
     response.headers.update(headers_for(asked.headers.get("Origin"), origins, preflight=_is_preflight(asked)))
     return response
 

@@ -1,11 +1,11 @@
-"""The face of the package: `Notifier`, a Flask extension.
+"""`Notifier`, the Flask extension.
 
     notifier = Notifier()
     notifier.init_app(app)                                   # mounts GET /api/sync/subscribe
     notifier.publish(app_id, user_id, origin_device=device)  # after the commit
 
-It holds the host's hooks and nothing of an application: that lives in `app.extensions["synckit_notify"]`, so one
-Notifier can serve several applications, and several can live in one process.
+It holds the host's hooks and no state of an application: that is in `app.extensions["synckit_notify"]`, so one Notifier
+can serve several applications, and several Notifiers can live in one process.
 """
 
 import weakref
@@ -27,10 +27,10 @@ EXTENSION_NAME = "synckit_notify"
 
 
 class Notifier:
-    """Tells every connected device of the same app and user that something changed.
+    """Tells every connected device of an app and user that something has changed.
 
-    `authenticate` replaces the check of SyncKit's own tokens: it gets the Flask request and returns a Principal, or
-    raises InvalidToken or Forbidden. All methods may be called from any thread.
+    `authenticate` replaces the check of SyncKit's own tokens: it is called with the Flask request and returns a
+    Principal, or raises InvalidToken or Forbidden. All methods may be called from any thread.
     """
 
     def __init__(self, app: Flask | None = None, *, authenticate: Authenticate | None = None) -> None:
@@ -42,16 +42,16 @@ class Notifier:
     def init_app(self, app: Flask) -> None:
         """Mount subscribe, live and ready on an application; raises ConfigurationError naming the wrong key.
 
-        Reads these keys of `app.config`, texts accepted: SYNCKIT_JWT_KEY or SYNCKIT_JWT_KEYS, SYNCKIT_JWT_ALGORITHMS,
+        Reads these keys of `app.config`, strings accepted: SYNCKIT_JWT_KEY or SYNCKIT_JWT_KEYS, SYNCKIT_JWT_ALGORITHMS,
         SYNCKIT_JWT_ISSUER, SYNCKIT_JWT_AUDIENCE, SYNCKIT_URL_PREFIX, SYNCKIT_KEEPALIVE_SECONDS, SYNCKIT_MAX_STREAMS,
         SYNCKIT_MAX_STREAMS_PER_CHANNEL, SYNCKIT_MAX_STREAM_SECONDS, SYNCKIT_BROKER_URL, SYNCKIT_BROKER_NAMESPACE,
         SYNCKIT_SWEEP_SECONDS, SYNCKIT_CORS_ORIGINS, SYNCKIT_METRICS, SYNCKIT_PARKING.
 
-        What `authenticate` refuses in the host's own routes is an HTTPException: the host's error handlers for its
+        What `authenticate` raises in the host's own routes is an HTTPException: the host's error handlers for its
         status, its class or HTTPException apply; without one the answer is JSON.
         """
         if EXTENSION_NAME in app.extensions:
-            raise RuntimeError("a Notifier is mounted on this application already")
+            raise RuntimeError("a Notifier is already mounted on this application")
         app_state = AppState(app, self._hooks)
         app.register_blueprint(make_blueprint(app_state, host_matching=app.url_map.host_matching))
         app.register_error_handler(NotifyError, _refusal_response)
@@ -69,39 +69,40 @@ class Notifier:
         changed_at: datetime | None = None,
         previous_at: datetime | None = None,
     ) -> None:
-        """Tell every device of the user but the one that pushed. Call it after the commit; it never waits.
+        """Notify every device of the user except the one that pushed. Call it after the commit; it never waits.
 
         `changed_at` and `previous_at` are the host's own times of this change and of the channel's change before it.
-        With them the sweep wakes only what was missed; without them it may wake a device that had heard already.
-        Raises TypeError for an id of another type, RuntimeError outside an application if there are several.
+        With them, the sweep wakes only devices that missed something; without them, it may wake others too. Raises
+        TypeError for an id of another type, RuntimeError outside an application context if there are several
+        applications.
         """
         app, user, origin = canonical(app_id), canonical(user_id), _optional(origin_device)
         self._node().publish(Notice(app, user, origin, _timestamp(changed_at), _timestamp(previous_at)))
 
     def flush(self, timeout: float = 2.0) -> bool:
-        """Wait until the broker has taken what was published, for `timeout` seconds at most; return whether it has.
+        """Wait up to `timeout` seconds until the broker has accepted all published notices; return whether it has.
 
-        Only for a process that ends by a bare `os._exit`. All others do this by themselves, for 2 s at most: programs,
+        Only for a process that ends by a bare `os._exit`. All others do this at their end, for 2 s at most: programs,
         servers, and the children of multiprocessing, concurrent.futures and Celery. Do not call it in a request.
         """
         return self._node().broker.flush(timeout)
 
     def disconnect(self, app_id: Id, user_id: Id, device: Id | None = None) -> None:
-        """End the streams of a user, or those that may be one device's: that name it, or none.
+        """End the streams of a user; with `device`, those that name this device or none.
 
-        Move the valid-since moment first, else the client returns.
+        Move the moment that `valid_since` returns first: otherwise the client connects again.
         """
         self._node().publish(Disconnect(canonical(app_id), canonical(user_id), _optional(device)))
 
     def streams(self) -> list[tuple[str, str, str | None]]:
-        """Return app, user and device of every stream that is open in this process; None for a device not named."""
+        """Return the app, user and device of every open stream in this process; the device is None if not named."""
         channels = self._node().registry.snapshot()
         return [(key.app, key.user, each.device) for key, subscribers in channels for each in subscribers]
 
     def authenticate(self, request: Request) -> Principal:
-        """Return who sends a request, as the subscribe route would: for the host's own push and pull.
+        """Return who sends a request, as the subscribe route does: for the host's own push and pull.
 
-        Raises InvalidToken or Forbidden, revocation included.
+        Raises InvalidToken (also for a revoked token), Forbidden, or HookFailed.
         """
         app_state = self._app_state()
         principal = app_state.identify(request)
@@ -109,19 +110,22 @@ class Notifier:
         return principal
 
     def valid_since(self, hook: ValidSince) -> ValidSince:
-        """Register `f(principal) -> datetime or None`: tokens issued earlier are refused. A naive time is UTC."""
+        """Register `f(principal) -> datetime or None`: earlier tokens are refused. A naive time is UTC."""
         self._hooks.valid_since = hook
         return hook
 
     def changed_channels(self, hook: ChangedChannels) -> ChangedChannels:
-        """Register `f(since) -> iterable of (app_id, user_id)` or `(app_id, user_id, changed_at)`: the sweep."""
+        """Register `f(since) -> rows of (app_id, user_id)` or `(app_id, user_id, changed_at)` for the sweep.
+
+        The sweep asks every few seconds which channels changed since then, and wakes those that missed a notice.
+        """
         self._hooks.changed_channels = hook
         return hook
 
     def ready_check(self, hook: ReadyCheck) -> ReadyCheck:
-        """Register `f()`, which raises when the host cannot serve: `/ready` then answers 503.
+        """Register `f()`, which raises or returns False when the host cannot serve: `/ready` then answers 503.
 
-        A dict that it returns is added to the answer; its values are numbers, strings and booleans.
+        A dict that it returns is added to the answer; its values must be integers, strings or booleans.
         """
         self._hooks.ready_check = hook
         return hook

@@ -1,15 +1,14 @@
-"""The host's hooks, and how they are called: what one does wrong is named once and harms nobody else.
+"""The host's hooks and how they are called: a fault in one is logged once and affects nothing else.
 
     authenticate       a request in, a Principal out, or a refusal
     valid_since        a Principal in, a datetime or None out
-    changed_channels   a datetime in, rows out: one for each channel that changed; a wrong row is left out
+    changed_channels   a datetime in, rows out: one for each channel that changed; a wrong row is skipped
     ready_check        raises, or returns False, when the host cannot serve
 
-A hook that raises an error of its own, or returns what it must not, becomes HookFailed, 503 with Retry-After: a
-database that is away must not look like a bad token. A refusal that the host means as one keeps its status. Each kind
-of fault is one ERROR line that says what the hook must do; it is repeated once a minute at most. Hooks run inside the
-application's context, also from a background thread, so a host's database session works in them as everywhere and is
-given back afterwards.
+A hook that raises an unexpected error, or returns a wrong value, becomes HookFailed, 503 with Retry-After: a database
+that is down must not look like a bad token. A refusal that the host intends keeps its status. Each kind of fault is one
+ERROR line that says what the hook must do, repeated once per minute at most. Hooks run inside the application context,
+also in a background thread, so a host's database session works as usual and is released afterwards.
 """
 
 import inspect
@@ -43,12 +42,12 @@ _DUTIES = {
     "changed_channels": "return rows (app_id, user_id) or (app_id, user_id, changed_at) where changed_at is a datetime",
     "ready_check": "raise or return False when the application cannot serve; it must not be async",
 }
-"""What the log says that a hook must do."""
+"""What each hook must do, for the log."""
 
 
 @dataclass(slots=True)
 class Hooks:
-    """What the host told us, or None."""
+    """The functions that the host has registered, or None."""
 
     authenticate: Authenticate | None = None
     valid_since: ValidSince | None = None
@@ -57,7 +56,7 @@ class Hooks:
 
 
 class HookCalls:
-    """Calls the hooks for one application; any thread may call anything."""
+    """Calls the hooks of one application; any thread may call any method."""
 
     def __init__(self, app: Flask, hooks: Hooks) -> None:
         self._app = app
@@ -65,7 +64,7 @@ class HookCalls:
         self._faults = FaultLog()
 
     def authenticate(self, hook: Authenticate, request: Request) -> Principal:
-        """Return whom the host recognises; raises a Refused."""
+        """Return the Principal of a request; raises a Refused."""
         with self._calling("authenticate"):
             try:
                 answer = hook(request)
@@ -80,7 +79,7 @@ class HookCalls:
             return _principal(_plain(answer))
 
     def valid_since(self, principal: Principal) -> datetime | None:
-        """Return the moment before which this user's tokens are revoked; raises a Refused."""
+        """Return the moment before which this user's tokens are revoked, or None; raises a Refused."""
         if self._hooks.valid_since is None:
             return None
         with self._calling("valid_since"):
@@ -89,7 +88,7 @@ class HookCalls:
             return None if answer is None else aware(_plain(answer))
 
     def changed_channels(self, since: datetime) -> Iterator[tuple[ChannelKey, float | None]]:
-        """Yield the channels that changed and when; raises HookFailed, after the rows that came before the failure."""
+        """Yield each changed channel and its time; raises HookFailed after the rows before the failure."""
         if self._hooks.changed_channels is None:
             return
         with self._app.app_context():
@@ -104,7 +103,7 @@ class HookCalls:
                         yield key, changed_at
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
-        """Return whether the host can serve, and the fields that its check adds to the answer."""
+        """Return whether the host can serve, and the fields that its check adds to `/ready`."""
         if self._hooks.ready_check is None:
             return True, {}
         with suppress(Refused):
@@ -120,9 +119,9 @@ class HookCalls:
 
     @contextmanager
     def _calling(self, name: str, *, refusals: bool = True) -> Iterator[None]:
-        """Let the refusals that a hook raises pass, where it may raise any; name all other errors as HookFailed.
+        """Pass on the refusals that a hook may raise; log any other error and raise HookFailed.
 
-        A refusal with a 5xx passes everywhere: whoever raised it has written a log line of its own.
+        A refusal with a 5xx status always passes: the code that raised it has logged it.
         """
         try:
             yield
@@ -131,24 +130,24 @@ class HookCalls:
                 raise
             refusal = _aborted(error) if refusals and isinstance(error, HTTPException) else None
             if refusal is None:
-                self._name("the hook %s raised %s: it must %s", name, type(error).__name__, error)
+                self._log_fault("the hook %s raised %s: it must %s", name, type(error).__name__, error)
                 refusal = HookFailed()
             raise refusal from error
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """Name what is wrong with the answer of a hook as HookFailed."""
+        """Log a wrong return value of a hook and raise HookFailed."""
         try:
             yield
         except Exception as error:
-            self._name("the hook %s gave a wrong answer (%s): it must %s", name, str(error))
+            self._log_fault("the hook %s returned a wrong value (%s): it must %s", name, str(error))
             raise HookFailed from error
 
-    def _name(self, line: str, hook: str, fault: str, error: BaseException | None = None) -> None:
+    def _log_fault(self, line: str, hook: str, fault: str, error: BaseException | None = None) -> None:
         self._faults.error((hook, fault), line, hook, fault, _DUTIES[hook], exc_info=error)
 
     def _read_row(self, row: Any) -> tuple[ChannelKey | None, float | None]:
-        """Return a channel and its time; no channel where the row names none, no time where it is none of a change."""
+        """Return the channel and the time of a row; None for the channel, or for the time, that is wrong or absent."""
         key = moment = None
         with suppress(HookFailed), self._reading("changed_channels"):
             if isinstance(row, str | bytes | Mapping):
@@ -159,9 +158,10 @@ class HookCalls:
         return key, moment
 
     def _meant_as_refusal(self, error: Exception, request: Request) -> Refused | None:
-        """Return the refusal that another library's error stands for: what the host's handler for it answers, if 4xx.
+        """Return another library's error as a refusal: with the status that the host's handler for it returns, if 4xx.
 
-        Flask-JWT-Extended, for one, registers a handler for each of its errors. Without any, PyJWT's mean a bad token.
+        Flask-JWT-Extended, for example, registers a handler for each of its errors. Without a handler, an error of
+        PyJWT means a bad token.
         """
         handler = self._handler_of_the_host(type(error), request.blueprints)
         if handler is None:
@@ -170,7 +170,7 @@ class HookCalls:
         return _refusal(status) if 400 <= status < 500 else None
 
     def _handler_of_the_host(self, kind: type[Exception], blueprints: list[str]) -> Callable[..., Any] | None:
-        """Return the handler that Flask would call; one for every Exception says nothing about tokens."""
+        """Return the handler that Flask would call; one for Exception itself says nothing about tokens."""
         for name in (*blueprints, None):
             handlers = self._app.error_handler_spec.get(name, {}).get(None, {})
             for base in kind.__mro__[: kind.__mro__.index(Exception)]:
@@ -180,21 +180,21 @@ class HookCalls:
 
 
 def canonical(value: Id) -> str:
-    """Return an id as it is compared everywhere; raises TypeError for anything but str, int and UUID."""
+    """Return an id as a string; raises TypeError for anything but str, int and UUID."""
     if isinstance(value, bool) or not isinstance(value, str | int | UUID):
-        raise TypeError(f"an id is a str, an int or a UUID, not {type(value).__name__}")
+        raise TypeError(f"an id must be a str, an int or a UUID, not {type(value).__name__}")
     return str(value)
 
 
 def aware(moment: datetime) -> datetime:
-    """Return the moment with a zone: a naive one, as many databases give it, is read as UTC. Raises TypeError."""
+    """Return the moment with a time zone; a naive one, as many databases return it, is UTC. Raises TypeError."""
     if not isinstance(moment, datetime):
-        raise TypeError(f"a time is a datetime, not {type(moment).__name__}")
+        raise TypeError(f"a time must be a datetime, not {type(moment).__name__}")
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _principal(answer: object) -> Principal:
-    """Return a host's Principal as ours are: ids as texts, times with their zone. Raises TypeError."""
+    """Return a host's Principal with ids as strings and times with a zone. Raises TypeError."""
     if not isinstance(answer, Principal):
         raise TypeError(f"it returned {type(answer).__name__}")
     values: dict[str, Any] = {}
@@ -218,16 +218,16 @@ _FIELDS: dict[str, Callable[[Any], object]] = {
 
 
 def _plain(answer: Any) -> Any:
-    """Return an answer that needs nobody to wait for it; raises TypeError."""
+    """Return the value as it is; raises TypeError if it is awaitable."""
     if inspect.isawaitable(answer):
         if inspect.iscoroutine(answer):
-            answer.close()  # else Python warns of it later
+            answer.close()  # else Python logs a warning
         raise TypeError("it is async")
     return answer
 
 
 def _aborted(error: HTTPException) -> Refused | None:
-    """Return what `abort()` raised as a refusal of ours; None for 500, which is no answer to a client."""
+    """Return what `abort()` raised as a Refused; None for a 500, which is a fault of the host."""
     response = error.get_response()
     if response.status_code == 500:
         return None
@@ -239,7 +239,7 @@ def _aborted(error: HTTPException) -> Refused | None:
 
 
 def _refusal(status: int, sentence: str | None = None) -> Refused:
-    """Return a refusal with a status; a redirect leads to a page for people, so to a device it says: log in."""
+    """Return a refusal with this status. A redirect leads to a login page, so for a device it means 401."""
     if status == 401 or status < 400:
         return InvalidToken(sentence)
     return Forbidden(sentence) if status == 403 else Refused(sentence, status=status)

@@ -1,10 +1,10 @@
-"""What Prometheus is told, if prometheus-client is installed: the numbers of every Node, summed over the process.
+"""Metrics for Prometheus, if prometheus-client is installed: the counts of every Node, summed over the process.
 
-In: the plain Counts of a registry, once a second, and the few things that are timed. Out: the default registry of
-prometheus-client, so a host that exports its own metrics exports these too; `exposition` is our own route's answer.
-With several workers set PROMETHEUS_MULTIPROC_DIR, as prometheus-client demands, and all workers answer for all.
+In: the Counters of a registry, once a second, and the few durations that are timed. Out: the default registry of
+prometheus-client, so a host that exports its own metrics exports these too; `exposition` is the body of our own route.
+With several workers, set PROMETHEUS_MULTIPROC_DIR as prometheus-client requires: then each worker answers for all.
 
-Made in the worker process, at its first use: the client library makes locks when it is imported.
+Made in the worker process, at the first use: the client library makes locks when it is imported.
 """
 
 import os
@@ -19,27 +19,27 @@ from .runtime.per_process import PerProcess
 from .streams.counters import Counters
 
 FAST = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-"""Upper bounds in seconds: a publish takes some 50 µs, a pass of the event loop under load some milliseconds."""
+"""Upper bounds in seconds: a publish takes about 50 µs, a pass of a loaded event loop some milliseconds."""
 
 
 class Metrics(Protocol):
-    """What one Node tells; every method is cheap and may be called from any thread."""
+    """What one Node reports; every method is cheap and may be called from any thread."""
 
     def report(self, counters: Counters, status: BrokerStatus) -> None:
-        """Tell what has happened since the last report."""
+        """Report the current counts."""
 
     def published(self, seconds: float) -> None:
-        """Tell how long a publish took, its delivery in this process included."""
+        """Report how long a publish took, including its delivery in this process."""
 
     def hub_delay(self, seconds: float) -> None:
-        """Tell how late a timer of this process was."""
+        """Report how late a timer of this process was, in seconds."""
 
     def refused(self, status: int) -> None:
-        """Tell of a subscribe that was refused."""
+        """Report a subscribe request that was refused."""
 
 
 class NoMetrics:
-    """Nobody listens: prometheus-client is not installed."""
+    """Does nothing: prometheus-client is not installed."""
 
     def report(self, counters: Counters, status: BrokerStatus) -> None: ...
     def published(self, seconds: float) -> None: ...
@@ -48,7 +48,7 @@ class NoMetrics:
 
 
 class PrometheusMetrics:
-    """Adds what one Node did since its last report to the collectors that all Nodes of the process share."""
+    """Adds the news of one Node since its last report to the collectors that all Nodes of the process share."""
 
     def __init__(self) -> None:
         with _making.get():
@@ -85,7 +85,7 @@ class PrometheusMetrics:
 
 
 def connect() -> Metrics:
-    """Return the way to Prometheus, or one that leads nowhere."""
+    """Return PrometheusMetrics, or NoMetrics if prometheus-client is not installed."""
     try:
         return PrometheusMetrics()
     except ImportError:
@@ -120,10 +120,14 @@ def _collectors() -> Any:
         ended=Counter("synckit_streams_ended", "Event streams that ended, by reason", ["reason"]),
         refused=Counter("synckit_subscribes_refused", "Subscribes that were refused, by status", ["status"]),
         frames=Counter("synckit_frames", "Changed frames taken for writing"),
-        dropped=Counter("synckit_frames_dropped", "Changed frames that a full buffer pushed out"),
+        dropped=Counter("synckit_frames_dropped", "Changed frames dropped from a full buffer"),
         publish=Histogram("synckit_publish_seconds", "Time a publish took in its request", buckets=FAST),
         hub=Histogram("synckit_hub_delay_seconds", "How late a timer of the process was", buckets=FAST),
         gaps=Counter("synckit_broker_gaps", "Times when notices of other processes may have been lost"),
-        invalid=Counter("synckit_broker_invalid_messages", "Messages of the broker that were dropped"),
-        echo=Gauge("synckit_broker_heard", "Whether this process hears its own probe", multiprocess_mode="livemin"),
+        invalid=Counter("synckit_broker_invalid_messages", "Messages from the broker that were malformed and dropped"),
+        echo=Gauge(
+            "synckit_broker_heard",
+            "Whether this process receives its own probe from the broker",
+            multiprocess_mode="livemin",
+        ),
     )

@@ -1,14 +1,14 @@
-"""This process: everything an application holds per process, made at its first use inside the worker.
+"""A Node: everything that an application holds in one process, made at the first use inside the worker.
 
-    Node ──┬─ registry   who listens here
-           ├─ broker     the way to the other processes
-           ├─ pulse      10 times a second: is gunicorn stopping this worker? then every stream ends cleanly
-           ├─ peers      who of the listeners has gone
-           ├─ sweep      every few seconds: which channels changed without our hearing of it?
-           └─ repair     after a gap of the broker
+    Node ──┬─ registry   the open streams of this process
+           ├─ broker     the connection to the other processes
+           ├─ pulse      10 times a second: if gunicorn is stopping this worker (drain), end every stream cleanly
+           ├─ peers      notices clients that disconnect or stop reading
+           ├─ sweep      every few seconds: wakes channels that changed without a notice
+           └─ recovery   after a gap of the broker
 
 The background threads run only while streams are open. Nothing is made at import or in `init_app`, so preloading,
-forking and late monkey-patching cannot hurt.
+forking and late monkey-patching do no harm.
 """
 
 import socket
@@ -34,19 +34,19 @@ from .streams.stream import Deadline, Stream, frames
 
 PULSE_SECONDS = 0.1
 PEER_SECONDS = 1.0
-"""How often the peer watch asks whether it is still needed; peers that leave wake it at once."""
+"""How often the thread of the peer watch checks whether it is still needed; a peer that leaves wakes it at once."""
 
 LAST_BYTES_SECONDS = 0.5
-"""At a drain a peer that does not read holds the worker up no longer than this."""
+"""At a drain, a peer that does not read delays the end of the worker by this at most."""
 
 ended_log = RateLimitedLog()
 
 REPORT_SECONDS = 1.0
-"""How often the metrics are told, and stalled peers looked for: 1 ms of work at 10,000 streams."""
+"""How often the metrics are updated and stalled peers are looked for: 1 ms of work at 10,000 streams."""
 
 
 class Node:
-    """The streams of one application in one process; any thread may call anything."""
+    """The streams of one application in one process; any thread may call any method."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Node:
             if parking_tick is None
             else Parking(registry, self._peers, self._closer.claim, self._ended, parking_tick)
         )
-        self._repair = GapRecovery(registry, revoked)
+        self._recovery = GapRecovery(registry, revoked)
         self._peer_watch = Periodic("synckit-peers", PEER_SECONDS, self._peers.look, self.busy, pause=self._peers.wait)
         self._watches = [
             Periodic("synckit-pulse", PULSE_SECONDS, self._pulse, self.busy, begin=self._begin, finish=self.report)
@@ -85,15 +85,15 @@ class Node:
 
     @property
     def draining(self) -> bool:
-        """Return whether gunicorn is stopping this process: TERM, HUP and max_requests alike."""
+        """Return whether gunicorn is stopping this process (TERM, HUP or max_requests)."""
         return self._gunicorn is not None and not self._gunicorn.alive
 
     def busy(self) -> bool:
-        """Return whether streams are open here, or not closed yet."""
+        """Return whether streams are open here, or ended but not closed yet."""
         return len(self.registry) > 0 or self._closer.busy
 
     def open(self, key: ChannelKey, device: str | None, limits: Limits = NO_LIMITS) -> Subscriber:
-        """Register a subscriber; raises TooManyStreams. While draining it is one that ends at once."""
+        """Register a subscriber; raises TooManyStreams. While draining, its stream ends at once."""
         subscriber = self.registry.subscribe(key, device, limits)
         if self.draining:
             subscriber.end = EndReason.DRAINING
@@ -102,7 +102,7 @@ class Node:
                 self._listen()
                 for watch in self._watches:
                     watch.ensure()
-        except BaseException:  # nobody will ever read this subscriber
+        except BaseException:  # no server will iterate this stream
             self.registry.release(subscriber)
             raise
         return subscriber
@@ -136,14 +136,14 @@ class Node:
         return stream, chunks
 
     def close(self, stream: Stream) -> None:
-        """Close a stream, for its server; at a drain its connection takes no further request."""
+        """Close a stream, for its server; while draining, its connection accepts no further request."""
         if self._closer.claim(stream):
             if stream.socket is not None and self.draining:
                 peers.shutdown_read(stream.socket)
             self._close(stream)
 
     def abandon(self, stream: Stream) -> None:
-        """Close a stream a little later: for a finalizer, which may run while this thread holds any lock."""
+        """Close a stream a little later: for a finalizer, which may run while this thread holds a lock."""
         if self._closer.claim(stream):
             self.registry.abandon(stream.subscriber)
             self._closer.later(stream)
@@ -164,17 +164,17 @@ class Node:
             case Disconnect(app, user, device):
                 self.registry.end(ChannelKey(app, user), EndReason.REVOKED, device)
             case Gap():
-                self._repair.gap()
+                self._recovery.gap()
 
     def report(self) -> None:
-        """Tell the metrics what has happened since the last time."""
+        """Update the metrics."""
         self.metrics.report(self.registry.counters, self.broker.status())
 
     def join_idle(self) -> None:
-        """Let the background threads end now if no stream needs them, and wait until they have."""
+        """Make the background threads end now if no stream needs them, and wait for that."""
         for watch in (*self._watches, self._peer_watch, self._closer.thread):
             watch.join_idle()
-        self._repair.join_idle()
+        self._recovery.join_idle()
 
     def _listen(self) -> None:
         if self._listens:
@@ -191,7 +191,7 @@ class Node:
         now = time.monotonic()
         self.metrics.hub_delay(max(0.0, now - self._pulse_due))
         self._pulse_due = now + PULSE_SECONDS
-        self._repair.ensure()
+        self._recovery.ensure()
         self._closer.check(now)
         if self.draining:
             self.registry.end_all(EndReason.DRAINING)
@@ -202,19 +202,19 @@ class Node:
             self._peers.cut_stalled(now)
 
     def _gone(self, stream: Stream, how: EndReason) -> None:
-        """End a stream whose client has left, and see to it that it is closed even if nobody iterates it."""
+        """End a stream whose client has left, and make sure that it is closed even if its server forgets it."""
         self.registry.end_one(stream.subscriber, how)
         self._closer.leaving(stream)
 
     def _ended(self, streams: list[Stream]) -> None:
-        """Close parked streams, whose seats are free at once."""
+        """Close parked streams; their places under the limits are free at once."""
         for stream in streams:
             self.registry.release(stream.subscriber)
             self._closer.later(stream)
         self._closer.go()
 
     def _close(self, stream: Stream) -> None:
-        """Release, and write one line: the app, never the user, an address or a token."""
+        """Release a stream and write one log line: with the app, never the user, an address or a token."""
         self._peers.forget(stream)
         self.registry.release(stream.subscriber)
         now = time.monotonic()
@@ -228,7 +228,7 @@ class Node:
 
 @contextmanager
 def _threads() -> Iterator[None]:
-    """Refuse a stream while the threads that it needs cannot be started; the next one tries again."""
+    """Turn a thread that cannot be started into TooManyStreams; the next stream tries again."""
     try:
         yield
     except RuntimeError as error:

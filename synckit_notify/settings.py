@@ -1,7 +1,7 @@
-"""The SYNCKIT_* keys in, one frozen value out, everything checked once at start.
+"""The settings: the SYNCKIT_* keys of a configuration in, one frozen value out, checked once at start.
 
-Values may be texts, since they often come from the environment. What is wrong raises ConfigurationError with the name
-of the key. The core never sees `app.config`.
+Values may be strings, since they often come from the environment. A wrong value raises ConfigurationError with the
+name of its key. Nothing else in the package reads `app.config`.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What an application told us, in the units of the names; None means no limit or no check."""
+    """The settings of one application, in the units of the names; None means no limit or no check."""
 
     verifier: TokenVerifier | None
     url_prefix: str
@@ -44,7 +44,7 @@ class Settings:
 
     @classmethod
     def read(cls, config: Mapping[str, Any], *, own_tokens: bool) -> "Settings":
-        """Check the configuration; with `own_tokens` the host authenticates and no key is needed."""
+        """Return the checked settings; with `own_tokens` the host authenticates and no key is needed."""
         return cls(
             verifier=None if own_tokens else _verifier(config),
             url_prefix=_url_prefix(config),
@@ -74,7 +74,7 @@ def jwt_algorithms(config: Mapping[str, Any]) -> tuple[str, ...]:
     value = config.get("SYNCKIT_JWT_ALGORITHMS") or "HS256"
     names = value.split(",") if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigurationError("SYNCKIT_JWT_ALGORITHMS: give names, separated by commas")
+        raise ConfigurationError("SYNCKIT_JWT_ALGORITHMS must be names separated by commas, for example HS256")
     return tuple(name.strip() for name in names)
 
 
@@ -83,31 +83,33 @@ def cors_origins(config: Mapping[str, Any]) -> frozenset[str]:
     value = config.get("SYNCKIT_CORS_ORIGINS") or ()
     origins = value.replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(origins, list | tuple | set | frozenset) or not all(isinstance(text, str) for text in origins):
-        raise ConfigurationError("SYNCKIT_CORS_ORIGINS: give origins, separated by commas or spaces")
+        raise ConfigurationError("SYNCKIT_CORS_ORIGINS must be origins separated by commas or spaces")
     return frozenset(_origin(text) for text in origins)
 
 
 def broker_namespace(config: Mapping[str, Any]) -> str:
-    """Return what the names of everything ours in a broker begin with."""
+    """Return the prefix of every name that we use in a broker."""
     namespace = _text(config, "SYNCKIT_BROKER_NAMESPACE") or "synckit"
     if not namespace.isprintable():
-        raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE: {namespace!r} must be printable")
+        raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE must be printable, not {namespace!r}")
     return namespace
 
 
 def sweep_seconds(config: Mapping[str, Any]) -> float:
-    """Return how often each process with open streams asks for what has changed."""
+    """Return the seconds between two sweeps of a process with open streams."""
     return _seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0
 
 
 def _origin(text: str) -> str:
     if text == "*":
-        raise ConfigurationError("SYNCKIT_CORS_ORIGINS: '*' is refused, tokens travel in a header: list your origins")
+        raise ConfigurationError(
+            "SYNCKIT_CORS_ORIGINS must not be '*', since tokens are sent in a header: list your origins"
+        )
     match = _ORIGIN.fullmatch(text.lower())
     if match is None:
         raise ConfigurationError(
-            f"SYNCKIT_CORS_ORIGINS: {text!r} is no origin: write scheme://host or scheme://host:port, "
-            "without a path or a slash at the end, and a host of other letters in its xn-- form"
+            f"SYNCKIT_CORS_ORIGINS: {text!r} must be scheme://host or scheme://host:port, without a path or a slash "
+            "at the end; write a host name with non-ASCII letters in its xn-- form"
         )
     origin, scheme, port = match.groups()
     return str(origin if port in (None, _DEFAULT_PORTS.get(scheme)) else origin + port)
@@ -117,8 +119,8 @@ def _verifier(config: Mapping[str, Any]) -> TokenVerifier:
     keys = jwt_keys(config)
     if not keys:
         raise ConfigurationError(
-            "SYNCKIT_JWT_KEY is not set: give the key that signs your tokens (at least 32 bytes), "
-            "SYNCKIT_JWT_KEYS for several, or Notifier(authenticate=...) for a token check of your own"
+            "SYNCKIT_JWT_KEY must be set to the key that signs your tokens (at least 32 bytes); "
+            "use SYNCKIT_JWT_KEYS for several keys, or Notifier(authenticate=...) for a token check of your own"
         )
     _warn_of_odd_ends(keys)
     return TokenVerifier(
@@ -130,7 +132,7 @@ def _verifier(config: Mapping[str, Any]) -> TokenVerifier:
 
 
 def _warn_of_odd_ends(keys: KeyRing) -> None:
-    """Warn of a key that was copied with more than the key: it refuses every token, and nothing else says why."""
+    """Warn of a key that was copied with extra characters: it refuses every token, and nothing else says why."""
     for kid, key in keys.items():
         try:
             text = key.decode()
@@ -139,7 +141,7 @@ def _warn_of_odd_ends(keys: KeyRing) -> None:
         if text != text.strip().strip(_ODD_ENDS):
             name = "SYNCKIT_JWT_KEY" if kid is None else f"SYNCKIT_JWT_KEYS, kid {kid!r}"
             log.warning(
-                "%s: the key begins or ends with white space, a quotation mark or a byte order mark; take it away, "
+                "%s: the key begins or ends with white space, a quotation mark or a byte order mark; remove it, "
                 "unless your tokens are signed with exactly this key",
                 name,
             )
@@ -152,9 +154,9 @@ def _listed_keys(value: Any) -> dict[str | None, bytes]:
         try:
             value = json.loads(value)
         except ValueError as error:
-            raise ConfigurationError('SYNCKIT_JWT_KEYS: give JSON like {"2026-11": "the key"}') from error
+            raise ConfigurationError('SYNCKIT_JWT_KEYS must be JSON like {"2026-11": "the key"}') from error
     if not isinstance(value, Mapping) or not all(isinstance(kid, str) for kid in value):
-        raise ConfigurationError("SYNCKIT_JWT_KEYS: give a map from kid to key")
+        raise ConfigurationError("SYNCKIT_JWT_KEYS must map each kid to a key")
     return {kid: _key("SYNCKIT_JWT_KEYS", key) for kid, key in value.items()}
 
 
@@ -163,13 +165,13 @@ def _key(name: str, value: Any) -> bytes:
         return value.encode()
     if isinstance(value, bytes):
         return value
-    raise ConfigurationError(f"{name}: a key is a text or bytes")
+    raise ConfigurationError(f"{name}: a key must be a string or bytes")
 
 
 def _url_prefix(config: Mapping[str, Any]) -> str:
     prefix = _text(config, "SYNCKIT_URL_PREFIX") or "/api/sync"
     if not prefix.startswith("/") or prefix.endswith("/"):
-        raise ConfigurationError(f"SYNCKIT_URL_PREFIX: {prefix!r} must begin with a slash and not end with one")
+        raise ConfigurationError(f"SYNCKIT_URL_PREFIX must begin with a slash and not end with one, not be {prefix!r}")
     return prefix
 
 
@@ -185,14 +187,14 @@ def _switch(config: Mapping[str, Any], name: str) -> bool:
     value = config.get(name)
     text = str(value).lower() if value is not None else ""
     if text not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
-        raise ConfigurationError(f"{name}: {value!r} is neither 1 nor 0")
+        raise ConfigurationError(f"{name} must be 1 or 0, not {value!r}")
     return text in ("1", "true", "yes", "on")
 
 
 def _text(config: Mapping[str, Any], name: str) -> str | None:
     value = config.get(name)
     if value is not None and not isinstance(value, str):
-        raise ConfigurationError(f"{name}: {value!r} is not a text")
+        raise ConfigurationError(f"{name} must be a string, not {value!r}")
     return value or None
 
 
@@ -205,7 +207,7 @@ def _seconds(config: Mapping[str, Any], name: str) -> float | None:
     except (TypeError, ValueError):
         seconds = 0.0
     if isinstance(value, bool) or not 0 < seconds <= MAX_SECONDS:
-        raise ConfigurationError(f"{name}: {value!r} is not a number of seconds above 0")
+        raise ConfigurationError(f"{name} must be a positive number of seconds, a year at most, not {value!r}")
     return seconds
 
 
@@ -218,5 +220,5 @@ def _count(config: Mapping[str, Any], name: str) -> int | None:
     except (TypeError, ValueError):
         count = 0
     if isinstance(value, bool | float) or count < 1:
-        raise ConfigurationError(f"{name}: {value!r} is not a whole number above 0")
+        raise ConfigurationError(f"{name} must be a positive integer, not {value!r}")
     return count

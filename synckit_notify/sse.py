@@ -1,10 +1,10 @@
-"""Frames of `text/event-stream` (WHATWG HTML, section 9.2): values in, bytes out; and back, bytes in, values out.
+"""Frames of `text/event-stream` (WHATWG HTML, section 9.2): values to bytes, and bytes back to values.
 
-A frame is one block that ends with an empty line. It is built whole and written whole, LF only. What could
-break out of its line is refused here, on the way out, whoever calls.
+A frame is one block that ends with an empty line. It is built whole and written whole, with LF only. A text that would
+break out of its line is refused here, whoever calls.
 
-`Decoder.feed` takes the bytes as they come, cut anywhere, and returns what they completed; an empty list is "nothing
-yet". A block that the body's end leaves unfinished is never returned. No clock, no socket, bounded memory.
+`Decoder.feed` takes the bytes as they come, cut anywhere, and returns the messages that they complete; an empty list
+means nothing yet. A block that the body ends in the middle of is never returned. No clock, no socket, bounded memory.
 """
 
 import codecs
@@ -16,10 +16,10 @@ _LINE_END = re.compile("\r\n|\r|\n")
 _BYTE_ORDER_MARK = "\ufeff"
 
 MAX_CHARACTERS = 64 * 1024
-"""A line, or the data of a block, may have this many characters: ours have 20, only a stray file has more."""
+"""A line, or the data of a block, may have this many characters; ours have 20."""
 
 MAX_RETRY_DIGITS = 9
-"""Eleven days in milliseconds; Python itself refuses to convert thousands of digits."""
+"""Eleven days in milliseconds; Python refuses to convert thousands of digits."""
 
 
 def comment(text: str) -> bytes:
@@ -30,7 +30,7 @@ def comment(text: str) -> bytes:
 def event(name: str) -> bytes:
     """Return an event without payload.
 
-    The `data:` line must be there: without it conforming clients dispatch nothing.
+    The `data:` line is needed: without it, conforming clients dispatch nothing.
     """
     return f"event: {_line(name)}\ndata:\n\n".encode()
 
@@ -53,7 +53,7 @@ KEEPALIVE = comment("keepalive")
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A dispatched event; `id` is the last one the stream named, in this block or before."""
+    """A dispatched event; `id` is the last one that the stream sent, in this block or before."""
 
     event: str
     data: str
@@ -78,7 +78,7 @@ Message = Event | Comment | Retry
 
 
 class Decoder:
-    """The bytes of one body to what they say; one decoder per connection, one thread at a time."""
+    """Decodes the bytes of one response body; one decoder per connection, one thread at a time."""
 
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
@@ -93,7 +93,7 @@ class Decoder:
         self._dropped = False
 
     def feed(self, data: bytes) -> list[Message]:
-        """Return what these bytes completed, in order."""
+        """Return the messages that these bytes complete, in order."""
         *ended, unfinished = _LINE_END.split(self._text(data))
         found: list[Message] = []
         for piece in ended:
@@ -119,7 +119,7 @@ class Decoder:
         return text
 
     def _extend_line(self, piece: str) -> None:
-        # One character over the limit is kept: it is what tells an overlong line from one of just that length.
+        # One character over the limit is kept, to tell an overlong line from one of exactly that length.
         room = MAX_CHARACTERS + 1 - self._line_length
         if piece and room > 0:
             self._line.append(piece[:room])
@@ -133,7 +133,7 @@ class Decoder:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if length > MAX_CHARACTERS:
-            # A comment is ignored however long it is; an overlong field makes its block worthless.
+            # A comment of any length is ignored; an overlong field invalidates its block.
             self._dropped |= name != ""
             return None
         return self._field(name, value) if name else Comment(value)
@@ -159,7 +159,7 @@ class Decoder:
             self._data.append(value)
 
     def _end_block(self) -> Event | None:
-        """Dispatch; a block without a `data` field is no event, but its id counts."""
+        """Dispatch the event of a block; without a `data` field there is none, but its id counts."""
         event = None
         if not self._dropped:
             self._last_id = self._id

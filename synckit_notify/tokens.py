@@ -1,9 +1,9 @@
 """A bearer token in, a Principal out (RFC 7519, 8725).
 
-PyJWT checks form and signature with the algorithms and keys of the configuration; what the token says of its
-own algorithm never chooses anything. The claims are checked here, because the rules are exact: `exp` without leeway,
-10 s of leeway for an `iat` or `nbf` in the future, every claim of its type, access tokens only. Whatever is wrong
-becomes InvalidToken. Pure: no request, no clock of its own, no I/O.
+PyJWT checks the form and the signature with the algorithms and keys of the configuration; the algorithm that a token
+names never decides anything. The claims are checked here, since the rules are exact: `exp` without leeway, 10 s of
+leeway for an `iat` or `nbf` in the future, every claim of its type, access tokens only. Anything wrong raises
+InvalidToken. No request, no clock and no I/O here.
 """
 
 import hashlib
@@ -20,40 +20,40 @@ from jwt.algorithms import HMACAlgorithm
 from .errors import ConfigurationError, InvalidToken
 
 MAX_TOKEN_LENGTH = 8192
-"""Longer than any header line gunicorn lets through (8190), so a bound for other servers."""
+"""Longer than any header line that gunicorn accepts (8190): a limit for other servers."""
 
 MAX_ID_LENGTH = 128
 LEEWAY_SECONDS = 10
-"""An issuer's clock may be ahead by so much."""
+"""How far an issuer's clock may be ahead."""
 
 MAX_INSTANT_SECONDS = 253402300799
-"""The last second of the year 9999: what `datetime` can hold."""
+"""The last second of the year 9999, the latest that `datetime` can hold."""
 
 _HMAC = {
     "HS256": (HMACAlgorithm.SHA256, 32),
     "HS384": (HMACAlgorithm.SHA384, 48),
     "HS512": (HMACAlgorithm.SHA512, 64),
 }
-"""Name to hash and shortest key in bytes (RFC 7518 section 3.2)."""
+"""The hash and the minimum key length in bytes of each algorithm (RFC 7518 section 3.2)."""
 
 _OTHER_KINDS = frozenset({"refresh", "id", "offline", "logout"})
-"""What `type`, `token_type` or `typ` says in tokens for other purposes (Flask-JWT-Extended, Keycloak)."""
+"""Values of `type`, `token_type` or `typ` in tokens for other purposes (Flask-JWT-Extended, Keycloak)."""
 
 _ID_CLAIMS = frozenset({"at_hash", "c_hash"})
-"""Only ID tokens have them (OpenID Connect Core, sections 3.1.3.6 and 3.3.2.11)."""
+"""Claims that only ID tokens have (OpenID Connect Core, sections 3.1.3.6 and 3.3.2.11)."""
 
 _OTHER_HEADER_TYPES = frozenset({"dpop+jwt", "logout+jwt", "secevent+jwt"})
 """The header's `typ` of proofs and events, which are signed by the same issuers (RFC 9449, 8417; OpenID Connect)."""
 
 KeyRing = Mapping[str | None, bytes]
-"""Keys by `kid`; under None the key for tokens that name none, or one that is not listed."""
+"""Keys by `kid`; None holds the key for tokens without a `kid`, or with one that is not listed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
-    """Who opened a stream: compared as strings, times are aware UTC.
+    """The app, user and device that a request comes from; ids are strings, times are aware UTC.
 
-    `session` is carried for the host's `valid_since`, which may refuse what has ended; it is not interpreted here.
+    `session` is passed to the host's `valid_since`, which may refuse an ended one; nothing here interprets it.
     """
 
     app: str
@@ -65,13 +65,13 @@ class Principal:
 
 
 ValidSince = Callable[[Principal], datetime | None]
-"""Returns the moment before which the tokens of a user do not count, aware, or None."""
+"""Returns an aware datetime: tokens of this user that were issued earlier are revoked; or None."""
 
 
 class TokenVerifier:
-    """Checks tokens against one key ring; immutable, any thread may use it.
+    """Checks tokens against one key ring. Immutable; any thread may use it.
 
-    Raises ConfigurationError when keys or algorithms cannot work.
+    Raises ConfigurationError for keys or algorithms that cannot work.
     """
 
     def __init__(
@@ -86,10 +86,10 @@ class TokenVerifier:
             self._jws.register_algorithm(name, _PreparedHMAC(_hash_of(name, keys)))
 
     def verify(self, token: str, now: datetime, valid_since: ValidSince | None = None) -> Principal:
-        """Return whom the token names; raises InvalidToken.
+        """Return the Principal that the token names; raises InvalidToken.
 
-        A token may be issued in the future up to the moment that `valid_since` gives: of a user who logged out before
-        the clock was set back, every token that counts is.
+        A token may be issued in the future up to the moment that `valid_since` returns: when a user logged out before
+        the clock was set back, all of their valid tokens are.
         """
         claims = self._claims(token)
         issued_at, expires_at = _instant(claims, "iat"), _instant(claims, "exp")
@@ -109,7 +109,7 @@ class TokenVerifier:
         if (issued_at - now).total_seconds() > LEEWAY_SECONDS:
             since = None if valid_since is None else valid_since(principal)
             if since is None or issued_at > since:
-                raise InvalidToken("the token is issued in the future")
+                raise InvalidToken("the token was issued in the future")
         return principal
 
     def _claims(self, token: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class TokenVerifier:
 
     def _check_parties(self, claims: dict[str, Any]) -> None:
         if self._issuer is not None and claims.get("iss") != self._issuer:
-            raise InvalidToken("the token comes from another issuer")
+            raise InvalidToken("the token is from another issuer")
         if self._audience is not None:
             named = claims.get("aud")
             if self._audience not in (named if isinstance(named, list) else [named]):
@@ -148,7 +148,7 @@ class _PreparedHMAC(HMACAlgorithm):
 
     def prepare_key(self, key: str | bytes) -> bytes:
         if not isinstance(key, bytes):
-            raise TypeError("an HMAC key is bytes")
+            raise TypeError("an HMAC key must be bytes")
         return key
 
     def check_key_length(self, key: bytes) -> None:
@@ -165,7 +165,7 @@ def _hash_of(name: str, keys: KeyRing) -> Any:
     for key in keys.values():
         if len(key) < shortest:
             raise ConfigurationError(
-                f"SYNCKIT_JWT_KEY: a key for {name} has at least {shortest} bytes, this one has {len(key)}; "
+                f"SYNCKIT_JWT_KEY: a key for {name} must have at least {shortest} bytes, this one has {len(key)}; "
                 "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
             )
         _refuse_public_key(key)
@@ -173,7 +173,7 @@ def _hash_of(name: str, keys: KeyRing) -> Any:
 
 
 def _refuse_public_key(key: bytes) -> None:
-    """A public key as HMAC secret would let everybody sign (RFC 8725 section 2.1)."""
+    """Refuse a public key as HMAC secret: everybody could sign with it (RFC 8725 section 2.1)."""
     try:
         HMACAlgorithm(hashlib.sha256).prepare_key(key)
     except jwt.InvalidKeyError as error:
@@ -181,7 +181,7 @@ def _refuse_public_key(key: bytes) -> None:
 
 
 def _check_kind(header: dict[str, Any], claims: dict[str, Any]) -> None:
-    """Refuse what an issuer signs with the same key for another purpose."""
+    """Refuse tokens that an issuer signs with the same key for another purpose."""
     kinds = {_word(claims.get(name)) for name in ("type", "token_type", "typ")}
     use = claims.get("token_use")
     if (
@@ -190,7 +190,7 @@ def _check_kind(header: dict[str, Any], claims: dict[str, Any]) -> None:
         or (use is not None and _word(use) != "access")
         or _word(header.get("typ")).removeprefix("application/") in _OTHER_HEADER_TYPES
     ):
-        raise InvalidToken("this is no access token: send the access token")
+        raise InvalidToken("this is not an access token: send the access token")
 
 
 def _word(value: object) -> str:
@@ -209,5 +209,5 @@ def _instant(claims: dict[str, Any], name: str) -> datetime:
 def _identifier(claims: dict[str, Any], name: str) -> str:
     value = claims.get(name)
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID_LENGTH or not value.isprintable():
-        raise InvalidToken(f"the claim {name!r} is missing or not a plain text")
+        raise InvalidToken(f"the claim {name!r} is missing or not a printable string")
     return value

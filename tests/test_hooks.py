@@ -68,17 +68,20 @@ WRONG_PRINCIPALS = {
     "a coroutine": (a_coroutine, "it is async"),
     "expires_at a number": (
         lambda _: Principal(**ALICE, expires_at=time.time()),  # type: ignore[arg-type]
-        "expires_at: a time is a datetime, not float",
+        "expires_at: a time must be a datetime, not float",
     ),
     "issued_at a text": (
         lambda _: Principal(**ALICE, issued_at="2026-01-01"),
-        "issued_at: a time is a datetime, not str",
+        "issued_at: a time must be a datetime, not str",
     ),  # type: ignore[arg-type]
     "expires_at a date": (
         lambda _: Principal(**ALICE, expires_at=date.today()),
-        "expires_at: a time is a datetime, not date",
+        "expires_at: a time must be a datetime, not date",
     ),  # type: ignore[arg-type]
-    "user None": (lambda _: Principal(app="notes", user=None), "user: an id is a str, an int or a UUID, not NoneType"),  # type: ignore[arg-type]
+    "user None": (
+        lambda _: Principal(app="notes", user=None),  # type: ignore[arg-type]
+        "user: an id must be a str, an int or a UUID, not NoneType",
+    ),
     "an exception": (raises(OSError("the database is away")), "raised OSError"),
     "a KeyError": (lambda _: {}["user"], "raised KeyError"),
     "abort(500)": (aborts(500), "raised InternalServerError"),
@@ -188,7 +191,7 @@ def test_valid_since_that_fails_is_a_503_named_once_and_leaves_no_stream(
         answer = app.test_client().get(path, headers=bearer(make_token()))
         assert (answer.status_code, answer.json) == (
             503,
-            {"error": "the server cannot check this now, try again later"},
+            {"error": "the server cannot check this now; try again later"},
         )
         assert "Retry-After" in answer.headers
     [line] = errors_in(caplog)
@@ -262,7 +265,7 @@ def test_a_bad_row_of_the_sweep_harms_no_other(bad: object, caplog: pytest.LogCa
         assert until(lambda: len(sweeps) > 3)
     assert sweeps[-1] > sweeps[0]
     [line] = errors_in(caplog)
-    assert "changed_channels gave a wrong answer" in line
+    assert "changed_channels returned a wrong value" in line
     assert "return rows (app_id, user_id)" in line
 
 
@@ -274,9 +277,9 @@ def test_a_row_with_a_number_for_a_time_wakes_its_channel_all_the_same() -> None
 
 
 WRONG_ROWS = {
-    "None": (returns(None), "gave a wrong answer ('NoneType'"),
-    "a number": (returns(7), "gave a wrong answer ('int'"),
-    "a coroutine": (a_coroutine, "gave a wrong answer (it is async)"),
+    "None": (returns(None), "returned a wrong value ('NoneType'"),
+    "a number": (returns(7), "returned a wrong value ('int'"),
+    "a coroutine": (a_coroutine, "returned a wrong value (it is async)"),
     "an exception": (raises(OSError("the database is away")), "raised OSError"),
     "a refusal": (raises(InvalidToken("what is this")), "raised InvalidToken"),
 }
@@ -359,5 +362,5 @@ def test_kinds_of_faults_without_end_are_not_remembered_without_end() -> None:
 
 def test_a_number_for_a_time_of_a_push_is_a_type_error() -> None:
     app, notifier = host()
-    with app.app_context(), pytest.raises(TypeError, match="a time is a datetime, not float"):
+    with app.app_context(), pytest.raises(TypeError, match="a time must be a datetime, not float"):
         notifier.publish("notes", "alice", changed_at=time.time())  # type: ignore[arg-type]

@@ -96,7 +96,7 @@ def test_origins_are_kept_as_a_browser_writes_them(value: object, origins: set[s
 
 
 def test_a_wrong_origin_is_shown_among_the_right_ones() -> None:
-    with pytest.raises(ConfigurationError, match=r"'https://b\.example/' is no origin"):
+    with pytest.raises(ConfigurationError, match=r"'https://b\.example/' must be scheme://host"):
         Settings.read({"SYNCKIT_CORS_ORIGINS": "https://a.example https://b.example/"}, own_tokens=True)
 
 

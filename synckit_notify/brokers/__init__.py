@@ -1,4 +1,4 @@
-"""Brokers carry a notice to the other processes; the URL's scheme chooses one.
+"""Brokers carry notices to the other processes; the scheme of the URL chooses one.
 
 memory://                              one process
 redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the URL; its package is loaded only then
@@ -14,13 +14,13 @@ _REDIS = ("redis", "rediss", "unix")
 
 
 def check_url(url: str) -> str:
-    """Return the URL if a broker can be made for it, else raise ConfigurationError. Connects to nothing."""
+    """Return the URL; raises ConfigurationError if no broker can be made for it. Does not connect."""
     connect(url)
     return url
 
 
 def connect(url: str, namespace: str = "synckit") -> Broker:
-    """Make the broker for a URL; only processes with the same namespace hear each other."""
+    """Return a new broker for a URL; only processes with the same namespace exchange messages."""
     scheme = url.partition("://")[0] if "://" in url else None
     if scheme == "memory":
         return MemoryBroker()
@@ -28,6 +28,4 @@ def connect(url: str, namespace: str = "synckit") -> Broker:
         from .redis import RedisBroker
 
         return RedisBroker(url, namespace)
-    raise ConfigurationError(
-        f"SYNCKIT_BROKER_URL: {scheme!r} is no known broker; use memory://, {'://, '.join(_REDIS)}://"
-    )
+    raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with memory://, {'://, '.join(_REDIS)}://, not {scheme!r}")

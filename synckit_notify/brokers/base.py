@@ -1,7 +1,7 @@
-"""What lies between processes: the messages that travel, and the protocol of a broker.
+"""Between processes: the messages, and the protocol of a broker.
 
-A broker only makes things fast. Whoever publishes has already delivered in its own process; a message that a
-broker loses costs one sweep, never a change.
+A broker only makes notices fast. A publisher has delivered in its own process already; a message that the broker loses
+is found by the next sweep, and no change is lost.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 
 class Notice(NamedTuple):
-    """A push was committed; times are Unix seconds, None where the host does not tell them."""
+    """A push was committed; times are Unix seconds, None if the host does not give them."""
 
     app: str
     user: str
@@ -19,7 +19,7 @@ class Notice(NamedTuple):
 
 
 class Disconnect(NamedTuple):
-    """The streams of a user, or of one device of theirs, shall end."""
+    """The streams of a user, or of one of their devices, must end."""
 
     app: str
     user: str
@@ -27,46 +27,46 @@ class Disconnect(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Messages may have been lost somewhere: everybody looks."""
+    """Messages may have been lost: wake every stream."""
 
 
 Message = Notice | Disconnect | Gap
 
 
 class BrokerStatus(NamedTuple):
-    """How the way to the other processes is, for `/ready`, the metrics and the log."""
+    """The state of the connection to the other processes, for `/ready` and the metrics."""
 
     connected: bool
-    """Subscribed now."""
+    """Whether this process is subscribed now."""
     echo: bool
-    """What this process sends came back to it lately."""
+    """Whether a message of this process came back to it recently."""
     gaps: int
-    """How often messages may have been missed so far; the first subscription counts."""
+    """How often messages may have been missed; the first subscription counts too."""
     invalid: int
-    """Messages dropped because they were malformed or foreign."""
+    """How many messages were dropped because they were malformed."""
     pending: int
-    """Messages that wait to be sent."""
+    """How many messages wait to be sent."""
 
 
 class Broker(Protocol):
-    """Carries messages to the other processes; made in the worker process, every method thread-safe."""
+    """Carries messages to the other processes. Made in the worker process; every method is thread-safe."""
 
     name: str
 
     def start(self, receive: Callable[[Message], None]) -> None:
-        """Begin to hand the messages of other processes to `receive`, from a thread of the broker's own.
+        """Start to pass the messages of other processes to `receive`, in a thread of the broker's own.
 
-        Called once, at the first stream. Every confirmed subscription, the first one included, begins with a Gap.
+        Called once, at the first stream. Each confirmed subscription, including the first one, begins with a Gap.
         """
 
     def publish(self, message: Message) -> None:
         """Send to the other processes, also before `start` or without it; returns at once and never raises."""
 
     def status(self) -> BrokerStatus:
-        """Return how the way to the other processes is now."""
+        """Return the state of the connection to the other processes."""
 
     def flush(self, seconds: float) -> bool:
-        """Wait until nothing is pending, for so many seconds at most; return whether nothing is."""
+        """Wait until nothing is pending, for `seconds` at most; return whether nothing is."""
 
     def close(self) -> None:
-        """Let go of every thread and connection; waits at most two seconds for what is pending."""
+        """Close every thread and connection; wait two seconds at most for pending messages."""

@@ -1,8 +1,8 @@
-"""The one place that knows redis-py: a URL in, connections out, and every failure is a `ConnectionLost`.
+"""The only module that knows redis-py: a URL in, connections out, and every failure is a ConnectionLost.
 
-By itself redis-py tries again for seconds, and connects and subscribes again without a word. Here it reads the URL,
-makes one connection and speaks the protocol, nothing else; watching over the connection is ours. Its errors may quote
-what was sent, so the URL's password is taken out of every sentence. This file is imported only for a URL that needs it.
+By default redis-py retries for seconds, and reconnects and subscribes again silently. Here it only parses the URL,
+makes one connection and speaks the protocol; the listener and the sender watch the connection. Errors of redis-py may
+quote what was sent, so the URL's password is removed from every message. Imported only for a URL that needs it.
 """
 
 import codecs
@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigurationError
 
 OURS: dict[str, Any] = {
-    "db": 0,  # pub/sub knows no databases
+    "db": 0,  # pub/sub ignores databases
     "protocol": 2,
     "decode_responses": False,
     "driver_info": None,  # a user that may only SUBSCRIBE, PUBLISH and PING is enough
@@ -23,19 +23,19 @@ OURS: dict[str, Any] = {
     "retry_on_error": [],
     "health_check_interval": 0,
 }
-"""What a URL cannot change; everything else it may say as redis-py reads it."""
+"""Options that a URL cannot change; redis-py reads all others from the URL."""
 
 MAX_SENTENCE_CHARACTERS = 200
 
-codecs.lookup("idna")  # else the first look-up of a host imports it in our thread, and a fork just then is a deadlock
+codecs.lookup("idna")  # else the first look-up of a host imports it in our thread, and a fork at that moment deadlocks
 
 
 class ConnectionLost(Exception):
-    """The connection failed and is of no more use; the sentence holds no password."""
+    """The connection failed and is closed; the message holds no password."""
 
 
 class Server:
-    """Where the broker is; raises ConfigurationError if redis-py is missing or cannot read the URL."""
+    """The address and options of a broker; raises ConfigurationError if redis-py is missing or cannot read the URL."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
         library = _library()
@@ -45,20 +45,20 @@ class Server:
             self._kind = options.pop("connection_class", library.Connection)
             self._options = options
             self._kind(**options)
-        except Exception:  # with its text a piece of a password that was not percent-encoded might get out
+        except Exception:  # its text may hold a part of a password that was not percent-encoded
             raise ConfigurationError(
-                "SYNCKIT_BROKER_URL cannot be read: give redis://[[user]:password@]host[:port], rediss://... or "
-                "unix:///path, with the special characters of a password percent-encoded"
+                "SYNCKIT_BROKER_URL must be redis://[[user]:password@]host[:port], rediss://... or unix:///path, "
+                "with the special characters of a password percent-encoded"
             ) from None
 
     def connect(self) -> "Connection":
-        """Return an open connection, or raise Lost."""
+        """Return an open connection; raises ConnectionLost."""
         secrets = [self._options.get("password"), self._options.get("ssl_password")]
         return Connection(self._kind(**self._options), [secret for secret in secrets if secret])
 
 
 class Connection:
-    """One connection. Another thread may close it, which ends a read that waits."""
+    """One connection. Another thread may close it, which ends a waiting read."""
 
     def __init__(self, connection: Any, secrets: list[str]) -> None:
         self._connection = connection
@@ -67,17 +67,17 @@ class Connection:
             connection.connect()
 
     def send(self, *commands: tuple[str | bytes, ...]) -> None:
-        """Write commands in one go."""
+        """Send commands in one write."""
         with self._translated():
             self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
 
     def answer(self) -> Any:
-        """Return the next answer; an error answer is raised, and so is silence."""
+        """Return the next answer; raises ConnectionLost for an error answer and after a timeout."""
         with self._translated():
             return self._connection.read_response()
 
     def wait(self, seconds: float) -> Any | None:
-        """Return the next answer if it begins within so many seconds, else None."""
+        """Return the next answer if it begins within `seconds`, else None."""
         with self._translated():
             return self._connection.read_response() if self._connection.can_read(max(0.0, seconds)) else None
 
@@ -95,14 +95,14 @@ class Connection:
             raise ConnectionLost(self._sentence(error)) from None
 
     def _sentence(self, error: Exception) -> str:
-        text = str(error).partition(", with args")[0]  # then a broker that knows no AUTH repeats what it was sent
+        text = str(error).partition(", with args")[0]  # a broker that does not know AUTH repeats what it was sent
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return f"{type(error).__name__}: {' '.join(text.split())[:MAX_SENTENCE_CHARACTERS]}"
 
 
 def pause(failures: int, longest: float) -> float:
-    """Return how many seconds to wait after so many failures in a row, spread at random."""
+    """Return the seconds to wait after this many failures in a row, randomized."""
     return random.uniform(0.5, 1.0) * min(longest, 0.25 * 2.0 ** min(failures, 16))
 
 

@@ -1,12 +1,12 @@
-"""The way in: a thread that is subscribed, or about to be again.
+"""The listener: a thread that keeps a subscription to the broker.
 
-    connect ── SUBSCRIBE ── confirmed: a Gap, since messages may have passed meanwhile
-       ▲                       ├─ a message of another process: received
-       │                       ├─ one of our own: the way is open in both directions
-       │                       └─ now and then a PING, and a probe to hear ourselves
-       └── a pause ◀── lost: an error, no PONG in time, or deaf: what we sent was taken and never came
+    connect ── SUBSCRIBE ── confirmed: report a Gap, since messages may have passed meanwhile
+       ▲                       ├─ a message of another process: pass it on
+       │                       ├─ a message of this process (echo): both directions work
+       │                       └─ every few seconds a PING, and a probe if there was no echo
+       └── a pause ◀── lost: an error, no PONG in time, or a probe that was accepted and did not come back
 
-Otherwise nobody would notice a broker that hangs, or a subscription that a failover left behind on another server.
+Without this, a broker that hangs, or a subscription that a failover left on another server, would go unnoticed.
 """
 
 import threading
@@ -19,26 +19,26 @@ from .base import Gap, Message
 from .connection import Connection, ConnectionLost, pause
 from .messages import Probe, decode
 
-COMPLAINT_SECONDS = 60.0
-"""Between two log lines about messages that are none of ours."""
+WARNING_SECONDS = 60.0
+"""Seconds between two log lines about malformed messages."""
 
-IN_A_ROW = 50
-"""Messages, 3 ms of work, then a breath: after an outage thousands come at once, and reading them does not yield."""
+MESSAGES_BEFORE_SLEEP = 50
+"""Messages (3 ms of work) before a short sleep: after an outage thousands come, and reading them does not yield."""
 
-BREATH_SECONDS = 0.001
-"""Not 0: gevent turns such sleeps into callbacks, and looks at timers and sockets after fifty of them only."""
+SHORT_SLEEP_SECONDS = 0.001
+"""Not 0: gevent makes callbacks of such sleeps, and looks at timers and sockets only after fifty of them."""
 
 Receive = Callable[[Message], None]
 
 
 class Timing(NamedTuple):
-    """The periods of a broker in seconds: one that hangs is lost within `ping` and `answer`."""
+    """The periods of a broker in seconds; one that hangs is noticed within `ping` + `answer`."""
 
     ping: float = 3.0
     probe: float = 5.0
-    """After so long without hearing ourselves we send something to hear."""
+    """A probe is sent after this time without an echo."""
     answer: float = 5.0
-    """How long to wait for a connection, for each answer of the broker, and for what we sent to come back."""
+    """The limit for a connection, for each answer of the broker, and for an echo."""
     longest_pause: float = 5.0
 
 
@@ -46,14 +46,14 @@ DEFAULT_TIMING = Timing()
 
 
 class Echo:
-    """Whether what this process sends comes back to it; the sender's thread calls `sent`, the listener's the rest."""
+    """Whether messages of this process come back to it. The sender's thread calls `sent`, the listener's the rest."""
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self.begin(0.0)
 
     def begin(self, now: float) -> None:
-        """Start over with a new subscription: what was sent before need not come back."""
+        """Start over with a new subscription: messages sent before it need not come back."""
         self._since = now
         self._asked = False
         self._sent_at: float | None = None
@@ -61,35 +61,35 @@ class Echo:
         self._heard_at: float | None = None
 
     def ask(self, now: float) -> bool:
-        """Return whether to send a probe now; not while one is on its way."""
+        """Return whether to send a probe now; not while one is in flight."""
         if self._asked or (self._heard_at is not None and now - self._heard_at < self._timing.probe):
             return False
         self._asked = True
         return True
 
     def sent(self, at: float, taken_at: float) -> None:
-        """Note that the broker took a probe; we may well hear it before we know."""
+        """Note that the broker accepted a probe; its echo may come before this call."""
         if at >= self._since:
             self._sent_at, self._due_at = at, taken_at + self._timing.answer
 
     def heard(self, now: float) -> None:
-        """Note that a message of our own came."""
+        """Note that a message of this process came back."""
         self._heard_at = now
         self._asked = False
 
     def missing(self, now: float) -> bool:
-        """Return whether the broker took a probe that should have come back by now."""
+        """Return whether an accepted probe should have come back by now."""
         if self._sent_at is None or (self._heard_at is not None and self._heard_at >= self._sent_at):
             return False
         return now > self._due_at
 
     def is_alive(self, now: float) -> bool:
-        """Return whether this process heard itself lately."""
+        """Return whether a message of this process came back recently."""
         return self._heard_at is not None and now - self._heard_at <= self._timing.probe + 2 * self._timing.answer
 
 
 class Listener:
-    """One subscribed connection, watched over by a daemon thread until `close`."""
+    """One subscribed connection, kept by a daemon thread until `stop`."""
 
     def __init__(
         self,
@@ -113,22 +113,22 @@ class Listener:
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
         self._subscribed_at: float | None = None
-        self._owed_since: float | None = None
+        self._waiting_since: float | None = None
         self._failures = 0
-        self._complained_at = float("-inf")
+        self._warned_at = float("-inf")
         self._heard = 0
         self.gaps = 0
         self.invalid = 0
 
     @property
     def connected(self) -> bool:
-        """Return whether the broker has confirmed the subscription, and it still holds."""
+        """Return whether the subscription is confirmed and alive."""
         return self._subscribed_at is not None
 
     def start(self, receive: Receive) -> None:
-        """Begin to listen; `receive` is called from the listener's thread, and may raise.
+        """Start to listen; `receive` is called in the listener's thread and may raise.
 
-        Raises RuntimeError if there is no thread to be had, and may then be called again.
+        Raises RuntimeError if no thread can be started; it may then be called again.
         """
         self._receive = receive
         thread = threading.Thread(target=self._run, name="synckit-listen", daemon=True)
@@ -155,7 +155,7 @@ class Listener:
             self._closing.wait(pause(self._failures, self._timing.longest_pause))
 
     def _lose(self, error: Exception) -> None:
-        """Count a failure; a subscription that had held for a while was none, so that pauses start small again."""
+        """Count a failure; after a subscription that held for a while, start again with a short pause."""
         since, self._subscribed_at = self._subscribed_at, None
         now = time.monotonic()
         held = since is not None and now - since > self._timing.longest_pause and self._echo.is_alive(now)
@@ -165,55 +165,55 @@ class Listener:
         if not isinstance(error, ConnectionLost):
             log.error("listening to the broker failed; connecting again", exc_info=error)
         elif self._failures == 1:
-            log.warning("the broker is lost; connecting again until it is back: %s", error)
+            log.warning("the connection to the broker is lost; reconnecting: %s", error)
 
     def _listen(self) -> None:
         """Connect, subscribe and receive until that fails."""
         connection = self._connection = self._connect()
         try:
             connection.send(("SUBSCRIBE", self._channel))
-            self._owed_since = time.monotonic()
-            ping_at = self._owed_since + self._timing.ping
+            self._waiting_since = time.monotonic()
+            ping_at = self._waiting_since + self._timing.ping
             while not self._closing.is_set():
-                until = ping_at if self._owed_since is None else self._owed_since + self._timing.answer
+                until = ping_at if self._waiting_since is None else self._waiting_since + self._timing.answer
                 answer = connection.wait(until - time.monotonic())
                 now = time.monotonic()
                 if answer is None:
                     self._check(now)
                 else:
                     self._handle(answer, now)
-                if self._owed_since is None and now >= ping_at:
+                if self._waiting_since is None and now >= ping_at:
                     connection.send(("PING",))
-                    self._owed_since, ping_at = now, now + self._timing.ping
+                    self._waiting_since, ping_at = now, now + self._timing.ping
                 if self.connected and self._echo.ask(now):
                     self._probe()
         finally:
             connection.close()
 
     def _check(self, now: float) -> None:
-        """Raise Lost if something should have come by now. Asked only when nothing is left to read."""
-        if self._owed_since is not None and now - self._owed_since >= self._timing.answer:
-            raise ConnectionLost("it does not answer")
+        """Raise ConnectionLost if an answer or an echo is overdue. Called only when nothing is left to read."""
+        if self._waiting_since is not None and now - self._waiting_since >= self._timing.answer:
+            raise ConnectionLost("the broker does not answer")
         if self._echo.missing(now):
-            raise ConnectionLost("this process is deaf: what it sends does not come back")
+            raise ConnectionLost("messages of this process do not come back to it")
 
     def _handle(self, answer: Any, now: float) -> None:
-        if self._owed_since is not None:
-            self._owed_since = now  # whoever talks is alive, even if the PONG takes its time on a slow line
+        if self._waiting_since is not None:
+            self._waiting_since = now  # a broker that sends is alive, even if its PONG is late on a slow line
         match answer:
             case [b"message", _, data]:
                 self._hear(data, now)
             case [b"pong", *_] | b"PONG":
-                self._owed_since = None
+                self._waiting_since = None
             case [b"subscribe", *_]:
                 self._subscribe(now)
             case _:
-                raise ConnectionLost("it answers what was not asked")
+                raise ConnectionLost("the broker sent an unexpected answer")
 
     def _subscribe(self, now: float) -> None:
         if self._failures:
-            log.info("the broker is back")
-        self._owed_since = None
+            log.info("the broker is connected again")
+        self._waiting_since = None
         self._echo.begin(now)
         self._subscribed_at = now
         self._confirmed()
@@ -221,12 +221,12 @@ class Listener:
 
     def _hear(self, data: bytes, now: float) -> None:
         self._heard += 1
-        if self._heard % IN_A_ROW == 0:
-            time.sleep(BREATH_SECONDS)
+        if self._heard % MESSAGES_BEFORE_SLEEP == 0:
+            time.sleep(SHORT_SLEEP_SECONDS)
         try:
             sender, content = decode(data)
         except ValueError as error:
-            self._complain(error, now)
+            self._warn(error, now)
             return
         if sender == self._token:
             self._echo.heard(now)
@@ -240,10 +240,8 @@ class Listener:
         except Exception:
             log.exception("a message of another process could not be delivered")
 
-    def _complain(self, error: ValueError, now: float) -> None:
+    def _warn(self, error: ValueError, now: float) -> None:
         self.invalid += 1
-        if now - self._complained_at >= COMPLAINT_SECONDS:
-            self._complained_at = now
-            log.warning(
-                "dropped a message in %s that is none of ours (%s), %d so far", self._channel, error, self.invalid
-            )
+        if now - self._warned_at >= WARNING_SECONDS:
+            self._warned_at = now
+            log.warning("dropped a malformed message in %s: %s; %d so far", self._channel, error, self.invalid)

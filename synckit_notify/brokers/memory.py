@@ -1,4 +1,4 @@
-"""The broker of a service with one process: there is nobody else to tell."""
+"""The broker of a service with one process: there is no other process to notify."""
 
 from collections.abc import Callable
 
@@ -6,23 +6,23 @@ from .base import BrokerStatus, Message
 
 
 class MemoryBroker:
-    """Carries nothing, since every publisher delivers in its own process first."""
+    """Carries nothing: every publisher delivers in its own process first."""
 
     name = "memory"
 
     def start(self, receive: Callable[[Message], None]) -> None:
-        """Do nothing: no message ever comes from elsewhere."""
+        """Do nothing: no message comes from another process."""
 
     def publish(self, message: Message) -> None:
-        """Do nothing: everybody has been told."""
+        """Do nothing: the message is delivered already."""
 
     def status(self) -> BrokerStatus:
-        """Return that all is well: the only process hears itself."""
+        """Return a status without faults."""
         return BrokerStatus(connected=True, echo=True, gaps=0, invalid=0, pending=0)
 
     def flush(self, seconds: float) -> bool:
-        """Return True: nothing ever waits."""
+        """Return True: nothing waits."""
         return True
 
     def close(self) -> None:
-        """Do nothing: nothing is held."""
+        """Do nothing: there is nothing to close."""

@@ -14,11 +14,11 @@ from .base import Disconnect, Gap, Message, Notice
 VERSION = 1
 MAX_ID_LENGTH = 128  # as everywhere: nobody can subscribe with a longer one
 MAX_MESSAGE_BYTES = 8192
-"""Bytes; three ids whose every character takes twelve in JSON are 4.6 KB."""
+"""Bytes; three ids of characters that take twelve bytes each in JSON are 4.6 KB."""
 
 
 class Probe(NamedTuple):
-    """Says nothing; its sender wants to hear it."""
+    """Has no content: its sender checks whether it comes back."""
 
 
 Content = Message | Probe
@@ -33,14 +33,14 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 
 def encode(sender: str, content: Content) -> bytes:
-    """Return the bytes of a sound message."""
+    """Return the bytes of a valid message."""
     fields = {name: value for name, value in content._asdict().items() if value is not None}
     head = {"v": VERSION, "by": sender, "is": _NAMES[type(content)]}
     return json.dumps(head | fields, separators=(",", ":")).encode()
 
 
 def decode(data: bytes) -> tuple[str, Content]:
-    """Return the sender and what it says; raises ValueError for anything that `encode` would not have made."""
+    """Return the sender and the content; raises ValueError for anything that `encode` would not produce."""
     if len(data) > MAX_MESSAGE_BYTES:
         raise ValueError(f"{len(data)} bytes")
     try:
@@ -48,11 +48,11 @@ def decode(data: bytes) -> tuple[str, Content]:
         version, sender, kind = fields.pop("v"), fields.pop("by"), fields.pop("is")
         content = _KINDS[kind](**fields)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError("no message of ours") from error
+        raise ValueError("it is not a message of synckit_notify") from error
     if type(version) is not int or version != VERSION:
-        raise ValueError("another version")
+        raise ValueError("it has another version")
     if not is_id(sender) or not is_sound(content):
-        raise ValueError("a field of another kind")
+        raise ValueError("a field has a wrong type")
     return sender, content
 
 

@@ -1,10 +1,10 @@
-"""The broker between processes and machines: Redis, Valkey or whatever else speaks their protocol.
+"""The broker between processes and machines: Redis, Valkey or another server with their protocol.
 
     publish ── Sender ──── PUBLISH ──▶ one channel, <namespace>:notices ── every process's Listener ── receive
 
-Two connections per process, both opened at first use: one that is subscribed from the first stream on, and one that
-sends. One shared channel, so that one confirmation tells whether anything can have been missed. Neither a push request
-nor the hub ever waits for the broker: `publish` puts the message into a bounded set, and a thread does the rest.
+Two connections per process, each opened at first use: one subscribes from the first stream on, one sends. All processes
+share one channel, so one confirmation tells whether messages may have been missed. Neither a push request nor gevent's
+hub (its event loop) waits for the broker: `publish` puts the message into a bounded set, and a thread sends it.
 """
 
 import secrets
@@ -23,7 +23,7 @@ CLOSING_SECONDS = 2.0
 
 
 class RedisBroker:
-    """Made in the process that uses it; holds nothing but locks until `start` or the first `publish`."""
+    """Made in the process that uses it; opens nothing until `start` or the first `publish`."""
 
     name = "redis"
 
@@ -54,24 +54,24 @@ class RedisBroker:
         self._warned = False
 
     def start(self, receive: Callable[[Message], None]) -> None:
-        """Begin to listen, for as long as the process lives."""
+        """Start to listen, until the process ends."""
         self._use()
         self._listener.start(receive)
 
     def publish(self, message: Message) -> None:
-        """Send soon; what other processes would refuse as malformed becomes a Gap, so that nothing is lost."""
+        """Send soon. A message that other processes would refuse becomes a Gap, so that no notice is lost."""
         self._use()
         if not is_sound(message):
             if not self._warned:
                 log.warning(
-                    "a notice has an id that is empty or longer than 128 characters: all devices are woken instead"
+                    "a notice has an id that is empty or longer than 128 characters: every device is woken instead"
                 )
             self._warned = True
             message = Gap()
         self._sender.put(message)
 
     def status(self) -> BrokerStatus:
-        """Return how the way to the other processes is now."""
+        """Return the state of the connection to the other processes."""
         connected = self._listener.connected
         return BrokerStatus(
             connected=connected,
@@ -82,11 +82,11 @@ class RedisBroker:
         )
 
     def flush(self, seconds: float) -> bool:
-        """Wait until the broker has taken what waits, for so many seconds at most; return whether it has."""
+        """Wait until the broker has accepted all messages, for `seconds` at most; return whether it has."""
         return self._sender.flush(seconds)
 
     def close(self) -> None:
-        """Send what waits, for two seconds at most, and let go of both connections."""
+        """Send the waiting messages, for two seconds at most, and close both connections."""
         if self._forget_end is not None:
             self._forget_end()
         until = time.monotonic() + CLOSING_SECONDS
@@ -95,6 +95,6 @@ class RedisBroker:
         self._listener.join(until - time.monotonic())
 
     def _use(self) -> None:
-        """Remember to send what waits before the process ends: a command publishes and is gone."""
+        """Register to send the waiting messages before the process ends, as a short command does."""
         if self._forget_end is None:
             self._forget_end = before_end(self.close)

@@ -1,11 +1,11 @@
-"""The way out: messages wait in a bounded set, and a thread sends them while there are any.
+"""The sender: messages wait in a bounded set (the outbox), and a thread sends them while there are any.
 
     put ── Outbox, one notice per channel ── batch ── PUBLISH, many in one round trip
               ▲                                │
               └───── put back, a pause ◀───────┘ if it failed
 
-A notice leaves the set before it is sent, so that one published meanwhile is not taken for sent. What failed may have
-arrived all the same: rather twice than never. When the set is full, one Gap takes the place of everything in it.
+A notice leaves the set before it is sent, so that one published meanwhile is sent too. A failed batch may have arrived
+and is sent again: twice is allowed, never is not. When the set is full, one Gap replaces everything in it.
 """
 
 import threading
@@ -19,14 +19,14 @@ from .connection import Connection, ConnectionLost, pause
 from .messages import Content, Probe, encode
 
 LIMIT = 10_000
-"""Waiting messages; a few MB at most."""
+"""Messages that may wait: a few MB at most."""
 
 BATCH = 100
-"""Messages per round trip: 2 ms of work, during which the hub does nothing else."""
+"""Messages per round trip: 2 ms of work, which block gevent's hub."""
 
 
 class Outbox:
-    """The messages that wait, oldest first; not thread-safe."""
+    """The waiting messages, oldest first; not thread-safe."""
 
     def __init__(self, limit: int = LIMIT) -> None:
         self._limit = limit
@@ -36,7 +36,7 @@ class Outbox:
         return len(self._waiting)
 
     def add(self, message: Message) -> None:
-        """Let a message wait, merged with the one of its channel; a Gap stands for all others, also for later ones."""
+        """Add a message, merged with the one of its channel; a Gap replaces all others, also later ones."""
         if _key(Gap()) in self._waiting:
             return
         key = _key(message)
@@ -53,10 +53,10 @@ class Outbox:
 
 
 def merge(a: Notice, b: Notice) -> Notice:
-    """Return one notice that wakes whomever two notices of one channel would wake.
+    """Return one notice that wakes every device that two notices of one channel would wake.
 
-    The device that made both changes is left out only if no other device's change can lie between them: a receiver
-    that missed that one would see it from two notices, but not from one that spans it.
+    The device that made both changes is excluded only if no other device's change can lie between them: a receiver that
+    missed that change would notice it from two notices, but not from one that spans it.
     """
     first, second = sorted((a, b), key=lambda notice: notice.changed_at or 0.0)
     if a.origin_device == b.origin_device and _follows(second, first):
@@ -66,7 +66,7 @@ def merge(a: Notice, b: Notice) -> Notice:
 
 
 class Sender:
-    """Sends from a daemon thread that lives while something waits; any thread may call anything."""
+    """Sends in a daemon thread that lives while messages wait; any thread may call any method."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Sender:
                 self._ensure()
 
     def flush(self, seconds: float) -> bool:
-        """Wait until nothing waits to be sent, for so many seconds at most; return whether nothing does."""
+        """Wait until no message waits to be sent, for `seconds` at most; return whether none does."""
         with self._lock:
             if not self._closing and len(self._outbox):
                 self._ensure()
@@ -118,11 +118,11 @@ class Sender:
         return self.pending == 0
 
     def retry(self) -> None:
-        """Try again now, if a failure is being waited out: the broker was seen."""
+        """End the pause after a failure: the broker was reached."""
         self._look.set()
 
     def close(self, seconds: float) -> None:
-        """Try once to send what waits, for so many seconds at most, then let go."""
+        """Try once to send the waiting messages, for `seconds` at most, then close the connection."""
         with self._lock:
             self._closing = True
             thread = self._thread
@@ -144,7 +144,7 @@ class Sender:
         try:
             thread.start()
         except RuntimeError as error:
-            log.warning("no thread to send with; notices wait until the next one is published: %s", error)
+            log.warning("no thread can be started to send; notices wait until the next one is published: %s", error)
         else:
             self._thread = thread
 
@@ -175,13 +175,13 @@ class Sender:
             return self._sending
 
     def _put_back(self, batch: list[Content]) -> bool:
-        """Keep a batch that failed; tell whether to try again."""
+        """Keep a batch that failed; return whether to try again."""
         with self._lock:
             for content in batch:
                 self._keep(content)
             self._sending = []
             if self._closing:
-                self._idle.set()  # nothing will be sent any more
+                self._idle.set()  # nothing more will be sent
             return not self._closing
 
     def _send(self, batch: list[Content]) -> None:
@@ -198,9 +198,9 @@ class Sender:
             self._probe_sent(started, time.monotonic())
 
     def _wait_out(self, failures: int, error: Exception) -> None:
-        """Pause, but not after the first failure: a connection unused for long is often stale."""
+        """Pause, but not after the first failure: a connection that was unused for long is often stale."""
         if failures == 2:
-            log.warning("notices to other processes wait until the broker takes them: %s", error)
+            log.warning("notices to other processes wait until the broker accepts them: %s", error)
         if failures > 1:
             self._look.wait(pause(failures - 1, self._longest_pause))
         self._look.clear()
@@ -212,12 +212,12 @@ class Sender:
 
 
 def _follows(second: Notice, first: Notice) -> bool:
-    """Return whether nothing was changed between two notices, as far as their host tells times at all."""
+    """Return whether nothing was changed between two notices, as far as the host gives times."""
     if first.changed_at is None or second.changed_at is None:
         return first.changed_at == second.changed_at
     return second.previous_at is not None and second.previous_at <= first.changed_at
 
 
 def _key(message: Message) -> tuple[object, ...]:
-    """Return what a later message has in common with the one whose place it takes."""
+    """Return the key under which a later message replaces an earlier one."""
     return (Notice, message.app, message.user) if isinstance(message, Notice) else (type(message), *message)

@@ -1,4 +1,4 @@
-"""A background thread that exists only while it is needed: made on demand, gone when its need is.
+"""A background thread that exists only while it is needed.
 
 Threads are looked up as `threading.X` at the time of use, so that they are greenlets where gevent has patched.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from .logs import FaultLog
 
 SETTLE_SECONDS = 5.0
-"""A thread that is not needed ends at once, unless the machine is busy."""
+"""How long to wait for a thread that is no longer needed; it ends at once unless the machine is busy."""
 
 Action = Callable[[], None]
 
@@ -22,7 +22,7 @@ class Periodic:
     """A daemon thread that calls `work` every `seconds` while it is `needed`, started again on demand.
 
     `begin` is called before it starts and `finish` after its last work. `pause(seconds)` replaces the sleep, for work
-    that something else than time makes due.
+    that comes due by other events than time.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Periodic:
         self._faults = FaultLog()
 
     def ensure(self) -> None:
-        """Start the thread unless it runs. Call after the need has arisen, never before.
+        """Start the thread unless it runs. Call it after `needed` has become true, never before.
 
-        Raises RuntimeError if there is no thread to be had; the next call tries again.
+        Raises RuntimeError if no thread can be started; the next call tries again.
         """
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():  # something that is no Exception may have ended it
+            if self._thread is None or not self._thread.is_alive():  # a BaseException may have ended it
                 self._wakeup.clear()
                 self._begin()
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -62,11 +62,11 @@ class Periodic:
                 self._thread = thread
 
     def wake(self) -> None:
-        """Make a thread without a `pause` of its own work now."""
+        """Make the thread work now; not for a thread with its own `pause`."""
         self._wakeup.set()
 
     def join_idle(self) -> None:
-        """Make the thread ask now whether it is needed, and wait for its end if it is not."""
+        """Make the thread check now whether it is needed, and wait for its end if it is not."""
         thread = self._thread
         self._wakeup.set()
         if thread is not None and not self._needed():

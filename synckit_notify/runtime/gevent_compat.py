@@ -1,10 +1,11 @@
-"""The one room that may know gevent, and only if the process already runs on it.
+"""The only module that knows gevent, and only if the process already runs on it.
 
-In: a function that blocks without yielding (SQLite, a password hash). Out: its result. And what gevent takes out of
-the standard modules: the kernel's own epoll, and a socket object without a hub.
-Under a monkey-patched process such a call would stop every stream of the worker, so it goes to a native thread
-of gevent's pool and only the calling greenlet waits. Everywhere else it is called directly. gevent is never
-imported from here: where it is not loaded yet, nothing can be patched.
+`run_in_native_thread` calls a function that blocks without yielding (SQLite, a password hash). In a monkey-patched
+process it would block every stream of the worker, so it runs in a native thread of gevent's pool, and only the calling
+greenlet waits. Everywhere else it is called directly. The rest of the file restores what gevent's patches replace: the
+kernel's own epoll, and a socket object without a hub.
+
+gevent is never imported from here: while it is not loaded, nothing can be patched.
 """
 
 import select
@@ -26,7 +27,7 @@ def is_patched() -> bool:
 
 
 def epoll() -> Any | None:
-    """Return a new epoll of the kernel, never to be waited for longer than 0 s; None on systems without one."""
+    """Return a new epoll object of the kernel, or None on systems without it. Poll it with a timeout of 0 only."""
     if is_patched():
         make = sys.modules["gevent.monkey"].get_original("select", "epoll")
     else:
@@ -35,28 +36,28 @@ def epoll() -> Any | None:
 
 
 def failures() -> tuple[type[BaseException], ...]:
-    """Return what a failed call may raise: gevent's Timeout is no Exception."""
+    """Return the classes to catch for a failed call: gevent's Timeout is not an Exception."""
     gevent = sys.modules.get("gevent")
     return (Exception,) if gevent is None else (Exception, gevent.Timeout)
 
 
 def own_socket(number: int) -> KernelSocket:
-    """Return a socket object that owns this descriptor and never waits: 48 bytes, where gevent's takes 600."""
+    """Return a non-blocking socket object that owns this descriptor: 48 bytes, where gevent's takes 600."""
     sock = KernelSocket(fileno=number)
     sock.setblocking(False)  # socket.setdefaulttimeout may have told it to wait
     return sock
 
 
 def shut_down(sock: Any) -> None:
-    """End a connection in both directions under whoever is writing to it, who gets EPIPE; a closed one is left alone.
+    """Shut a connection down in both directions, so that a blocked writer gets EPIPE; a closed one is left alone.
 
-    Not by the object's own `shutdown`: gevent's fails the writer with another error, which servers log, and that of
-    TLS takes the encryption away from the writer.
+    The object's own `shutdown` will not do: gevent's fails the writer with another error, which servers log, and that
+    of a TLS socket removes the encryption under the writer.
     """
     with suppress(OSError):
         if isinstance(sock, KernelSocket):
             KernelSocket.shutdown(sock, SHUT_RDWR)
-        elif (number := sock.fileno()) >= 0:  # gevent's: nobody closes it meanwhile, as nothing here switches
+        elif (number := sock.fileno()) >= 0:  # gevent's: nobody closes it meanwhile, since no greenlet switches here
             borrowed = KernelSocket(fileno=number)
             try:
                 borrowed.shutdown(SHUT_RDWR)

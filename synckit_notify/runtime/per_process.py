@@ -1,7 +1,7 @@
-"""`PerProcess`: a value that every process makes for itself, for everything that a fork must not share.
+"""`PerProcess`: a value that each process makes for itself, for everything that must not be shared by a fork.
 
-Locks, threads, sockets and database connections of a parent process are of no use in its child, or do harm there: two
-processes on one connection get each other's answers. Standard library only; server and SDK both use it.
+Locks, threads, sockets and database connections of a parent process are useless or harmful in its child: two processes
+on one connection get each other's answers. Standard library only; the server and the SDK both use it.
 """
 
 import os
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 class PerProcess(Generic[T]):
-    """A value that every process makes at its first use, once.
+    """A value that each process makes once, at its first use. Thread-safe.
 
-    A child keeps its parent's value referenced and never uses, closes or finalizes it.
+    A child keeps a reference to its parent's value and never uses, closes or finalizes it.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:

@@ -1,11 +1,11 @@
-"""Call something before this process ends, whoever ends it; standard library only.
+"""Call a function before this process ends, whatever ends it; standard library only.
 
     atexit                          a program, a shell, a server's worker
     multiprocessing, its pools,     end their children with os._exit, after functions registered with them; so does
     concurrent.futures              billiard, Celery's fork of multiprocessing, for a single process
     Celery's pool                   ends its children with os._exit, after the signal worker_process_shutdown
 
-Nothing can be called before a bare os._exit or a SIGKILL. The other packages are found only where they are loaded.
+Nothing can be called before a bare os._exit or a SIGKILL. Other packages are used only if they are loaded.
 """
 
 import atexit
@@ -14,11 +14,11 @@ import sys
 from collections.abc import Callable
 
 AFTER_POOLS = 0
-"""multiprocessing calls higher numbers first, and joins children, queues and their threads later than this."""
+"""multiprocessing calls higher numbers first; it joins children, queues and their threads after this one."""
 
 
 def before_end(call: Callable[[], object]) -> Callable[[], None]:
-    """Register a call for the end of this process; it may come more than once. Return what takes it back."""
+    """Register a call for the end of this process; it may be made more than once. Return a function that cancels it."""
     maker = os.getpid()
 
     def leave(*_: object, **__: object) -> None:

@@ -1,15 +1,15 @@
-"""Which WSGI server runs this process: the client's socket, how many streams fit in, and what a stream would block.
+"""Which WSGI server runs this process: the client's socket, how many streams it can hold, what a stream would block.
 
-Decided here and nowhere else, from what the servers themselves say: gunicorn's worker, found without a hook, and the
-WSGI environ of a request. No server is imported.
+Decided here and nowhere else, from gunicorn's worker, found without a hook, and from the WSGI environ of a request. No
+server is imported.
 
     refused    a stream would block all other requests, or would never be delivered; the sentence says what to change
     known      gunicorn's gevent, gevent_pywsgi and gthread workers, `flask run`, gevent.pywsgi, uWSGI with gevent
     unknown    every other server: few streams, and none of them for long
     no server  a test client in this process: no limit
 
-An unknown server is limited because a stream may hold one of a few threads, and because many servers never tell a
-generator that its client has left: streams of clients long gone would use up all threads.
+An unknown server is limited because a stream may hold one of a few threads, and because many servers never close a
+generator whose client has left: streams of clients that left long ago would use up all threads.
 """
 
 import signal
@@ -56,24 +56,24 @@ _told: set[str] = set()
 
 
 class Server(NamedTuple):
-    """What the server of one request can do for a stream."""
+    """What the server of one request allows a stream."""
 
     name: str
     max_streams: int | None = None
-    """How many streams leave it room for other requests; None: as many as come."""
+    """How many streams leave room for other requests; None means no limit."""
     refusal: str | None = None
-    """Why it cannot hold a stream, and what to do about it."""
+    """Why it cannot hold a stream, and what to change; None if it can."""
     warning: str | None = None
-    """Why its limits are low, and which settings change them."""
+    """Why its limits are low, and which settings raise them."""
     max_stream_seconds: float | None = None
     can_park: bool = False
-    """Whether it lets go of the client's socket."""
+    """Whether the client's socket can be taken from it."""
     client_socket: socket.socket | None = None
-    """None where the server does not give it, or where requests share it."""
+    """None where the server does not provide it, or where requests share it."""
 
 
 def attach(worker: Any) -> None:
-    """Name the gunicorn worker, from a `post_worker_init` hook; only for hosts that replace its signal handlers."""
+    """Register the gunicorn worker, in a `post_worker_init` hook: only for hosts that replace its signal handlers."""
     global _attached
     _attached = worker
 
@@ -92,7 +92,7 @@ def gunicorn_worker() -> Any | None:
 
 
 def of_process() -> Server | None:
-    """Return the server of this process as far as it is known before a request comes: gunicorn's worker."""
+    """Return the server of this process if it is known before a request comes: gunicorn's worker, else None."""
     worker = gunicorn_worker()
     if worker is None:
         return None
@@ -111,7 +111,7 @@ def of_process() -> Server | None:
 
 
 def of_request(environ: Mapping[str, Any]) -> Server:
-    """Return the server of a request. Tells by the environ: a process may run a server and a test client."""
+    """Return the server of a request, by its environ: a process may run a server and a test client."""
     software = str(environ.get("SERVER_SOFTWARE", ""))
     if "gunicorn.socket" in environ or "gunicorn.sock" in environ:
         return _gunicorn(environ)
@@ -137,14 +137,14 @@ def of_request(environ: Mapping[str, Any]) -> Server:
 
 
 def max_descriptors() -> int | None:
-    """Return how many sockets leave this process descriptors for everything else; None where there is no limit."""
+    """Return how many sockets leave enough descriptors for everything else; None where there is no limit."""
     return _leaving_room()
 
 
 def faults(*, alone: bool) -> Iterator[str]:
-    """Yield one sentence for each thing of this gunicorn that streams cannot work with; nothing elsewhere.
+    """Yield one message for each setting of this gunicorn that streams cannot work with; nothing on other servers.
 
-    `alone` says that notices do not leave this process.
+    `alone` means that notices do not leave this process.
     """
     worker, server = gunicorn_worker(), of_process()
     if worker is None or server is None:
@@ -161,7 +161,7 @@ def faults(*, alone: bool) -> Iterator[str]:
 
 
 def warn_once(sentence: str) -> None:
-    """Log a warning about this server, once in a process."""
+    """Log a warning about this server, once per process."""
     if sentence not in _told:
         _told.add(sentence)
         log.warning("%s", sentence)
@@ -206,7 +206,7 @@ def _is_tornado(environ: Mapping[str, Any]) -> bool:
 def _leaving_room(*seats: int) -> int | None:
     """Return nine tenths of what a server can hold.
 
-    A full server accepts connections and then says nothing, not even an error. So streams must stay below its
+    A full server accepts connections and then never answers, not even with an error. So streams must stay below its
     connections, its threads and the descriptors of the process, whichever is least.
     """
     bounds = [*seats, *_descriptors()]
@@ -229,4 +229,4 @@ def _class_names(kind: type) -> frozenset[str]:
 
 
 _gunicorn_of_process = PerProcess(_known_gunicorn)
-"""Asked with each request: looking behind a signal handler takes a tenth of the time of a connect."""
+"""Cached: finding the worker behind the signal handler takes a tenth of the time of a connect."""

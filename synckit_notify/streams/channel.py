@@ -1,7 +1,7 @@
-"""A channel, its subscribers, and what waits to be written to each: one (app, user) pair as a process sees it.
+"""A channel: one (app, user) pair in this process, its subscribers, and the frames that wait for each of them.
 
-A channel owns one Condition, made when somebody waits; each of its subscribers owns a bounded deque of frames, while
-any wait to be written. All of it is guarded by the one lock of the registry that made it.
+A channel owns one Condition, made at the first wait. A subscriber owns a bounded deque of frames, made when a second
+frame waits. All of it is guarded by the one lock of the registry that made it.
 """
 
 import threading
@@ -13,25 +13,25 @@ from .counters import Counters
 from .wakeups import Wakeable
 
 BUFFERED_FRAMES = 16
-"""A subscriber buffers at most this many frames; when full the oldest is dropped (seed, Design Notes)."""
+"""A subscriber buffers at most this many frames; when full, the oldest is dropped (docs/protocol.md)."""
 
 COMMIT_SECONDS = 2.0
-"""A change whose time lies longer than this before the first subscriber was committed before it subscribed.
+"""A change that is older than the first subscriber by more than this was committed before it subscribed.
 
-Bounds the time from a push's timestamp to its commit, plus the difference of two machines' clocks.
+It bounds the time from the timestamp of a push to its commit, plus the difference between two machines' clocks.
 """
 
 
 class EndReason(StrEnum):
-    """Why a stream ends; the value is the word that the client reads after `bye`, if it is still there."""
+    """Why a stream ends; the value is the word after `bye` in the last comment that the client reads."""
 
     DRAINING = "draining"
     TOKEN_EXPIRED = "token_expired"
     REVOKED = "revoked"
     MAX_AGE = "max_age"
-    CLOSED = "closed"  # by the client, or its half of it
-    RESET = "reset"  # by the client, or the kernel gave the connection up
-    STALLED = "stalled"  # the client reads no more, and nothing more can be written
+    CLOSED = "closed"  # the client closed the connection, or its sending half
+    RESET = "reset"  # the client reset the connection, or the kernel gave it up
+    STALLED = "stalled"  # the client stopped reading, and nothing more can be written
 
     @property
     def peer_is_gone(self) -> bool:
@@ -40,7 +40,7 @@ class EndReason(StrEnum):
 
 
 class ChannelKey(NamedTuple):
-    """The pair that a push and its listeners have in common."""
+    """The app and the user that a push and its subscribers have in common."""
 
     app: str
     user: str
@@ -55,23 +55,23 @@ class Subscriber:
         self.channel = channel
         self.device = device
         self.principal: object = None
-        """Who it is, kept only where the host must be asked again whether they are still welcome."""
+        """The Principal, kept only where the host may be asked again whether it was revoked."""
         self.stream: Wakeable | None = None
-        """What the registry's Wakeups are given, where no thread waits for the Condition: a parked stream."""
+        """The stream to put into the registry's `wakeups`, where no thread waits for the Condition."""
         self.pending: deque[bytes] | tuple[bytes, ...] = ()
         self.end: EndReason | None = None
 
     def offer(self, frame: bytes) -> None:
-        """Buffer one more frame, the oldest dropped when full. The caller holds the lock."""
+        """Buffer one more frame, and drop the oldest when full. The caller holds the lock."""
         pending = self.pending
-        if isinstance(pending, tuple):  # most are taken before a second comes, and even an empty deque takes 0.7 KiB
+        if isinstance(pending, tuple):  # most are taken before a second one comes, and an empty deque takes 0.7 KiB
             pending = self.pending = deque(pending, maxlen=BUFFERED_FRAMES)
         self.channel.counters.dropped += len(pending) == BUFFERED_FRAMES
         pending.append(frame)
 
     def take(self) -> bytes:
         """Return the buffered frames joined, and forget them."""
-        if not self.pending:  # whoever offers one now also wakes
+        if not self.pending:  # a frame that is offered now also wakes the stream
             return b""
         with self.channel.lock:
             pending, self.pending = self.pending, ()
@@ -79,7 +79,7 @@ class Subscriber:
         return pending[0] if len(pending) == 1 else b"".join(pending)
 
     def wait(self, seconds: float) -> None:
-        """Sleep until something is pending, the stream shall end, or the time is over."""
+        """Sleep until a frame is pending, the stream must end, or `seconds` have passed."""
         with self.channel.lock:
             if not self.pending and self.end is None:
                 self.channel.condition = self.channel.condition or BroadcastCondition(self.channel.lock)
@@ -87,10 +87,10 @@ class Subscriber:
 
 
 class BroadcastCondition(threading.Condition):
-    """The condition variable of a channel: waiting lets go of the lock, and a notice wakes all who wait.
+    """The condition variable of a channel: a wait releases the lock, and `notify_all` wakes every waiting stream.
 
-    The standard one makes a lock for every wait, and tries the lock that is held at every wake-up, after which gevent
-    lets all others run. Here everybody waits for the same Event, which gevent has in C.
+    The standard one makes a lock for each wait, and tries the held lock at each wake-up, which makes gevent switch to
+    the other greenlets. Here all wait for the same Event, which gevent implements in C.
     """
 
     def __init__(self, lock: threading.Lock) -> None:
@@ -98,7 +98,7 @@ class BroadcastCondition(threading.Condition):
         self._next = threading.Event()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until the next notice, at most so long; the lock is held before and after."""
+        """Sleep until the next `notify_all`, for `timeout` seconds at most; the lock is held before and after."""
         notice = self._next
         self.release()
         try:
@@ -107,7 +107,7 @@ class BroadcastCondition(threading.Condition):
             self.acquire()
 
     def notify_all(self) -> None:
-        """Wake all who wait."""
+        """Wake every thread that waits."""
         notice, self._next = self._next, threading.Event()
         notice.set()
 
@@ -124,12 +124,12 @@ class Channel:
         self.condition: BroadcastCondition | None = None  # made when somebody waits: 1 KiB
         self.subscribers: list[Subscriber] = []
         self.watermark = now - COMMIT_SECONDS
-        """Every change up to this time (Unix seconds) was announced here, or is older than the subscribers."""
+        """Every change up to this time (Unix seconds) was delivered here, or is older than the subscribers."""
 
     def is_covered(self, moment: float, now: float) -> bool:
-        """Return whether a change of that moment is no news.
+        """Return whether a change of that moment needs no wake-up here: it was delivered, or every pull has seen it.
 
-        The newest change that was announced here never is. About older ones nothing is certain while `watermark` lies
-        in the future: the clock was set back since, and later changes may have got earlier times.
+        The newest delivered change never needs one. About older ones nothing is certain while `watermark` lies in the
+        future: the clock has been set back since, and later changes may have earlier times.
         """
         return moment == self.watermark or moment <= self.watermark <= now + COMMIT_SECONDS

@@ -1,14 +1,14 @@
-"""Close every stream once, whoever lets go of it first.
+"""Close every stream exactly once, whatever ends it first.
 
-    the server calls close() ────────────────▶ at once, in the server's thread
-    the last reference to the body goes ──┐
-    its client has left, or its time is ──┼──▶ soon, in the thread of this file
-      over, and nobody has closed it      │
-    it was parked, and is over ───────────┘
+    the server calls close() ──────────────────────▶ at once, in the server's thread
+    the last reference to the body is dropped ──┐
+    its client has left, or its deadline has ───┼──▶ soon, in the thread of this file
+      passed, and nobody has closed it          │
+    it was parked, and is over ─────────────────┘
 
-To close is to give the seat back, to write one line to the log, and to call what the host left with
-`response.call_on_close`. A host's code and its log handlers may wait or fail, so neither runs in the threads that serve
-the other streams. `claim` decides who closes: it is true once.
+Closing frees the stream's place under the limits, writes one log line, and calls what the host gave to
+`response.call_on_close`. The host's code and its log handlers may block or fail, so they do not run in the threads that
+serve other streams. `claim` decides who closes: it returns True once.
 """
 
 import time
@@ -20,19 +20,19 @@ from ..runtime.logs import log
 from .stream import Stream
 
 GRACE_SECONDS = 0.5
-"""How long a stream whose client has left is left to its server, which closes it within milliseconds."""
+"""How long to wait for the server to close a stream whose client has left; it usually takes milliseconds."""
 
 IDLE_SECONDS = 1.0
-"""How often the thread asks whether any stream is left; what there is to close wakes it at once."""
+"""How often the thread checks whether any stream is left; a stream to close wakes it at once."""
 
 SCAN_SECONDS = 0.8
-"""How often all streams that a server iterates are looked at: 3 ms of work at 10,000."""
+"""How often all streams that a server iterates are checked: 3 ms of work at 10,000."""
 
 
 class Closer:
-    """The streams that a server iterates; `close(stream)` is called for those that their server does not close.
+    """Knows the streams that a server iterates, and calls `close(stream)` for those that the server does not close.
 
-    Its thread starts with the first of these and stays while it is `needed`: starting it costs more than they do.
+    Its thread starts with the first of these and stays while `needed()`: starting a thread costs more than closing.
     """
 
     def __init__(self, close: Callable[[Stream], None], needed: Callable[[], bool]) -> None:
@@ -49,11 +49,11 @@ class Closer:
         return bool(self._open or self._later)
 
     def add(self, stream: Stream) -> None:
-        """Begin for a stream that a server is going to iterate."""
+        """Register a stream that a server is going to iterate."""
         self._open.add(stream)
 
     def claim(self, stream: Stream) -> bool:
-        """Take a stream out of the server's hands; return False if somebody else has."""
+        """Take over the duty to close a stream; return False if somebody else has it already."""
         try:
             self._open.remove(stream)
         except KeyError:
@@ -61,21 +61,21 @@ class Closer:
         return True
 
     def later(self, stream: Stream) -> None:
-        """Have a claimed stream closed at the next `check` or `go`. Takes no lock, so a finalizer may call it."""
+        """Close a claimed stream at the next `check` or `go`. Takes no lock, so a finalizer may call it."""
         self._later.append(stream)
 
     def go(self) -> None:
-        """Close now, in the thread, what was left here."""
+        """Close now, in the thread, the streams given to `later`."""
         self.thread.ensure()
         self.thread.wake()
 
     def leaving(self, stream: Stream) -> None:
-        """Give the server of a stream that must end a moment to close it."""
+        """Give the server of a stream that must end GRACE_SECONDS to close it."""
         if stream in self._open:
             self._leaving.append((time.monotonic() + GRACE_SECONDS, stream))
 
     def check(self, now: float) -> None:
-        """Close what was left here and what nobody has closed in time. Called ten times a second; never waits."""
+        """Have the thread close what is due, from `later` and `leaving`. Called 10 times a second; never waits."""
         if now >= self._scan_at:
             self._scan_at = now + SCAN_SECONDS
             self._scan(now)
@@ -104,11 +104,11 @@ class Closer:
             try:
                 self._close(stream)
             except Exception:
-                log.exception("a stream could not be closed in order")
+                log.exception("closing a stream failed")
 
 
 def call_back(stream: Stream) -> None:
-    """Call what the host left for the end of the stream; one that fails is logged and keeps none from being called."""
+    """Call the host's callbacks for the end of the stream; one that fails is logged, and the others still run."""
     callbacks, stream.callbacks = stream.callbacks, ()
     for callback in callbacks:
         try:

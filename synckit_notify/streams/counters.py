@@ -1,13 +1,13 @@
-"""What has happened in this process so far: plain integers, written under the registry's lock, read by the metrics.
+"""Counters of this process: plain integers, written under the registry's lock, read by the metrics.
 
-Nothing here knows Prometheus: counting costs one addition, whether anybody looks or not.
+Nothing here knows Prometheus: counting costs one addition, whether metrics are exported or not.
 """
 
 from collections import Counter
 
 
 class Counters:
-    """One registry's history since it was made."""
+    """The counts of one registry since it was made."""
 
     __slots__ = ("dropped", "ended", "frames", "opened", "parked")
 
@@ -16,7 +16,7 @@ class Counters:
         self.parked = 0
         """How many of the open streams are parked."""
         self.ended: Counter[str] = Counter()
-        """By reason: the words of `registry.EndReason`."""
+        """By reason: the values of `channel.EndReason`."""
         self.frames = 0
         """`changed` frames that streams took from their buffers to write them."""
         self.dropped = 0

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from socket import SocketType
 
 TICK_SECONDS = 0.25
-"""How late a keepalive may be: the wheel's step."""
+"""The step of the timer wheel: how late a keepalive may be."""
 
 HANDOVER_SECONDS = 0.25
 """How often, at most, a new connection takes over from the greenlet that stays; a storm of connects needs no more."""
@@ -55,8 +55,8 @@ class ParkedStream(Stream):
 class Parking:
     """All parked streams of one process.
 
-    `claim(stream)` takes a stream out of its server's hands; `ended(streams)` is called after a wave in which some
-    have ended, and answered with `left` for each when all is done.
+    `claim(stream)` takes over the duty to close a stream from its server. `ended(streams)` is called after a wave
+    in which some have ended; call `left` once for each of them when it is closed.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Parking:
         self._thread = Periodic("synckit-parking", tick, self._work, lambda: self._streams > 0, pause=pause)
 
     def frames_then_park(self, stream: ParkedStream, sock: socket.socket) -> Iterator[bytes]:
-        """Yield the first bytes, then take the connection from the server, which sees an end like any other.
+        """Yield the first bytes, then take the connection from the server, which sees the end of the response.
 
         What it still writes fails as if the client had left, below the host's code, and it forgets the connection.
         """
@@ -90,14 +90,14 @@ class Parking:
             self._park(stream, sock)
 
     def left(self) -> None:
-        """Count a stream out that `ended` told of; the last one lets the server's greenlet go that stays."""
+        """Count out a stream that was given to `ended`; with the last one the anchor's greenlet may end too."""
         self._streams -= 1
         if not self._streams:
             self._handover_at = -math.inf
             self._release_anchor(_taken_lock())
 
     def _park(self, stream: ParkedStream, sock: socket.socket) -> None:
-        """Take the socket over; of those that come, now and then one stays until the next that stays comes."""
+        """Take the socket over. Now and then a new connection becomes the anchor, and its greenlet waits here."""
         stream.socket, stream.writing = _taken(sock), False
         self._streams += 1
         self._wheel.add(stream, stream.next_deadline)
@@ -122,16 +122,16 @@ class Parking:
             self._hand_on()
 
     def _hand_on(self) -> None:
-        """Tell what the wave has kept for its end."""
+        """Hand on the ended streams and log the errors that the wave has collected."""
         ended, self._ended = self._ended, []
         errors, self._errors = self._errors, []
         if ended:
             self._tell_ended(ended)
         for error in errors:
-            log.error("a parked stream was cut", exc_info=error)
+            log.error("a parked stream failed and was disconnected", exc_info=error)
 
     def _turn(self, streams: list[ParkedStream], now: float) -> None:
-        """Write what there is to write, and close what is over; what has no room is left alone until it has."""
+        """Write to each stream and close those that are over; one whose socket has no room waits until it has."""
         free = [stream for stream in streams if not stream.unsent or self._has_room(stream)]
         speaking: list[ParkedStream] = []
         chunks: list[bytes] = []
@@ -143,7 +143,7 @@ class Parking:
                 elif data:
                     speaking.append(stream)
                     chunks.append(_chunk(data))
-            except Exception as error:  # whatever it is, the others have their turn
+            except Exception as error:  # whatever it is, the other streams go on
                 self._give_up(stream, error)
         for stream, chunk, sent in zip(speaking, chunks, _written(speaking, chunks), strict=True):
             if sent == len(chunk):
@@ -152,7 +152,7 @@ class Parking:
                 self._write(stream, chunk[sent:])
 
     def _has_room(self, stream: ParkedStream) -> bool:
-        """Write the rest of an earlier chunk, and tell whether all of it went."""
+        """Write the rest of an earlier chunk; return whether all of it was written."""
         end = stream.subscriber.end
         if end is not None and end.peer_is_gone:
             self._close(stream)
@@ -161,18 +161,18 @@ class Parking:
         return stream.socket is not None and not stream.unsent
 
     def _finish(self, stream: ParkedStream, chunk: bytes) -> None:
-        """Write the last bytes, unless it was done when the stream was looked at before."""
+        """Write the last bytes, unless an earlier turn did."""
         if stream.socket is not None and not stream.unsent:
             self._write(stream, chunk)
 
     def _write(self, stream: ParkedStream, chunk: bytes) -> None:
         sent = _sent(stream.socket, chunk)
-        if sent < 0:  # whatever it was to end for: nothing can be written any more
+        if sent < 0:  # whatever the reason was: nothing can be written any more
             self._registry.end_one(stream.subscriber, EndReason.RESET)
             sent, stream.over = len(chunk), True
         stream.unsent = chunk[sent:]
         stream.writing = sent < len(chunk)
-        if stream.writing:  # what comes meanwhile is buffered
+        if stream.writing:  # frames that come meanwhile are buffered
             self._peers.await_room(stream)
         elif stream.over:
             self._close(stream)
@@ -197,7 +197,7 @@ class Parking:
 
 
 def _taken(sock: Any) -> "SocketType":
-    """Take the connection out of a server's socket object, and leave that as one whose client has gone."""
+    """Take the connection out of a server's socket object, which from then on acts as if its client had left."""
     own, kind = gevent_compat.own_socket(sock.detach()), sock.__class__
     sock.__class__ = _left_behind(kind)
     return own
@@ -205,7 +205,7 @@ def _taken(sock: Any) -> "SocketType":
 
 @lru_cache
 def _left_behind(kind: type) -> type:
-    """Return a kind of socket on which every write fails, with the error that servers pass over in silence."""
+    """Return a socket class on which every write fails, with the error that servers do not log."""
 
     def fail(*_: object) -> NoReturn:
         raise BrokenPipeError(errno.EPIPE, "the connection was taken over by synckit_notify")
@@ -220,9 +220,9 @@ def _taken_lock() -> threading.Lock:
 
 
 def _written(streams: list[ParkedStream], chunks: list[bytes]) -> list[int]:
-    """Write a wave and return how much of each chunk went, with nothing in between.
+    """Write a wave and return how much of each chunk was written, with nothing else in between.
 
-    The kernel's way to a socket and ours through a stream push each other out of the processor's caches.
+    The kernel's code and ours would push each other out of the processor's caches.
     """
     sent = []
     for sock, chunk in zip([stream.socket for stream in streams], chunks, strict=True):
@@ -234,7 +234,7 @@ def _written(streams: list[ParkedStream], chunks: list[bytes]) -> list[int]:
 
 
 def _sent(sock: "SocketType | None", chunk: bytes) -> int:
-    """Write what there is room for and return how much it was, -1 on a broken connection."""
+    """Write what fits and return how many bytes that were, -1 on a broken connection."""
     try:
         return sock.send(chunk) if sock is not None else -1
     except BlockingIOError:

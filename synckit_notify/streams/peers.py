@@ -1,15 +1,15 @@
-"""The other end of a stream: seen at once when it goes, and bounded in its silence.
+"""The peers: notice at once when a client disconnects, and disconnect one that stops reading.
 
-A WSGI server learns of a client's end only when it writes, one or two keepalives later. So one epoll of the process
-watches the sockets of all streams for the peer's FIN or reset, and the kernel is told to give up on a peer that
-acknowledges nothing. Linux only: elsewhere the next write tells, as before.
+A WSGI server notices that a client has left only when it writes, one or two keepalives later. So one epoll of the
+process watches the sockets of all streams for the peer's FIN or reset, and the kernel is told to give up on a peer that
+acknowledges nothing. Linux only: elsewhere the next write fails, as without this file.
 
-    watch ──▶ [the peer goes]      ──▶ wait returns ──▶ look names the stream and how it went
-          └─▶ [the peer stops reading] ──▶ cut_stalled, asked every second, breaks the connection
+    watch ──▶ [the peer leaves]        ──▶ wait returns ──▶ look reports the stream and how it ended
+          └─▶ [the peer stops reading] ──▶ cut_stalled, called every second, breaks the connection
 
-The kernel and this file know a connection by its descriptor, a number that belongs to somebody else as soon as the
-server has closed it. So a stream keeps the server's socket object, which knows whether it is closed, and nothing is
-done to a number before that object has been asked.
+The kernel knows a connection by its descriptor, and that number may belong to another connection as soon as the server
+has closed the first. So a stream keeps the server's socket object, which knows whether it is closed, and a number is
+used only after that object was asked.
 """
 
 import select
@@ -24,11 +24,13 @@ from .channel import EndReason
 from .stream import STALL_SECONDS, Stream
 
 SILENCE_MILLISECONDS = 20_000
-"""How long sent bytes may stay unacknowledged, a closed window included: a peer that vanished, or one that stopped
-reading and whose buffers are full, is gone so long after the next keepalive."""
+"""How long sent bytes may stay unacknowledged, a closed window included (tcp(7), TCP_USER_TIMEOUT).
+
+A peer that vanished, or stopped reading and has full buffers, is given up this long after the next keepalive.
+"""
 
 SEND_BUFFER = 16 * 1024
-"""Bytes; the kernel would grow it to 4 MB for each peer that does not read. Sixteen joined frames are 352 bytes."""
+"""Bytes. The kernel would grow it to 4 MB for each peer that does not read; sixteen joined frames take 352 bytes."""
 
 TCP_USER_TIMEOUT = 18  # tcp(7); not a constant of the socket module on every Python
 
@@ -44,9 +46,9 @@ def set_socket_limits(sock: socket.socket) -> None:
 
 
 def shutdown_read(sock: "socket.SocketType") -> None:
-    """Make the server's next read an end of file, so that it closes a connection it would keep for another request.
+    """Make the server's next read return an end of file, so that it closes a connection that it would keep alive.
 
-    Not for TLS: the peer would take it for an error of the protocol.
+    Not for TLS: the peer would see a protocol error.
     """
     if not hasattr(sock, "unwrap"):
         with suppress(OSError):
@@ -56,7 +58,7 @@ def shutdown_read(sock: "socket.SocketType") -> None:
 class PeerWatch:
     """Knows the sockets of all open streams of this process.
 
-    Calls `gone(stream, how)` when a peer leaves, and `room(stream)` when one that was waited for reads again.
+    Calls `gone(stream, reason)` when a peer leaves, and `room(stream)` when an awaited socket can be written again.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class PeerWatch:
         return len(self._watched)
 
     def watch(self, stream: Stream) -> None:
-        """Begin for the stream's socket; a peer that has gone already is noticed too."""
+        """Start watching the stream's socket; a peer that has left already is noticed too."""
         if stream.socket is None:
             return
         with self._lock:
@@ -81,7 +83,7 @@ class PeerWatch:
             self._arm(stream.number, _RDHUP)
 
     def forget(self, stream: Stream) -> None:
-        """End, whether the socket is still open or not; a second call does nothing."""
+        """Stop watching, whether the socket is still open or not; a second call does nothing."""
         with self._lock:
             if self._watched.get(stream.number) is not stream:
                 return
@@ -91,12 +93,12 @@ class PeerWatch:
                     self._epoll.unregister(stream.number)
 
     def await_room(self, stream: Stream) -> None:
-        """Ring for a parked stream as soon as its socket takes bytes again."""
+        """Call `room` once, as soon as the stream's socket can be written again."""
         with self._lock:
             self._arm(stream.number, _RDHUP | _OUT)
 
     def wait(self, seconds: float) -> None:
-        """Sleep until a peer leaves, at most so long. Cooperative where gevent has patched `select`."""
+        """Sleep until a peer leaves, for `seconds` at most. Cooperative where gevent has patched `select`."""
         if self._epoll is None:
             time.sleep(seconds)
             return
@@ -105,7 +107,7 @@ class PeerWatch:
         waiting.poll(seconds * 1000)
 
     def look(self) -> None:
-        """Tell of every peer that has left since the last look, and of every socket that has room again."""
+        """Report every peer that has left since the last call, and every awaited socket that can be written again."""
         with self._lock:
             events = self._epoll.poll(0) if self._epoll is not None else []
             seen = [(self._watched.get(number), mask) for number, mask in events]
@@ -119,7 +121,7 @@ class PeerWatch:
                 self._gone(stream, _how(stream, mask))
 
     def cut_stalled(self, now: float, patience: float = STALL_SECONDS) -> None:
-        """Break the connections of peers that read no more, so that whoever is writing to them gets an error."""
+        """Break the connections of peers that have stopped reading, so that the blocked writer gets an error."""
         with self._lock:
             writing = [stream for stream in self._watched.values() if stream.writing]  # few of thousands
         for stream in writing:
@@ -139,15 +141,15 @@ class PeerWatch:
 
 
 def _is_open(stream: Stream) -> bool:
-    """Return whether the number that the stream is watched under is still its own."""
+    """Return whether the watched descriptor still belongs to the stream."""
     return stream.socket is not None and stream.socket.fileno() == stream.number
 
 
 def _how(stream: Stream, mask: int) -> EndReason:
     """Return how the peer left.
 
-    After a reset the error is taken from the socket, so that the server's next write fails as on any connection that
-    is closed, whatever the error was: gunicorn logs a timeout of the connection (ETIMEDOUT) with a traceback.
+    After a reset, take the error from the socket: then the server's next write fails as on any closed connection.
+    gunicorn logs some errors, for one ETIMEDOUT, with a traceback.
     """
     if not mask & (_ERR | _HUP):
         return EndReason.CLOSED

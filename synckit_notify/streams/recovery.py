@@ -1,8 +1,8 @@
-"""What is done about notices that were lost: the database is the truth, and a device that is woken pulls.
+"""Recovery from lost notices: the database is the truth, and a device that is woken pulls.
 
-Sweep   every few seconds: which channels changed without our hearing of it? wake those
-Repair  after a gap of the broker: wake everybody, spread when they are many; then ask for each open stream again
-        whether it is still welcome, since a revocation may have been lost as well
+Sweep        every few seconds, ask the host which channels changed, and wake those that were not told of it
+GapRecovery  after a gap (the broker may have lost messages), wake every stream, spread over seconds when they are many;
+             then check each open stream for revocation again, since a disconnect may have been lost too
 """
 
 import threading
@@ -24,12 +24,12 @@ SPREAD_SECONDS = 3.0
 """Upper bound in seconds for waking every stream after a gap; docs/protocol.md promises 5 s."""
 
 AT_ONCE = 500
-"""So many streams are woken without a spread: a host takes that many pulls in a breath."""
+"""Up to this many streams are woken at once: a host can answer that many pulls."""
 
 STEP_SECONDS = 0.1
 
 FIRST_PAUSE_SECONDS = 1.0
-"""Before the host is asked again for a stream that it could not tell about; twice as long each time."""
+"""Pause before the host is asked again about a stream that it could not answer for; doubled each time."""
 
 MAX_PAUSE_SECONDS = 30.0
 
@@ -38,19 +38,19 @@ Revoked = Callable[[Subscriber], bool]
 
 
 class _Start(NamedTuple):
-    """When a sweep started: by the steady clock, and how far the wall clock was ahead of that one."""
+    """When a sweep started, by the steady clock, and how far the wall clock was ahead of it."""
 
     at: float
     ahead: float
 
 
 class Sweep:
-    """Repairs what a crash, a reload or a broker swallowed: asks the host which channels changed lately.
+    """Asks the host which channels changed lately: finds notices lost in a crash, a reload or the broker.
 
-    The host's times follow the wall clock, which may be stepped by an hour at any moment, either way. So how far a
-    sweep looks back is measured by the steady clock, and counted from the lowest of the recent positions of the wall
-    clock. A row that the sweep before had too is no news, as its channel was woken then, or was opened later: so a
-    clock that was set back wakes nobody at every sweep.
+    The host's times follow the wall clock, which may be stepped by an hour at any moment, either way. So the steady
+    clock measures how far a sweep looks back, counted from the lowest of the recent positions of the wall clock. A row
+    that the sweep before had too is skipped, since its channel was woken then or opened later: otherwise a clock that
+    was set back would wake the same channels at every sweep.
     """
 
     def __init__(
@@ -68,23 +68,23 @@ class Sweep:
         self.begin()
 
     def begin(self) -> None:
-        """Start over: what came before the first stream is pulled when that stream connects."""
+        """Start over: a device pulls what came before its stream when it connects."""
         self._starts = deque([self._start()])
         self._rows: set[tuple[ChannelKey, float | None]] = set()
 
     def run(self) -> None:
-        """Wake every channel that changed unheard since the last sweep; one that fails is made up for."""
+        """Wake every channel with an undelivered change since the last sweep that succeeded."""
         start = self._start()
         rows: set[tuple[ChannelKey, float | None]] = set()
         is_whole = True
         try:
             for row in self._changed_channels(self._since(start)):
                 rows.add(row)
-        except Refused:  # the hook failed, which has its log line already; what it told before counts
+        except Refused:  # the hook failed and was logged; the rows before that count
             is_whole = False
         for key, changed_at in rows - self._rows:
             self._registry.deliver_missed(key, changed_at)
-        timed = {row for row in rows if row[1] is not None}  # without its time, a row may be another change
+        timed = {row for row in rows if row[1] is not None}  # a row without a time may be another change
         if is_whole:
             self._rows = timed
             self._remember(start)
@@ -100,16 +100,16 @@ class Sweep:
         return datetime.fromtimestamp(self._starts[-1].at + lowest, UTC) - SWEEP_OVERLAP
 
     def _remember(self, start: _Start) -> None:
-        """Keep the starts that lie within the overlap, and the last one before it."""
+        """Keep the starts within the overlap, and the last one before it."""
         self._starts.append(start)
         while self._starts[1].at <= start.at - SWEEP_OVERLAP.total_seconds():
             self._starts.popleft()
 
 
 class GapRecovery:
-    """Mends gaps in a thread of its own, which lives until all is mended; any thread may report one.
+    """Recovers from gaps in a thread of its own, which ends when nothing is left to do; any thread may report one.
 
-    A stream that the host cannot tell about now is asked for again after 1, 2, 4 ... 30 s, for as long as it is open.
+    If the host cannot say whether a stream was revoked, it is asked again after 1, 2, 4 ... 30 s while that is open.
     """
 
     def __init__(self, registry: Registry, revoked: Revoked | None) -> None:
@@ -117,61 +117,63 @@ class GapRecovery:
         self._revoked = revoked
         self._lock = threading.Lock()
         self._wakeup = threading.Event()
-        self._gaps = self._mended = 0
+        self._gaps = self._handled = 0
         self._thread: threading.Thread | None = None
         self._faults = FaultLog()
 
     def gap(self) -> None:
-        """Notices may have been lost; returns at once. One that comes while another is mended is mended after it."""
+        """Report that notices may have been lost; returns at once. Gaps are handled one after the other."""
         with self._lock:
             self._gaps += 1
         self._wakeup.set()
         self.ensure()
 
     def ensure(self) -> None:
-        """Start the thread if a gap is to be mended and none runs; if that fails, the next call tries again."""
-        if self._gaps == self._mended:
+        """Start the thread if a gap waits and none runs; if that fails, the next call tries again."""
+        if self._gaps == self._handled:
             return
         with self._lock:
             if self._thread is not None and self._thread.is_alive():
                 return
-            thread = threading.Thread(target=self._run, name="synckit-repair", daemon=True)
+            thread = threading.Thread(target=self._run, name="synckit-recovery", daemon=True)
             try:
                 thread.start()
             except RuntimeError as error:
-                self._faults.error("thread", "a gap waits to be mended until a thread can be started: %s", error)
+                self._faults.error("thread", "recovery from a gap waits until a thread can be started: %s", error)
             else:
                 self._thread = thread
 
     def join_idle(self) -> None:
-        """Wait for a repair that is under way."""
+        """Wait for a recovery that is in progress."""
         thread = self._thread
         self._wakeup.set()
         if thread is not None:
             thread.join(2 * SPREAD_SECONDS)
 
     def _run(self) -> None:
-        unasked: set[Subscriber] = set()
+        unchecked: set[Subscriber] = set()
         failures = 0
         while True:
             self._wakeup.clear()
             gaps = self._gaps
             try:
-                if gaps != self._mended:
+                if gaps != self._handled:
                     self._wake_all()
-                    unasked, failures = self._everybody(), 0
-                    self._mended = gaps
-                unasked = self._end_revoked(unasked)
+                    unchecked, failures = self._all_subscribers(), 0
+                    self._handled = gaps
+                unchecked = self._end_revoked(unchecked)
             except Exception as error:
-                self._faults.error(type(error).__name__, "a gap could not be mended; it is tried again", exc_info=error)
-            if not unasked and self._is_over():
+                self._faults.error(
+                    type(error).__name__, "recovery from a gap failed; it is tried again", exc_info=error
+                )
+            if not unchecked and self._is_over():
                 return
             self._wakeup.wait(min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0**failures))
             failures = min(failures + 1, 16)
 
     def _is_over(self) -> bool:
         with self._lock:
-            if self._gaps != self._mended:
+            if self._gaps != self._handled:
                 return False
             self._thread = None
             return True
@@ -186,19 +188,19 @@ class GapRecovery:
             for key, _ in channels[step::steps]:
                 self._registry.deliver_missed(key)
 
-    def _everybody(self) -> set[Subscriber]:
+    def _all_subscribers(self) -> set[Subscriber]:
         return {subscriber for _, subscribers in self._registry.snapshot() for subscriber in subscribers}
 
-    def _end_revoked(self, unasked: set[Subscriber]) -> set[Subscriber]:
-        """End those of these streams that are revoked; return those that the host could not tell about.
+    def _end_revoked(self, unchecked: set[Subscriber]) -> set[Subscriber]:
+        """End the revoked ones of these streams; return those that the host could not answer for.
 
-        Stops where another gap was reported: that one is waited for, and everybody is asked again after it.
+        Stops when another gap was reported: after that one, all streams are checked again.
         """
         unknown: set[Subscriber] = set()
         if self._revoked is None:
             return unknown
-        for subscriber in unasked & self._everybody():
-            if self._gaps != self._mended:
+        for subscriber in unchecked & self._all_subscribers():
+            if self._gaps != self._handled:
                 break
             try:
                 if self._revoked(subscriber):

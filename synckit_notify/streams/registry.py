@@ -1,13 +1,13 @@
-"""Who waits for what: the subscribers of this process, by channel.
+"""The registry: the subscribers of this process, by channel.
 
-Under the lock we only append, wake and count: no writing, no calling out. One lock serves all registries of a process
-and their channels, so there is no order of locks to get wrong.
+Under the lock it only appends, wakes and counts: it writes nothing and calls nobody else's code. One lock serves all
+registries of a process and their channels, so no order of locks can be wrong.
 
-A channel also remembers up to which moment of the host's log it has heard of every change. A notice that names
-its predecessor shows a gap when an earlier one was lost, and the sweep wakes only what was really missed.
+A channel also remembers up to which time every change was delivered here. So a notice that names the change before it
+shows that an earlier notice was lost, and the sweep wakes only the channels that missed something.
 
-Any thread may call anything here. Made inside the worker process, never at import: a lock made before
-gevent patches would freeze the worker.
+Any thread may call anything here. It is made inside the worker process, never at import: a lock made before gevent
+patches would freeze the worker.
 """
 
 import threading
@@ -27,19 +27,19 @@ _ONE_CHANGE = (sse.CHANGED,)
 
 
 class Limits(NamedTuple):
-    """How many streams one process may have open; None means no bound."""
+    """How many streams one process may have open; None means no limit."""
 
     streams: int | None = None
-    """In all."""
+    """All streams."""
     unparked: int | None = None
-    """Of those that are not parked: each of them keeps a connection or a thread of the server."""
+    """Streams that are not parked: each of them takes a connection or a thread of the server."""
 
 
 NO_LIMITS = Limits()
 
 
 class Seats:
-    """What the registries of one process share, since the limits are those of the process: one lock, one count."""
+    """The lock and the count that all registries of a process share, since the limits apply to the process."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -53,7 +53,7 @@ class Seats:
         )
 
     def usage(self, limits: Limits) -> tuple[int, float]:
-        """Return how many streams are open, and which share of the nearest limit that is."""
+        """Return how many streams are open, and the share of the nearest limit that they take (0 to 1)."""
         with self.lock:
             streams, unparked = self._count()
         shares = [count / limit for count, limit in zip((streams, unparked), limits, strict=True) if limit]
@@ -71,8 +71,8 @@ class Seats:
 class Registry:
     """All channels of one application in one process.
 
-    `seats` are those of its process, which it shares with the registries of other applications; `max_per_channel`
-    bounds one (app, user), None means no bound.
+    `seats` is shared with the registries of other applications in the process. `max_per_channel` limits the streams of
+    one (app, user); None means no limit. `wakeups` are the streams to look at that no thread waits for.
     """
 
     def __init__(
@@ -98,16 +98,16 @@ class Registry:
             return self.counters.open
 
     def subscribe(self, key: ChannelKey, device: str | None = None, limits: Limits = NO_LIMITS) -> Subscriber:
-        """Register a subscriber; from here on it misses nothing.
+        """Register a subscriber; from here on it misses no notice.
 
         Raises TooManyStreams when the process (503) or the channel (429) is full.
         """
         with self._lock:
             if self.seats.are_taken(limits):
-                raise TooManyStreams("this server has its maximum of open streams", status=503)
+                raise TooManyStreams("this server has reached its limit of open streams", status=503)
             channel = self._channels.get(key) or Channel(key, self._lock, self.counters, self._clock())
             if self._max_per_channel is not None and len(channel.subscribers) >= self._max_per_channel:
-                raise TooManyStreams("this account has its maximum of open streams", status=429)
+                raise TooManyStreams("this account has reached its limit of open streams", status=429)
             subscriber = Subscriber(channel, device)
             channel.subscribers.append(subscriber)
             self._channels[key] = channel
@@ -115,12 +115,12 @@ class Registry:
             return subscriber
 
     def release(self, subscriber: Subscriber) -> None:
-        """Forget a subscriber, whose stream ends if somebody still iterates it; a second call does nothing."""
+        """Remove a subscriber; its stream ends if somebody still iterates it. A second call does nothing."""
         with self._lock:
             self._remove(subscriber)
 
     def abandon(self, subscriber: Subscriber) -> None:
-        """Release without the lock, a little later: for a finalizer, which may run while this thread holds it."""
+        """Release a little later, without the lock: for a finalizer, which may run while this thread holds it."""
         self._abandoned.append(subscriber)
 
     def deliver(
@@ -131,10 +131,10 @@ class Registry:
         changed_at: float | None = None,
         previous_at: float | None = None,
     ) -> int:
-        """Put `changed` into every buffer of the channel but those of the device that pushed; return how many.
+        """Put `changed` into the buffers of a channel, except those of the device that pushed; return how many.
 
-        With the times of this change and of the one before it (Unix seconds), a notice that was lost in between is
-        noticed here, and then the device that pushed is woken too: it may have missed that one.
+        With the times of this change and of the one before it (Unix seconds), a lost notice in between is detected
+        here. Then the device that pushed is woken too, since it may have missed that other change.
         """
         with self._lock:
             channel = self._channels.get(key)
@@ -147,7 +147,7 @@ class Registry:
             return self._wake(channel, origin_device)
 
     def deliver_missed(self, key: ChannelKey, changed_at: float | None = None) -> int:
-        """Wake a whole channel that the host reports as changed, unless the change was already announced here."""
+        """Wake a whole channel that the host reports as changed, unless that change was delivered here already."""
         with self._lock:
             if (channel := self._channels.get(key)) is None:
                 return 0
@@ -160,7 +160,7 @@ class Registry:
     def end(self, key: ChannelKey, reason: EndReason, device: str | None = None) -> int:
         """Tell the streams of a channel, or of one device in it, to end; return how many.
 
-        A subscriber without a device may be that one, and returns if it is not.
+        A subscriber that names no device ends too: it may be that device, and connects again if it is not.
         """
         with self._lock:
             channel = self._channels.get(key)
@@ -184,7 +184,7 @@ class Registry:
             self.wakeups.wake([stream])
 
     def take(self, subscribers: list[Subscriber]) -> list[bytes]:
-        """Take what each has buffered, joined, as `Subscriber.take` does, with one turn of the lock for all."""
+        """Take the buffered frames of each subscriber, joined as by `Subscriber.take`, under one lock for all."""
         taken = []
         with self._lock:
             for subscriber in subscribers:

@@ -1,11 +1,11 @@
-"""The life of one event stream: what to write, when to look again, why it ends.
+"""One event stream: what to write, when to look again, and why it ends.
 
-`Stream.poll(now)` holds every rule and never waits; `frames()` only waits, and holds no rule. So another way of
-waiting can be added without writing the rules again. Times are seconds of the monotonic clock.
+`Stream.poll(now)` holds every rule and never waits; `frames()` only waits and holds no rule. So another way of waiting
+(parking.py) needs no second copy of the rules. Times are seconds of the monotonic clock.
 
     poll ──▶ bytes to write ──▶ over? ── no ──▶ wait for a wake-up or the next deadline ──▶ poll …
 
-No request, no socket and no Flask here: a Subscriber and a few numbers come in.
+There is no request and no Flask here: a Subscriber and a few numbers come in.
 """
 
 import math
@@ -21,32 +21,32 @@ if TYPE_CHECKING:
     from socket import SocketType
 
 EXPIRY_SPREAD_SECONDS = 5.0
-"""A stream ends up to this long before its token, so that tokens issued together do not come back together."""
+"""A stream ends at random up to this long before its token, so that tokens issued together end apart."""
 
 AGE_SPREAD = 0.2
-"""A stream ends at 80 to 100 percent of the age limit, for the same reason."""
+"""A stream ends at random within this last share of its age limit, for the same reason."""
 
 RECONNECT_MILLISECONDS = (500, 5000)
-"""The range of the random `retry:` at a drain: a fixed one would bring every client back at once."""
+"""The range of the random `retry:` at a drain: with a fixed one, every client would come back at once."""
 
 STALL_SECONDS = 15.0
-"""Shorter than the kernel's own limit (peer.SILENCE_MILLISECONDS), whose error a server logs with a traceback."""
+"""Shorter than the kernel's limit (peers.SILENCE_MILLISECONDS), whose error a server logs with a traceback."""
 
 OVERDUE_SECONDS = 1.0
-"""How long after its deadline a stream is left to whoever iterates it."""
+"""How long after its deadline a stream may wait for its server to iterate it."""
 
 Clock = Callable[[], float]
 
 
 class Deadline(NamedTuple):
-    """When a stream ends by itself, and the reason it will give."""
+    """When a stream ends by itself, and why."""
 
     at: float
     reason: EndReason
 
 
 def deadline(now: float, *, seconds_to_expiry: float | None, max_age: float | None) -> Deadline:
-    """Return the earlier of token expiry and age limit, each a random share early."""
+    """Return the earlier of token expiry and age limit, each moved forward by a random share."""
     ends = [Deadline(math.inf, EndReason.MAX_AGE)]
     if seconds_to_expiry is not None:
         spread = min(EXPIRY_SPREAD_SECONDS, seconds_to_expiry / 2)
@@ -57,7 +57,7 @@ def deadline(now: float, *, seconds_to_expiry: float | None, max_age: float | No
 
 
 class Stream:
-    """One stream between its first byte and its last."""
+    """One stream, from its first byte to its last."""
 
     __slots__ = (
         "_ends_at",
@@ -77,13 +77,13 @@ class Stream:
         self.subscriber = subscriber
         self.over = False
         self.writing = False
-        """Whether the last bytes that `poll` gave are being written."""
+        """Whether the last bytes that `poll` returned are being written now."""
         self.socket: SocketType | None = None
-        """The connection: the server's socket object, or a parked stream's own; None if unknown, and when closed."""
+        """The server's socket object, or a parked stream's own; None if it is unknown or closed."""
         self.number = -1
-        """The descriptor under which the peer is watched. Only the socket object says whether it is still its own."""
+        """The descriptor under which the peer is watched. It is valid only while `socket` says that it is open."""
         self.callbacks: Sequence[Callable[[], object]] = ()
-        """What the host wants called when the stream has ended."""
+        """Called when the stream has ended: what the host gave to `response.call_on_close`."""
         self._keepalive = keepalive
         self._ends_at, self.reason = ends
         self.opened_at: float | None = None
@@ -91,32 +91,32 @@ class Stream:
 
     @property
     def next_deadline(self) -> float:
-        """Return when `poll` has something to say at the latest, even if nobody pushes."""
+        """Return when `poll` must be called at the latest, even if nobody pushes."""
         return min(self._last_bytes_at + self._keepalive, self._ends_at)
 
     def needs_poll(self, now: float) -> bool:
-        """Return whether `poll` has something to say already, or has said all."""
+        """Return whether `poll` would return bytes now, or has returned the last."""
         return (
             self.over or bool(self.subscriber.pending) or self.subscriber.end is not None or now >= self.next_deadline
         )
 
     def overdue(self, now: float) -> bool:
-        """Return whether its deadline has passed and nobody iterates it; a write that blocks is `stalled` instead."""
+        """Return whether the deadline has passed and nobody iterates the stream; a blocked write is `stalled`."""
         return now >= self._ends_at + OVERDUE_SECONDS and not (self.writing and self.socket is not None)
 
     def stalled(self, now: float, patience: float = STALL_SECONDS) -> bool:
-        """Return whether the peer has not taken the last bytes for so long that it will not read them any more."""
+        """Return whether a write has been blocked for more than `patience` seconds: the peer has stopped reading."""
         return self.writing and now - self._last_bytes_at > patience
 
     def poll(self, now: float) -> bytes:
-        """Return what to write now, pending frames joined into one; sets `over` when it is the last.
+        """Return the bytes to write now, with pending frames joined; set `over` when they are the last.
 
         From then on `subscriber.end` is the reason.
         """
         return self.advance(self.subscriber.take(), now)
 
     def advance(self, frames: bytes, now: float) -> bytes:
-        """Do what `poll` does, for one who has taken the pending frames already."""
+        """Do what `poll` does, where the caller has taken the pending frames already."""
         if now >= self._ends_at:
             self.subscriber.end = self.subscriber.end or self.reason
         if self.subscriber.end is not None:
@@ -131,7 +131,7 @@ class Stream:
         return frames
 
     def wait(self, now: float, until: float = math.inf) -> None:
-        """Sleep until `poll` has something to say, at most until `until`; it may also wake early."""
+        """Sleep until `poll` may return bytes, at most until `until`; it may also return early."""
         self.writing = False
         self.subscriber.wait(max(0.0, min(self.next_deadline, until) - now))
 
@@ -141,9 +141,9 @@ class Stream:
 
 
 def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
-    """Yield the bytes of one stream until it is over, sleeping in between.
+    """Yield the bytes of one stream until it is over, and sleep in between.
 
-    A connection that broke is an end like any other: the server's next write fails, below the host's code.
+    A broken connection is an end like any other: the server's next write fails, below the host's code.
     """
     while True:
         data = stream.poll(clock())
@@ -155,6 +155,6 @@ def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
 
 
 def farewell(reason: EndReason) -> bytes:
-    """Return the last block of a stream; at a drain it also spreads the clients that will come back."""
+    """Return the last block of a stream; at a drain it also spreads the reconnects of the clients."""
     bye = sse.comment(f"bye {reason}")
     return sse.retry(random.randint(*RECONNECT_MILLISECONDS)) + bye if reason is EndReason.DRAINING else bye

@@ -79,7 +79,7 @@ class TestALogInThatLiesInTheFuture:
         )
         assert Caller(send, good).get("/status")[0] == 200
         status, answer = Caller(send, late).get("/status")
-        assert (status, answer["error"]) == (401, "the token is issued in the future")
+        assert (status, answer["error"]) == (401, "the token was issued in the future")
 
 
 @pytest.mark.thorough

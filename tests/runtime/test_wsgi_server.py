@@ -153,7 +153,7 @@ def test_a_known_server_holds_streams_up_to_its_limit_and_lives_on(name: str, tm
         listeners = [stack.enter_context(subscribe(server)) for _ in range(KNOWN[name] or 12)]
         assert all(hears(listener, CONNECTED) for listener in listeners)
         if KNOWN[name]:
-            assert "maximum" in refusal_of(server)
+            assert "limit of open streams" in refusal_of(server)
         push(server)
         assert all(hears(listener, CHANGED) for listener in listeners)
         assert ready(server)["streams"] == len(listeners)
@@ -177,7 +177,7 @@ def test_mod_wsgi_holds_two_streams_with_one_warning_and_lives_on(stack) -> None
 def check_two_streams_and_one_warning(server: Server, stack: ExitStack) -> None:
     listeners = [stack.enter_context(subscribe(server)) for _ in range(2)]
     for _ in range(10):
-        assert "maximum" in refusal_of(server)
+        assert "limit of open streams" in refusal_of(server)
     push(server)
     assert all(hears(listener, CHANGED) for listener in listeners)
     assert is_alive(server)
@@ -215,7 +215,7 @@ def test_two_applications_of_a_worker_share_its_connections(tmp_path: Path, stac
             path = SUBSCRIBE if number % 3 else f"/other{SUBSCRIBE}"
             assert hears(stack.enter_context(subscribe(server, path=path)), CONNECTED)
         for prefix in ("", "/other"):
-            assert "maximum" in refusal_of(server, path=prefix + SUBSCRIBE)
+            assert "limit of open streams" in refusal_of(server, path=prefix + SUBSCRIBE)
             assert is_alive(server, f"{prefix}/api/sync/live")
             state = ready(server, f"{prefix}/api/sync/ready")
             assert (state["streams"], state["max_streams"], state["fill"]) == (9, 9, 1.0)
@@ -229,7 +229,7 @@ def test_streams_that_cannot_be_parked_leave_the_worker_room(tmp_path: Path, sta
             assert hears(stack.enter_context(subscribe(server)), CONNECTED)
         for _ in range(18):
             assert hears(stack.enter_context(subscribe(server, version="HTTP/1.0")), CONNECTED)
-        assert "maximum" in refusal_of(server, version="HTTP/1.0")
+        assert "limit of open streams" in refusal_of(server, version="HTTP/1.0")
         assert ready(server)["fill"] == 1.0
         assert is_alive(server)
 

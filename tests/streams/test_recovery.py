@@ -115,7 +115,7 @@ def test_a_gap_is_not_held_up_by_a_host_that_cannot_tell() -> None:
     for stream in streams:
         registry.release(stream)
     repair.join_idle()
-    assert not [thread for thread in threading.enumerate() if thread.name == "synckit-repair"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "synckit-recovery"]
 
 
 def test_a_gap_of_the_broker_is_mended_by_the_worker() -> None:
