@@ -133,7 +133,7 @@ class TestPublish:
     def test_any_other_id_is_a_type_error(self, bad: object) -> None:
         with minimal_host.create_app().app_context():
             for arguments in ((bad, "alice"), ("notes", bad)):
-                with pytest.raises(TypeError, match="an id is a str, an int or a UUID"):
+                with pytest.raises(TypeError, match="an id must be a str, an int or a UUID"):
                     minimal_host.notifier.publish(*arguments)
                 with pytest.raises(TypeError):
                     minimal_host.notifier.disconnect(*arguments)
@@ -226,7 +226,7 @@ def test_mounting_twice_is_an_error() -> None:
 
 
 def test_a_missing_key_is_named_at_start() -> None:
-    with pytest.raises(ConfigurationError, match="SYNCKIT_JWT_KEY is not set"):
+    with pytest.raises(ConfigurationError, match="SYNCKIT_JWT_KEY must be set"):
         Notifier(Flask(__name__))
 
 
