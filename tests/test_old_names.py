@@ -113,6 +113,9 @@ OLD_NAMES = [
     "backend.oauth.authorization:asked",
     "backend.oauth.authorization:decided",
     "backend.oauth.authorization:redeemed",
+    "backend.oauth.authorization:Asked",
+    "backend.oauth.clients:Client.may_be_answered_at",
+    "backend.oauth.codes:give",
 ]
 
 

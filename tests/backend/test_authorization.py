@@ -83,8 +83,8 @@ def test_a_code_may_be_traded_with_a_form_too(app: Flask, visitor: Visit, api_ke
     [
         ({"client_id": None}, "Missing &#39;client_id&#39; parameter"),
         ({"client_id": "nobody"}, "The client does not exist"),
-        ({"redirect_uri": None}, "redirect_uri: is neither"),
-        ({"redirect_uri": WEB}, "redirect_uri: is neither"),
+        ({"redirect_uri": None}, "redirect_uri: must be a loopback address"),
+        ({"redirect_uri": WEB}, "redirect_uri: must be a loopback address"),
         ({"redirect_uri": CALLBACK + "?" + "x" * 2048}, "redirect_uri: at most 2048 characters"),
         ({"state": "a\0b"}, "state: NUL and lone surrogates are not allowed"),
     ],
@@ -127,7 +127,7 @@ def test_where_it_is_not_sure_whose_address_it_is_the_person_is_told_and_sent_no
     ],
 )
 def test_an_address_that_only_looks_like_the_loopback_is_nobodys(address: str) -> None:
-    assert not Client("notes", "Notes", frozenset()).may_be_answered_at(address)
+    assert not Client("notes", "Notes", frozenset()).accepts_redirect(address)
 
 
 def test_to_such_an_address_nobody_is_sent(visitor: Visit) -> None:
@@ -185,8 +185,8 @@ class TestARegisteredAddress:
     ("asked", "code", "sentence"),
     [
         ({"response_type": None}, "invalid_request", "response_type: is missing"),
-        ({"response_type": "token"}, "unsupported_response_type", "response_type: only code is supported"),
-        ({"response_type": 'co"de\\'}, "unsupported_response_type", "response_type: only code is supported"),
+        ({"response_type": "token"}, "unsupported_response_type", "response_type: must be code"),
+        ({"response_type": 'co"de\\'}, "unsupported_response_type", "response_type: must be code"),
         ({"state": None}, "invalid_request", "state: is missing"),
         ({"scope": "everything"}, "invalid_scope", "The requested scope is invalid, unknown, or malformed."),
         ({"code_challenge": None}, "invalid_request", "code_challenge: must be 43 characters of base64url"),
@@ -312,7 +312,7 @@ class TestACode:
         assert codes._hash(code) in stored
         tokens = trade(code)[1]
         trade(code)
-        assert "was sent again after it was exchanged" in caplog.text
+        assert "was used twice" in caplog.text
         secrets = [code, api_key, tokens["access_token"], tokens["refresh_token"]]
         assert not [secret for secret in secrets if secret in caplog.text + stored]
 

@@ -87,7 +87,7 @@ class TestARepeatedPush:
         laptop = alice.register()
         alice.push(laptop, change("a"), push_id="p")
         status, answer = alice.post("/push", {"device_id": laptop, "changes": [change("b")], "push_id": "p"})
-        assert (status, answer) == (409, {"error": "push_id: was used for other changes"})
+        assert (status, answer) == (409, {"error": "push_id: was already used for other changes"})
 
     def test_is_the_same_whatever_the_order_of_the_fields_and_what_else_is_sent(self, alice: Caller) -> None:
         laptop = alice.register()
@@ -270,7 +270,7 @@ class TestTheEpoch:
         stale = alice.pull(laptop)["epoch"]
         fresh = backend.store.write(changelog.renew_epoch)
         status, answer = alice.post("/pull", {"device_id": laptop, "cursor": 0, "epoch": stale})
-        assert (status, "start again from cursor 0" in answer["error"]) == (409, True)
+        assert (status, "pull again from cursor 0" in answer["error"]) == (409, True)
         assert alice.pull(laptop)["epoch"] == fresh != stale
 
     def test_a_cursor_beyond_the_head_is_a_conflict_too(self, alice: Caller) -> None:

@@ -165,7 +165,7 @@ def test_both_devices_survive_a_server_that_is_stopped_and_started_later(
     write(page, "laptop", "before")
     assert both_show(page, "before")
     server.stop()
-    assert page.until(lambda: "again in" in page.text("#phone .state"))
+    assert page.until(lambda: "retrying in" in page.text("#phone .state"))
     write(page, "laptop", "meanwhile")
     with start(clone, SYNCKIT_BIND=f"127.0.0.1:{server.port}"):
         assert both_show(page, "meanwhile", "before", within=30)
@@ -180,7 +180,7 @@ def test_a_change_without_our_key_is_heard_and_told_and_not_shown(page: Browser,
     sent = f"{{method: 'POST', headers: {{{name}: '{token}'}}, body: '{body}'}}"
     assert page.run(f"return fetch('/api/sync/push', {sent}).then(answer => answer.status)") == 200
     for device in ("laptop", "phone"):
-        assert page.until(lambda device=device: "1 change of others" in page.text(f"#{device} .foreign"))
+        assert page.until(lambda device=device: "1 change this page cannot decrypt" in page.text(f"#{device} .foreign"))
         assert notes(page, device) == []
 
 

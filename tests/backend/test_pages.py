@@ -215,11 +215,11 @@ def test_a_log_out_in_the_very_moment_of_the_consent_comes_first(
 
 
 def test_who_goes_on_to_a_web_address_is_told_which(person: Visitor, app: Flask, backend: Backend) -> None:
-    assert "Allow this only if you have just asked for it" in person.log_in().text
+    assert "Allow this only if you have just started a log-in" in person.log_in().text
     app.test_cli_runner().invoke(args=["synckit", "app", "redirect", "notes", "https://notes.example.org/done"])
     person.asked["redirect_uri"] = "https://notes.example.org/done"
     page = person.visit()
-    assert "Then you go on to <strong>notes.example.org</strong>" in page.text
+    assert "Afterwards you continue on <strong>notes.example.org</strong>" in page.text
     assert "form-action 'self' https://notes.example.org;" in page.headers["Content-Security-Policy"]
 
 
@@ -232,7 +232,7 @@ def test_a_form_that_is_none_is_a_page_and_no_500(person: Visitor, body: bytes, 
     query = {name: value for name, value in person.asked.items() if value}
     answer = person.browser.post("/oauth/authorize", query_string=query, data=body)
     assert answer.status_code == status
-    assert "This log-in cannot go on" in answer.text
+    assert "This log-in cannot continue" in answer.text
 
 
 def test_an_action_that_there_is_not_is_refused(person: Visitor) -> None:

@@ -158,7 +158,7 @@ def test_the_device_comes_back(
         ([NO_STREAM | {"status": 403}], "no"),
         ([NO_STREAM | {"status": 400}], "no"),
         ([NO_STREAM | {"status": 401}] * 2, "no"),
-        ([{"status": 204}], "answer 204"),
+        ([{"status": 204}], "the server answered 204"),
     ],
     ids=["for another app", "malformed", "a new token is refused as well", "the server says stop"],
 )
