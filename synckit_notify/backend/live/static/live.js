@@ -18,7 +18,7 @@ class Screen {
     #cut = false;
     #draft = null; // the id of the note that is being typed
     #connectedAt = 0;
-    #heardAt = 0; // when the last `changed` arrived
+    #noticedAt = 0; // when the last `changed` arrived
     #items = new Map(); // row id to <li>
 
     constructor(root, { key, ...connection }) {
@@ -62,7 +62,7 @@ class Screen {
     }
 
     #onMessage({ type, text, raw }) {
-        if (type === "event" && text === "changed") this.#heardAt = now();
+        if (type === "event" && text === "changed") this.#noticedAt = now();
         this.#log(raw, type);
     }
 
@@ -118,7 +118,7 @@ class Screen {
         const { text, sent } = arrived.at(-1), name = this.root.dataset.name;
         if (!sent) return; // the note was deleted
         const late = sent < this.#connectedAt, shown = milliseconds(now() - sent);
-        this.find(".heard").textContent = late || this.#heardAt < sent ? "–" : milliseconds(this.#heardAt - sent);
+        this.find(".heard").textContent = late || this.#noticedAt < sent ? "–" : milliseconds(this.#noticedAt - sent);
         this.find(".shown").textContent = late ? "–" : shown;
         const notes = new Set(arrived.map(({ id }) => id)).size; // one note may have several changes
         this.find(".late").textContent = late ? `${count(notes, "note")} pulled after connecting` : "";

@@ -99,7 +99,7 @@ async function refusal(response) {
     const body = await response.json().catch(() => ({})); // the error page of a proxy is not JSON
     const seconds = /^\d+$/.test(after) ? Number(after) : (Date.parse(after) - Date.now()) / 1000;
     const retryAfter = Math.min(MAX_RETRY_AFTER_SECONDS, Math.max(0, seconds || 0));
-    const final = status === 204 || (status >= 400 && status < 500 && !TEMPORARY.has(status)); // 204 tells an EventSource to stop
+    const final = status === 204 || (status >= 400 && status < 500 && !TEMPORARY.has(status)); // 204 means: stop
     return new SyncKitError(body.error_description ?? body.error ?? `the server answered ${status}`, { status, retryAfter, final });
 }
 
@@ -198,7 +198,7 @@ export class Device {
         let watchdog, token;
         const expectBytes = (seconds) => {
             clearTimeout(watchdog);
-            watchdog = setTimeout(() => connection.abort(new SyncKitError(`nothing heard for ${seconds} s`)), seconds * 1000);
+            watchdog = setTimeout(() => connection.abort(new SyncKitError(`nothing received for ${seconds} s`)), seconds * 1000);
         };
         try {
             expectBytes(OPENING);
