@@ -91,7 +91,7 @@ WRONG = [
 
 @SQLITE_ONLY
 @pytest.mark.parametrize(("wrong", "status", "code", "sentence"), WRONG)
-def test_what_is_wrong_is_told_in_the_rfcs_words_and_costs_no_session(
+def test_an_error_has_a_code_of_the_rfc_and_ends_no_session(
     ask: Ask, fields: dict[str, str], wrong: dict[str, str], status: int, code: str, sentence: str
 ) -> None:
     response = ask(*as_form(fields | wrong))
@@ -124,7 +124,9 @@ def test_what_is_wrong_is_told_in_the_rfcs_words_and_costs_no_session(
         (b'{"grant_type": "refresh_token", "refresh_token": 1}', "application/json"),
     ],
 )
-def test_what_is_neither_a_form_nor_json_is_an_invalid_request(ask: Ask, content: bytes, content_type: str) -> None:
+def test_a_body_that_is_neither_form_nor_json_is_an_invalid_request(
+    ask: Ask, content: bytes, content_type: str
+) -> None:
     response = ask(content, content_type)
     assert (response.status_code, response.get_json()["error"]) == (400, "invalid_request")
 
@@ -141,7 +143,7 @@ def test_a_token_of_another_app_is_an_invalid_grant(ask: Ask, fields: dict[str, 
     assert ask(*as_form(fields)).status_code == 200
 
 
-def test_a_token_used_up_before_ends_the_session(ask: Ask, fields: dict[str, str]) -> None:
+def test_a_token_that_was_already_used_ends_the_session(ask: Ask, fields: dict[str, str]) -> None:
     tokens = [fields["refresh_token"]]
     for _ in range(2):
         tokens.append(ask(*as_form(fields | {"refresh_token": tokens[-1]})).get_json()["refresh_token"])
