@@ -80,7 +80,7 @@ def token() -> Answer:
     body = _body()
     grant = GRANTS.get(body.text("grant_type", longest=MAX_FIELD_CHARACTERS))
     if grant is None:
-        raise UnsupportedGrantType(f"grant_type: one of {', '.join(GRANTS)}")
+        raise UnsupportedGrantType(f"grant_type: must be one of {', '.join(GRANTS)}")
     return grant(body)
 
 
