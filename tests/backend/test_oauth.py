@@ -82,7 +82,12 @@ WRONG = [
     ({"client_id": ""}, 400, "invalid_request", "client_id: is missing"),
     ({"refresh_token": "x" * 129}, 400, "invalid_request", "refresh_token: at most 128 characters"),
     ({"client_id": "a\0b"}, 400, "invalid_request", "client_id: NUL and lone surrogates are not allowed"),
-    ({"grant_type": "password"}, 400, "unsupported_grant_type", "grant_type: must be one of refresh_token, authorization_code"),
+    (
+        {"grant_type": "password"},
+        400,
+        "unsupported_grant_type",
+        "grant_type: must be one of refresh_token, authorization_code",
+    ),
     ({"grant_type": "authorization_code"}, 400, "invalid_request", "code: is missing"),
     ({"client_id": "nobody"}, 401, "invalid_client", "client_id: no app has this API key"),
     ({"refresh_token": "none"}, 400, "invalid_grant", "the refresh token is unknown or has expired"),
