@@ -1,9 +1,9 @@
-"""How gunicorn runs the service: plain `gunicorn` in a clone listens on 127.0.0.1:8000.
+"""The gunicorn configuration of the included server: `gunicorn` in a clone listens on 127.0.0.1:8000.
 
-In: SYNCKIT_BIND, SYNCKIT_WORKERS, SYNCKIT_WORKER_CONNECTIONS, SYNCKIT_METRICS from the environment. Nothing is
-monkey-patched here: the gevent worker does that itself after the fork, and one of another class must stay unpatched.
-What strangers send cannot hold up the streams: see `synckit_notify.gunicorn_hooks`, whose hooks gunicorn finds here by
-name.
+In: SYNCKIT_BIND, SYNCKIT_WORKERS, SYNCKIT_WORKER_CONNECTIONS and SYNCKIT_METRICS from the environment. Nothing is
+monkey-patched here: the gevent worker does so itself after the fork, and workers of other classes must stay unpatched.
+gunicorn finds the hooks of `synckit_notify.gunicorn_hooks` here by name; they prevent one client from delaying the
+streams of others.
 """
 
 import gc
@@ -18,7 +18,7 @@ from synckit_notify import gunicorn_hooks
 from synckit_notify.gunicorn_hooks import post_request, pre_request, when_ready  # noqa: F401
 
 DESCRIPTORS_BESIDE_STREAMS = 100
-"""Database files, log files, the broker, the event loop: what a worker opens besides its connections."""
+"""Descriptors that a worker needs besides its connections: database, logs, broker, event loop."""
 
 METRICS_FOLDER = "synckit-metrics-"
 
@@ -26,14 +26,14 @@ METRICS_FOLDER = "synckit-metrics-"
 def _count(name: str, default: int) -> int:
     value = os.environ.get(name) or str(default)
     if not value.isdecimal() or int(value) < 1:
-        raise ValueError(f"{name}: {value!r} is not a whole number above 0")
+        raise ValueError(f"{name} must be a positive integer, not {value!r}")
     return int(value)
 
 
-def _seats(wanted: int) -> int:
-    """Return how many connections a worker can hold, after raising its descriptor limit as far as it is allowed.
+def _connections(wanted: int) -> int:
+    """Raise the limit of file descriptors as far as allowed, and return how many connections a worker can have.
 
-    A worker that runs out of descriptors cannot accept, log or open its database any more, so the seats come down.
+    A worker without free descriptors can neither accept connections nor log nor open its database.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted + DESCRIPTORS_BESIDE_STREAMS
@@ -44,7 +44,7 @@ def _seats(wanted: int) -> int:
     return wanted if soft == unlimited else max(1, min(wanted, soft - DESCRIPTORS_BESIDE_STREAMS))
 
 
-# gevent notes for each greenlet who spawned it, for debuggers: 0.25 KiB per stream. Read when gevent is imported.
+# gevent stores for debuggers which greenlet spawned which: 0.25 KiB per stream. Read when gevent is imported.
 os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
 
 _wanted_connections = _count("SYNCKIT_WORKER_CONNECTIONS", 10_000)
@@ -53,23 +53,25 @@ wsgi_app = "wsgi:app"
 bind = os.environ.get("SYNCKIT_BIND") or "127.0.0.1:8000"
 worker_class = "gevent"
 workers = _count("SYNCKIT_WORKERS", 1)
-worker_connections = _seats(_wanted_connections)
-timeout = 30  # a worker whose hub is blocked this long is replaced; an open stream does not count as blocked
-graceful_timeout = 10  # streams end by themselves within a second of SIGTERM, this is for pushes and pulls
-keepalive = 2  # seconds; an idle connection takes a stream's seat, and a worker that stops waits for it
-forwarder_headers = ""  # no header replaces SCRIPT_NAME: most proxies would pass on what a client sent
-limit_request_fields = 50  # gunicorn looks a head over with each piece that comes of it: its own limits allow 800 KiB
-limit_request_field_size = 4094  # and 0.45 s of processor time, which all streams wait for; these 200 KiB and 0.025 s
-control_socket_disable = True  # nothing uses it, and several servers of one user would fight over its path
+worker_connections = _connections(_wanted_connections)
+timeout = 30  # seconds until a worker with a blocked event loop is replaced; open streams do not block it
+graceful_timeout = 10  # seconds for pushes and pulls after SIGTERM; streams end within a second
+keepalive = 2  # seconds; an idle connection counts against worker_connections, and delays a worker that stops
+forwarder_headers = ""  # do not trust a SCRIPT_NAME header: most proxies pass on what a client sends
+# gunicorn parses the headers again with each packet that arrives. Its default limits allow 800 KiB of headers, which
+# take 0.45 s of processor time while all streams wait. These limits allow 200 KiB and 0.025 s.
+limit_request_fields = 50
+limit_request_field_size = 4094
+control_socket_disable = True  # unused, and several servers of one user would need different paths
 
 
 if os.environ.get("SYNCKIT_METRICS") and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    # So that one scrape answers for all workers; read when they import the client library.
+    # One scrape then includes all workers; prometheus-client reads the variable when a worker imports it.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=METRICS_FOLDER)
 
 
 def on_starting(server: Any) -> None:
-    """Say so when the machine allows fewer connections than were asked for."""
+    """Warn if the limit of open files allows fewer connections than the settings ask for."""
     if worker_connections < _wanted_connections:
         server.log.warning(
             "%d connections per worker instead of %d: the limit of open files (ulimit -Hn) is too low",
@@ -79,12 +81,12 @@ def on_starting(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Settle the log and the collector of a worker that has loaded the application; in development offer a demo.
+    """Configure logging and garbage collection of a loaded worker; offer a demo account in development.
 
-    At 10,000 streams the cyclic collector took 31 of 76 microseconds per delivered event, since each of its full passes
-    visits every stream. Frozen start-up objects are visited no more, and the passes come rarely.
+    With 10,000 streams the cyclic garbage collector took 31 of 76 microseconds per event, since each full pass visits
+    every stream. Frozen objects are not visited, and higher thresholds make the passes rare.
     """
-    from synckit_notify.backend import development  # not earlier: the master imports nothing of the application
+    from synckit_notify.backend import development  # imported here, since the master must not import the application
 
     notices = logging.getLogger("synckit_notify")
     notices.handlers, notices.level, notices.propagate = worker.log.error_log.handlers, logging.INFO, False
@@ -96,7 +98,7 @@ def post_worker_init(worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:
-    """Take a worker that is gone out of the metrics' gauges."""
+    """Remove a worker that has exited from the gauges of the metrics."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         from prometheus_client.multiprocess import mark_process_dead
 
@@ -104,7 +106,7 @@ def child_exit(server: Any, worker: Any) -> None:
 
 
 def on_exit(server: Any) -> None:
-    """Remove the metrics' folder, unless a new master (USR2) goes on with it."""
+    """Remove the folder of the metrics, unless a new master (USR2) uses it."""
     folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR", "")
     if METRICS_FOLDER in folder and not server.reexec_pid:
         shutil.rmtree(folder, ignore_errors=True)

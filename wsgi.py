@@ -1,4 +1,4 @@
-"""What gunicorn and `flask --app wsgi` load: the reference backend, with its data in the clone's instance folder."""
+"""The WSGI application for gunicorn and `flask --app wsgi`: the included server, with its data in instance/."""
 
 from pathlib import Path
 
@@ -12,4 +12,4 @@ try:
 except ConfigurationError as error:
     if click.get_current_context(silent=True) is None:
         raise
-    raise click.ClickException(str(error)) from None  # for `flask`: one sentence instead of a traceback
+    raise click.ClickException(str(error)) from None  # `flask` then prints one sentence instead of a traceback

@@ -173,7 +173,7 @@ def test_every_metric_is_documented_and_no_other() -> None:
     kinds = [call for call in calls if call.func.id in ("Counter", "Gauge", "Histogram") and call.args]
     made = {(call.func.id, call.args[0].value) for call in kinds}
     names = {f"{name}_total" if kind == "Counter" else name for kind, name in made}
-    told = [cell for row in rows(ROOT / "docs" / "deployment.md") for cell in inline_code(row[0])]
+    told = [cell for row in rows(ROOT / "docs" / "monitoring.md") for cell in inline_code(row[0])]
     assert {re.sub(r"\{.*\}", "", cell) for cell in told if cell.startswith("synckit_")} == names
 
 

@@ -1,8 +1,8 @@
-"""Who may sync: apps with their API keys, users with their passwords, and devices.
+"""Accounts: apps with their API keys, users with their passwords, and devices.
 
-Functions on a `connection` are pieces of a transaction, to be run by a Store. Passwords are checked outside of any
-transaction (passwords). Of a key or a password only a hash is stored. A deleted account leaves its id behind and
-nothing else, so that a token which outlives it is refused.
+Functions that take a `connection` are parts of a transaction that a Store runs. Passwords are checked outside of any
+transaction (passwords.py). Only a hash of a key or a password is stored. Only the id of a deleted account is kept, so
+that a token which is still valid is refused.
 """
 
 import hashlib
@@ -22,18 +22,19 @@ PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
 MAX_EMAIL_CHARACTERS = 254
 
 MAX_DEVICES = 1_000
-"""Of one app and user. A registration beyond is not refused: a script that makes a device at each run would lock its
-user out. The longest silent device makes room, is answered 404, and registers again if it is still in use."""
+"""For each app and user. One registration more is not refused, since a script that registers a device at each run would
+lock its user out. Instead the device that has been inactive for longest is deleted. If it is still in use, it gets a
+404 and registers again."""
 
 MAX_RETIRED_AT_ONCE = 500
-"""More than a registration adds, so that an account with too many, of an older release, comes down soon."""
+"""More than one registration adds, so that an account with too many devices, of an older release, shrinks soon."""
 
 DISABLED = 253_402_300_799
-"""The `valid_since` of an account that is disabled: the last second of the year 9999, before which every token is."""
+"""The `valid_since` of a disabled account: the last second of the year 9999, so that every token is older."""
 
 
 class WrongCredentials(Refused):
-    """The API key, the e-mail or the password is wrong; which of them is not told."""
+    """The API key, the e-mail or the password is wrong; the error does not say which one."""
 
     status = 401
 
@@ -46,25 +47,25 @@ class WrongCredentials(Refused):
 
 
 class WrongPassword(Refused):
-    """The token is good, but whoever holds it does not know the password."""
+    """The token is valid, but the password is wrong."""
 
     status = 403
 
 
 class Unknown(Refused):
-    """No such device or account."""
+    """The device, account, app or change does not exist."""
 
     status = 404
 
 
 class Taken(Refused):
-    """The name is in use, or stands for several."""
+    """The name is in use, or is not unique."""
 
     status = 409
 
 
 def add_app(connection: Connection, name: str) -> tuple[str, str]:
-    """Store a new app; return its id and its API key, of which only the hash is kept."""
+    """Store a new app and return its id and its API key; only a hash of the key is stored."""
     app_id, api_key = str(uuid.uuid4()), secrets.token_hex(32)
     row = {"id": app_id, "name": name, "api_key_hash": _key_hash(api_key), "created_at": now()}
     connection.execute(apps.insert().values(row))
@@ -72,12 +73,12 @@ def add_app(connection: Connection, name: str) -> tuple[str, str]:
 
 
 def add_user(connection: Connection, email: str, password_hash: str) -> str:
-    """Store a new user; return the id. Raises Taken."""
+    """Store a new user and return the id; raise Taken if the e-mail is in use."""
     user_id, normal = str(uuid.uuid4()), normalise(email)
     row = {"id": user_id, "email": normal, "password_hash": password_hash, "created_at": now()}
     statement = upsert(connection, users).values(row).on_conflict_do_nothing(index_elements=[users.c.email])
     if connection.execute(statement.returning(users.c.id)).first() is None:
-        raise Taken(f"there is an account {normal} already")
+        raise Taken(f"an account {normal} already exists")
     return user_id
 
 
@@ -90,9 +91,9 @@ def log_in(
     check_rate_limit: RateLimitCheck = allow_all,
     address: str | None = None,
 ) -> tuple[str, Row[Any]]:
-    """Return the app's id and the user; raises WrongCredentials."""
+    """Return the app's id and the user; raise WrongCredentials."""
     app_id = store.read(lambda connection: find_client(connection, api_key), owner=normalise(email))
-    # Also for a wrong key: the time that an answer takes must not tell.
+    # Check the password even if the key is wrong: the response time must not show which of them is wrong.
     user = recognise(store, email, password, check_rate_limit, address)
     if app_id is None or user is None:
         raise WrongCredentials
@@ -102,7 +103,7 @@ def log_in(
 def recognise(
     store: Store, email: str, password: str, check_rate_limit: RateLimitCheck = allow_all, address: str | None = None
 ) -> Row[Any] | None:
-    """Return the user with this e-mail and this password; for an unknown e-mail it takes as long."""
+    """Return the user with this e-mail and this password, or None; an unknown e-mail takes the same time."""
     user = store.read(lambda connection: account_of(connection, email), owner=normalise(email))
     return _proven(user, password, check_rate_limit, hashing_owners(email, address))
 
@@ -110,7 +111,7 @@ def recognise(
 def require_password(
     store: Store, user_id: str, password: str, check_rate_limit: RateLimitCheck = allow_all, address: str | None = None
 ) -> Row[Any]:
-    """Return the user with this id and this password; raises WrongPassword."""
+    """Return the user with this id and this password; raise WrongPassword."""
     found = store.read(lambda connection: account(connection, user_id), owner=user_id)
     user = _proven(
         found, password, check_rate_limit, hashing_owners(user_id if found is None else found.email, address)
@@ -121,17 +122,17 @@ def require_password(
 
 
 def hashing_owners(email: str, address: str | None) -> list[str]:
-    """Return whose share of the hashes a password takes.
+    """Return the owners on whose behalf a password is hashed: each may hash only one at a time (passwords.py).
 
-    The account comes first: a request that waits for its address's share must be one of few of its account.
+    The account comes first, so that the many requests of one account cannot queue up for their address.
     """
     return [f"account {normalise(email)}", *([] if address is None else [f"address {address}"])]
 
 
 def require_unchanged(connection: Connection, user: Row[Any]) -> None:
-    """Hold the user; raises WrongCredentials if the password was changed or all sessions ended since `user` was read.
+    """Lock the user; raise WrongCredentials if the password was changed or all sessions ended after `user` was read.
 
-    Checking a password takes a tenth of a second, and a page may be open for minutes.
+    Both can happen: checking a password takes 0.1 s, and a log-in page may be open for minutes.
     """
     present = hold(connection, user.id)
     if present is None or present != user:
@@ -149,14 +150,14 @@ def account_of(connection: Connection, email: str) -> Row[Any] | None:
 
 
 def hold(connection: Connection, user_id: str) -> Row[Any] | None:
-    """Return the user with this id, whom nobody logs out or changes before this transaction has ended."""
+    """Lock the user with this id until the transaction ends, and return the row, or None."""
     return connection.execute(select(users).where(users.c.id == user_id).with_for_update()).first()
 
 
 def require_enabled(connection: Connection, user_id: str) -> None:
-    """Raise InvalidToken if the user was disabled or deleted since their token was checked, as while a body came.
+    """Raise InvalidToken if the user was disabled or deleted after the token was checked, for example during an upload.
 
-    Until this transaction ends nobody deletes them.
+    The user cannot be deleted before this transaction ends.
     """
     mine = select(users.c.valid_since).where(users.c.id == user_id)
     if connection.execute(mine.with_for_update(read=True, key_share=True)).scalar() == DISABLED:
@@ -164,7 +165,7 @@ def require_enabled(connection: Connection, user_id: str) -> None:
 
 
 def valid_since(connection: Connection, user_id: str) -> int | None:
-    """Return the second before which a user's tokens do not count; None also for a user that is not stored."""
+    """Return the Unix time before which the user's tokens are refused, or None; None also for an unknown user."""
     found: int | None = connection.execute(select(users.c.valid_since).where(users.c.id == user_id)).scalar()
     return found
 
@@ -172,9 +173,10 @@ def valid_since(connection: Connection, user_id: str) -> int | None:
 def register_device(
     connection: Connection, app: str, user: str, *, name: str, platform: str, installation_id: str | None
 ) -> Row[Any]:
-    """Return the device of this installation, or without one of this name; made if it is new, else updated.
+    """Create or update the device with this installation id (without one: with this name) and return it.
 
-    Beyond MAX_DEVICES of one app and user the longest silent ones are forgotten; they may register again.
+    If the user then has more than MAX_DEVICES in this app, those inactive for longest are deleted; they can register
+    again.
     """
     moment = now()
     row = {
@@ -201,34 +203,34 @@ def register_device(
 
 
 def list_devices(connection: Connection, app: str, user: str, *, after: str, most: int) -> list[Row[Any]]:
-    """Return some of a user's devices, by id, from behind the one that is named."""
+    """Return at most `most` of a user's devices, ordered by id, from the first id after `after`."""
     mine = _devices(app, user)
     return list(connection.execute(select(mine).where(mine.c.id > after).order_by(mine.c.id).limit(most)))
 
 
 def note_seen(connection: Connection, ids: Collection[str], moment: int) -> None:
-    """Note when devices were last seen, but for those that another transaction has locked: nobody is waited for."""
+    """Store when devices were last seen; skip those that another transaction has locked, instead of waiting."""
     free = select(devices.c.id).where(devices.c.id.in_(ids)).with_for_update(skip_locked=True)
     found = connection.execute(free).scalars().all()
     connection.execute(devices.update().where(devices.c.id.in_(found)).values(last_seen_at=moment))
 
 
 def delete_device(connection: Connection, app: str, user: str, device_id: str) -> None:
-    """Forget a device; what it pushed stays. Raises Unknown."""
+    """Delete a device but not the changes that it pushed; raise Unknown."""
     deleted = connection.execute(devices.delete().where(_device(app, user, device_id)).returning(devices.c.id))
     if deleted.first() is None:
         raise Unknown("there is no such device")
 
 
 def hold_device(connection: Connection, app: str, user: str, device_id: str) -> str | None:
-    """Return the id of a registered device, which nobody deletes before this transaction has ended; else None."""
+    """Lock a registered device until the transaction ends and return its id; None if it is not registered."""
     mine = select(devices.c.id).where(_device(app, user, device_id))
     found: str | None = connection.execute(mine.with_for_update()).scalar()
     return found
 
 
 def require_device(connection: Connection, app: str, user: str, device_id: str) -> int | None:
-    """Return when a device was last seen, if that is stored; raises Unknown if it is no device of this app and user."""
+    """Return when a device was last seen, if known; raise Unknown if this user has no such device in this app."""
     found = connection.execute(select(devices.c.last_seen_at).where(_device(app, user, device_id))).first()
     if found is None:
         raise Unknown("there is no such device: register it first")
@@ -236,12 +238,16 @@ def require_device(connection: Connection, app: str, user: str, device_id: str) 
     return seen_at
 
 
-def find_app(connection: Connection, words: str) -> str:
-    """Return the id of the app with this id or name; words that name none are an id of somebody else's."""
-    known = connection.execute(select(apps.c.id).where((apps.c.id == words) | (apps.c.name == words))).scalars().all()
-    if len(known) > 1 and words not in known:
-        raise Taken(f"{len(known)} apps are named {words}: give the id")
-    return known[0] if len(known) == 1 else words
+def find_app(connection: Connection, id_or_name: str) -> str:
+    """Return the id of the app with this id or name; if there is none, return the argument as a foreign id.
+
+    Raises Taken if several apps have this name.
+    """
+    named = select(apps.c.id).where((apps.c.id == id_or_name) | (apps.c.name == id_or_name))
+    known = connection.execute(named).scalars().all()
+    if len(known) > 1 and id_or_name not in known:
+        raise Taken(f"{len(known)} apps have the name {id_or_name}: use the id instead")
+    return known[0] if len(known) == 1 else id_or_name
 
 
 def find_client(connection: Connection, api_key: str) -> str | None:
@@ -250,35 +256,35 @@ def find_client(connection: Connection, api_key: str) -> str | None:
     return found
 
 
-def find_user(connection: Connection, words: str) -> str:
-    """Return the id of the user with this id or e-mail; words that name none are an id of somebody else's."""
-    named = select(users.c.id).where((users.c.id == words) | (users.c.email == normalise(words)))
-    return connection.execute(named).scalar() or words
+def find_user(connection: Connection, id_or_email: str) -> str:
+    """Return the id of the user with this id or e-mail; if there is none, return the argument as a foreign id."""
+    named = select(users.c.id).where((users.c.id == id_or_email) | (users.c.email == normalise(id_or_email)))
+    return connection.execute(named).scalar() or id_or_email
 
 
-def require_account(connection: Connection, words: str) -> Row[Any]:
-    """Return the user with this id or e-mail; raises Unknown, also for one that was deleted."""
-    user = account(connection, find_user(connection, words))
+def require_account(connection: Connection, id_or_email: str) -> Row[Any]:
+    """Return the user with this id or e-mail; raise Unknown, also if the account was deleted."""
+    user = account(connection, find_user(connection, id_or_email))
     if user is None or user.email == user.id:
-        raise Unknown(f"there is no such account: {words}")
+        raise Unknown(f"there is no such account: {id_or_email}")
     return user
 
 
 def normalise(email: str) -> str:
-    """Return an e-mail address as it is compared."""
+    """Return an e-mail address in the form in which it is stored and compared."""
     return email.strip().casefold()
 
 
 def _proven(
     user: Row[Any] | None, password: str, check_rate_limit: RateLimitCheck, owners: Sequence[str]
 ) -> Row[Any] | None:
-    """Return the user if it is their password and they may use it; it takes as long if not."""
+    """Return the user if the password is right and the account is enabled, else None, after the same time."""
     genuine = matches(None if user is None else user.password_hash, password, check_rate_limit, owners)
     return None if user is None or not genuine or user.valid_since == DISABLED else user
 
 
 def _retire_silent_devices(connection: Connection, app: str, user: str) -> None:
-    """Forget the longest silent devices beyond MAX_DEVICES, some at a time, and none that is in use at this moment."""
+    """Delete devices beyond MAX_DEVICES, those inactive for longest first; skip those that are locked."""
     mine = _devices(app, user)
     seen_at = func.coalesce(mine.c.last_seen_at, mine.c.created_at)
     silent = select(mine.c.id).order_by(seen_at.desc(), mine.c.id).offset(MAX_DEVICES).limit(MAX_RETIRED_AT_ONCE)
@@ -296,6 +302,6 @@ def _device(app: str, user: str, device_id: str) -> ColumnElement[bool]:
 
 
 def _devices(app: str, user: str) -> Subquery:
-    """Return all devices of an app and user: two halves, since there is one index for each way to identify them."""
+    """Return all devices of an app and user; one query for each of the two indexes that identify a device."""
     mine = select(devices).where(devices.c.app_id == app, devices.c.user_id == user)
     return union_all(mine.where(NAMED), mine.where(INSTALLED)).subquery()

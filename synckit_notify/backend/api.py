@@ -1,8 +1,8 @@
-"""The HTTP face of the backend: a request in, JSON out, one view per endpoint of docs/protocol.md.
+"""The HTTP API of the backend: one view for each endpoint of docs/protocol.md, JSON in and out.
 
-Each view asks the Notifier for the token, takes its fields out of the body, runs one transaction and answers. The token
-comes first: a stranger's body is not even parsed. A push is announced after its commit. Everything that is wrong is
-raised as a Refused and becomes JSON in the application's error handlers.
+Each view authenticates the request, reads the fields of the body, runs one transaction and returns the response. The
+token is checked first: without a valid one the body is not parsed. A push is announced after its commit. Every error is
+raised as a Refused, which an error handler of the application turns into JSON.
 """
 
 from typing import Any
@@ -22,11 +22,11 @@ from .sessions import Holder, Session
 MAX_ID_CHARACTERS = 128
 MAX_TABLES = 100
 DEVICES_LISTED, MAX_DEVICES_LISTED = 100, 200
-"""How many devices a page holds, unless `limit` says otherwise, and at most."""
+"""The default and the maximum number of devices in one page."""
 
 MAX_DATA_BYTES = 256 * 1024
 MAX_QUERY_BYTES = 256 * 1024
-"""A hundred names of tables, all of them escaped, take 150 KiB."""
+"""A hundred table names with every character escaped take 150 KiB."""
 
 Answer = dict[str, Any]
 
@@ -57,7 +57,7 @@ def auth() -> Answer:
 
 @blueprint.post("/password")
 def change_password() -> Answer:
-    """Change the password and log out everywhere; the answer is that of a log-in, for the device that asks."""
+    """Change the password, end all sessions, and answer as a log-in for the device that sent the request."""
     who = _principal()
     body = _body()
     backend = current_backend()
@@ -80,7 +80,7 @@ def change_password() -> Answer:
 
 @blueprint.post("/devices")
 def register_device() -> Answer:
-    """Register a device, or find it again by its installation or its name."""
+    """Register a device, or update the one with the same installation id or name."""
     who = _principal()
     body = _body()
     name = body.text("device_name", longest=100)
@@ -101,7 +101,7 @@ def register_device() -> Answer:
 
 @blueprint.get("/devices")
 def list_devices() -> Answer:
-    """List some of the user's devices in this app, in the order of their ids."""
+    """Return one page of the user's devices in this app, ordered by id."""
     who = _principal()
     asked = Fields(dict(request.args))
     limit = asked.decimal("limit", least=1, most=MAX_DEVICES_LISTED, default=DEVICES_LISTED)
@@ -116,7 +116,7 @@ def list_devices() -> Answer:
 
 @blueprint.delete("/devices/<device_id>")
 def delete_device(device_id: str) -> Response:
-    """Forget a device, and end its sessions and streams."""
+    """Delete a device, and end its sessions and streams."""
     who = _principal()
     request_fields.check_text(device_id, "id", MAX_ID_CHARACTERS)
     backend = current_backend()
@@ -129,7 +129,7 @@ def delete_device(device_id: str) -> Response:
 
 @blueprint.post("/push")
 def push() -> Answer:
-    """Append changes to the log and tell the user's other devices."""
+    """Append changes to the log and notify the user's other devices."""
     who = _principal()
     backend = current_backend()
     with request_limits.slot(request, who.user):
@@ -145,7 +145,7 @@ def push() -> Answer:
 
 @blueprint.post("/pull")
 def pull() -> Answer:
-    """Answer the changes behind a cursor."""
+    """Return changes after a cursor."""
     who = _principal()
     body = _body(MAX_QUERY_BYTES)
     device = body.text("device_id", longest=MAX_ID_CHARACTERS)
@@ -173,7 +173,7 @@ def pull() -> Answer:
 
 @blueprint.get("/status")
 def status() -> Answer:
-    """Answer how far the log has come."""
+    """Return the cursor of the newest change, and the epoch."""
     who = _principal()
     cursor, epoch = current_backend().store.read(
         lambda connection: changelog.status(connection, who.app, who.user), owner=who.user
@@ -183,7 +183,7 @@ def status() -> Answer:
 
 @blueprint.put("/keys")
 def put_keys() -> Answer:
-    """Store the envelope of the user's master key; no device needs to hear of it."""
+    """Store the envelope of the user's master key; other devices are not notified."""
     who = _principal()
     body = _body()
     envelope = body.ciphertext("envelope", most_bytes=keys.MAX_ENVELOPE_BYTES)
@@ -202,7 +202,7 @@ def put_keys() -> Answer:
 
 @blueprint.get("/keys")
 def get_keys() -> Answer:
-    """Answer the envelope of the user's master key."""
+    """Return the envelope of the user's master key."""
     who = _principal()
     envelope, version = current_backend().store.read(
         lambda connection: keys.fetch(connection, who.app, who.user), owner=who.user
@@ -220,7 +220,7 @@ def _body(largest: int = request_limits.MAX_SMALL_BODY_BYTES) -> Fields:
 
 
 def _pushed() -> tuple[str, str | None, list[Change]]:
-    """Return device, push id and changes; what the body was parsed to takes much more, and nothing waits with it."""
+    """Return device, push id and changes; the parsed JSON, which needs more memory, is freed on return."""
     body = request_fields.parse(request_limits.read(request))
     pushed = [_change(entry) for entry in body.objects("changes", most=changelog.MAX_CHANGES)]
     return body.text("device_id", longest=MAX_ID_CHARACTERS), body.optional_text("push_id", longest=64), pushed
@@ -241,7 +241,7 @@ def _change(entry: Fields) -> Change:
     op = entry.choice("op", changelog.OPERATIONS)
     data = entry.ciphertext("data", most_bytes=MAX_DATA_BYTES)
     if data is None and op != "DELETE":
-        raise InvalidField(f"{entry.path}data: is missing, only a DELETE may do without")
+        raise InvalidField(f"{entry.path}data: is missing; only a DELETE may omit it")
     return Change(
         table=entry.text("table", longest=128),
         op=op,

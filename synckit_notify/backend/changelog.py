@@ -1,11 +1,11 @@
-"""The log of changes: per (app, user) an unbroken row of numbered changes, appended by push and read by pull.
+"""The change log: for each (app, user), which is a channel, a sequence of numbered changes that push appends to.
 
     push:  lock the head row ── seen this push_id? ── number the rows ── move the head ── commit ── (then announce)
-    pull:  read the head ── find by index where the filter begins to match ── read the rows from there, some at most
+    pull:  read the head ── find by index where the filter begins to match ── read a bounded number of rows from there
 
-A push holds the head's lock until its commit, so `seq` is given in the order of the commits and a reader at cursor n
-never sees a row at or below n appear later. Behind that lock it waits for nobody, so no two pushes can deadlock. All
-functions are pieces of a transaction, to be run by a Store.
+The head is one row for each channel with its highest `seq`. A push keeps it locked until the commit, so `seq` follows
+the order of the commits, and a reader at cursor n never sees a row at or below n appear later. While it has this lock a
+push waits for no other lock, so pushes cannot deadlock. All functions are parts of a transaction that a Store runs.
 """
 
 import hashlib
@@ -28,38 +28,38 @@ from .request_fields import rfc3339
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
 MAX_CHANGES = 500
 PAGE_BYTES = 2**20
-"""How much `data` a page holds, about: 500 full changes would be 125 MiB, and slow readers keep theirs in memory."""
+"""Approximate size of the `data` in one page: 500 changes of the largest size would be 125 MiB of memory."""
 MAX_EXAMINED = 5_000
-"""How many rows a page of a pull by table looks at: some milliseconds. It begins at the first one that matches."""
-ROWS_AT_ONCE = 32  # may be on their way here when a page turns out to be full
+"""How many rows one page of a pull by table reads, which takes some milliseconds. It starts at the first match."""
+ROWS_AT_ONCE = 32  # fetched at a time, so that few are fetched in vain when the page is full
 PUSH_ID_MICROSECONDS = 7 * 24 * 3600 * 1_000_000
-MAX_FORGOTTEN = 100  # of them by a push: more than it adds
+MAX_FORGOTTEN = 100  # expired push ids that one push deletes: more than it adds
 COMMIT_MICROSECONDS = 2_000_000
-"""A push commits within this time of its `received_at`, and the clocks of several servers differ by less."""
+"""A push must commit within this time after its `received_at`; the clocks of several servers must differ by less."""
 
 _MINE = and_(changes.c.app_id == bindparam("app"), changes.c.user_id == bindparam("user"))
 _RECEIVED_AT = (
     select(changes.c.received_at).where(_MINE, changes.c.seq >= bindparam("seq")).order_by(changes.c.seq).limit(1)
 )
 _NEXT_OF_TABLE = (
-    # By table and `seq` together: else PostgreSQL may walk the whole log for a table that it thinks is frequent.
+    # Compare (table, seq) as a pair: otherwise PostgreSQL may scan the whole log for a table it expects to be frequent.
     select(changes.c.table_name, changes.c.seq)
     .where(_MINE, tuple_(changes.c.table_name, changes.c.seq) > tuple_(bindparam("table"), bindparam("after")))
     .order_by(changes.c.table_name, changes.c.seq)
     .limit(1)
 )
-"""Made once: a pull may ask them some twenty times."""
+"""Both are built once, since a pull may execute them about twenty times."""
 
 
 class Conflict(Refused):
-    """The request is at odds with what the log holds."""
+    """The request contradicts what the log contains."""
 
     status = 409
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change as the device sent it; `data` is ciphertext that is never looked into."""
+    """One change as the device sent it; `data` is ciphertext that the server never reads."""
 
     table: str
     op: str
@@ -70,9 +70,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Where a push or a touch left the head; without times it was a repeat, announced before.
+    """The head after a push or a `touch`; without times the push was a repeat that changed nothing.
 
-    `seen_at` is when the pushing device was last seen, as far as it is stored.
+    `seen_at` is when the pushing device was last seen, if known.
     """
 
     cursor: int
@@ -83,7 +83,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """What a pull asks for; `since` is inclusive and `until` exclusive, both in stored microseconds."""
+    """The parameters of a pull; `since` is inclusive and `until` exclusive, both in microseconds since 1970."""
 
     cursor: int
     limit: int = MAX_CHANGES
@@ -94,9 +94,9 @@ class Query:
 
 
 class Window(NamedTuple):
-    """The part of the log that a page examines: behind `after`, up to `last`.
+    """The part of the log that one page reads: after `after`, up to and including `last`.
 
-    `cursor` and `has_more` are what the page answers unless it is full before.
+    `cursor` and `has_more` are the values of the page if all matching rows fit in it.
     """
 
     after: int
@@ -107,10 +107,10 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One answer to a pull.
+    """One page of a pull.
 
-    Whatever a later pull finds new was received at or after `complete_until`, once `has_more` is false. `seen_at` is
-    when the pulling device was last seen, as far as it is stored.
+    Once `has_more` is false, all changes that later pulls return were received at or after `complete_until`. `seen_at`
+    is when the pulling device was last seen, if known.
     """
 
     rows: list[Row[Any]]
@@ -124,9 +124,10 @@ class Page:
 def push(
     connection: Connection, app: str, user: str, device_id: str, pushed: Sequence[Change], push_id: str | None
 ) -> Move:
-    """Append changes; a repeat of a `push_id` stores nothing and returns the first cursor.
+    """Append changes; repeating a `push_id` stores nothing and returns the cursor of the first push.
 
-    Raises InvalidToken for a disabled user, Unknown for an unknown device, Conflict for a `push_id` of other changes.
+    Raises InvalidToken if the user is disabled, Unknown if the device is not registered, and Conflict if the `push_id`
+    was used with other changes.
     """
     accounts.require_enabled(connection, user)
     seen_at = accounts.require_device(connection, app, user, device_id)
@@ -148,24 +149,24 @@ def push(
 
 
 def pull(connection: Connection, app: str, user: str, device_id: str, query: Query) -> Page:
-    """Return the changes behind the cursor; raises Unknown for the device, Conflict if the log was replaced."""
-    started = now()  # before the first statement, which takes the snapshot
+    """Return changes after the cursor; raise Unknown for an unknown device, Conflict if the log was replaced."""
+    started = now()  # before the first statement, which creates the snapshot of the transaction
     seen_at = accounts.require_device(connection, app, user, device_id)
     head, changed_at = _read_head(connection, app, user)
     epoch = current_epoch(connection)
     if query.epoch not in (None, epoch) or query.cursor > head:
-        raise Conflict("the log was replaced since this cursor was given: start again from cursor 0, without an epoch")
+        raise Conflict("the log was replaced after this cursor was issued: pull again from cursor 0, without an epoch")
     window = _window(connection, app, user, head, query)
     with connection.execute(_selection(app, user, window, query)) as found:
         rows, is_full = _page(found, query.limit)
     cursor, has_more = (rows[-1].seq, True) if is_full else (window.cursor, window.has_more)
-    # A push may have its time already and not be committed: the clock alone would promise too much.
+    # A push may have its `received_at` but not be committed yet, so the clock alone is not enough.
     complete_until = max(changed_at + 1, started - COMMIT_MICROSECONDS)
     return Page(rows, cursor, has_more, epoch, complete_until, seen_at)
 
 
 def touch(connection: Connection, app: str, user: str) -> Move:
-    """Mark a channel as changed without a change, so that every server's next sweep announces it."""
+    """Mark a channel as changed without adding a change, so that the next sweep of every process announces it."""
     seq, previous_at = _lock_head(connection, app, user)
     changed_at = max(now(), previous_at + 1)
     _move_head(connection, app, user, seq, changed_at)
@@ -173,10 +174,10 @@ def touch(connection: Connection, app: str, user: str) -> Move:
 
 
 def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
-    """Take away what a change says; it keeps its place in the log, so no cursor breaks. Raises Unknown.
+    """Remove the content of a change but keep its place in the log, so that cursors stay valid; raise Unknown.
 
-    An UPDATE without data is what no device can push, so every reader passes it by: a DELETE would delete the row on
-    devices. Its time, which may be what they cannot read, becomes that of the server. The channel counts as changed.
+    The change becomes an UPDATE without data. No device can push one, so readers skip it; a DELETE would delete the row
+    on devices. Its timestamp is replaced too, since that may be what they cannot read. The channel counts as changed.
     """
     move = touch(connection, app, user)
     row = find(connection, app, user, seq)
@@ -187,7 +188,7 @@ def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
 
 
 def find(connection: Connection, app: str, user: str, seq: int) -> Row[Any]:
-    """Return one change; raises Unknown."""
+    """Return one change; raise Unknown."""
     mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
     row = connection.execute(select(changes).where(mine)).first()
     if row is None:
@@ -196,30 +197,30 @@ def find(connection: Connection, app: str, user: str, seq: int) -> Row[Any]:
 
 
 def status(connection: Connection, app: str, user: str) -> tuple[int, str]:
-    """Return the head, which is also the number of changes as none is ever missing, and the epoch."""
+    """Return the head, which is also the number of changes since none is missing, and the epoch."""
     return _read_head(connection, app, user)[0], current_epoch(connection)
 
 
 def changed_channels(connection: Connection, since: datetime) -> list[tuple[str, str, datetime]]:
-    """Return (app, user, changed_at) of the channels that changed at or after a moment."""
+    """Return (app, user, changed_at) of the channels that changed at or after a time."""
     late = select(heads.c.app_id, heads.c.user_id, heads.c.changed_at).where(heads.c.changed_at >= from_datetime(since))
     return [(app, user, as_datetime(changed_at)) for app, user, changed_at in connection.execute(late)]
 
 
 def current_epoch(connection: Connection) -> str:
-    """Return the name of the log's life."""
+    """Return the epoch: a random name that is replaced when the log is restored from a backup."""
     return str(connection.execute(select(meta.c.epoch)).scalar_one())
 
 
 def renew_epoch(connection: Connection) -> str:
-    """Begin a new life of the log, as after a restore from a backup; every client then starts again from 0."""
+    """Replace the epoch after a restore from a backup: every client then pulls again from cursor 0."""
     epoch = new_epoch()
     connection.execute(meta.update().values(epoch=epoch))
     return epoch
 
 
 def _lock_head(connection: Connection, app: str, user: str) -> tuple[int, int]:
-    """Return the head's `seq` and `changed_at`, locked until the commit; zeros for a new channel."""
+    """Lock the head until the commit and return its `seq` and `changed_at`, zeros for a new channel."""
     new = upsert(connection, heads).values(app_id=app, user_id=user, seq=0, changed_at=0)
     either = new.on_conflict_do_update(index_elements=[heads.c.app_id, heads.c.user_id], set_={"seq": heads.c.seq})
     found = connection.execute(either.returning(heads.c.seq, heads.c.changed_at)).one()
@@ -242,13 +243,13 @@ def _move(cursor: int, changed_at: int, previous_at: int, seen_at: int | None = 
 
 
 def _first_push(connection: Connection, device_id: str, push_id: str, digest: str) -> int | None:
-    """Return the cursor of the first push with this id, if there was one."""
+    """Return the cursor of the first push with this id, or None; raise Conflict if its changes were different."""
     mine = and_(pushes.c.device_id == device_id, pushes.c.push_id == push_id)
     first = connection.execute(select(pushes.c.cursor, pushes.c.digest).where(mine)).first()
     if first is None:
         return None
     if first.digest != digest:
-        raise Conflict("push_id: was used for other changes")
+        raise Conflict("push_id: was already used for other changes")
     return int(first.cursor)
 
 
@@ -261,10 +262,10 @@ def _remember_push(
 
 
 def _forget_old_pushes(connection: Connection) -> None:
-    """Delete ids that are over; those that another push is deleting at this moment are not waited for."""
+    """Delete expired push ids; skip those that another push has locked."""
     ids = (pushes.c.device_id, pushes.c.push_id)
     old = select(*ids).where(pushes.c.received_at < now() - PUSH_ID_MICROSECONDS)
-    # In order: without, PostgreSQL expects to find a hundred soon and reads the whole table for none.
+    # The order makes PostgreSQL use the index; without it, it reads the whole table when none has expired.
     some = old.order_by(pushes.c.received_at).limit(MAX_FORGOTTEN).with_for_update(skip_locked=True)
     if found := connection.execute(some).all():
         connection.execute(pushes.delete().where(tuple_(*ids).in_(found)))
@@ -286,7 +287,7 @@ def _row(change: Change) -> dict[str, str | int | None]:
 
 
 def _window(connection: Connection, app: str, user: str, head: int, query: Query) -> Window:
-    """Find by index what a page must examine; a filter that matches nothing examines nothing."""
+    """Find by index which part of the log a page must read; none if the filter matches nothing."""
     after, last = query.cursor, head
     if query.since is not None:
         after = _first_at(connection, app, user, query.since, after, head) - 1
@@ -302,7 +303,7 @@ def _window(connection: Connection, app: str, user: str, head: int, query: Query
 
 
 def _first_at(connection: Connection, app: str, user: str, moment: int, after: int, head: int) -> int:
-    """Return the first `seq` that was received at a moment or later; by halving, as the times rise with `seq`."""
+    """Return the first `seq` received at or after a time; by bisection, since times increase with `seq`."""
 
     def received_at(seq: int) -> int:
         found = connection.execute(_RECEIVED_AT, {"app": app, "user": user, "seq": seq}).scalar()
@@ -313,7 +314,7 @@ def _first_at(connection: Connection, app: str, user: str, moment: int, after: i
 
 
 def _first_of(connection: Connection, app: str, user: str, tables: Iterable[str], after: int, last: int) -> int | None:
-    """Return the first `seq` of any of these tables, if there is one."""
+    """Return the first `seq` of any of these tables, or None."""
     places = ({"app": app, "user": user, "table": table, "after": after} for table in tables)
     found = ((place["table"], connection.execute(_NEXT_OF_TABLE, place).first()) for place in places)
     return min((row.seq for table, row in found if row and row.table_name == table and row.seq <= last), default=None)
@@ -329,7 +330,7 @@ def _selection(app: str, user: str, window: Window, query: Query) -> Select[Any]
 
 
 def _page(found: Iterable[Row[Any]], limit: int) -> tuple[list[Row[Any]], bool]:
-    """Take rows up to the limit and the bound of their data, at least one; tell whether some are left."""
+    """Return rows up to the limits of count and data size, at least one, and whether there are more."""
     rows: list[Row[Any]] = []
     size = 0
     for row in found:

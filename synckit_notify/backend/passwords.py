@@ -1,8 +1,8 @@
-"""Passwords: hashed and checked with argon2 in the native pool, outside of any transaction.
+"""Passwords: hashed and checked with Argon2 in native threads, outside of any transaction.
 
-In: a password, and the hash to compare it with, or None. Out: a hash, or whether they match, after the same time
-whether there was a hash or none. Two at once in a process, one of them for each account and each address; others wait
-for their turn.
+In: a password, and the hash to compare it with, or None. Out: a hash, or whether they match; without a hash the answer
+takes the same time. A process hashes two passwords at a time, and only one for each account and each address; other
+requests wait.
 """
 
 import functools
@@ -17,24 +17,24 @@ from .database.store import Seats
 
 MAX_PASSWORD_CHARACTERS = 1024
 
-# One lane: with several, a single log-in would take all cores from the streams. 64 MiB and 3 passes are the library's.
+# One thread for each hash: with more, one log-in would use all cores. 64 MiB and 3 passes are defaults of argon2-cffi.
 _hasher = PasswordHasher(parallelism=1)
 _DUMMY_HASH = f"$argon2id$v=19$m={_hasher.memory_cost},t={_hasher.time_cost},p=1${'A' * 22}${'A' * 43}"
-"""Checked for an unknown account, so that an answer's time does not tell which accounts exist."""
+"""Checked for an unknown account, so that the response time does not show which accounts exist."""
 
 HASHES, HASHES_OF_ONE = 2, 1
-"""At a time in each process: each takes 64 MiB and a core."""
+"""How many hashes a process computes at a time, and how many for one owner: each takes 64 MiB and a core."""
 
 RateLimitCheck = Callable[[], None]
-"""Called when it is a password's turn to be checked; may raise instead of letting it."""
+"""Called immediately before a password is checked; raises an exception to prevent the check."""
 
 
 def allow_all() -> None:
-    """Admit."""
+    """Allow every attempt."""
 
 
 def hash_password(password: str, owners: Sequence[str] = ()) -> str:
-    """Return a hash to store; `owners` are the account and the address that wait in turn with their other requests."""
+    """Return a hash to store; `owners` are the account and the address, each of which hashes one password at a time."""
     with _hash_seats(os.getpid()).acquire(*owners):
         return gevent_compat.run_in_native_thread(_hasher.hash, password)
 
@@ -42,7 +42,7 @@ def hash_password(password: str, owners: Sequence[str] = ()) -> str:
 def matches(
     password_hash: str | None, password: str, check_rate_limit: RateLimitCheck, owners: Sequence[str] = ()
 ) -> bool:
-    """Return whether a password is the one that was hashed; for None it takes as long and is false."""
+    """Return whether the password matches the hash; without a hash return False after the same time."""
     with _hash_seats(os.getpid()).acquire(*owners):
         check_rate_limit()
         genuine = gevent_compat.run_in_native_thread(_verify, password_hash or _DUMMY_HASH, password)

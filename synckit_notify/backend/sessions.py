@@ -1,21 +1,21 @@
-"""Sessions: a device stays logged in by trading its refresh token for the next one, until somebody logs out.
+"""Sessions: a device stays logged in by exchanging its refresh token for the next one, until it is logged out.
 
-    begin ──▶ token 1 ── renew ──▶ token 2 ── renew ──▶ token 3 ...        a family of tokens, always one row
+    begin ──▶ token 1 ── renew ──▶ token 2 ── renew ──▶ token 3 ...        a family of tokens, stored as one row
 
-A token is the name of its family and a secret. Of those given so far
+A token consists of the id of its family and a secret. What `renew` does depends on the token:
 
-    the last one       is traded for its successor;
-    the one before it  gets the same successor again, since the answer that held it may have been lost;
-    any other          is a copy in the wrong hands, or made up: the family ends, for the thief as for the owner.
+    the newest one     is exchanged for its successor;
+    the one before it  gets the same successor again, since the response that held it may have been lost;
+    any other          was stolen or is made up: the session ends, for the thief and for the owner.
 
-A successor is computed from its token and a stored salt, so a repeat needs no stored token: the database holds hashes
-and salts only. Older tokens need no row either, since only their holders can name the family. What is not noticed is a
-thief who keeps pace with the owner, asking for each successor before it is used.
+A successor is computed from its token and a stored salt, so it can be computed again: the database holds hashes and
+salts only. Older tokens are not stored: nobody else knows the id of the family. One theft is not detected: a thief who
+always renews before the owner does, and whose tokens the owner never presents again.
 
-Every access token names its session, so what ends a session here refuses all of its tokens, at the next request. Its
-open streams end when the caller passes the Holder on to `Notifier.disconnect`, after the commit. All functions are
-pieces of a transaction, to be run by a Store; they take hold of the user first, then of codes and devices, then of
-sessions, so that no two of them wait for each other.
+Every access token names its session, so ending a session refuses all of its tokens at their next request. Its open
+streams end when the caller passes the Holder to `Notifier.disconnect` after the commit. All functions are parts of a
+transaction that a Store runs. They lock the user first, then codes and devices, then sessions, so that there is no
+deadlock.
 """
 
 import enum
@@ -34,27 +34,27 @@ from . import accounts
 from .database.schema import codes, devices, now, sessions, users
 
 IDLE_MICROSECONDS = 90 * 24 * 3600 * 1_000_000
-"""A device that was off for a season is still logged in; one that was lost is not for ever."""
+"""90 days: a device that was off for a season stays logged in, a lost device does not stay so for ever."""
 
 MAX_SESSIONS = 50
-"""Per app and user: a script that logs in again and again must not fill the disk."""
+"""For each app and user: a script that logs in again and again must not fill the disk."""
 
 MAX_FORGOTTEN = 100
-"""By each log-in, of those that have expired: more than it adds."""
+"""How many expired sessions each log-in deletes: more than it adds."""
 
 
 _VALID_SINCE = select(
     select(users.c.valid_since).where(users.c.id == bindparam("user")).scalar_subquery(),
     exists().where(sessions.c.family_hash == bindparam("session")),
 )
-"""One statement, made once: every request asks this."""
+"""Built once, since every request executes it."""
 
 _HOLDER = (sessions.c.app_id, sessions.c.user_id, sessions.c.device_id)
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a device needs to go on: its refresh token, and what its next access token is signed with."""
+    """A session after a log-in or a renewal: the refresh token, and the values for the next access token."""
 
     id: str
     app: str
@@ -64,7 +64,7 @@ class Session:
 
 
 class Holder(NamedTuple):
-    """Whose session it was, as `Notifier.disconnect` takes it; without a device, that of any of the user's devices."""
+    """The owner of a session, as arguments for `Notifier.disconnect`; without a device, all of the user's devices."""
 
     app: str
     user: str
@@ -72,17 +72,17 @@ class Holder(NamedTuple):
 
 
 class Refusal(enum.Enum):
-    """Why a refresh token is not renewed. A value and no error: the end of a family must be committed."""
+    """Why a refresh token is not renewed. A value, since an exception would roll back the end of the session."""
 
     UNKNOWN = "the refresh token is unknown or has expired"
-    FOREIGN = "the refresh token was given to another client"
-    REUSED = "the refresh token was used up before: its session has ended, log in again"
+    FOREIGN = "the refresh token belongs to another client"
+    REUSED = "the refresh token was already used: its session has ended, log in again"
 
 
 def begin(
     connection: Connection, app: str, user: str, *, device: str | None = None, code_hash: str | None = None
 ) -> Session:
-    """Begin a session, after a log-in; a device that is not registered counts as none."""
+    """Begin a session after a log-in; a device that is not registered is ignored."""
     moment, owner = now(), accounts.hold(connection, user)
     _forget_expired(connection, moment)
     known = None if device is None else accounts.hold_device(connection, app, user, device)
@@ -96,7 +96,7 @@ def begin(
 
 
 def renew(connection: Connection, app: str, token: str) -> Session | Refusal:
-    """Trade a token for its successor, or tell why not."""
+    """Exchange a refresh token for its successor, or return why not."""
     moment = now()
     family = token.partition(".")[0]
     mine = sessions.c.family_hash == _hash(family)
@@ -116,14 +116,14 @@ def renew(connection: Connection, app: str, token: str) -> Session | Refusal:
 
 
 def holder(connection: Connection, token: str) -> Holder | None:
-    """Return whose session a refresh token names, whether it counts or not."""
+    """Return the owner of the session that a refresh token names, even if the token is not valid."""
     mine = sessions.c.family_hash == _hash(token.partition(".")[0])
     row = connection.execute(select(*_HOLDER).where(mine)).first()
     return None if row is None else Holder(*row)
 
 
 def valid_since(connection: Connection, user: str, session: str | None) -> datetime | None:
-    """Return the moment before which a user's tokens do not count; of a session that has ended, none ever does."""
+    """Return the time before which the user's tokens are refused; the latest possible time for an ended session."""
     second, lives = connection.execute(_VALID_SINCE, {"user": user, "session": session}).one()
     if session is not None and not lives:
         return datetime.max.replace(tzinfo=UTC)
@@ -131,19 +131,19 @@ def valid_since(connection: Connection, user: str, session: str | None) -> datet
 
 
 def bind(connection: Connection, session: str, device: str) -> None:
-    """Note which device a session is."""
+    """Store which device a session belongs to."""
     connection.execute(sessions.update().where(sessions.c.family_hash == session).values(device_id=device))
 
 
 def device_of(connection: Connection, session: str | None) -> str | None:
-    """Return which device a session is, None where that is not known."""
+    """Return which device a session belongs to, or None if that is not known."""
     mine = select(sessions.c.device_id).where(sessions.c.family_hash == session)
     found: str | None = connection.execute(mine).scalar()
     return found
 
 
 def delete_device(connection: Connection, app: str, user: str, device: str) -> Holder:
-    """Forget a device and end its sessions; raises Unknown."""
+    """Delete a device and end its sessions; raise Unknown."""
     accounts.delete_device(connection, app, user, device)
     mine = and_(sessions.c.user_id == user, sessions.c.app_id == app, sessions.c.device_id == device)
     connection.execute(sessions.delete().where(mine))
@@ -151,22 +151,22 @@ def delete_device(connection: Connection, app: str, user: str, device: str) -> H
 
 
 def began_with(connection: Connection, app: str, code_hash: str) -> bool:
-    """Return whether a session of this app that still lives began with this code."""
+    """Return whether this code began a session of this app that has not ended."""
     return connection.execute(select(sessions.c.family_hash).where(*_of_code(app, code_hash))).first() is not None
 
 
 def end_of_code(connection: Connection, app: str, code_hash: str) -> Holder | None:
-    """End the session of this app that began with this code; None if there is none."""
+    """End the session of this app that began with this code and return its owner; None if there is none."""
     row = connection.execute(sessions.delete().where(*_of_code(app, code_hash)).returning(*_HOLDER)).first()
     return None if row is None else Holder(*row)
 
 
 def log_out(connection: Connection, user_id: str) -> set[Holder]:
-    """End all of a user's sessions and refuse every token so far; raises Unknown."""
+    """End all sessions of a user and refuse all tokens issued so far; raise Unknown."""
     user = accounts.hold(connection, user_id)
     if user is None:
         raise accounts.Unknown("there is no such account")
-    # Later than any token so far: `iat` is in whole seconds, and one made after an earlier log-out may be ahead of now.
+    # Later than the `iat` of all tokens: it has whole seconds, and may be ahead of the clock after an earlier log-out.
     since = min(max(int(time.time()), user.valid_since or 0) + 1, accounts.DISABLED)
     connection.execute(users.update().where(users.c.id == user_id).values(valid_since=since))
     connection.execute(codes.delete().where(codes.c.user_id == user_id))
@@ -176,7 +176,7 @@ def log_out(connection: Connection, user_id: str) -> set[Holder]:
 
 
 def set_password(connection: Connection, user_id: str, password_hash: str) -> set[Holder]:
-    """Store a new password and log out everywhere; raises Unknown."""
+    """Store a new password and end all sessions; raise Unknown."""
     connection.execute(users.update().where(users.c.id == user_id).values(password_hash=password_hash))
     return log_out(connection, user_id)
 
@@ -188,7 +188,7 @@ def _of_code(app: str, code_hash: str) -> tuple[ColumnElement[bool], ColumnEleme
 def _keep(
     connection: Connection, mine: ColumnElement[bool], token: str, successor: str, salt: str, moment: int
 ) -> None:
-    """Remember the step from a token to its successor; a repeat writes the same again, with a later end."""
+    """Store the step from a token to its successor; repeating it only moves the expiry."""
     step = {"previous_hash": _hash(token), "salt": salt, "current_hash": _hash(successor)}
     connection.execute(sessions.update().where(mine).values(step | {"expires_at": moment + IDLE_MICROSECONDS}))
 
@@ -199,14 +199,14 @@ def _forget_expired(connection: Connection, moment: int) -> None:
 
 
 def _make_room(connection: Connection, app: str, user: str) -> None:
-    """Forget the sessions that were not used for longest, so that one more may begin."""
+    """Delete the sessions that have not been used for longest, so that there is room for one more."""
     mine = select(sessions.c.family_hash).where(sessions.c.app_id == app, sessions.c.user_id == user)
     surplus = mine.order_by(sessions.c.expires_at.desc()).offset(MAX_SESSIONS - 1)
     _forget(connection, select(sessions.c.family_hash).where(sessions.c.family_hash.in_(surplus)))
 
 
 def _forget(connection: Connection, which: Select[tuple[str]]) -> None:
-    """Delete sessions, but for those that somebody uses at this moment: waiting here could end in a deadlock."""
+    """Delete sessions; skip those that are locked, since waiting here could cause a deadlock."""
     if found := connection.execute(which.with_for_update(skip_locked=True)).scalars().all():
         connection.execute(sessions.delete().where(sessions.c.family_hash.in_(found)))
 
@@ -216,5 +216,5 @@ def _successor(family: str, token: str, salt: str) -> str:
     return f"{family}.{urlsafe_b64encode(secret).decode().rstrip('=')}"
 
 
-def _hash(words: str) -> str:
-    return hashlib.sha256(words.encode()).hexdigest()
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,15 +1,15 @@
-"""`synckit doctor`: what stands between a device and its stream, found out from where the device is.
+"""`synckit doctor`: diagnose what interferes with an event stream between this machine and the server.
 
-    examination.py  the edge: asks, listens, takes times, and yields what the rules find
-    reaching.py     the edge below HTTP: names, ports, TLS
-    way.py          rules: name, port, TLS, `/live` and `/ready`, clocks
-    answer.py       rules: the answer to a subscription, HTTP/2
-    watch.py        rules: what was heard while the stream was watched
-    remedies.py     which proxy shows itself, and the line to write into which
-    findings.py     what all of them yield
-    report.py       how that looks
+    runner.py         sends the requests, reads the stream, measures times, and yields findings
+    network.py        the steps below HTTP: DNS, TCP, TLS
+    health_checks.py  rules for DNS, TCP, TLS, `/live`, `/ready` and the clocks
+    response.py       rules for the response to the subscription, and for HTTP/2
+    stream.py         rules for what the stream sent while it was open
+    fixes.py          configuration lines that correct a problem, and which servers a response names
+    findings.py       the type that all rules return
+    report.py         prints findings
 
-Observations are plain values, so all but the edge is pure.
+`runner.py` and `network.py` do the input and output. The rules are functions of plain values.
 """
 
 from .network import Address, readable_token

@@ -1,4 +1,4 @@
-"""A finding: one thing that was looked at, how it is, and what to do about it."""
+"""A finding: what one check looked at, how serious the result is, and what to do about it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ from .fixes import Change
 
 
 class Verdict(StrEnum):
-    """How bad it is; only FAIL makes the command fail."""
+    """How serious a finding is; the command fails only if there is a FAIL."""
 
     OK = "ok"
     WARN = "warn"
@@ -18,7 +18,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line for people; `check` names it for scripts, `why` and `changes` are there unless it is ok."""
+    """One line of the report; `check` is its name for scripts, `why` and `changes` are set unless it is ok."""
 
     verdict: Verdict
     check: str
@@ -28,34 +28,34 @@ class Finding:
     changes: tuple[Change, ...] = ()
 
     def escaped(self) -> "Finding":
-        """Return it fit to be shown: what a server said may hold control characters."""
+        """Return the finding with control characters escaped: texts from a server may contain some."""
         changes = tuple(Change(change.where, printable(change.line)) for change in self.changes)
         what, figure, why = printable(self.what), printable(self.figure), printable(self.why)
         return replace(self, what=what, figure=figure, why=why, changes=changes)
 
 
 def ok(check: str, what: str, figure: str = "") -> Finding:
-    """Nothing is wrong."""
+    """Report that nothing is wrong."""
     return Finding(Verdict.OK, check, what, figure)
 
 
 def warn(check: str, what: str, figure: str, why: str, changes: tuple[Change, ...] = ()) -> Finding:
-    """Streams live, but not as well as they could."""
+    """Report that streams work, but not as well as they could."""
     return Finding(Verdict.WARN, check, what, figure, why, changes)
 
 
 def fail(check: str, what: str, figure: str, why: str, changes: tuple[Change, ...] = ()) -> Finding:
-    """Streams do not live."""
+    """Report that streams do not work."""
     return Finding(Verdict.FAIL, check, what, figure, why, changes)
 
 
 def fails(findings: Iterable[Finding]) -> bool:
-    """Return whether any of them is a FAIL."""
+    """Return whether at least one finding is a FAIL."""
     return any(finding.verdict is Verdict.FAIL for finding in findings)
 
 
-def lasting(seconds: float) -> str:
-    """Return a duration as people read it."""
+def format_duration(seconds: float) -> str:
+    """Return a duration with a unit that suits its size."""
     if seconds >= 1:
         return f"{seconds:.1f} s"
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else "under 1 ms"

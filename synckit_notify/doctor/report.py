@@ -1,4 +1,4 @@
-"""How findings look: lines for a person, or one JSON object a line for scripts; progress goes to stderr."""
+"""Print findings: as text for people, or as one JSON object per line for scripts. Progress goes to stderr."""
 
 import dataclasses
 import json
@@ -14,32 +14,32 @@ from .fixes import Change
 
 COLOURS = {Verdict.OK: "green", Verdict.WARN: "yellow", Verdict.FAIL: "red"}
 INDENT = 6
-NARROWEST, WIDEST = 40, 100
+MIN_COLUMNS, MAX_COLUMNS = 40, 100
 
 
 class Report:
-    """Prints findings as they come, and what is waited for in between; a context manager."""
+    """Print findings as they are found, and progress in between; a context manager."""
 
     def __init__(self, url: str, as_json: bool) -> None:
         self._url = url
         self.counts: Counter[Verdict] = Counter()
         self._as_json = as_json
-        self._watched = sys.stderr.isatty()
-        self._width = max(NARROWEST, min(shutil.get_terminal_size().columns, WIDEST))
-        self._advised: tuple[Change, ...] = ()
-        self._waiting = False
+        self._is_interactive = sys.stderr.isatty()
+        self._width = max(MIN_COLUMNS, min(shutil.get_terminal_size().columns, MAX_COLUMNS))
+        self._last_changes: tuple[Change, ...] = ()
+        self._shows_progress = False
 
     @property
     def failed(self) -> bool:
-        """Return whether there was a FAIL."""
+        """Return whether a finding was a FAIL."""
         return self.counts[Verdict.FAIL] > 0
 
     def wait(self, what: str) -> None:
-        """Show what is waited for, until something else is shown; only to a person who is watching."""
-        if self._watched:
+        """Show a progress text until something else is printed; do nothing unless stderr is a terminal."""
+        if self._is_interactive:
             self._clear()
             click.secho(f"{'':{INDENT}}{what[: self._width - INDENT - 4]} …", dim=True, nl=False, err=True)
-            self._waiting = True
+            self._shows_progress = True
 
     def say(self, finding: Finding) -> None:
         """Print one finding."""
@@ -62,28 +62,28 @@ class Report:
     def __exit__(self, *_: object) -> None:
         self._clear()
         if self.counts and not self._as_json:
-            told = ", ".join(f"{self.counts[verdict]} {verdict}" for verdict in Verdict if self.counts[verdict])
+            summary = ", ".join(f"{self.counts[verdict]} {verdict}" for verdict in Verdict if self.counts[verdict])
             click.echo()
-            click.secho(told, bold=True)
+            click.secho(summary, bold=True)
 
     def _explain(self, finding: Finding) -> None:
         for line in textwrap.wrap(finding.why, self._width - INDENT):
             click.echo(f"{'':{INDENT}}{line}")
-        if finding.changes and finding.changes == self._advised:
+        if finding.changes and finding.changes == self._last_changes:
             click.echo(f"{'':{INDENT + 2}}(as above)")
         elif finding.changes:
-            self._advise(finding.changes)
+            self._print_changes(finding.changes)
 
-    def _advise(self, changes: tuple[Change, ...]) -> None:
-        self._advised = changes
+    def _print_changes(self, changes: tuple[Change, ...]) -> None:
+        self._last_changes = changes
         width = max(len(change.where) for change in changes)
-        place = ""
+        previous = ""
         for change in changes:
-            where = "" if change.where == place else change.where
+            where = "" if change.where == previous else change.where
             click.echo(f"{'':{INDENT + 2}}{click.style(f'{where:<{width}}', fg='cyan')}  {change.line}")
-            place = change.where
+            previous = change.where
 
     def _clear(self) -> None:
-        if self._waiting:
+        if self._shows_progress:
             click.echo("\r\x1b[2K", nl=False, err=True)
-            self._waiting = False
+            self._shows_progress = False

@@ -1,180 +1,182 @@
-"""Rules for the answer to a subscription, as far as its headers, and for HTTP/2."""
+"""Rules for the response to the subscription: its status, its headers, and HTTP/2."""
 
 from collections.abc import Mapping
 
 import httpx2
 
 from . import fixes
-from .findings import Finding, fail, lasting, ok, warn
-from .fixes import Change, Remedy
+from .findings import Finding, fail, format_duration, ok, warn
+from .fixes import Change
 from .health_checks import Answer
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-GATEWAY = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
-"""What proxies answer for a server that they do not reach; the last five are Cloudflare's own."""
+GATEWAY_ERRORS = frozenset({502, 503, 504, 520, 521, 522, 523, 524})
+"""What a proxy answers when it cannot reach the server; the last five are Cloudflare's own."""
 
-REFUSED = {
-    400: "The server does not take the request as it is; see whether --app is the id of an app.",
-    401: "Get a new token. If it is a new one, the server has another key, issuer or audience than whoever signed it.",
-    403: "The token is good, but made for another app than --app says.",
-    404: "The server runs, but nothing is mounted at this path:",
-    429: "Devices that come and go hold the places, or a client opens streams and does not close them. To allow more:",
-    503: "This process takes no more streams. Give each worker more seats:",
+SYNCKIT_REFUSALS = {
+    400: "The server rejects the request. Check that --app is the id of an app.",
+    401: "Get a new token. If this one is new, its signer and the server differ in key, issuer or audience.",
+    403: "The token is valid, but for another app. Pass the token's app as --app, or get a token for this app.",
+    404: "The server runs, but no Notifier is mounted at this path. Use the right URL, or set:",
+    429: "This user has too many open streams in this app; perhaps a client does not close them. To allow more:",
+    503: "This process accepts no more streams. Allow each worker more connections:",
 }
-"""The reason behind the server's own words."""
+"""What a status means when a SyncKit server sent it."""
+
+FIXES_FOR_REFUSALS = {429: fixes.more_streams_per_channel(), 503: fixes.more_connections()}
 
 
 def is_stream(status: int, headers: Mapping[str, str]) -> bool:
-    """Return whether an answer is an event stream."""
+    """Return whether a response is an event stream."""
     return status == 200 and headers.get("content-type", "").partition(";")[0].strip().lower() == "text/event-stream"
 
 
 def judge(answer: Answer, url: httpx2.URL, prefix: str) -> list[Finding]:
-    """Judge the answer; the stream can be watched unless one of the findings is a FAIL."""
+    """Judge the response; its stream can be read unless one of the findings is a FAIL."""
     if answer.status in REDIRECTS:
-        return [_redirected(answer, url)]
+        return [_redirect(answer, url)]
     if answer.status != 200:
-        return [_refused(answer, url, prefix)]
+        return [_refusal(answer, url, prefix)]
     if not is_stream(answer.status, answer.headers):
-        kind = answer.headers.get("content-type") or "of no type"
-        why = "A log-in page, a captive portal or another site answers in the server's place. Lead this path to it:"
-        return [fail("answer", "the answer is no event stream", kind, why, answer.advice(fixes.routed(prefix)))]
-    path = url.path
-    return [_subscribed(answer), _framed(answer, path), _headers(answer, path), _encoding(answer, path)]
+        content_type = answer.headers.get("content-type") or "no Content-Type"
+        why = f"A log-in page, a captive portal or another site answers. Make the proxy send {prefix}/ to the server."
+        return [fail("answer", "the answer is no event stream", content_type, why)]
+    return [_status(answer), _framing(answer, url.path), _headers(answer), _compression(answer, url.path)]
 
 
-def held(problem: str, answer: Answer, path: str) -> Finding:
-    """Judge that no answer came, while the same request without a body (HEAD) was answered so."""
-    if answer.status == 200:
+def no_answer(problem: str, head: Answer, path: str) -> Finding:
+    """Judge a subscription without a response; `head` is the response to the same request with the method HEAD."""
+    if head.status == 200:
         why = (
-            f"The server does answer: asked for its headers alone it takes {lasting(answer.seconds)}. So something on"
-            " the way collects the body and waits for an end that never comes. Let it hand on what it gets:"
+            f"A HEAD request for the same path is answered within {format_duration(head.seconds)}. So a proxy, WSGI"
+            " middleware or an antivirus program waits for the end of the body, which never comes."
+            " Turn its buffering off:"
         )
-        return fail("answer", "the stream is held back", problem, why, answer.advice(fixes.unbuffered(path)))
-    why = "Neither a stream comes nor its headers alone: the server is stuck, or has no seat left. Restart it, then:"
-    return fail("answer", "no answer to the subscription", problem, why, answer.advice(fixes.more_connections()))
+        return fail("answer", "the stream is held back", problem, why, head.advice(fixes.no_buffering(path)))
+    why = (
+        "A HEAD request is not answered either: the server is blocked or full. Restart it. If it was full, allow more"
+        " connections:"
+    )
+    return fail("answer", "no answer to the subscription", problem, why, head.advice(fixes.more_connections()))
 
 
 def without_http2(offered: bool) -> Finding:
-    """Say why no stream over HTTP/2 was tried."""
+    """Report why no stream over HTTP/2 was opened."""
     if offered:
-        return ok("http2", "HTTP/2 is offered too, but was not tried", "pip install 'httpx2[http2]' to try it")
-    return ok("http2", "HTTP/2 is not offered", "a browser holds six streams of a host at most")
+        return ok("http2", "HTTP/2 is offered but was not tested", "to test it: pip install 'httpx2[http2]'")
+    return ok("http2", "HTTP/2 is not offered", "a browser opens at most six streams to one host")
 
 
 def over_http2(answer: Answer, over_http1: Answer, path: str) -> Finding:
     """Judge the first bytes of a second stream, over HTTP/2."""
     if is_stream(answer.status, answer.headers):
-        return ok("http2", "a stream over HTTP/2 comes at once too", lasting(answer.seconds))
-    why = "Browsers take HTTP/2 wherever it is offered, so there is no stream for them."
-    if "gunicorn" in fixes.standing_there(answer.headers, answer.version):
-        why += " Let a proxy in front speak it, and gunicorn not:"
-        changes: tuple[Change, ...] = (Change("gunicorn", 'http_protocols = "h1"'),)
+        return ok("http2", "a stream over HTTP/2 starts at once", format_duration(answer.seconds))
+    why = "Browsers use HTTP/2 wherever it is offered, so they get no stream."
+    if "gunicorn" in answer.servers:
+        why += " Let a proxy in front speak HTTP/2, and gunicorn HTTP/1.1 only:"
+        changes = fixes.http1_only()
     else:
-        changes = over_http1.advice(fixes.unbuffered(path))
-    said = answer.problem or (answer.words if answer.ours else f"{answer.status}")
-    return fail("http2", "no stream over HTTP/2", said, why, changes)
+        changes = over_http1.advice(fixes.no_buffering(path))
+    figure = answer.problem or (answer.message if answer.has_json_error else f"{answer.status}")
+    return fail("http2", "no stream over HTTP/2", figure, why, changes)
 
 
-def _redirected(answer: Answer, url: httpx2.URL) -> Finding:
-    """Say where the server is, if the redirection leads to the same path, else that it is no server's."""
+def _redirect(answer: Answer, url: httpx2.URL) -> Finding:
+    """Name the right URL if the redirect leads to the same path; otherwise it does not come from a SyncKit server."""
     location = answer.headers.get("location", "")
     try:
-        goal = url.join(location)
+        target = url.join(location)
     except httpx2.InvalidURL:
-        goal = url
-    if goal.path.rstrip("/") == url.path.rstrip("/") and goal.host and goal != url:
-        why = "The SDK follows no redirection, which could lead the token anywhere. Give it the right address:"
-        base = str(goal.copy_with(query=None)).removesuffix("/api/sync/subscribe")
+        target = url
+    if target.path.rstrip("/") == url.path.rstrip("/") and target.host and target != url:
+        why = "The SDK follows no redirects, because they could send the token to another server. Use this URL:"
+        base = str(target.copy_with(query=None)).removesuffix("/api/sync/subscribe")
         return fail("answer", "redirected", f"{answer.status}", why, (Change("app", f'SyncKitClient("{base}", …)'),))
-    why = "That is no SyncKit server: a log-in of the proxy or a captive portal. Let the path pass without it."
+    why = (
+        "This is no SyncKit server but a log-in page of a proxy or a captive portal. Let this path pass without log-in."
+    )
     return fail("answer", f"redirected to {location or 'nowhere'}", f"{answer.status}", why)
 
 
-def _refused(answer: Answer, url: httpx2.URL, prefix: str) -> Finding:
+def _refusal(answer: Answer, url: httpx2.URL, prefix: str) -> Finding:
     after = answer.headers.get("retry-after")
-    figure = f"{answer.status}, again in {after} s" if after else f"{answer.status}"
-    if answer.ours:
-        why, remedy = REFUSED.get(answer.status, "The server's log tells more."), _own_remedy(answer.status, prefix)
-        return fail("answer", f"refused: {answer.words}", figure, why, answer.advice(remedy))
-    if answer.status == 400 and url.scheme == "http":
-        why, remedy = "Perhaps the port speaks TLS. If so, begin the URL with https://.", {}
-    else:
-        why, remedy = _foreign_reason(answer.status, prefix)
-    return fail("answer", "refused, but not in the words of a SyncKit server", figure, why, answer.advice(remedy))
+    figure = f"{answer.status}, retry after {after} s" if after else f"{answer.status}"
+    mounted = fixes.mounted_at(prefix) if answer.status == 404 else ()
+    if answer.has_json_error:
+        why = SYNCKIT_REFUSALS.get(answer.status, "See the server's log.")
+        changes = FIXES_FOR_REFUSALS.get(answer.status, mounted)
+        return fail("answer", f"refused: {answer.message}", figure, why, changes)
+    why = _proxy_refusal(answer.status, url, prefix)
+    return fail("answer", "refused, but not by a SyncKit server", figure, why, mounted)
 
 
-def _own_remedy(status: int, prefix: str) -> Remedy:
-    match status:
-        case 401 | 403:
-            return {"server": ("flask --app wsgi synckit token --app APP --user USER",)}
-        case 404:
-            return fixes.routed(prefix)
-        case 429:
-            return {"setting": ("SYNCKIT_MAX_STREAMS_PER_CHANNEL=200",)}
-        case 503:
-            return fixes.more_connections()
-    return {}
-
-
-def _foreign_reason(status: int, prefix: str) -> tuple[str, Remedy]:
-    if status in GATEWAY:
-        return "A proxy does not reach the server. Does it run, and where the proxy looks?", fixes.answering()
+def _proxy_refusal(status: int, url: httpx2.URL, prefix: str) -> str:
+    """Return what a status means when something else than a SyncKit server sent it."""
+    if status == 400 and url.scheme == "http":
+        return "The port may speak TLS. If so, use an https:// URL."
+    if status in GATEWAY_ERRORS:
+        return "A proxy cannot reach the server. Check that the server runs and listens where the proxy expects it."
     if status == 404:
-        why = f"Nothing is mounted there, or a proxy sends the path elsewhere or cuts it. Lead all of {prefix}/ to it:"
-        return why, fixes.routed(prefix)
-    if status in (401, 403, 407):
         return (
-            "A log-in or firewall of a proxy says so. Let the path pass, for the server checks tokens:",
-            fixes.no_auth(f"{prefix}/"),
+            f"No Notifier is mounted at this path, or the proxy does not forward {prefix}/ unchanged. Fix it, or set:"
         )
-    return "The logs of proxy and server tell more.", {}
+    if status in (401, 403, 407):
+        return "A proxy or firewall asks for a log-in. Exempt this path; the server checks tokens itself."
+    return "See the logs of the proxy and the server."
 
 
-def _subscribed(answer: Answer) -> Finding:
-    seen = fixes.standing_there(answer.headers, answer.version)
-    server = answer.headers.get("server", "a server without a name")
-    through = " behind what seems to be HAProxy" if "HAProxy" in seen else ""
-    return ok("answer", f"subscribed: {server} answers{through}", lasting(answer.seconds))
+def _status(answer: Answer) -> Finding:
+    server = answer.headers.get("server", "an unnamed server")
+    through = ", probably behind HAProxy" if "HAProxy" in answer.servers else ""
+    return ok("answer", f"subscribed: {server} answers{through}", format_duration(answer.seconds))
 
 
-def _framed(answer: Answer, path: str) -> Finding:
-    """Judge whether the end of the body can be told from a cut."""
+def _framing(answer: Answer, path: str) -> Finding:
+    """Judge whether the end of the body can be told from a lost connection."""
     if "content-length" in answer.headers:
-        why = "A stream has no length: something has collected the body to its end first. Let it hand on what it gets:"
-        changes = answer.advice(fixes.unbuffered(path))
-        return fail("protocol", "the answer has a length", answer.headers["content-length"], why, changes)
-    if answer.version == "HTTP/2" or "chunked" in answer.headers.get("transfer-encoding", "").lower():
-        return ok("protocol", f"{answer.version} in chunks: a cut can be told from an end")
-    why = "The body ends with its connection, so a device cannot tell a good end from a cut."
-    return warn("protocol", f"{answer.version} without chunks", "", why, answer.advice(fixes.chunked(path)))
+        why = "A stream has no length: a proxy collected the whole body before it sent it. Turn its buffering off:"
+        changes = answer.advice(fixes.no_buffering(path))
+        return fail("protocol", "the response has a Content-Length", answer.headers["content-length"], why, changes)
+    if answer.version == "HTTP/2":
+        return ok("protocol", "HTTP/2")
+    if "chunked" in answer.headers.get("transfer-encoding", "").lower():
+        return ok("protocol", f"{answer.version} with chunked encoding")
+    why = "The body ends when the connection does, so a client cannot tell an orderly end from a lost connection."
+    return warn("protocol", f"{answer.version} without chunked encoding", "", why)
 
 
-def _headers(answer: Answer, path: str) -> Finding:
-    """Judge what was done to the headers; X-Accel-Buffering is not missed, for nginx obeys it and takes it away."""
+def _headers(answer: Answer) -> Finding:
+    """Judge changes to the headers. X-Accel-Buffering may be missing: nginx obeys it and removes it."""
     if "age" in answer.headers:
-        why = "A stream out of a cache is somebody else's, or an old one. Keep this path out of every cache."
-        return fail("headers", "the answer comes out of a cache", f"Age: {answer.headers['age']}", why)
+        why = "A cached stream is an old one, or another user's. Exclude this path from every cache."
+        return fail("headers", "the response comes from a cache", f"Age: {answer.headers['age']}", why)
     if "no-transform" not in answer.headers.get("cache-control", "").lower():
-        said = answer.headers.get("cache-control") or "missing"
-        why = "The server sends no-store, no-transform, which keeps HAProxy, Caddy and Cloudflare from compressing."
-        changes = answer.advice(fixes.untouched("Cache-Control", path))
-        return warn("headers", "Cache-Control was changed on the way", said, why, changes)
+        figure = answer.headers.get("cache-control") or "missing"
+        why = (
+            "The server sends `no-store, no-transform`, so that proxies neither store nor compress the stream."
+            " Remove the rule of the proxy that changes this header."
+        )
+        return warn("headers", "Cache-Control was changed on the way", figure, why)
     if "synckit-keepalive" not in answer.headers:
-        why = "It tells devices after how much silence a stream is dead; without it they assume keepalives each 30 s."
-        changes = answer.advice(fixes.untouched("SyncKit-Keepalive", path))
-        return warn("headers", "SyncKit-Keepalive is missing", "", why, changes)
-    return ok("headers", "the server's headers arrive", f"a keepalive each {answer.headers['synckit-keepalive']} s")
+        why = (
+            "The header tells clients the keepalive period; without it they assume 30 s."
+            " Remove the rule of the proxy that removes this header."
+        )
+        return warn("headers", "SyncKit-Keepalive is missing", "", why)
+    return ok("headers", "the server's headers arrive", f"a keepalive every {answer.headers['synckit-keepalive']} s")
 
 
-def _encoding(answer: Answer, path: str) -> Finding:
-    """Judge the compression, which was offered."""
+def _compression(answer: Answer, path: str) -> Finding:
+    """Judge the content encoding; the request accepts gzip, as browsers do."""
     encoding = answer.headers.get("content-encoding", "identity").lower()
     if encoding == "identity":
         return ok("compression", "not compressed")
-    changes = answer.advice(fixes.uncompressed(path))
+    changes = answer.advice(fixes.no_compression(path))
     if encoding != "gzip":
-        why = "Only gzip was offered, so this cannot be read by everybody. Leave the stream as it is:"
-        return fail("compression", "compressed in a way not asked for", encoding, why, changes)
-    why = "Frames of 20 bytes only grow, each stream costs the proxy memory, and most compressors hold bytes back."
-    return warn("compression", "the stream is compressed on the way", encoding, why, changes)
+        why = "The request accepts gzip only, so some clients cannot read this. Turn compression off:"
+        return fail("compression", "compressed with an encoding that was not accepted", encoding, why, changes)
+    why = (
+        "Compression makes events of 20 bytes larger, costs the proxy memory for each stream, and often delays them."
+        " Turn it off:"
+    )
+    return warn("compression", "a proxy compresses the stream", encoding, why, changes)

@@ -33,13 +33,13 @@ def test_an_email_is_compared_without_case_and_spaces(log_in: Callable[..., Any]
 
 
 @pytest.mark.parametrize("wrong", [{"email": "bob@example.org"}, {"password": "wrong"}, {"api_key": "wrong"}])
-def test_whatever_is_wrong_in_a_log_in_the_answer_is_one(log_in: Callable[..., Any], wrong: dict[str, str]) -> None:
+def test_every_failed_log_in_gets_the_same_answer(log_in: Callable[..., Any], wrong: dict[str, str]) -> None:
     assert log_in(**wrong) == (401, {"error": "the API key, the e-mail or the password is wrong"})
 
 
 @SQLITE_ONLY
 @pytest.mark.parametrize("way", ["the app", "the page"])
-def test_an_unknown_account_costs_as_much_time_as_a_known_one(
+def test_an_unknown_account_takes_as_long_as_a_known_one(
     log_in: Callable[..., Any], app: Flask, credentials: dict[str, str], way: str
 ) -> None:
     person = Visitor(app, credentials["api_key"])
@@ -81,7 +81,7 @@ def test_a_token_says_who_issued_it_for_whom_and_with_which_key(make_app: Callab
     assert app.test_client().get("/api/sync/status", headers=headers).status_code == 200
 
 
-def test_a_device_is_found_again_by_its_name(alice: Caller, as_user: Callable[..., Caller]) -> None:
+def test_a_device_is_identified_by_its_name(alice: Caller, as_user: Callable[..., Caller]) -> None:
     status, first = alice.post("/devices", {"device_name": "laptop", "platform": "linux"})
     assert status == 200
     assert set(first) == {"id", "device_name", "created_at"}
@@ -92,7 +92,7 @@ def test_a_device_is_found_again_by_its_name(alice: Caller, as_user: Callable[..
     assert len(others | {first["id"]}) == 4
 
 
-def test_a_device_with_an_installation_is_found_by_that_and_the_name_is_only_a_label(alice: Caller) -> None:
+def test_an_installation_id_identifies_a_device_and_its_name_is_a_label(alice: Caller) -> None:
     named = alice.register("laptop")
     installed = alice.register("laptop", installation_id="one")
     reinstalled = alice.register("laptop", installation_id="two")
@@ -104,11 +104,11 @@ def test_a_device_with_an_installation_is_found_by_that_and_the_name_is_only_a_l
 
 
 @pytest.mark.parametrize("fields", [{"platform": "amiga"}, {"device_name": "x" * 101}, {"installation_id": ""}])
-def test_a_device_must_be_described_rightly(alice: Caller, fields: dict[str, str]) -> None:
+def test_a_device_with_a_wrong_field_is_refused(alice: Caller, fields: dict[str, str]) -> None:
     assert alice.post("/devices", {"device_name": "laptop", "platform": "linux"} | fields)[0] == 422
 
 
-def test_a_deleted_device_is_unknown_and_what_it_pushed_stays(alice: Caller, as_user: Callable[..., Caller]) -> None:
+def test_a_deleted_device_is_unknown_and_its_changes_stay(alice: Caller, as_user: Callable[..., Caller]) -> None:
     laptop, phone = alice.register("laptop"), alice.register("phone")
     alice.push(laptop)
     assert as_user("bob").delete(f"/devices/{laptop}")[0] == 404
@@ -132,12 +132,12 @@ class TestAListOfDevices:
         assert [len(page) for page in pages] == [3, 3, 1]
         assert [device for page in pages for device in page] == sorted(registered)
 
-    def test_goes_on_behind_a_device_that_was_deleted_meanwhile(self, alice: Caller) -> None:
+    def test_continues_after_a_device_that_was_deleted_meanwhile(self, alice: Caller) -> None:
         first, second = sorted(alice.register(name) for name in ("laptop", "phone"))
         assert alice.delete(f"/devices/{first}")[0] == 204
         assert [device["id"] for device in alice.get(f"/devices?after={first}")[1]["devices"]] == [second]
 
-    def test_holds_some_unless_it_is_told_otherwise(self, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_has_a_default_size(self, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(api, "DEVICES_LISTED", 2)
         for n in range(3):
             alice.register(f"{n}")
@@ -155,7 +155,7 @@ class TestADeviceTooMany:
     def _few_devices(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(accounts, "MAX_DEVICES", 3)
 
-    def test_takes_the_place_of_the_one_that_was_silent_for_longest(
+    def test_replaces_the_device_that_was_inactive_for_longest(
         self, alice: Caller, as_user: Callable[..., Caller]
     ) -> None:
         bobs = [as_user("bob").register(f"{n}") for n in range(3)]
@@ -168,9 +168,7 @@ class TestADeviceTooMany:
         assert alice.register("1") != others[0]  # as the SDK does at a 404: it registers once more
         assert {device["id"] for device in as_user("bob").get("/devices")[1]["devices"]} == set(bobs)
 
-    def test_of_an_older_release_a_surplus_goes_some_at_a_time(
-        self, alice: Caller, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_of_an_older_release_is_reduced_in_steps(self, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(accounts, "MAX_DEVICES", 100)
         for n in range(10):
             alice.register(f"{n}")
@@ -233,7 +231,7 @@ class TestWhenADeviceWasLastSeen:
         alice.pull(laptop)
         assert self.stored(backend) == [lately]
 
-    def test_is_of_no_account_to_a_pull_when_nothing_can_be_stored(
+    def test_does_not_fail_a_pull_when_nothing_can_be_stored(
         self, alice: Caller, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def fail(thread: threading.Thread) -> None:

@@ -47,7 +47,7 @@ def trade(send: Send, api_key: str) -> Trade:
     return lambda code, /, **fields: send("POST", "/oauth/token", grant(api_key, code) | fields, {})
 
 
-def test_who_allows_an_app_is_sent_back_with_a_code_that_is_good_for_tokens(
+def test_a_user_who_allows_an_app_is_redirected_with_a_code_for_tokens(
     visitor: Visit, trade: Trade, send: Send, log_in: Callable[..., Any]
 ) -> None:
     person = visitor()
@@ -73,7 +73,7 @@ def test_the_example_of_rfc_7636_appendix_b(visitor: Visit, trade: Trade) -> Non
     assert trade(code, code_verifier="dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk")[0] == 200
 
 
-def test_a_code_may_be_traded_with_a_form_too(app: Flask, visitor: Visit, api_key: str) -> None:
+def test_a_code_can_be_exchanged_with_a_form(app: Flask, visitor: Visit, api_key: str) -> None:
     answer = app.test_client().post("/oauth/token", data=grant(api_key, visitor().allow()))
     assert (answer.status_code, answer.headers["Cache-Control"]) == (200, "no-store")
 
@@ -83,13 +83,13 @@ def test_a_code_may_be_traded_with_a_form_too(app: Flask, visitor: Visit, api_ke
     [
         ({"client_id": None}, "Missing &#39;client_id&#39; parameter"),
         ({"client_id": "nobody"}, "The client does not exist"),
-        ({"redirect_uri": None}, "redirect_uri: is neither"),
-        ({"redirect_uri": WEB}, "redirect_uri: is neither"),
+        ({"redirect_uri": None}, "redirect_uri: must be a loopback address"),
+        ({"redirect_uri": WEB}, "redirect_uri: must be a loopback address"),
         ({"redirect_uri": CALLBACK + "?" + "x" * 2048}, "redirect_uri: at most 2048 characters"),
         ({"state": "a\0b"}, "state: NUL and lone surrogates are not allowed"),
     ],
 )
-def test_where_it_is_not_sure_whose_address_it_is_the_person_is_told_and_sent_nowhere(
+def test_with_an_unverified_address_the_error_is_shown_without_a_redirect(
     visitor: Visit, asked: dict[str, str | None], reason: str
 ) -> None:
     answer = visitor(**asked).visit()
@@ -126,11 +126,11 @@ def test_where_it_is_not_sure_whose_address_it_is_the_person_is_told_and_sent_no
         "data:text/html,x",
     ],
 )
-def test_an_address_that_only_looks_like_the_loopback_is_nobodys(address: str) -> None:
-    assert not Client("notes", "Notes", frozenset()).may_be_answered_at(address)
+def test_an_address_that_only_looks_like_a_loopback_address_is_refused(address: str) -> None:
+    assert not Client("notes", "Notes", frozenset()).accepts_redirect(address)
 
 
-def test_to_such_an_address_nobody_is_sent(visitor: Visit) -> None:
+def test_no_redirect_leads_to_such_an_address(visitor: Visit) -> None:
     for address in ("http://evil.example\\@127.0.0.1/", "http://127.0.0.1/\r\nSet-Cookie: a=b", 'http://127.0.0.1/"é'):
         answer = visitor(redirect_uri=address).visit()
         assert (answer.status_code, answer.location) == (400, None)
@@ -146,7 +146,7 @@ def test_to_such_an_address_nobody_is_sent(visitor: Visit) -> None:
         "http://localhost:8080/callback",
     ],
 )
-def test_any_port_and_path_of_the_loopback_is_the_apps(visitor: Visit, trade: Trade, address: str) -> None:
+def test_any_port_and_path_of_a_loopback_address_is_accepted(visitor: Visit, trade: Trade, address: str) -> None:
     person = visitor(redirect_uri=address)
     code = sent_to(person.press(person.log_in(), "allow"), address)["code"]
     assert trade(code)[1]["error"] == "invalid_grant"  # the usual address is another
@@ -175,7 +175,7 @@ class TestARegisteredAddress:
         backend.store.write(lambda connection: clients.forget(connection, notes, address))
         assert visitor(redirect_uri=address).visit().status_code == 400
 
-    def test_is_one_apps_alone(self, app: Flask, backend: Backend, notes: str) -> None:
+    def test_belongs_to_one_app_only(self, app: Flask, backend: Backend, notes: str) -> None:
         backend.store.write(lambda connection: clients.register(connection, notes, WEB))
         _, other = backend.store.write(lambda connection: accounts.add_app(connection, "mail"))
         assert Visitor(app, other, redirect_uri=WEB).visit().status_code == 400
@@ -185,8 +185,8 @@ class TestARegisteredAddress:
     ("asked", "code", "sentence"),
     [
         ({"response_type": None}, "invalid_request", "response_type: is missing"),
-        ({"response_type": "token"}, "unsupported_response_type", "response_type: only code is supported"),
-        ({"response_type": 'co"de\\'}, "unsupported_response_type", "response_type: only code is supported"),
+        ({"response_type": "token"}, "unsupported_response_type", "response_type: must be code"),
+        ({"response_type": 'co"de\\'}, "unsupported_response_type", "response_type: must be code"),
         ({"state": None}, "invalid_request", "state: is missing"),
         ({"scope": "everything"}, "invalid_scope", "The requested scope is invalid, unknown, or malformed."),
         ({"code_challenge": None}, "invalid_request", "code_challenge: must be 43 characters of base64url"),
@@ -201,7 +201,7 @@ class TestARegisteredAddress:
         ),
     ],
 )
-def test_whatever_else_is_wrong_is_told_the_app_by_a_redirect(
+def test_all_other_errors_are_sent_to_the_app_by_a_redirect(
     visitor: Visit, asked: dict[str, str | None], code: str, sentence: str
 ) -> None:
     person = visitor(**asked)
@@ -211,7 +211,7 @@ def test_whatever_else_is_wrong_is_told_the_app_by_a_redirect(
     assert sent_to(person.post({"action": "log_in"}))["error"] == code
 
 
-def test_a_parameter_given_twice_is_told_the_person(visitor: Visit) -> None:
+def test_a_repeated_parameter_is_shown_to_the_user(visitor: Visit) -> None:
     person = visitor()
     for name in person.asked:
         answer = person.visit(f"{urlencode(person.asked)}&{name}=x")
@@ -223,13 +223,13 @@ def test_no_query_is_a_500(visitor: Visit, query: str) -> None:
     assert 400 <= visitor().visit(query).status_code < 500
 
 
-def test_a_state_comes_back_as_it_was_sent(visitor: Visit) -> None:
+def test_the_state_is_returned_unchanged(visitor: Visit) -> None:
     state = 'é💩 &?#%00=+"\\/\r\n<b>'
     person = visitor(state=state)
     assert sent_to(person.press(person.log_in(), "allow"))["state"] == state
 
 
-def test_who_declines_sends_the_app_home_without_a_code(visitor: Visit) -> None:
+def test_declining_redirects_without_a_code(visitor: Visit) -> None:
     person = visitor()
     for open_page in (person.visit, person.log_in):
         answer = sent_to(person.press(open_page(), "decline"))
@@ -262,30 +262,30 @@ class TestACode:
         assert trade(code, client_id=other)[1]["error_description"] == "Invalid 'code' in request."
 
     @pytest.mark.parametrize("name", ["code", "redirect_uri", "code_verifier", "client_id"])
-    def test_is_nothing_without_the_rest(self, visitor: Visit, trade: Trade, name: str) -> None:
+    def test_is_refused_without_the_other_parameters(self, visitor: Visit, trade: Trade, name: str) -> None:
         assert trade(visitor().allow(), **{name: None}) == (
             400,
             {"error": "invalid_request", "error_description": f"{name}: is missing"},
         )
 
-    def test_needs_a_client_that_there_is(self, visitor: Visit, trade: Trade) -> None:
+    def test_is_refused_for_an_unknown_client(self, visitor: Visit, trade: Trade) -> None:
         status, answer = trade(visitor().allow(), client_id="nobody")
         assert (status, answer["error"]) == (401, "invalid_client")
 
     @pytest.mark.parametrize("verifier", ["a" * 42, "a" * 129, "a" * 42 + "é", "a" * 43 + "\n", "a" * 42 + " "])
-    def test_is_nothing_with_a_verifier_that_is_none(self, visitor: Visit, trade: Trade, verifier: str) -> None:
+    def test_is_refused_with_a_malformed_verifier(self, visitor: Visit, trade: Trade, verifier: str) -> None:
         status, answer = trade(visitor().allow(), code_verifier=verifier)
         assert (status, answer["error"]) in {(400, "invalid_request"), (400, "invalid_grant")}
 
     @pytest.mark.parametrize(("age", "status"), [(59, 200), (60, 400)])
-    def test_lives_a_minute(
+    def test_is_valid_for_a_minute(
         self, visitor: Visit, trade: Trade, monkeypatch: pytest.MonkeyPatch, age: int, status: int
     ) -> None:
         code = visitor().allow()
         monkeypatch.setattr(codes, "now", lambda: schema.now() + timedelta(seconds=age) // timedelta(microseconds=1))
         assert trade(code)[0] == status
 
-    def test_is_forgotten_once_it_has_expired(
+    def test_is_deleted_after_it_has_expired(
         self, visitor: Visit, backend: Backend, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def stored() -> set[str]:
@@ -303,7 +303,7 @@ class TestACode:
         app.test_cli_runner().invoke(args=["synckit", "user", "logout", "alice@example.org"])
         assert trade(code)[1]["error"] == "invalid_grant"
 
-    def test_is_stored_as_a_hash_and_logged_by_nobody(
+    def test_is_stored_as_a_hash_and_never_logged(
         self, visitor: Visit, trade: Trade, backend: Backend, api_key: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
@@ -312,7 +312,7 @@ class TestACode:
         assert codes._hash(code) in stored
         tokens = trade(code)[1]
         trade(code)
-        assert "was sent again after it was exchanged" in caplog.text
+        assert "was used twice" in caplog.text
         secrets = [code, api_key, tokens["access_token"], tokens["refresh_token"]]
         assert not [secret for secret in secrets if secret in caplog.text + stored]
 
@@ -334,7 +334,7 @@ class TestACodeThatComesTwice:
         renewal = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"], "client_id": api_key}
         assert send("POST", "/oauth/token", renewal, {})[1]["error"] == "invalid_grant"
 
-    def test_even_without_its_proof_and_after_its_minute(
+    def test_even_without_its_verifier_and_after_a_minute(
         self, visitor: Visit, trade: Trade, send: Send, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         code = visitor().allow()
@@ -364,7 +364,7 @@ class TestACodeThatComesTwice:
 
 
 class TestUserinfo:
-    def test_tells_whose_token_it_is(self, log_in: Callable[..., Any], app: Flask) -> None:
+    def test_returns_the_user_of_the_token(self, log_in: Callable[..., Any], app: Flask) -> None:
         answer = log_in()[1]
         told = app.test_client().get("/oauth/userinfo", headers={"Authorization": f"Bearer {answer['token']}"})
         assert (told.status_code, told.headers["Cache-Control"]) == (200, "no-store")
@@ -391,12 +391,12 @@ class TestUserinfo:
         assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, challenge)
         assert answer.get_json()["error"] == "invalid_token"
 
-    def test_knows_no_user_who_is_not_stored(self, alice: Caller) -> None:
+    def test_refuses_a_user_who_is_not_stored(self, alice: Caller) -> None:
         status, answer = alice.get("/oauth/userinfo")
         assert (status, answer["error"]) == (401, "user_not_found")
 
 
-def test_a_code_in_an_address_is_never_reused_by_the_browser(visitor: Visit) -> None:
+def test_the_browser_never_caches_an_address_with_a_code(visitor: Visit) -> None:
     person = visitor()
     answer = person.press(person.log_in(), "allow")
     assert answer.headers["Cache-Control"] == "no-store"

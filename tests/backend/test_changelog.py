@@ -67,7 +67,7 @@ def test_a_push_is_all_or_nothing(alice: Caller) -> None:
     assert alice.push(laptop) == 1
 
 
-def test_a_device_of_somebody_else_is_unknown(alice: Caller, as_user: Callable[..., Caller]) -> None:
+def test_a_device_of_another_user_is_unknown(alice: Caller, as_user: Callable[..., Caller]) -> None:
     laptop = alice.register()
     for stranger in (as_user("bob"), as_user("alice", "mail")):
         assert stranger.post("/push", {"device_id": laptop, "changes": [change()]})[0] == 404
@@ -76,7 +76,7 @@ def test_a_device_of_somebody_else_is_unknown(alice: Caller, as_user: Callable[.
 
 
 class TestARepeatedPush:
-    def test_stores_nothing_and_answers_the_first_cursor(self, alice: Caller) -> None:
+    def test_stores_nothing_and_returns_the_first_cursor(self, alice: Caller) -> None:
         laptop = alice.register()
         assert alice.push(laptop, change("a"), push_id="p") == 1
         assert alice.push(laptop, change("b")) == 2
@@ -87,15 +87,15 @@ class TestARepeatedPush:
         laptop = alice.register()
         alice.push(laptop, change("a"), push_id="p")
         status, answer = alice.post("/push", {"device_id": laptop, "changes": [change("b")], "push_id": "p"})
-        assert (status, answer) == (409, {"error": "push_id: was used for other changes"})
+        assert (status, answer) == (409, {"error": "push_id: was already used for other changes"})
 
-    def test_is_the_same_whatever_the_order_of_the_fields_and_what_else_is_sent(self, alice: Caller) -> None:
+    def test_does_not_depend_on_the_order_of_fields_or_on_unknown_fields(self, alice: Caller) -> None:
         laptop = alice.register()
         alice.push(laptop, change(), push_id="p")
         reordered = dict(reversed(change(unknown=1).items()))
         assert alice.push(laptop, reordered, push_id="p") == 1
 
-    def test_of_another_device_is_a_push_of_its_own(self, alice: Caller) -> None:
+    def test_of_another_device_is_another_push(self, alice: Caller) -> None:
         alice.push(alice.register("laptop"), push_id="p")
         assert alice.push(alice.register("phone"), push_id="p") == 2
 
@@ -136,7 +136,7 @@ def test_a_push_is_announced_to_the_other_devices_only(app: Flask, alice: Caller
 
 
 class TestAPage:
-    def test_holds_at_most_the_limit_and_goes_on_where_it_ended(self, alice: Caller) -> None:
+    def test_has_at_most_the_limit_and_the_next_one_continues(self, alice: Caller) -> None:
         laptop = alice.register()
         alice.push(laptop, *[change(str(number)) for number in range(7)])
         pages = []
@@ -176,7 +176,7 @@ class TestAPage:
 
 
 class TestAFilteredPull:
-    def test_by_table_passes_the_others_by(self, alice: Caller) -> None:
+    def test_by_table_skips_other_tables(self, alice: Caller) -> None:
         laptop = alice.register()
         alice.push(laptop, *[change(table=table) for table in ("a", "b", "a", "c", "a", "b", "c")])
         page = alice.pull(laptop, tables=["a"])
@@ -199,7 +199,7 @@ class TestAFilteredPull:
         assert seqs(alice.pull(laptop, until="0001-01-01T00:00:00Z")) == []
         assert seqs(alice.pull(laptop, since=times[2], until=times[1])) == []
 
-    def test_since_the_last_answers_time_finds_exactly_what_is_new(self, alice: Caller) -> None:
+    def test_since_the_last_server_time_returns_exactly_the_new_changes(self, alice: Caller) -> None:
         laptop = alice.register()
         last = alice.pull(laptop)["server_time"]
         for number in range(1, 4):
@@ -208,7 +208,7 @@ class TestAFilteredPull:
             assert seqs(page) == [number]
             last = page["server_time"]
 
-    def test_examines_some_rows_a_page_from_the_first_that_matches(
+    def test_examines_a_bounded_number_of_rows_from_the_first_match(
         self, alice: Caller, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changelog, "MAX_EXAMINED", 4)
@@ -222,7 +222,7 @@ class TestAFilteredPull:
         assert pages == [([4, 7], 7, True), ([16], 18, False)]
         assert alice.pull(laptop, tables=["none"])["cursor"] == 18
 
-    def test_goes_over_gaps_that_were_left_in_the_log(self, alice: Caller, backend: Backend) -> None:
+    def test_skips_missing_numbers_in_the_log(self, alice: Caller, backend: Backend) -> None:
         laptop = alice.register()
         for number in range(8):
             alice.push(laptop, change(table="ab"[number % 2]))
@@ -270,7 +270,7 @@ class TestTheEpoch:
         stale = alice.pull(laptop)["epoch"]
         fresh = backend.store.write(changelog.renew_epoch)
         status, answer = alice.post("/pull", {"device_id": laptop, "cursor": 0, "epoch": stale})
-        assert (status, "start again from cursor 0" in answer["error"]) == (409, True)
+        assert (status, "pull again from cursor 0" in answer["error"]) == (409, True)
         assert alice.pull(laptop)["epoch"] == fresh != stale
 
     def test_a_cursor_beyond_the_head_is_a_conflict_too(self, alice: Caller) -> None:
@@ -279,7 +279,7 @@ class TestTheEpoch:
         assert alice.post("/pull", {"device_id": laptop, "cursor": 2})[0] == 409
 
 
-def test_the_sweep_hears_of_channels_that_changed_at_or_after_a_moment(
+def test_the_sweep_finds_channels_that_changed_at_or_after_a_time(
     backend: Backend, alice: Caller, as_user: Callable[..., Caller]
 ) -> None:
     alice.push(alice.register())
@@ -295,7 +295,7 @@ def test_the_sweep_hears_of_channels_that_changed_at_or_after_a_moment(
     assert changed(second[2] + timedelta(microseconds=1)) == []
 
 
-def test_a_touch_is_a_change_for_the_sweep_and_none_for_the_log(backend: Backend, alice: Caller) -> None:
+def test_a_touch_is_found_by_the_sweep_and_adds_no_change(backend: Backend, alice: Caller) -> None:
     laptop = alice.register()
     alice.push(laptop)
     move = backend.store.write(lambda connection: changelog.touch(connection, "notes", "alice"))
@@ -308,7 +308,7 @@ def test_a_touch_is_a_change_for_the_sweep_and_none_for_the_log(backend: Backend
     assert alice.push(laptop) == 2
 
 
-def test_a_push_tells_when_the_channel_changed_before(backend: Backend, alice: Caller) -> None:
+def test_a_push_returns_the_time_of_the_previous_change(backend: Backend, alice: Caller) -> None:
     laptop = alice.register()
 
     def push(push_id: str | None = None) -> changelog.Move:

@@ -84,7 +84,7 @@ def test_an_app_is_named_by_id_or_name_and_a_user_by_id_or_email(run: Run, app: 
             claims = jwt.decode(token, KEY, ["HS256"])
             assert (claims["app"], claims["sub"]) == (app_id, user_id)
     run("app", "add", "My notes")
-    assert "2 apps are named My notes: give the id" in refused(app, "token", "--app", "My notes", "--user", "x")
+    assert "2 apps have the name My notes: use the id" in refused(app, "token", "--app", "My notes", "--user", "x")
 
 
 def test_a_log_out_refuses_old_tokens_and_ends_the_streams(run: Run, app: Flask, send: Send) -> None:
@@ -123,7 +123,7 @@ def test_a_log_out_refuses_old_tokens_and_ends_the_streams(run: Run, app: Flask,
 )
 def test_an_address_that_others_may_listen_at_is_not_registered(run: Run, app: Flask, address: str) -> None:
     run("app", "add", "notes")
-    assert "Error: give https://" in refused(app, "app", "redirect", "notes", address)
+    assert "Error: the address must be https://" in refused(app, "app", "redirect", "notes", address)
 
 
 def test_an_address_is_registered_for_an_app_that_there_is_and_taken_away_once(run: Run, app: Flask) -> None:

@@ -69,7 +69,7 @@ def image() -> dict[str, list[str]]:
     return instructions
 
 
-def test_the_image_runs_as_nobody_and_holds_no_secret(image: dict[str, list[str]]) -> None:
+def test_the_image_runs_without_root_and_contains_no_secret(image: dict[str, list[str]]) -> None:
     (user,) = image["USER"]
     assert int(user) > 0
     assert not re.search(r"KEY|PASSWORD|TOKEN|SECRET", " ".join(image["ENV"] + image["ARG"]))
@@ -77,7 +77,7 @@ def test_the_image_runs_as_nobody_and_holds_no_secret(image: dict[str, list[str]
     assert copied == {"setup.cfg", "pyproject.toml", "README.md", "synckit_notify", "gunicorn.conf.py", "wsgi.py"}
 
 
-def test_what_is_copied_serves_is_healthy_and_ends_on_term(image: dict[str, list[str]], tmp_path: Path) -> None:
+def test_the_copied_files_serve_are_healthy_and_end_on_term(image: dict[str, list[str]], tmp_path: Path) -> None:
     for line in image["COPY"]:
         *names, folder = line.split()
         for name in names:

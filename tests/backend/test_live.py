@@ -34,7 +34,7 @@ def ask(app: Flask, *, address: str = "127.0.0.1", **headers: str | None) -> tup
     return answer.status_code, answer.get_json()
 
 
-def test_the_page_and_its_files_may_run_nothing_but_themselves(app: Flask) -> None:
+def test_the_page_may_load_only_its_own_files(app: Flask) -> None:
     page = app.test_client().get("/")
     linked = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert sorted(linked) == [f"/static/{name}" for name in ("icon.svg", "live.css", "live.js", "synckit.js")]
@@ -102,7 +102,7 @@ def test_the_page_gets_a_short_token_for_the_demo_account(demo: Flask, send: Sen
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "127.8.9.10:80", "[::1]:8000", "LOCALHOST:8000"])
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-def test_a_browser_on_this_machine_gets_one_by_any_name_of_it(demo: Flask, host: str, address: str) -> None:
+def test_a_browser_on_this_machine_gets_one_under_any_loopback_name(demo: Flask, host: str, address: str) -> None:
     origin = f"http://{host}".removesuffix(":80")
     assert ask(demo, Host=host, Origin=origin, address=address)[0] == 200
 
@@ -110,7 +110,7 @@ def test_a_browser_on_this_machine_gets_one_by_any_name_of_it(demo: Flask, host:
 @pytest.mark.parametrize("address", ["192.0.2.7", "10.0.0.1", "::ffff:192.0.2.7", "fe80::1", ""])
 def test_another_machine_gets_none(demo: Flask, address: str) -> None:
     status, answer = ask(demo, address=address)
-    assert (status, "on this machine only" in answer["error"]) == (403, True)
+    assert (status, "machine only: open http://127.0.0.1" in answer["error"]) == (403, True)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_another_machine_gets_none(demo: Flask, address: str) -> None:
         "example@127.0.0.1",
     ],
 )
-def test_a_strangers_name_that_leads_here_gets_none(demo: Flask, host: str) -> None:
+def test_another_host_name_that_resolves_here_gets_none(demo: Flask, host: str) -> None:
     assert ask(demo, Host=host, Origin=f"http://{host}")[0] in (400, 403)
 
 
@@ -156,5 +156,5 @@ def test_without_a_demo_account_the_answer_says_how_to_get_one(app: Flask) -> No
     assert (status, "empty database" in answer["error"]) == (404, True)
 
 
-def test_a_token_is_only_given_to_a_post(demo: Flask) -> None:
+def test_a_token_is_issued_to_a_post_only(demo: Flask) -> None:
     assert demo.test_client().get("/live/session", headers=HERE).status_code == 405

@@ -165,7 +165,7 @@ def test_both_devices_survive_a_server_that_is_stopped_and_started_later(
     write(page, "laptop", "before")
     assert both_show(page, "before")
     server.stop()
-    assert page.until(lambda: "again in" in page.text("#phone .state"))
+    assert page.until(lambda: "retrying in" in page.text("#phone .state"))
     write(page, "laptop", "meanwhile")
     with start(clone, SYNCKIT_BIND=f"127.0.0.1:{server.port}"):
         assert both_show(page, "meanwhile", "before", within=30)
@@ -173,24 +173,24 @@ def test_both_devices_survive_a_server_that_is_stopped_and_started_later(
 
 
 @pytest.mark.thorough
-def test_a_change_without_our_key_is_heard_and_told_and_not_shown(page: Browser, server: Server) -> None:
+def test_a_change_that_cannot_be_decrypted_is_counted_and_not_shown(page: Browser, server: Server) -> None:
     push = next(line for line in server.log.splitlines() if line.startswith("curl") and line.endswith("/push'"))
     bearer, body = push.split("'")[1], push.split("'")[3]
     name, token = bearer.split(": ")
     sent = f"{{method: 'POST', headers: {{{name}: '{token}'}}, body: '{body}'}}"
     assert page.run(f"return fetch('/api/sync/push', {sent}).then(answer => answer.status)") == 200
     for device in ("laptop", "phone"):
-        assert page.until(lambda device=device: "1 change of others" in page.text(f"#{device} .foreign"))
+        assert page.until(lambda device=device: "1 change this page cannot decrypt" in page.text(f"#{device} .foreign"))
         assert notes(page, device) == []
 
 
 @pytest.mark.thorough
-def test_a_change_that_was_blanked_is_passed_by(page: Browser) -> None:
+def test_a_change_that_was_blanked_is_skipped(page: Browser) -> None:
     assert page.run(BLANKED) == [0, 0]
 
 
 @pytest.mark.thorough
-def test_two_tabs_hear_each_other_and_a_tab_that_nobody_sees_holds_no_connection(page: Browser, server: Server) -> None:
+def test_two_tabs_notify_each_other_and_a_hidden_tab_has_no_connection(page: Browser, server: Server) -> None:
     with page.another_tab():
         page.go(f"{server.url}/")
         assert connected_again(page)
@@ -201,7 +201,7 @@ def test_two_tabs_hear_each_other_and_a_tab_that_nobody_sees_holds_no_connection
 
 
 @pytest.mark.thorough
-def test_it_can_be_used_by_keyboard_alone_and_the_focus_is_seen(page: Browser) -> None:
+def test_it_can_be_used_by_keyboard_alone_with_a_visible_focus(page: Browser) -> None:
     page.run("document.querySelector('#laptop-note').focus()")
     page.press("tea" + ENTER)
     assert both_show(page, "tea")
@@ -224,7 +224,7 @@ LOOKS: list[dict[str, Any]] = [{"width": 1200}, {"width": 1200, "dark": True}, {
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("look", LOOKS, ids=["day", "night", "phone", "tablet"])
-def test_it_can_be_read_by_day_by_night_and_on_a_phone(page: Browser, look: dict[str, Any]) -> None:
+def test_it_is_readable_in_light_and_dark_mode_and_on_a_phone(page: Browser, look: dict[str, Any]) -> None:
     page.look(**look)
     write(page, "laptop", "a long note " * 12 + "x" * 56)
     assert page.until(lambda: notes(page, "phone") == notes(page, "laptop") != [])

@@ -82,7 +82,12 @@ WRONG = [
     ({"client_id": ""}, 400, "invalid_request", "client_id: is missing"),
     ({"refresh_token": "x" * 129}, 400, "invalid_request", "refresh_token: at most 128 characters"),
     ({"client_id": "a\0b"}, 400, "invalid_request", "client_id: NUL and lone surrogates are not allowed"),
-    ({"grant_type": "password"}, 400, "unsupported_grant_type", "grant_type: one of refresh_token, authorization_code"),
+    (
+        {"grant_type": "password"},
+        400,
+        "unsupported_grant_type",
+        "grant_type: must be one of refresh_token, authorization_code",
+    ),
     ({"grant_type": "authorization_code"}, 400, "invalid_request", "code: is missing"),
     ({"client_id": "nobody"}, 401, "invalid_client", "client_id: no app has this API key"),
     ({"refresh_token": "none"}, 400, "invalid_grant", "the refresh token is unknown or has expired"),
@@ -91,7 +96,7 @@ WRONG = [
 
 @SQLITE_ONLY
 @pytest.mark.parametrize(("wrong", "status", "code", "sentence"), WRONG)
-def test_what_is_wrong_is_told_in_the_rfcs_words_and_costs_no_session(
+def test_an_error_has_a_code_of_the_rfc_and_ends_no_session(
     ask: Ask, fields: dict[str, str], wrong: dict[str, str], status: int, code: str, sentence: str
 ) -> None:
     response = ask(*as_form(fields | wrong))
@@ -124,7 +129,9 @@ def test_what_is_wrong_is_told_in_the_rfcs_words_and_costs_no_session(
         (b'{"grant_type": "refresh_token", "refresh_token": 1}', "application/json"),
     ],
 )
-def test_what_is_neither_a_form_nor_json_is_an_invalid_request(ask: Ask, content: bytes, content_type: str) -> None:
+def test_a_body_that_is_neither_form_nor_json_is_an_invalid_request(
+    ask: Ask, content: bytes, content_type: str
+) -> None:
     response = ask(content, content_type)
     assert (response.status_code, response.get_json()["error"]) == (400, "invalid_request")
 
@@ -141,7 +148,7 @@ def test_a_token_of_another_app_is_an_invalid_grant(ask: Ask, fields: dict[str, 
     assert ask(*as_form(fields)).status_code == 200
 
 
-def test_a_token_used_up_before_ends_the_session(ask: Ask, fields: dict[str, str]) -> None:
+def test_a_token_that_was_already_used_ends_the_session(ask: Ask, fields: dict[str, str]) -> None:
     tokens = [fields["refresh_token"]]
     for _ in range(2):
         tokens.append(ask(*as_form(fields | {"refresh_token": tokens[-1]})).get_json()["refresh_token"])

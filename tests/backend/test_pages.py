@@ -75,15 +75,13 @@ def test_a_form_may_only_lead_here_and_to_the_app(person: Visitor, address: str,
     assert f"form-action 'self' {allowed}" in policy
 
 
-def test_the_cookie_is_for_this_browser_and_site_alone(person: Visitor) -> None:
+def test_the_cookie_is_sent_by_this_browser_to_this_site_only(person: Visitor) -> None:
     answer = person.visit()
     assert re.fullmatch(r"synckit=[\w.-]+; Expires=[^;]+; Max-Age=600; HttpOnly; Path=/; SameSite=Lax", cookie(answer))
     assert "Vary" not in answer.headers or answer.headers["Vary"] == "Cookie"
 
 
-def test_with_tls_the_cookie_goes_nowhere_else_and_comes_from_nowhere_else(
-    app: Flask, credentials: dict[str, str]
-) -> None:
+def test_with_tls_no_other_host_can_read_or_set_the_cookie(app: Flask, credentials: dict[str, str]) -> None:
     person = Visitor(app, credentials["api_key"], base_url=TLS)
     kept = cookie(person.visit())
     assert re.fullmatch(
@@ -93,7 +91,7 @@ def test_with_tls_the_cookie_goes_nowhere_else_and_comes_from_nowhere_else(
     assert "code" in sent_to(person.press(person.visit(), "allow"))
 
 
-def test_of_the_cookie_nothing_can_be_changed_and_no_tokens_key_signs_it(person: Visitor, backend: Backend) -> None:
+def test_the_cookie_cannot_be_changed_and_is_not_signed_with_the_tokens_key(person: Visitor, backend: Backend) -> None:
     consent = person.log_in()
     secret = re.findall(r'name="secret" value="([^"]*)"', consent.text)[0]
     found = person.browser.get_cookie("synckit")
@@ -130,7 +128,7 @@ def test_a_log_in_changes_the_secret(person: Visitor) -> None:
     assert "open for too long" in person.press(before, "log_in", email="mallory@example.org", password="x").text
 
 
-def test_a_wrong_log_in_tells_nothing_of_which_part_was_wrong(person: Visitor) -> None:
+def test_a_failed_log_in_does_not_show_which_part_was_wrong(person: Visitor) -> None:
     page = person.visit()
     wrong = [
         {"email": "alice@example.org", "password": "wrong"},
@@ -143,7 +141,7 @@ def test_a_wrong_log_in_tells_nothing_of_which_part_was_wrong(person: Visitor) -
         assert "The e-mail or the password is wrong." in refused(person, page, **fields)
 
 
-def test_what_a_person_or_an_app_is_called_is_text(app: Flask, backend: Backend, person: Visitor) -> None:
+def test_names_of_users_and_apps_are_escaped(app: Flask, backend: Backend, person: Visitor) -> None:
     mark = "<b>\"'&"
     _, api_key = backend.store.write(lambda connection: accounts.add_app(connection, mark))
     page = Visitor(app, api_key).visit()
@@ -153,7 +151,7 @@ def test_what_a_person_or_an_app_is_called_is_text(app: Flask, backend: Backend,
     assert mark not in answer.text
 
 
-def test_an_address_that_is_no_ascii_is_come_back_to(person: Visitor) -> None:
+def test_a_url_that_is_not_ascii_is_redirected_to(person: Visitor) -> None:
     query = "&".join(f"{name}={value}" for name, value in (person.asked | {"state": "é💩"}).items()).encode()
     secret = re.findall(r'name="secret" value="([^"]*)"', person.visit().text)[0]
     form = {"secret": secret, "action": "log_in", "email": "alice@example.org", "password": PASSWORD}
@@ -181,7 +179,7 @@ def test_a_decision_ends_the_log_in(person: Visitor, action: str) -> None:
     assert "Password" in person.visit().text
 
 
-def test_somebody_else_may_log_in_instead(person: Visitor) -> None:
+def test_the_user_can_switch_to_another_account(person: Visitor) -> None:
     answer = person.press(person.log_in(), "switch")
     assert answer.status_code == 303
     assert "Password" in person.visit().text
@@ -202,7 +200,7 @@ def test_a_log_out_everywhere_ends_it_too(
     assert "Please log in again." in answer.text
 
 
-def test_a_log_out_in_the_very_moment_of_the_consent_comes_first(
+def test_a_log_out_at_the_time_of_the_consent_comes_first(
     person: Visitor, backend: Backend, monkeypatch: pytest.MonkeyPatch, log_in: Callable[..., Any]
 ) -> None:
     user_id = log_in()[1]["user_id"]
@@ -214,12 +212,12 @@ def test_a_log_out_in_the_very_moment_of_the_consent_comes_first(
     assert (answer.status_code, "Please log in again." in answer.text) == (403, True)
 
 
-def test_who_goes_on_to_a_web_address_is_told_which(person: Visitor, app: Flask, backend: Backend) -> None:
-    assert "Allow this only if you have just asked for it" in person.log_in().text
+def test_the_page_names_the_web_host_it_continues_to(person: Visitor, app: Flask, backend: Backend) -> None:
+    assert "Allow this only if you have just started a log-in" in person.log_in().text
     app.test_cli_runner().invoke(args=["synckit", "app", "redirect", "notes", "https://notes.example.org/done"])
     person.asked["redirect_uri"] = "https://notes.example.org/done"
     page = person.visit()
-    assert "Then you go on to <strong>notes.example.org</strong>" in page.text
+    assert "Afterwards you continue on <strong>notes.example.org</strong>" in page.text
     assert "form-action 'self' https://notes.example.org;" in page.headers["Content-Security-Policy"]
 
 
@@ -227,21 +225,21 @@ def test_who_goes_on_to_a_web_address_is_told_which(person: Visitor, app: Flask,
     ("body", "status"),
     [(b"", 422), (b"action=allow", 422), (b"\xff", 400), (b"a=b&" * 21, 400), (b"x" * (16 * 1024 + 1), 413)],
 )
-def test_a_form_that_is_none_is_a_page_and_no_500(person: Visitor, body: bytes, status: int) -> None:
+def test_a_malformed_form_is_an_error_page_and_no_500(person: Visitor, body: bytes, status: int) -> None:
     person.visit()
     query = {name: value for name, value in person.asked.items() if value}
     answer = person.browser.post("/oauth/authorize", query_string=query, data=body)
     assert answer.status_code == status
-    assert "This log-in cannot go on" in answer.text
+    assert "This log-in cannot continue" in answer.text
 
 
-def test_an_action_that_there_is_not_is_refused(person: Visitor) -> None:
+def test_an_unknown_action_is_refused(person: Visitor) -> None:
     secret = re.findall(r'name="secret" value="([^"]*)"', person.visit().text)[0]
     assert person.post({"secret": secret, "action": "format the disk"}).status_code == 422
 
 
 @SQLITE_ONLY
-def test_a_cookie_of_one_service_is_none_in_another(
+def test_a_cookie_of_one_service_is_refused_by_another(
     make_app: Callable[..., Flask], tmp_path: Any, person: Visitor
 ) -> None:
     config = {

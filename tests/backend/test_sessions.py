@@ -58,7 +58,7 @@ def stored(backend: Backend) -> int:
     return backend.store.read(lambda connection: connection.execute(count).scalar_one())
 
 
-def test_each_token_is_traded_for_another_one(begin: Callable[..., str], renew: Renew) -> None:
+def test_each_token_is_exchanged_for_another_one(begin: Callable[..., str], renew: Renew) -> None:
     tokens = [begin()]
     for _ in range(5):
         tokens.append(successor(renew(tokens[-1])))
@@ -83,7 +83,7 @@ def test_a_token_whose_successor_was_used_ends_the_family(begin: Callable[..., s
     assert isinstance(renew(other), Session)
 
 
-def test_a_secret_that_was_never_given_ends_the_family_it_names(begin: Callable[..., str], renew: Renew) -> None:
+def test_a_wrong_secret_ends_the_family_it_names(begin: Callable[..., str], renew: Renew) -> None:
     token = begin()
     assert renew(token[:-1] + ("A" if token[-1] != "A" else "B")) is Refusal.REUSED
     assert renew(token) is Refusal.UNKNOWN
@@ -95,7 +95,7 @@ def test_a_made_up_token_is_unknown(begin: Callable[..., str], renew: Renew, tok
     assert renew(token) is Refusal.UNKNOWN
 
 
-def test_a_token_of_another_client_is_refused_and_stays_good(begin: Callable[..., str], renew: Renew) -> None:
+def test_a_token_of_another_client_is_refused_and_stays_valid(begin: Callable[..., str], renew: Renew) -> None:
     token = begin("notes")
     assert renew(token, "mail") is Refusal.FOREIGN
     assert isinstance(renew(token, "notes"), Session)
@@ -110,7 +110,7 @@ def test_a_session_ends_ninety_days_after_its_last_use(begin: Callable[..., str]
     assert renew(token) is Refusal.UNKNOWN
 
 
-def test_a_repeat_is_a_use(begin: Callable[..., str], renew: Renew, clock: Clock) -> None:
+def test_a_repeat_counts_as_a_use(begin: Callable[..., str], renew: Renew, clock: Clock) -> None:
     first = begin()
     second = successor(renew(first))
     for _ in range(2):
@@ -118,7 +118,7 @@ def test_a_repeat_is_a_use(begin: Callable[..., str], renew: Renew, clock: Clock
         assert successor(renew(first)) == second
 
 
-def test_what_has_expired_is_deleted_on_the_way(begin: Callable[..., str], backend: Backend, clock: Clock) -> None:
+def test_a_log_in_deletes_expired_sessions(begin: Callable[..., str], backend: Backend, clock: Clock) -> None:
     for user in ("alice", "bob", "carol"):
         begin("notes", user)
     clock(timedelta(days=91))
@@ -146,9 +146,7 @@ def test_a_user_has_at_most_fifty_sessions_in_an_app_and_keeps_those_in_use(
     assert isinstance(renew(elsewhere[0], "mail"), Session)
 
 
-def test_however_long_a_family_lives_it_is_one_row_and_no_token_is_in_it(
-    begin: Callable[..., str], renew: Renew, backend: Backend
-) -> None:
+def test_a_family_is_always_one_row_without_a_token(begin: Callable[..., str], renew: Renew, backend: Backend) -> None:
     tokens = [begin()]
     for _ in range(30):
         tokens.append(successor(renew(tokens[-1])))
@@ -158,7 +156,7 @@ def test_however_long_a_family_lives_it_is_one_row_and_no_token_is_in_it(
     assert renew(tokens[0]) is Refusal.REUSED  # the very first one is known for what it is even so
 
 
-def test_whatever_the_order_only_the_last_two_tokens_count(begin: Callable[..., str], renew: Renew) -> None:
+def test_in_any_order_only_the_last_two_tokens_are_valid(begin: Callable[..., str], renew: Renew) -> None:
     """Any sequence of presentations, against a list of the tokens given so far."""
     for seed in range(20):
         chance = random.Random(seed)
@@ -181,7 +179,7 @@ class TestALogOut:
         user = backend.store.read(lambda connection: accounts.find_user(connection, "alice@example.org"))
         return backend.store.write(lambda connection: sessions.log_out(connection, user))
 
-    def test_ends_every_session_of_the_user_in_every_app_and_of_nobody_else(
+    def test_ends_every_session_of_this_user_only(
         self, credentials: dict[str, str], backend: Backend, begin: Callable[..., str], renew: Renew
     ) -> None:
         user = backend.store.read(lambda connection: accounts.find_user(connection, credentials["email"]))
@@ -218,6 +216,6 @@ def test_no_token_is_logged(
         answer = send("POST", "/oauth/token", body | {"refresh_token": tokens[-1]}, {})[1]
         tokens += [answer["access_token"], answer["refresh_token"]]
     assert send("POST", "/oauth/token", body | {"refresh_token": tokens[0]}, {})[0] == 400
-    assert "its session is ended" in caplog.text
+    assert "the session was ended" in caplog.text
     secrets = [*tokens, credentials["api_key"], *(token.split(".")[-1] for token in tokens)]
     assert not [secret for secret in secrets if secret in caplog.text]

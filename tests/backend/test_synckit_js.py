@@ -138,7 +138,7 @@ def test_the_decoder_takes_bytes_cut_anywhere(chromium: Browser) -> None:
         *("drained at once", "token expired", "revoked", "too old", "silent"),
     ],
 )
-def test_the_device_comes_back(
+def test_the_device_reconnects(
     chromium: Browser, script: list[Any], states: list[str] | None, waits: list[float], tokens: list[int]
 ) -> None:
     chromium.go("about:blank")
@@ -158,11 +158,11 @@ def test_the_device_comes_back(
         ([NO_STREAM | {"status": 403}], "no"),
         ([NO_STREAM | {"status": 400}], "no"),
         ([NO_STREAM | {"status": 401}] * 2, "no"),
-        ([{"status": 204}], "answer 204"),
+        ([{"status": 204}], "the server answered 204"),
     ],
     ids=["for another app", "malformed", "a new token is refused as well", "the server says stop"],
 )
-def test_the_device_gives_up_where_trying_again_cannot_help(chromium: Browser, script: list[Any], words: str) -> None:
+def test_the_device_gives_up_when_a_retry_cannot_help(chromium: Browser, script: list[Any], words: str) -> None:
     chromium.go("about:blank")
     played = run(chromium, PLAY, MODULE=MODULE, SCRIPT=script)
     assert played["told"] == [["connecting", "", 0], ["refused", words, 0]]
@@ -187,7 +187,7 @@ return told;
 """
 
 
-def test_the_delays_grow_to_a_minute_and_are_spread_by_chance(chromium: Browser) -> None:
+def test_the_delays_are_random_and_grow_to_a_minute(chromium: Browser) -> None:
     chromium.go("about:blank")
     delays = run(chromium, DELAYS, MODULE=MODULE)
     assert delays[0] <= 1.1

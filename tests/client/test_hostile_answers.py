@@ -170,7 +170,7 @@ def test_the_doctor_gives_it_up_too(drip: Bytes) -> None:
     server = Scripted({**HEALTH, "GET /api/sync/live": drip})
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     began = time.monotonic()
-    findings = list(examine(Address.read(server.url), token="a.b.c", app="notes", patience=0.3))
+    findings = list(examine(Address.read(server.url), token="a.b.c", app="notes", timeout=0.3))
     assert time.monotonic() - began < 5
     assert [finding.check for finding in findings][:2] == ["port", "live"]
     assert findings[1].verdict != "ok"

@@ -1,6 +1,6 @@
-"""nginx and HAProxy in front of a server, as they should not be set up, and then with the lines that mend it.
+"""nginx and HAProxy in front of a server: first with a mistake in their configuration, then with the advised lines.
 
-What is wrong stands one level above the place that a remedy is for, so a remedy's line overrides it.
+The mistake is one level above the place of the advised lines, so these override it.
 """
 
 import socket
@@ -21,12 +21,12 @@ http {{
     access_log off;
     client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
-    {wrong}
+    {mistake}
     server {{
         listen 127.0.0.1:{port};
         location / {{
             proxy_pass http://127.0.0.1:{upstream};
-            {mended}
+            {advised}
         }}
     }}
 }}
@@ -38,7 +38,7 @@ defaults
     timeout connect 5s
     timeout client 5s
     timeout server 5s
-    {wrong}
+    {mistake}
 frontend devices
     bind 127.0.0.1:{port}
     default_backend server
@@ -50,10 +50,10 @@ backend server
 
 
 @contextmanager
-def nginx(folder: Path, upstream: int, wrong: str = "", *mended: str) -> Iterator[int]:
+def nginx(folder: Path, upstream: int, mistake: str = "", *advised: str) -> Iterator[int]:
     """Run nginx and yield its port; lines for a location go there."""
     port = free_port()
-    config = NGINX.format(port=port, upstream=upstream, wrong=wrong, mended="\n".join(mended))
+    config = NGINX.format(port=port, upstream=upstream, mistake=mistake, advised="\n".join(advised))
     file = folder / "nginx.conf"
     file.write_text(config)
     with _running([need("nginx"), "-p", str(folder), "-e", "nginx.log", "-c", str(file)], folder, port):
@@ -61,12 +61,12 @@ def nginx(folder: Path, upstream: int, wrong: str = "", *mended: str) -> Iterato
 
 
 @contextmanager
-def haproxy(folder: Path, upstream: int, wrong: str = "", *mended: str) -> Iterator[int]:
+def haproxy(folder: Path, upstream: int, mistake: str = "", *advised: str) -> Iterator[int]:
     """Run HAProxy and yield its port; a line goes where its comment says."""
-    places = {name: "\n    ".join(line for line in mended if name in line) for name in ("frontend", "backend")}
+    places = {name: "\n    ".join(line for line in advised if name in line) for name in ("frontend", "backend")}
     port = free_port()
     file = folder / "haproxy.cfg"
-    file.write_text(HAPROXY.format(port=port, upstream=upstream, wrong=wrong, **places))
+    file.write_text(HAPROXY.format(port=port, upstream=upstream, mistake=mistake, **places))
     with _running([need("haproxy"), "-db", "-f", str(file)], folder, port):
         yield port
 
@@ -79,7 +79,7 @@ def _running(command: list[str], folder: Path, port: int) -> Iterator[None]:
         until = time.monotonic() + STARTS_WITHIN
         while not _listens(port):
             if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"it did not start:\n{(folder / 'output.log').read_text()}")
+                raise RuntimeError(f"the proxy did not start:\n{(folder / 'output.log').read_text()}")
             time.sleep(0.02)
         yield
     finally:
@@ -88,5 +88,5 @@ def _running(command: list[str], folder: Path, port: int) -> Iterator[None]:
 
 
 def _listens(port: int) -> bool:
-    with socket.socket() as tried:
-        return tried.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -1,15 +1,20 @@
-"""The live page at `/`, in development only: two devices of the demo account side by side, for a newcomer.
+"""The live page at `/`, in development only: two devices of the demo account side by side.
 
-    GET /                live.html; it says nothing that is not in this repository
-    GET /static/…        its script, its style, and synckit.js, which people may copy
-    POST /live/session   a token for the demo account, to this machine's own browser alone
+    GET /                live.html, without any secret
+    GET /static/…        its script, its style, and synckit.js, a client to copy
+    POST /live/session   a token for the demo account, for a browser on this machine only
 
-Why the page asks for no password: that stood in a terminal, once, and is stored nowhere. Why this is safe: a token
-counts ten minutes and for the demo account alone, stands in no page and no address, and is given only to a connection
-from the loopback, under a name of the loopback (a stranger's name that leads here is an attack by DNS), with no proxy
-in between (all its visitors would seem local), and to our own page (every other site has another Origin). Not kept out
-are other users of this machine, and strangers behind a proxy that tells nobody of itself: they get to the demo's notes.
-In production nothing of all this exists.
+The page cannot ask for the demo account's password: it was printed once and is not stored. A token without a password
+is acceptable because it is valid for ten minutes and for the demo account only, and is in no page and no URL. It is
+issued only
+
+    - to a loopback address,
+    - under a loopback host name, since another name that resolves to this machine is a DNS rebinding attack,
+    - without a proxy, which would make every visitor look local,
+    - to this page: every other site sends another Origin.
+
+Other users of this machine, and visitors through a proxy that adds no header, can still read the demo's notes. In
+production none of these routes exists.
 """
 
 import ipaddress
@@ -27,7 +32,7 @@ from ..development import DEMO_EMAIL, PAGE_APP
 from ..oauth import pages
 
 TOKEN_SECONDS = 600
-"""Short, so that the page shows what happens when a token ends, and one that leaked is soon of no use."""
+"""Short, so that the page shows the renewal of a token, and a leaked token is soon useless."""
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -43,29 +48,31 @@ blueprint = Blueprint(
 
 
 class OnlyHere(Forbidden):
-    """The page is not opened on the machine that serves it; the sentence says what to do."""
+    """The page was not opened on the machine that serves it."""
 
     def __init__(self) -> None:
-        super().__init__("the demo works on this machine only: open http://127.0.0.1:PORT/ on it, without a proxy")
+        super().__init__(
+            "the demo page works on the server's machine only: open http://127.0.0.1:PORT/ there, without a proxy"
+        )
 
 
 def install(app: Flask) -> None:
-    """Mount the page, unless this is production."""
+    """Register the routes, except in production."""
     if app.config.get("SYNCKIT_ENV") != "production":
         app.register_blueprint(blueprint)
 
 
 @blueprint.get("/")
 def show() -> str:
-    """Show the page."""
+    """Return the page."""
     prefix = current_app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
     return render_template("live.html", api=request.script_root + prefix, devices=("Laptop", "Phone"))
 
 
 @blueprint.post("/live/session")
 def begin() -> dict[str, str]:
-    """Answer a token for the demo account."""
-    if not is_from_here(request):
+    """Return a token for the demo account."""
+    if not is_local(request):
         raise OnlyHere
     backend = current_backend()
     app, user, valid_since = backend.store.write_alone(_demo)
@@ -80,32 +87,34 @@ def _protect(response: Response) -> Response:
     return response
 
 
-def is_from_here(asked: Request) -> bool:
-    """Return whether a page of ours asks, in a browser on this machine, with nobody in between."""
+def is_local(incoming: Request) -> bool:
+    """Return whether our own page sent the request, from a browser on this machine and without a proxy."""
     return (
-        _is_loopback(asked.remote_addr)
-        and _LOOPBACK_HOST.fullmatch(asked.host) is not None
-        and asked.headers.get("Origin") == f"{asked.scheme}://{asked.host}"
-        and asked.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
-        and not any(_PROXIES.fullmatch(name) for name, _ in asked.headers)
+        _is_loopback(incoming.remote_addr)
+        and _LOOPBACK_HOST.fullmatch(incoming.host) is not None
+        and incoming.headers.get("Origin") == f"{incoming.scheme}://{incoming.host}"
+        and incoming.headers.get("Sec-Fetch-Site", "same-origin") == "same-origin"
+        and not any(_PROXIES.fullmatch(name) for name, _ in incoming.headers)
     )
 
 
 def _is_loopback(address: str | None) -> bool:
     try:
         return ipaddress.ip_address(address or "").is_loopback
-    except ValueError:  # a Unix socket has none
+    except ValueError:  # a Unix socket has no address
         return False
 
 
 def _demo(connection: Connection) -> tuple[str, str, int | None]:
-    """Return the page's app, the demo's user and the second before which his tokens do not count."""
+    """Return the ids of the page's app and of the demo user, and the Unix time before which its tokens are refused."""
     user = accounts.account_of(connection, DEMO_EMAIL)
     if user is None:
         raise Unknown(
-            "there is no demo account: it is made when gunicorn starts on 127.0.0.1 with an empty database; "
-            "move the folder instance/ away and start again"
+            "there is no demo account: gunicorn creates it when it starts on 127.0.0.1 with an empty database; "
+            "move the folder instance/ away and start gunicorn again"
         )
     oldest = select(apps.c.id).where(apps.c.name == PAGE_APP).order_by(apps.c.created_at).limit(1)
-    app = connection.execute(oldest).scalar() or accounts.add_app(connection, PAGE_APP)[0]  # an older release's demo
+    app = (
+        connection.execute(oldest).scalar() or accounts.add_app(connection, PAGE_APP)[0]
+    )  # the demo of an older release has none
     return app, user.id, user.valid_since

@@ -1,10 +1,10 @@
-"""What an app may ask a person for: the authorization code grant of RFC 6749 with PKCE (RFC 7636), on Authlib.
+"""The authorization code grant of RFC 6749 with PKCE (RFC 7636), built on Authlib.
 
-    asked ──▶ the person decides ──▶ decided: where to go, with a code ── in a minute, once ──▶ redeemed: a Session
+    validate_request ──▶ the user decides ──▶ authorize: a redirect with a code ──▶ exchange_code: a Session
 
-Authlib reads the parameters and judges them; the classes below tell it what is stored, and which of its choices are
-ours: public clients, S256 only, a `state` always. It raises OAuth2Error, with a `redirect_uri` where the app is to be
-told by a redirect, and without one where that may be anybody's address. Nothing here knows Flask or a page.
+Authlib parses and validates the parameters. The classes below connect it to the database and restrict it: public
+clients only, S256 only, `state` required. Errors are OAuth2Error. An error has a `redirect_uri` if a redirect may send
+it to the app, and none if the address of the app is not verified. This module does not use Flask.
 """
 
 import logging
@@ -33,34 +33,34 @@ from . import clients, codes
 from .clients import MAX_ADDRESS_CHARACTERS, Client
 from .codes import Replayed
 
-__all__ = ["Asked", "OAuth2Error", "authorize", "exchange_code", "validate_request"]
+__all__ = ["AuthorizationRequest", "OAuth2Error", "authorize", "exchange_code", "validate_request"]
 
 PARAMETERS = ("response_type", "client_id", "redirect_uri", "state", "scope", "code_challenge", "code_challenge_method")
 GRANT_PARAMETERS = ("grant_type", "client_id", "code", "redirect_uri", "code_verifier")
 CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)
 
-logging.getLogger("authlib").setLevel(logging.INFO)  # below that it writes out API keys
+logging.getLogger("authlib").setLevel(logging.INFO)  # at DEBUG it logs API keys
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request that a person may decide about."""
+class AuthorizationRequest:
+    """A valid request for authorization, to be shown to the user."""
 
     app_name: str
     redirect_uri: str
 
 
-def validate_request(store: Store, query: Fields) -> Asked:
-    """Return what an app asks for; raises OAuth2Error, and Invalid for a parameter that is out of bounds."""
+def validate_request(store: Store, query: Fields) -> AuthorizationRequest:
+    """Validate the parameters of an app; raise OAuth2Error, and InvalidField for a parameter that is too long."""
     grant = _Server(store).get_consent_grant(_given(query))
-    return Asked(grant.client.client.name, grant.redirect_uri)
+    return AuthorizationRequest(grant.client.client.name, grant.redirect_uri)
 
 
 def authorize(store: Store, query: Fields, user: Row[Any] | None) -> str:
-    """Return where to send a person who allowed it; None is one who declined.
+    """Return the address to redirect a user to who allowed the request; `user` is None if they declined.
 
-    Raises as `validate_request`, also for who declined, and WrongCredentials if the user's sessions ended since `user`
-    was read.
+    Raises the errors of `validate_request`, OAuth2Error if the user declined, and WrongCredentials if the user's
+    sessions ended after `user` was read.
     """
     server = _Server(store)
     grant = server.get_consent_grant(_given(query))
@@ -69,7 +69,7 @@ def authorize(store: Store, query: Fields, user: Row[Any] | None) -> str:
 
 
 def exchange_code(store: Store, app: str, body: Fields) -> Session | Replayed:
-    """Return the session that an app's code is exchanged for; raises OAuth2Error and Invalid."""
+    """Exchange an app's code for a session; raise OAuth2Error and InvalidField."""
     device = body.optional_text("device_id", longest=128)
     request = _Request({name: body.text(name, longest=MAX_ADDRESS_CHARACTERS) for name in GRANT_PARAMETERS})
     code = request.form["code"]
@@ -80,19 +80,19 @@ def exchange_code(store: Store, app: str, body: Fields) -> Session | Replayed:
 
 
 class _Client(ClientMixin):
-    """An app, as Authlib asks about it."""
+    """An app, in the form that Authlib expects."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
 
     def check_redirect_uri(self, redirect_uri: str) -> bool:
-        return self.client.may_be_answered_at(redirect_uri)
+        return self.client.accepts_redirect(redirect_uri)
 
     def get_allowed_scope(self, scope: str) -> str | None:
-        return None if scope else ""  # there are none; to grant less than was asked for would have to be told
+        return None if scope else ""  # there are no scopes; granting less than requested would have to be reported
 
     def check_response_type(self, response_type: str) -> bool:
-        return True  # _PKCE looks at it
+        return True  # checked by _PKCE
 
     def check_grant_type(self, grant_type: str) -> bool:
         return True
@@ -102,7 +102,7 @@ class _Client(ClientMixin):
 
 
 class _Code(AuthorizationCodeMixin):
-    """A code that was given, as Authlib asks about it."""
+    """A stored code, in the form that Authlib expects."""
 
     code_challenge_method = "S256"
 
@@ -115,10 +115,10 @@ class _Code(AuthorizationCodeMixin):
 
 
 class _Request(OAuth2Request):
-    """The parameters of a request, wherever they came from."""
+    """The parameters of a request, from a query string or a body."""
 
     def __init__(self, parameters: Mapping[str, str]) -> None:
-        # Authlib wants to see TLS here. Whether that ends in a proxy before us is nothing that it could know.
+        # Authlib requires an https URL; it cannot know that a proxy in front provides TLS.
         super().__init__("POST", "https://localhost/oauth")
         self.payload = BasicOAuth2Payload(parameters)
         self._parameters = parameters
@@ -129,7 +129,7 @@ class _Request(OAuth2Request):
 
 
 class _Server(AuthorizationServer):
-    """Authlib on our tables, with one grant; made for one request."""
+    """The Authlib server with our tables and one grant; made for each request."""
 
     def __init__(self, store: Store) -> None:
         super().__init__()
@@ -150,29 +150,29 @@ class _Server(AuthorizationServer):
         raise error
 
     def send_signal(self, name: str, *args: object, **kwargs: object) -> None:
-        """Nobody listens."""
+        """Do nothing: no signal is used."""
 
 
 class _CodeGrant(AuthorizationCodeGrant):
-    """What Authlib leaves to us: whether an address is good, and where codes are kept."""
+    """The parts that Authlib leaves to the application: checking redirect addresses and storing codes."""
 
     TOKEN_ENDPOINT_AUTH_METHODS = ("none",)
 
     @classmethod
     def check_authorization_endpoint(cls, request: OAuth2Request) -> bool:
-        return True  # for any response type: _PKCE looks at it
+        return True  # for any response type: checked by _PKCE
 
     @staticmethod
     def validate_authorization_redirect_uri(request: OAuth2Request, client: _Client) -> str:
         uri: str = request.payload.redirect_uri or ""
-        if not client.check_redirect_uri(uri):  # Authlib's own words would quote it, with whatever is in it
-            raise InvalidRequestError("redirect_uri: is neither on the loopback nor registered for this app")
+        if not client.check_redirect_uri(uri):  # Authlib's message would repeat the address
+            raise InvalidRequestError("redirect_uri: must be a loopback address or registered for this app")
         return uri
 
     def save_authorization_code(self, code: str, request: OAuth2Request) -> None:
         app, given = request.client.client.app, request.payload
         bound = {"redirect_uri": given.redirect_uri, "challenge": given.data["code_challenge"]}
-        self.server.store.write(lambda connection: codes.give(connection, code, app=app, user=request.user, **bound))
+        self.server.store.write(lambda connection: codes.store(connection, code, app=app, user=request.user, **bound))
 
     def query_authorization_code(self, code: str, client: _Client) -> _Code | None:
         row = self.server.store.read(lambda connection: codes.find(connection, client.client.app, code))
@@ -180,14 +180,14 @@ class _CodeGrant(AuthorizationCodeGrant):
 
 
 class _PKCE(CodeChallenge):
-    """S256 or nothing; Authlib would let an app do without, or send its secret in the clear."""
+    """Require S256; Authlib alone would also accept `plain` or no challenge at all."""
 
     def validate_code_challenge(self, grant: _CodeGrant, redirect_uri: str) -> None:
         given = grant.request.payload.data
         if "response_type" not in given:
             raise InvalidRequestError("response_type: is missing")
         if given["response_type"] != "code":
-            raise OAuth2Error("response_type: only code is supported", error="unsupported_response_type")
+            raise OAuth2Error("response_type: must be code", error="unsupported_response_type")
         if "state" not in given:
             raise InvalidRequestError("state: is missing")
         if given.get("code_challenge_method") != "S256":

@@ -1,7 +1,7 @@
-"""Apps as clients of OAuth: what a page tells of one, and at which addresses it may be answered.
+"""Apps as OAuth clients: their names, and the redirect addresses that they may use.
 
-Every app may be answered on the loopback of the person's own machine, where no other machine can listen; any other
-address is registered before, and compared exactly. Functions on a `connection` are pieces of a transaction.
+Every app may use a loopback address, since no other machine can listen there. Every other address must be registered
+and is compared exactly. Functions that take a `connection` are parts of a transaction.
 """
 
 import re
@@ -18,25 +18,25 @@ MAX_ADDRESS_CHARACTERS = 2048
 
 _PATH = r"(?:/[\w.~!$&'()*+,;=:@%/?-]*)?"
 LOOPBACK = re.compile(r"http://(?:127\.0\.0\.1|\[::1\]|localhost)(?::\d{1,5})?" + _PATH, re.ASCII)
-"""Any port and path (RFC 8252, section 7.3); `localhost` too, since upstream's clients use it.
+"""Any port and path (RFC 8252, section 7.3); `localhost` too, since existing SyncKit clients use it.
 
-A pattern and no parser: browsers and parsers disagree about whose host `http://evil.example\\@127.0.0.1/` names.
+A pattern instead of a URL parser: browsers and parsers disagree on the host of `http://evil.example\\@127.0.0.1/`.
 """
 
 REGISTRABLE = re.compile(r"(?:https://[\w.-]+(?::\d{1,5})?|[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+:)" + _PATH, re.ASCII)
-"""A web address with TLS, or a scheme of the app's own: a domain turned round (RFC 8252, section 7.1)."""
+"""An https address, or a private-use scheme, which is a reversed domain name (RFC 8252, section 7.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An app that asks."""
+    """An app and its registered redirect addresses."""
 
     app: str
     name: str
     addresses: frozenset[str]
 
-    def may_be_answered_at(self, address: str) -> bool:
-        """Return whether this is one of its addresses."""
+    def accepts_redirect(self, address: str) -> bool:
+        """Return whether the app may be redirected to this address."""
         return LOOPBACK.fullmatch(address) is not None or address in self.addresses
 
 
@@ -51,10 +51,10 @@ def find(connection: Connection, api_key: str) -> Client | None:
 
 
 def register(connection: Connection, app: str, address: str) -> None:
-    """Let an app be answered at an address; raises Unknown, and Invalid for an address that others could listen at."""
+    """Register a redirect address of an app; raise Unknown, and InvalidField for an address that is not safe."""
     if len(address) > MAX_ADDRESS_CHARACTERS or REGISTRABLE.fullmatch(address) is None:
         raise InvalidField(
-            "give https://..., or a scheme of the app's own like com.example.app:/..., without a fragment"
+            "the address must be https://... or use the app's own scheme, like com.example.app:/..., without a fragment"
         )
     if connection.execute(select(apps.c.id).where(apps.c.id == app)).first() is None:
         raise accounts.Unknown("there is no such app")
@@ -62,7 +62,7 @@ def register(connection: Connection, app: str, address: str) -> None:
 
 
 def forget(connection: Connection, app: str, address: str) -> None:
-    """Answer an app no longer at an address; raises Unknown."""
+    """Remove a redirect address of an app; raise Unknown."""
     mine = redirects.delete().where(redirects.c.app_id == app, redirects.c.uri == address)
     if connection.execute(mine.returning(redirects.c.uri)).first() is None:
         raise accounts.Unknown("the app has no such address")

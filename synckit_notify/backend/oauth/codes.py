@@ -1,9 +1,9 @@
-"""Authorization codes: given when a person allows an app, exchanged for a session once, within a minute.
+"""Authorization codes: issued when a user allows an app, exchanged for a session once, within a minute.
 
-    give ──▶ code ── find, redeem ──▶ session          find, redeem again ──▶ that session ends (RFC 6749, 4.1.2)
+    store ──▶ find, redeem ──▶ session          a second exchange ──▶ that session ends (RFC 6749, section 4.1.2)
 
-A code that was exchanged is a row no more: its hash stays with the session that it began, and is known there for what
-it is as long as that lives. All functions are pieces of a transaction, to be run by a Store. Only hashes are stored.
+Redeeming deletes the row of the code. The hash of the code is kept with the session, so a second exchange is detected
+as long as the session lasts. All functions are parts of a transaction that a Store runs. Only hashes are stored.
 """
 
 import hashlib
@@ -17,21 +17,21 @@ from ..database.schema import codes, now
 from ..sessions import Holder, Session
 
 CODE_MICROSECONDS = 60 * 1_000_000
-"""A client exchanges its code in the same second; the RFC's ten minutes are for slow redirects."""
+"""A client exchanges its code within a second; the ten minutes of the RFC are a maximum."""
 
 MAX_FORGOTTEN = 100
-"""By each new code, of those that have expired: more than it adds."""
+"""How many expired codes each new one deletes: more than it adds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The code came once more; whose session has ended, if it began one."""
+    """The code was already used; `holder` is the owner of the session that was ended for that, if there was one."""
 
     holder: Holder | None
 
 
-def give(connection: Connection, code: str, *, app: str, user: Row[Any], redirect_uri: str, challenge: str) -> None:
-    """Store a code; raises WrongCredentials if all of the user's sessions ended since `user` was read."""
+def store(connection: Connection, code: str, *, app: str, user: Row[Any], redirect_uri: str, challenge: str) -> None:
+    """Store a code; raise WrongCredentials if all of the user's sessions ended after `user` was read."""
     accounts.require_unchanged(connection, user)
     moment = now()
     _forget_expired(connection, moment)
@@ -40,18 +40,18 @@ def give(connection: Connection, code: str, *, app: str, user: Row[Any], redirec
 
 
 def find(connection: Connection, app: str, code: str) -> Row[Any] | None:
-    """Return a code of this app that is still good."""
+    """Return a code of this app that is valid, or None."""
     mine = select(codes).where(codes.c.code_hash == _hash(code), codes.c.app_id == app, codes.c.expires_at > now())
     return connection.execute(mine).first()
 
 
 def was_redeemed(connection: Connection, app: str, code: str) -> bool:
-    """Return whether a session of this app began with this code."""
+    """Return whether this code was exchanged for a session of this app that has not ended."""
     return sessions.began_with(connection, app, _hash(code))
 
 
 def redeem(connection: Connection, row: Row[Any], device: str | None) -> Session | Replayed:
-    """Exchange a code that was found and is the client's; of two at once, the second ends the first one's session."""
+    """Exchange a valid code for a session; of two exchanges at once, the second ends the session of the first."""
     accounts.hold(connection, row.user_id)
     taken = codes.delete().where(codes.c.code_hash == row.code_hash).returning(codes.c.code_hash)
     if connection.execute(taken).first() is None:
@@ -60,12 +60,12 @@ def redeem(connection: Connection, row: Row[Any], device: str | None) -> Session
 
 
 def end_replayed(connection: Connection, app: str, code: str) -> Replayed:
-    """End the session that began with a code which is not good any more."""
+    """End the session that began with this code."""
     return Replayed(sessions.end_of_code(connection, app, _hash(code)))
 
 
 def _forget_expired(connection: Connection, moment: int) -> None:
-    """Delete what has expired, but for codes that somebody else is deleting: waiting here could end in a deadlock."""
+    """Delete expired codes; skip those that are locked, since waiting here could cause a deadlock."""
     expired = select(codes.c.code_hash).where(codes.c.expires_at <= moment).limit(MAX_FORGOTTEN)
     if found := connection.execute(expired.with_for_update(skip_locked=True)).scalars().all():
         connection.execute(codes.delete().where(codes.c.code_hash.in_(found)))

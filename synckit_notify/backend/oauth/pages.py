@@ -1,11 +1,12 @@
-"""What a person sees: GET and POST /oauth/authorize, a page to log in and a page to decide. Plain HTML, no script.
+"""The pages of GET and POST /oauth/authorize: one to log in and one to allow or decline. Plain HTML, no script.
 
-    what an app asks ──▶ logged in? ── no ──▶ log_in.html ── POST ──▶ the same address again
-                              └────── yes ──▶ consent.html ── POST ──▶ the app's address, with a code
+    request of an app ──▶ logged in? ── no ──▶ log_in.html ── POST ──▶ the same URL again
+                              └─────── yes ──▶ consent.html ── POST ──▶ the app's address, with a code
 
-The address holds the app's request all the way, so none of it is kept here. One signed cookie holds a secret that each
-form must repeat (no other site can), and who logged in. It counts for ten minutes and is gone with the decision: the
-next person at this browser must not be one click away from the account. Its key is derived from the tokens' key.
+The URL contains the app's whole request, so the server stores none of it. One signed cookie holds a secret that each
+form must repeat, which other sites cannot (CSRF), and the user who logged in. It expires after ten minutes and is
+deleted with the decision, so that the next person at this browser has to log in. Its key is derived from the key that
+signs tokens.
 """
 
 import base64
@@ -29,12 +30,12 @@ from ..context import current_backend
 from ..passwords import MAX_PASSWORD_CHARACTERS
 from ..request_fields import Fields, InvalidField
 from . import authorization
-from .authorization import Asked, OAuth2Error
+from .authorization import AuthorizationRequest, OAuth2Error
 
 VISIT_SECONDS = 600
 
 WRONG = "The e-mail or the password is wrong."
-STALE = "This page was open for too long, or your browser keeps no cookies. Please try again."
+STALE = "This page was open for too long, or your browser blocks cookies. Please try again."
 AGAIN = "Please log in again."
 
 STYLE = (Path(__file__).parent / "templates" / "page.css").read_text()
@@ -51,7 +52,7 @@ blueprint = Blueprint("synckit_pages", __name__, template_folder="templates")
 
 
 class Visit(NamedTuple):
-    """What the cookie holds; `since` is the user's `valid_since` at the log-in, so a log-out everywhere ends it too."""
+    """The content of the cookie; `since` is the user's `valid_since` at log-in, so a log-out everywhere ends it too."""
 
     secret: str
     user: str | None = None
@@ -60,23 +61,23 @@ class Visit(NamedTuple):
 
 @blueprint.get("/authorize")
 def show() -> Response:
-    """Show what an app asks for."""
-    return _page(_asked(), _visit())
+    """Show the log-in page or the consent page."""
+    return _page(_authorization_request(), _visit())
 
 
 @blueprint.post("/authorize")
 def decide() -> Response:
-    """Do what a form says: log in, allow, decline, or log in as somebody else."""
+    """Perform the action of a form: log in, allow, decline, or switch to another account."""
     request.max_content_length = request_limits.MAX_SMALL_BODY_BYTES
-    asked, visit = _asked(), _visit()
+    authorization_request, visit = _authorization_request(), _visit()
     form = request_fields.parse_form(request.get_data(cache=False))
     if visit is None or not hmac.compare_digest(form.text("secret", longest=100).encode(), visit.secret.encode()):
-        return _page(asked, visit, problem=STALE)
+        return _page(authorization_request, visit, problem=STALE)
     match form.choice("action", ("log_in", "allow", "decline", "switch")):
         case "log_in":
-            return _log_in(asked, visit, form)
+            return _log_in(authorization_request, visit, form)
         case "allow":
-            return _allow(asked, visit)
+            return _allow(authorization_request, visit)
         case "switch":
             return _keep(_again(), Visit(_secret()))
         case _:
@@ -85,20 +86,20 @@ def decide() -> Response:
 
 @blueprint.errorhandler(OAuth2Error)
 def refused_by_rule(error: OAuth2Error) -> Response:
-    """Tell the app by a redirect, or the person where it is not sure whose address that is (RFC 6749, 4.1.2.1)."""
+    """Redirect to the app with the error; show it to the user if the address is not verified (RFC 6749, 4.1.2.1)."""
     status, _, headers = error()
     return _leave(dict(headers)["Location"]) if status == 302 else _refusal(error.description, 400)
 
 
 @blueprint.errorhandler(Refused)
 def refused(error: Refused) -> Response:
-    """Tell the person."""
+    """Show the error to the user."""
     return _refusal(str(error), error.status, **error.headers)
 
 
 @blueprint.errorhandler(HTTPException)
 def http_error(error: HTTPException) -> Response:
-    """Tell the person."""
+    """Show the error to the user."""
     return _refusal(error.description or error.name, error.code or 500)
 
 
@@ -109,31 +110,31 @@ def _protect(response: Response) -> Response:
     return response
 
 
-def _log_in(asked: Asked, visit: Visit, form: Fields) -> Response:
+def _log_in(authorization_request: AuthorizationRequest, visit: Visit, form: Fields) -> Response:
     try:
         email = form.text("email", longest=accounts.MAX_EMAIL_CHARACTERS)
         password = form.text("password", longest=MAX_PASSWORD_CHARACTERS)
     except InvalidField:
-        return _page(asked, visit, problem=WRONG)
+        return _page(authorization_request, visit, problem=WRONG)
     user = accounts.recognise(
         current_backend().store, email, password, rate_limit.check_rate_limit, rate_limit.client_address()
     )
     if user is None:
-        return _page(asked, visit, problem=WRONG, email=email)
+        return _page(authorization_request, visit, problem=WRONG, email=email)
     return _keep(_again(), Visit(_secret(), user.id, user.valid_since))
 
 
-def _allow(asked: Asked, visit: Visit) -> Response:
+def _allow(authorization_request: AuthorizationRequest, visit: Visit) -> Response:
     user = _user(visit)
     try:
         if user is not None:
             return _leave(authorization.authorize(current_backend().store, _query(), user))
     except accounts.WrongCredentials:
-        pass  # logged out everywhere, in this moment
-    return _page(asked, Visit(visit.secret), problem=AGAIN)
+        pass  # logged out everywhere since the page was shown
+    return _page(authorization_request, Visit(visit.secret), problem=AGAIN)
 
 
-def _asked() -> Asked:
+def _authorization_request() -> AuthorizationRequest:
     return authorization.validate_request(current_backend().store, _query())
 
 
@@ -149,22 +150,24 @@ def _user(visit: Visit) -> Row[Any] | None:
     return user if user is not None and user.valid_since == visit.since else None
 
 
-def _page(asked: Asked, visit: Visit | None, *, problem: str = "", email: str = "") -> Response:
-    """Return the page that is due: to decide for who has logged in, else to log in."""
+def _page(
+    authorization_request: AuthorizationRequest, visit: Visit | None, *, problem: str = "", email: str = ""
+) -> Response:
+    """Return the consent page if the user is logged in, otherwise the log-in page."""
     present = visit or Visit(_secret())
     user = _user(present)
     content = render_template(
         "log_in.html" if user is None else "consent.html",
         style=Markup(STYLE),
         secret=present.secret,
-        app_name=asked.app_name,
-        host=_web_host(asked.redirect_uri),
+        app_name=authorization_request.app_name,
+        host=_web_host(authorization_request.redirect_uri),
         user_email=None if user is None else user.email,
         problem=problem,
         email=email,
     )
     response = Response(content, 403 if problem else 200)
-    response.headers["Content-Security-Policy"] = _policy(f"'self' {_source(asked.redirect_uri)}")
+    response.headers["Content-Security-Policy"] = _policy(f"'self' {_source(authorization_request.redirect_uri)}")
     return response if present == visit else _keep(response, present)
 
 
@@ -183,21 +186,21 @@ def _policy(form_action: str) -> str:
 
 
 def _source(address: str) -> str:
-    """Return how the policy names where a form may end up: a browser also checks the redirect that answers it.
+    """Return the app's address as a `form-action` source, since browsers also check the redirect after a form.
 
-    The policy's grammar has no words for the host [::1], so there it is the scheme.
+    The grammar of the policy does not allow the host [::1]; for that the source is the scheme.
     """
     origin = re.match(r"https?://[\w.-]+(:\d+)?(?![^/?])", address, re.ASCII)
     return origin[0] if origin else address.partition(":")[0] + ":"
 
 
 def _web_host(address: str) -> str | None:
-    """Return the host of a web address, None for an app on the person's own machine."""
+    """Return the host of an https address; None for an app on the user's machine."""
     return re.split("[/?]", address.removeprefix("https://"))[0] if address.startswith("https://") else None
 
 
 def _again() -> Response:
-    """Send the browser to this very address, by whatever name it knows us behind a proxy."""
+    """Redirect to the same URL; a relative address, since a proxy may have another host name."""
     return Response(status=303, headers={"Location": iri_to_uri("?" + request.query_string.decode())})
 
 
@@ -227,7 +230,7 @@ def _keep(response: Response, visit: Visit) -> Response:
 
 
 def _cookie_name() -> str:
-    """Return a name that with TLS no other host of the domain, and nobody on the way, can set a cookie of."""
+    """Return the cookie's name; with TLS its prefix prevents other hosts from setting it."""
     return "__Host-synckit" if request.is_secure else "synckit"
 
 

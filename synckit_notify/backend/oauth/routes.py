@@ -1,8 +1,8 @@
-"""What apps ask: POST /oauth/token, a grant in, a pair of tokens out (RFC 6749, sections 4 to 6); GET /oauth/userinfo.
+"""The endpoints for apps: POST /oauth/token, a grant in, two tokens out (RFC 6749), and GET /oauth/userinfo.
 
-The body is a form, as the RFC says, or a JSON object, as upstream's documents show too. `client_id` is an app's API
-key; there is no client secret, since an app that a user installs cannot keep one. Each grant is a function from the
-body's fields to the answer, listed in GRANTS. Whatever is wrong with a request itself is told in the RFCs' code words.
+The body is a form, as the RFC says, or a JSON object. `client_id` is the app's API key. There is no client secret,
+since an installed app cannot keep one. GRANTS maps each grant type to a function from the fields of the body to the
+response. Errors use the codes of the RFCs.
 """
 
 import logging
@@ -31,19 +31,19 @@ blueprint = Blueprint("synckit_oauth", __name__)
 
 
 class OAuthError(Refused):
-    """A refusal with a code word of RFC 6749, section 5.2; its sentence becomes the `error_description`."""
+    """A refusal with an error code of RFC 6749, section 5.2; its text becomes the `error_description`."""
 
     error = "invalid_request"
 
 
 class InvalidGrant(OAuthError):
-    """The refresh token, the code or its proof does not count."""
+    """The refresh token, the code or the code verifier is not valid."""
 
     error = "invalid_grant"
 
 
 class UnsupportedGrantType(OAuthError):
-    """A grant that is not in GRANTS."""
+    """The grant type is not in GRANTS."""
 
     error = "unsupported_grant_type"
 
@@ -56,11 +56,11 @@ class InvalidClient(OAuthError):
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"WWW-Authenticate": "Bearer"}  # HTTP wants one with every 401; Basic would open a browser's dialogue
+        return {"WWW-Authenticate": "Bearer"}  # each 401 needs one; Basic would open a dialog in browsers
 
 
 class UserNotFound(OAuthError):
-    """The token is good, and the user is not stored here (any more); upstream's word."""
+    """The token is valid, but the account does not exist; the code is not one of the RFC's."""
 
     error = "user_not_found"
     status = 401
@@ -75,19 +75,19 @@ class UserNotFound(OAuthError):
 
 @blueprint.post("/token")
 def token() -> Answer:
-    """Answer a grant."""
+    """Issue tokens for a grant."""
     request.max_content_length = request_limits.MAX_SMALL_BODY_BYTES
     body = _body()
     grant = GRANTS.get(body.text("grant_type", longest=MAX_FIELD_CHARACTERS))
     if grant is None:
-        raise UnsupportedGrantType(f"grant_type: one of {', '.join(GRANTS)}")
+        raise UnsupportedGrantType(f"grant_type: must be one of {', '.join(GRANTS)}")
     return grant(body)
 
 
 def refresh(body: Fields) -> Answer:
-    """Trade a refresh token for an access token and the next refresh token."""
+    """Exchange a refresh token for an access token and the next refresh token."""
     token = body.text("refresh_token", longest=MAX_FIELD_CHARACTERS)
-    backend, family = current_backend(), token.partition(".")[0]  # whose it is, is not known yet
+    backend, family = current_backend(), token.partition(".")[0]  # the user is not known yet
     app = _client(body, family)
     named = backend.store.read(lambda connection: sessions.holder(connection, token), owner=family)
     if named is None:
@@ -97,7 +97,7 @@ def refresh(body: Fields) -> Answer:
         owner=named.user,
     )
     if session is Refusal.REUSED:
-        log.warning("a refresh token of app %s was sent again after its successor was used: its session is ended", app)
+        log.warning("a refresh token of app %s was used again after its successor was used; the session was ended", app)
         _disconnect(holder)
     if isinstance(session, Refusal):
         raise InvalidGrant(session.value)
@@ -105,7 +105,7 @@ def refresh(body: Fields) -> Answer:
 
 
 def exchange(body: Fields) -> Answer:
-    """Trade the code that a person's consent gave for the tokens of a new session."""
+    """Exchange an authorization code for the tokens of a new session."""
     app = _client(body, rate_limit.client_address())
     try:
         session = authorization.exchange_code(current_backend().store, app, body)
@@ -113,9 +113,9 @@ def exchange(body: Fields) -> Answer:
         raise (InvalidGrant if error.error == InvalidGrant.error else OAuthError)(error.description) from error
     if isinstance(session, Replayed):
         if session.holder is not None:
-            log.warning("a code of app %s was sent again after it was exchanged: its session is ended", app)
+            log.warning("an authorization code of app %s was used twice; the session was ended", app)
             _disconnect(session.holder)
-        raise InvalidGrant("the code was used before, or has expired: log in again")
+        raise InvalidGrant("the code was already used or has expired: log in again")
     return _tokens(session)
 
 
@@ -124,7 +124,7 @@ GRANTS: dict[str, Callable[[Fields], Answer]] = {"refresh_token": refresh, "auth
 
 @blueprint.get("/userinfo")
 def userinfo() -> Answer:
-    """Tell whose token it is, as it is stored now."""
+    """Return the user of the token, as stored now."""
     backend = current_backend()
     who = backend.notifier.authenticate(request)
     user = backend.store.read(lambda connection: accounts.account(connection, who.user), owner=who.user)
@@ -136,7 +136,7 @@ def userinfo() -> Answer:
 
 @blueprint.errorhandler(InvalidToken)
 def invalid_token(error: InvalidToken) -> tuple[Answer, int, dict[str, str]]:
-    """Answer as RFC 6750, section 3.1 says; to who sent no token at all the header tells no error."""
+    """Answer as RFC 6750, section 3.1 says: the header has no error code if the request had no token."""
     headers = error.headers if "Authorization" in request.headers else {"WWW-Authenticate": "Bearer"}
     return {"error": "invalid_token", "error_description": str(error)}, error.status, headers
 
@@ -150,24 +150,24 @@ def refused(error: OAuthError) -> tuple[Answer, int, dict[str, str]]:
 @blueprint.errorhandler(MalformedBody)
 @blueprint.errorhandler(InvalidField)
 def invalid_request(error: Refused) -> tuple[Answer, int, dict[str, str]]:
-    """Answer for a body or a field that is not as it must be."""
+    """Answer a malformed body or an invalid field."""
     return refused(OAuthError(str(error)))
 
 
 @blueprint.errorhandler(TooManyAttempts)
 def too_many(error: TooManyAttempts) -> tuple[Answer, int]:
-    """Answer for who failed too often; section 5.2 has no word for it, section 4.1.2.1 has."""
+    """Answer too many failed attempts; section 5.2 of RFC 6749 has no code for it, section 4.1.2.1 has."""
     return {"error": "temporarily_unavailable", "error_description": str(error)}, error.status
 
 
 def _body() -> Fields:
-    """Return the fields of a form or a JSON object, told by its first character: not every client names the type."""
+    """Return the fields of a form or a JSON object; its first character decides, as some clients send no type."""
     content = request.get_data(cache=False)
     return request_fields.parse(content) if content.lstrip().startswith(b"{") else request_fields.parse_form(content)
 
 
 def _client(body: Fields, owner: str | None) -> str:
-    """Return the id of the app that asks; `owner` is whose share of the database it takes."""
+    """Return the id of the app; `owner` is the one whose share of database connections is used."""
     api_key = body.text("client_id", longest=MAX_FIELD_CHARACTERS)
     app = current_backend().store.read(lambda connection: accounts.find_client(connection, api_key), owner=owner)
     if app is None:

@@ -1,25 +1,25 @@
-/* The live page: two devices on one screen, each with its own connection, cursor and notes; what they share is the key.
+/* The live page: two devices on one page, each with its own connection, cursor and notes. They share the key only.
 
-       Screen = Device (synckit.js: listens, pulls, pushes) + Notes (notes.js: what the app stores) + a <section>
+       Screen = Device (synckit.js: listens, pulls, pushes) + Notes (notes.js: the data of the app) + a <section>
 
-   All text goes into the page as text, never as HTML. */
+   All text is inserted as text, never as HTML. */
 
 import { Device, postJSON, tokens } from "./synckit.js";
 import { Notes, makeKey, now } from "./notes.js";
 
 const MAX_LINES = 200, MAX_ROWS = 40;
-const QUIET = 1000; // milliseconds without news before the last of it is read out
+const ANNOUNCE_DELAY = 1000; // milliseconds without another change before screen readers announce the last one
 
 const main = document.querySelector("main");
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** One device, and its part of the page. */
+/** One device and its section of the page. */
 class Screen {
     #cut = false;
-    #draft = null; // the id of the note that is being written
+    #draft = null; // the id of the note that is being typed
     #connectedAt = 0;
-    #heardAt = 0; // when the last `changed` came
-    #items = new Map(); // row id to its <li>
+    #noticedAt = 0; // when the last `changed` arrived
+    #items = new Map(); // row id to <li>
 
     constructor(root, { key, ...connection }) {
         this.root = root;
@@ -28,13 +28,13 @@ class Screen {
         this.device = this.notes.device = new Device({
             ...connection,
             apply: (changes) => this.#apply(changes),
-            onMessage: (message) => this.#hear(message),
-            onState: (...told) => this.#tell(...told),
+            onMessage: (message) => this.#onMessage(message),
+            onState: (...args) => this.#onState(...args),
         });
         this.#enable();
     }
 
-    /** Connect, unless the person has cut the connection or does not see the page: other pages need the connections. */
+    /** Connect, unless the user cut the connection or the page is hidden: a browser opens only six connections. */
     update() {
         if (!this.#cut && !document.hidden) this.device.start();
         else if (this.device.running) this.device.stop();
@@ -61,17 +61,17 @@ class Screen {
         this.notes.write(this.#draft, { text, gone: !text });
     }
 
-    #hear({ type, text, raw }) {
-        if (type === "event" && text === "changed") this.#heardAt = now();
+    #onMessage({ type, text, raw }) {
+        if (type === "event" && text === "changed") this.#noticedAt = now();
         this.#log(raw, type);
     }
 
-    #tell(state, words, seconds) {
-        const again = seconds ? `again in ${seconds.toFixed(1)} s` : "";
-        const stopped = this.#cut ? "cut by you" : "resting while nobody looks";
-        const shown = { waiting: again, refused: "refused", stopped }[state] ?? state;
+    #onState(state, reason, seconds) {
+        const retry = seconds ? `retrying in ${seconds.toFixed(1)} s` : "";
+        const stopped = this.#cut ? "cut by you" : "paused while the page is hidden";
+        const shown = { waiting: retry, stopped }[state] ?? state;
         Object.assign(this.find(".state"), { textContent: shown }).dataset.state = state;
-        const remark = state === "stopped" ? stopped : [words, again].filter(Boolean).join("; ");
+        const remark = state === "stopped" ? stopped : [reason, retry].filter(Boolean).join("; ");
         if (remark) this.#log(remark, "remark");
         if (state !== "connected") return;
         this.#connectedAt = now();
@@ -81,7 +81,7 @@ class Screen {
     #log(text, kind) {
         const log = this.find(".log"), present = new Date();
         const time = `${present.toTimeString().slice(0, 8)}.${String(present.getMilliseconds()).padStart(3, "0")}`;
-        const follow = log.scrollHeight - log.scrollTop - log.clientHeight < 40; // unless the person has scrolled up
+        const follow = log.scrollHeight - log.scrollTop - log.clientHeight < 40; // unless the user has scrolled up
         log.append(make("li", { className: kind }, make("time", {}, time), make("span", {}, text)));
         while (log.childElementCount > MAX_LINES) log.firstElementChild.remove();
         if (follow) log.scrollTop = log.scrollHeight;
@@ -92,7 +92,7 @@ class Screen {
         showOnServer(changes);
     }
 
-    /** Show the notes as they are; `arrived` are those that came from others. */
+    /** Show the notes; `arrived` are those that came from other devices. */
     #show(arrived) {
         const list = this.find(".notes"), { present, foreign, waiting } = this.notes;
         for (const [id, item] of this.#items) if (this.notes.rows.get(id).gone) item.remove(), this.#items.delete(id);
@@ -103,7 +103,7 @@ class Screen {
         });
         this.find(".hint").hidden = present.length > 0;
         this.find(".foreign").hidden = !foreign.size;
-        this.find(".foreign").textContent = `${count(foreign.size, "change")} of others, without a key for it here.`;
+        this.find(".foreign").textContent = `${count(foreign.size, "change")} this page cannot decrypt`;
         for (const { id } of arrived) flash(this.#items.get(id));
         if (arrived.length) this.#measure(arrived);
     }
@@ -113,14 +113,14 @@ class Screen {
         return this.#items.get(id);
     }
 
-    /** Tell how long the last of what arrived was on its way, or that it had waited for a connection. */
+    /** Show how long the last note took to arrive, or that it was pulled after connecting. */
     #measure(arrived) {
         const { text, sent } = arrived.at(-1), name = this.root.dataset.name;
-        if (!sent) return; // a note that is gone
+        if (!sent) return; // the note was deleted
         const late = sent < this.#connectedAt, shown = milliseconds(now() - sent);
-        this.find(".heard").textContent = late || this.#heardAt < sent ? "–" : milliseconds(this.#heardAt - sent);
+        this.find(".heard").textContent = late || this.#noticedAt < sent ? "–" : milliseconds(this.#noticedAt - sent);
         this.find(".shown").textContent = late ? "–" : shown;
-        const notes = new Set(arrived.map(({ id }) => id)).size; // of one note several changes may have come
+        const notes = new Set(arrived.map(({ id }) => id)).size; // one note may have several changes
         this.find(".late").textContent = late ? `${count(notes, "note")} pulled after connecting` : "";
         announce(`${name}: ${text}, ${late ? "pulled after connecting" : `${shown} after it was sent`}`);
     }
@@ -138,18 +138,18 @@ function makeItem(write) {
     return make("li", {}, make("label", {}, box, make("span")), remove);
 }
 
-function show(item, { text, done }, waits) {
+function show(item, { text, done }, isWaiting) {
     item.querySelector("span").textContent = text;
     item.querySelector("input").checked = done;
     item.querySelector("button").ariaLabel = `Delete “${text}”`;
-    item.classList.toggle("waits", waits);
+    item.classList.toggle("waits", isWaiting);
 }
 
 function flash(item) {
-    if (item && !calm.matches) item.animate([{ backgroundColor: "var(--flash)" }, {}], 1200);
+    if (item && !reducedMotion.matches) item.animate([{ backgroundColor: "var(--flash)" }, {}], 1200);
 }
 
-/** Show rows as the server has them: what it was sent, and what it answers to a pull. */
+/** Show rows as the server stores them: those that were pushed, and those that a pull returned. */
 function showOnServer(changes) {
     const list = document.querySelector(".rows");
     for (const { seq, op, table, row_id, data } of changes) {
@@ -164,9 +164,9 @@ function showOnServer(changes) {
 }
 
 let news;
-function announce(words) {
+function announce(text) {
     clearTimeout(news);
-    news = setTimeout(() => (document.querySelector(".news").textContent = words), QUIET);
+    news = setTimeout(() => (document.querySelector(".news").textContent = text), ANNOUNCE_DELAY);
 }
 
 function milliseconds(value) {
@@ -177,7 +177,7 @@ function count(number, word) {
     return `${number} ${word}${number === 1 ? "" : "s"}`;
 }
 
-/** Return what names this tab: two tabs are two pairs of devices, and each hears the other. */
+/** Return the id of this tab: two tabs are two pairs of devices, and all four are notified of each change. */
 function installation() {
     sessionStorage.installation ??= crypto.randomUUID();
     return sessionStorage.installation;
@@ -205,5 +205,5 @@ async function begin({ api, session }) {
 begin(main.dataset).catch((error) => {
     const problem = main.querySelector(".problem");
     problem.hidden = false;
-    problem.textContent = `This page cannot begin: ${error.message}.`;
+    problem.textContent = `This page cannot start: ${error.message}.`;
 });

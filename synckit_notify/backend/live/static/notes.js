@@ -1,22 +1,22 @@
-/* The app of the live page: a list of notes on one device, encrypted before they leave it. It knows no HTML.
+/* The app of the live page: the notes of one device, encrypted before they are sent. No HTML here.
 
        write() ──▶ rows, outbox ──▶ seal ──▶ device.push          device.pull ──▶ apply() ──▶ open ──▶ rows
 
-   The log keeps every change in its order, and the later `timestamp` wins: so all devices end with the same notes. */
+   The later `timestamp` wins, so all devices end with the same notes. */
 
 const TABLE = "notes";
 const MAX_CHANGES = 500; // changes in one push
-const RETRY = 2000; // milliseconds to a push that failed while the stream lives
+const RETRY = 2000; // milliseconds until a failed push is repeated while the stream is open
 const KEPT_KEY = "synckit demo key";
 
 const base64 = (buffer) => btoa(String.fromCharCode(...new Uint8Array(buffer)));
 const bytes = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-const words = new TextEncoder();
+const encoder = new TextEncoder();
 
-/** Milliseconds since 1970, in fractions. */
+/** Return milliseconds since 1970, with fractions. */
 export const now = () => performance.timeOrigin + performance.now();
 
-/** Return the key of this browser; kept, so that the notes can be read after a reload. */
+/** Return the key of this browser; it is stored, so that the notes can be decrypted after a reload. */
 export async function makeKey() {
     const kept = localStorage.getItem(KEPT_KEY);
     const raw = kept ? bytes(kept) : crypto.getRandomValues(new Uint8Array(32));
@@ -26,52 +26,52 @@ export async function makeKey() {
 
 async function seal(key, rowId, value) {
     const iv = crypto.getRandomValues(new Uint8Array(12));
-    const how = { name: "AES-GCM", iv, additionalData: words.encode(rowId) }; // else a server could swap two rows
-    const sealed = await crypto.subtle.encrypt(how, key, words.encode(JSON.stringify(value)));
+    const how = { name: "AES-GCM", iv, additionalData: encoder.encode(rowId) }; // so that a server cannot swap two rows
+    const sealed = await crypto.subtle.encrypt(how, key, encoder.encode(JSON.stringify(value)));
     return `${base64(iv)}.${base64(sealed)}`;
 }
 
 async function open(key, rowId, data) {
     const [iv, sealed] = data.split(".").map(bytes);
-    const how = { name: "AES-GCM", iv, additionalData: words.encode(rowId) };
+    const how = { name: "AES-GCM", iv, additionalData: encoder.encode(rowId) };
     return JSON.parse(new TextDecoder().decode(await crypto.subtle.decrypt(how, key, sealed)));
 }
 
-/** The notes on one device. `onChange(arrived)` is told after each change here, with what came from others;
-    `onPushed(changes)` what the server has stored, with their numbers. */
+/** The notes of one device. `onChange(arrived)` is called after each change, with the notes from other devices;
+    `onPushed(changes)` with the changes that the server has stored and their numbers. */
 export class Notes {
     rows = new Map(); // row id to { text, done, made, at, gone }
-    foreign = new Set(); // the numbers of changes that are not ours to read
+    foreign = new Set(); // the numbers of changes that cannot be decrypted
     #outbox = new Set(); // ids of rows to push
-    #batch = null; // what was pushed and is not answered: it is sent again as it was
+    #batch = null; // pushed but not answered yet: repeated unchanged
     #sending = false;
-    #stored = new Set(); // ids of rows that the server knows
+    #stored = new Set(); // ids of rows that the server has stored
 
     constructor({ key, onChange, onPushed }) {
         Object.assign(this, { key, onChange, onPushed });
     }
 
-    /** The ids of the rows that the server has not got yet, as far as this device knows. */
+    /** The ids of the rows that the server has not stored yet, as far as this device knows. */
     get waiting() {
         return new Set([...this.#outbox, ...(this.#batch?.ids ?? [])]);
     }
 
-    /** The notes that are there, the newest first. */
+    /** The notes that are not deleted, newest first. */
     get present() {
         return [...this.rows].filter(([, row]) => !row.gone).sort(([, one], [, other]) => other.made - one.made);
     }
 
-    /** Change a note, or make it. */
+    /** Change or create a note. */
     write(id, fields) {
         const row = this.rows.get(id) ?? { text: "", done: false, made: now() };
-        const later = new Date(Math.max(Date.now(), row.at ? Date.parse(row.at) + 1 : 0)); // than what it replaces
+        const later = new Date(Math.max(Date.now(), row.at ? Date.parse(row.at) + 1 : 0)); // later than the old version
         this.rows.set(id, { ...row, gone: false, ...fields, at: later.toISOString() });
         this.#outbox.add(id);
         this.onChange([]);
         this.flush();
     }
 
-    /** Push what waits; whatever is written meanwhile goes with the next push. */
+    /** Push all waiting changes; what is written meanwhile is part of the next push. */
     async flush() {
         if (this.#sending) return;
         this.#sending = true;
@@ -90,7 +90,7 @@ export class Notes {
         const { cursor } = await this.device.push(changes, batch.pushId);
         this.#batch = null;
         for (const id of batch.ids) this.#stored.add(id);
-        const first = cursor - changes.length + 1; // a push gets numbers in a row
+        const first = cursor - changes.length + 1; // the numbers of one push are consecutive
         this.onPushed(changes.map((change, index) => ({ ...change, seq: first + index })));
     }
 
@@ -107,11 +107,11 @@ export class Notes {
         return { table: TABLE, op, row_id: id, timestamp: at, data };
     }
 
-    /** Take in what was pulled. */
+    /** Apply pulled changes. */
     async apply(changes) {
         const arrived = [];
         for (const change of changes) {
-            if (change.op !== "DELETE" && change.data === null) continue; // blanked on the server
+            if (change.op !== "DELETE" && change.data === null) continue; // its content was removed on the server
             const note = await this.#read(change);
             if (note === null) this.foreign.add(change.seq);
             else if (this.#take(change, note) && change.device_id !== this.device.deviceId) arrived.push({ id: change.row_id, ...note });
