@@ -43,6 +43,8 @@ OLD_MODULES = [
     "backend.bodies",
     "backend.fields",
     "backend.rollcall",
+    "backend.presence",
+    "backend.admin.connected",
     "backend.directory",
     "backend.removal",
     "backend.commands",

@@ -10,9 +10,7 @@ that is started anew meanwhile would take the whole service down with it.
 
 import logging
 import os
-import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 
 from .. import Notifier, Principal, cors
 from ..settings import cors_origins
-from . import admin, api, changelog, development, live, presence, rate_limit, sessions
+from . import admin, api, changelog, development, live, rate_limit, sessions
 from .context import EXTENSION_NAME, Backend, Signer
 from .database.store import Busy, Store
 from .last_seen import LastSeen
@@ -100,17 +98,7 @@ def _make_notifier(store: Store) -> Notifier:
 
     @notifier.changed_channels
     def changed_channels(since: datetime) -> list[tuple[str, str, datetime]]:
-        found, questions = store.read(
-            lambda connection: (changelog.changed_channels(connection, since), presence.unanswered(connection))
-        )
-        if questions:  # answered elsewhere: the sweep waits for no writer
-            told = (store, questions, notifier.streams())
-            answering = threading.Thread(
-                target=presence.answer, args=told, daemon=True
-            )  # the sweep waits for no writer
-            with suppress(RuntimeError):  # no thread to be had: the next sweep finds the question again
-                answering.start()
-        return found
+        return store.read(lambda connection: changelog.changed_channels(connection, since))
 
     @notifier.ready_check
     def ready() -> dict[str, bool]:

@@ -1,7 +1,6 @@
-"""Commands about apps, users and devices that are there already, and about who is connected."""
+"""Commands about apps, users and devices that already exist."""
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, Table, select
 
-from synckit_notify.backend import Backend, accounts, presence
+from synckit_notify.backend import Backend, accounts
 from synckit_notify.backend.admin import account_deletion
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CONNECTED, open_stream
 
-from ..conftest import make_token
 from ..support.visitor import Visitor, grant
 from .conftest import PASSWORD, SQLITE_ONLY, Caller, Send, change
 from .test_commands import Run, last_word, refused, run
@@ -228,62 +226,6 @@ def test_devices_are_listed_and_deleted_as_their_user_can(
     assert alice_there.calls.get("/status")[0] == 401  # its session has ended
     assert run("devices", "list", ALICE) == ""
     assert "no such device" in refused(app, "devices", "delete", alice_there.device)
-
-
-class TestConnected:
-    @pytest.fixture
-    def app(self, make_app: Callable[..., Flask]) -> Flask:
-        return make_app(SYNCKIT_SWEEP_SECONDS="0.1")
-
-    def test_it_names_the_app_the_person_and_the_devices(self, run: Run, app: Flask, alice_there: Person) -> None:
-        stranger = make_token("stranger", "elsewhere")
-        with (
-            open_stream(app.test_client(), alice_there.app, alice_there.pasted, device_id=alice_there.device),
-            open_stream(app.test_client(), alice_there.app, alice_there.pasted),
-            open_stream(app.test_client(), "elsewhere", stranger, device_id="x"),
-        ):
-            lines = run("connected", "--wait", "0.5").splitlines()
-            assert f"notes  {ALICE}  2 streams  laptop" in lines
-            assert "elsewhere  stranger  1 streams  x" in lines
-            assert lines[-1] == "3 streams, 1 processes answered"
-            few = run("connected", "--wait", "0.5", "--limit", "1")
-            assert "and 1 more" in few
-            assert "stranger" not in few
-
-    def test_nobody_is_connected(self, run: Run) -> None:
-        assert run("connected", "--wait", "0").splitlines()[-1] == "0 streams, 0 processes answered"
-
-    def test_nothing_of_it_stays(self, run: Run, app: Flask, backend: Backend) -> None:
-        with open_stream(app.test_client(), "notes", make_token()) as stream:
-            assert stream.next_frame() == CONNECTED
-            run("connected", "--wait", "0.3")
-            time.sleep(0.3)
-            assert backend.store.read(lambda connection: connection.execute(select(schema.roll_calls)).all()) == []
-
-    def test_a_question_is_answered_once_and_an_old_one_not_at_all(self, backend: Backend) -> None:
-        question = backend.store.write(presence.ask)
-        assert backend.store.read(presence.unanswered) == [question]
-        presence.answer(backend.store, [question], [("notes", "alice", None)] * 3)
-        assert backend.store.read(presence.unanswered) == []
-        present = backend.store.read(lambda connection: presence.heard(connection, question))
-        assert list(present.processes.values()) == [3]
-        assert present.streams == {("notes", "alice", None): 3}
-        old = schema.now() - presence.LIFE_MICROSECONDS - 1
-        backend.store.write(lambda connection: connection.execute(schema.roll_calls.update().values(asked_at=old)))
-        assert backend.store.read(presence.unanswered) == []
-        backend.store.write(presence.ask)
-        presence.answer(backend.store, [question], [])
-        present = backend.store.read(lambda connection: presence.heard(connection, question))
-        assert present.processes == {}
-
-    def test_a_process_with_very_many_streams_counts_what_it_does_not_name(
-        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(presence, "MAX_REPORTED", 2)
-        question = backend.store.write(presence.ask)
-        presence.answer(backend.store, [question], [("notes", str(user), None) for user in range(5)])
-        present = backend.store.read(lambda connection: presence.heard(connection, question))
-        assert (list(present.processes.values()), present.streams.total()) == ([5], 2)
 
 
 @SQLITE_ONLY

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from werkzeug.test import TestResponse
 
 from synckit_notify import ConfigurationError
 from synckit_notify.backend import Backend, create_app
-from synckit_notify.backend.database import sqlite, store
+from synckit_notify.backend.database import schema, sqlite, store
 from synckit_notify.backend.database.health import LOG_SECONDS, TRIAL_SECONDS, Failure, Health, Trouble
 from synckit_notify.backend.database.store import Busy, Store
 
@@ -255,6 +255,19 @@ class TestADatabaseThatCannotBeWritten:
             backend.store._open().engine, "checkout", lambda connection, *_: connection.execute("PRAGMA query_only=1")
         )
         assert ready(app) == (200, False)
+
+    def test_the_trial_reaches_the_disk_and_leaves_nothing_behind(self, app: Flask, backend: Backend) -> None:
+        """SQLite writes no page for an UPDATE that sets the value which is there."""
+
+        def rows(connection: Connection) -> dict[str, int]:
+            tables = schema.metadata.sorted_tables
+            return {table.name: len(connection.execute(table.select()).all()) for table in tables}
+
+        log, before = Path(app.instance_path) / "synckit.db-wal", backend.store.read(rows)
+        assert log.stat().st_size == 0
+        backend.store.write(schema.try_to_write)
+        assert log.stat().st_size > 0
+        assert backend.store.read(rows) == before
 
     def test_ready_does_not_wait_for_a_lock(
         self, app: Flask, backend: Backend, monkeypatch: pytest.MonkeyPatch

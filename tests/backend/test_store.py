@@ -97,7 +97,7 @@ def tables(url: str) -> list[str]:
 
 
 def described(url: str) -> dict[str, object]:
-    """Return all columns and indexes, by table."""
+    """Return all columns and indexes, by table; without a table that only older releases use."""
     database = Store(url)
 
     def describe(connection: Connection) -> dict[str, object]:
@@ -107,7 +107,7 @@ def described(url: str) -> dict[str, object]:
                 [(column["name"], str(column["type"]), column["nullable"]) for column in found.get_columns(table)],
                 sorted((index["name"] or "", index["unique"]) for index in found.get_indexes(table)),
             )
-            for table in sorted(found.get_table_names())
+            for table in sorted({*found.get_table_names()} - {"roll_calls"})
         }
 
     try:
@@ -179,10 +179,15 @@ class TestADatabaseOfAnOlderRelease:
         app.extensions["synckit_backend"].store.dispose()
         assert described(older) == described_anew(older)
 
-    def test_of_version_2_gets_the_tables_that_are_new_since(self, older: str) -> None:
+    def test_keeps_the_table_that_servers_of_that_release_go_on_reading(self, older: str) -> None:
+        create_app(settings(older))
+        assert "roll_calls" in tables(older)
+
+    def test_of_version_2_is_brought_up_to_date(self, older: str) -> None:
         execute(older, "DROP TABLE roll_calls")
         execute(older, "UPDATE meta SET schema_version = 2")
         create_app(settings(older))
+        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
         assert described(older) == described_anew(older)
 
     def test_is_brought_up_to_date_once_by_processes_that_start_together(self, older: str, tmp_path: Path) -> None:
@@ -197,7 +202,7 @@ class TestADatabaseOfAnOlderRelease:
 
     def test_stays_as_it_was_when_a_step_fails(self, older: str, monkeypatch: pytest.MonkeyPatch) -> None:
         before = described(older)
-        broken = schema.Step(statements=["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT", "SELECT * FROM nothing"])
+        broken = ["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT", "SELECT * FROM nothing"]
         with monkeypatch.context() as patch:
             patch.setitem(schema.STEPS, 3, broken)
             with pytest.raises(ConfigurationError, match="nothing"):

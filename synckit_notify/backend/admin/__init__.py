@@ -1,6 +1,6 @@
 """`flask --app wsgi synckit ...`: the backend's administration, beside running servers or without any.
 
-Each command is one transaction on the same database, but for `user delete` and `connected`, which say why. The last
+Each command is one transaction on the same database, but for `user delete`, which says why. The last
 word printed is what a script wants. Whatever is refused becomes one sentence and exit status 1. Texts that clients
 chose are printed without control characters.
 """
@@ -13,14 +13,13 @@ from .. import accounts, changelog
 from ..context import PASTED_TOKEN_SECONDS, current_backend
 from .apps import app_group
 from .changes import change_group
-from .connected import connected
 from .devices import device_group
 from .transactions import read, write
 from .users import user_group
 
 synckit = AppGroup("synckit", help="Administrate the SyncKit backend.")
 
-for _command in (app_group, user_group, device_group, change_group, connected):
+for _command in (app_group, user_group, device_group, change_group):
     synckit.add_command(_command)
 
 

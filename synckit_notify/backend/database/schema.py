@@ -9,7 +9,6 @@ import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, Table, Text, inspect, select
 
@@ -159,32 +158,16 @@ envelopes = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
-roll_calls = Table(
-    "roll_calls",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("process", Text, primary_key=True),  # who answers; empty for the question
-    Column("asked_at", BigInteger, nullable=False),
-    Column("told", Text, nullable=False),
-)
-
-
-TRIAL = "trial"
-"""The id of a row that is no roll call: see `try_to_write`."""
-
-
-class Step(NamedTuple):
-    """What leads from one schema version to the next: tables that are new, and statements for those there were."""
-
-    tables: Sequence[str] = ()
-    statements: Sequence[str] = ()
-
-
-STEPS = {
-    2: Step(tables=[roll_calls.name]),
-    3: Step(statements=["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT"]),
+STEPS: dict[int, Sequence[str]] = {
+    2: [],
+    3: ["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT"],
 }
-"""The step from each older version; a released one never changes. Servers wait for it, so it takes no time by rows."""
+"""The statements that lead from each older version to the next. Servers wait for them, so none may take longer with
+more rows.
+
+Version 3 added a table `roll_calls`, which this release neither creates nor uses. Databases of older releases keep it:
+a server of such a release, still running during an update, reads it every few seconds.
+"""
 
 
 def prepare(connection: Connection) -> None:
@@ -195,12 +178,12 @@ def prepare(connection: Connection) -> None:
     version = _version(connection)
     if version == SCHEMA_VERSION:
         return
-    metadata.create_all(connection)
     if version is None:
+        metadata.create_all(connection)
         connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION, epoch=new_epoch()))
         return
     for older in range(version, SCHEMA_VERSION):
-        for statement in STEPS[older].statements:
+        for statement in STEPS[older]:
             connection.exec_driver_sql(statement)
     connection.execute(meta.update().values(schema_version=SCHEMA_VERSION))
 
@@ -224,15 +207,18 @@ def _version(connection: Connection) -> int | None:
             f"SYNCKIT_DATABASE_URL: the database has schema version {version}, this release knows only "
             f"{SCHEMA_VERSION}; run the release that made it, or name another database"
         )
-    new = {table for older in range(version, SCHEMA_VERSION) for table in STEPS[older].tables}
-    _refuse(ours - found - new, "lacks tables: {}; restore a whole backup, or name another database")
+    _refuse(ours - found, "lacks tables: {}; restore a whole backup, or name another database")
     return int(version)
 
 
 def try_to_write(connection: Connection) -> None:
-    """Write a few bytes that mean nothing, to see whether it can be done."""
-    connection.execute(roll_calls.delete().where(roll_calls.c.id == TRIAL))
-    connection.execute(roll_calls.insert().values(id=TRIAL, process=str(uuid.uuid4()), asked_at=now(), told=""))
+    """Write a few bytes and leave nothing behind, to see whether the database can be written.
+
+    A row is inserted and deleted: to set a column to the value it has would write nothing on SQLite.
+    """
+    trial = {"app_id": str(uuid.uuid4()), "uri": ""}
+    connection.execute(redirects.insert().values(trial))
+    connection.execute(redirects.delete().filter_by(**trial))
 
 
 def _refuse(tables: set[str], words: str) -> None:
