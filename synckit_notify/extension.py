@@ -99,11 +99,6 @@ class Notifier:
         """
         self._announce(Disconnect(canonical(app_id), canonical(user_id), None if device is None else canonical(device)))
 
-    def streams(self) -> list[tuple[str, str, str | None]]:
-        """Return app, user and device of every stream that is open in this process; None for a device not named."""
-        channels = self._app_state().node().registry.snapshot()
-        return [(key.app, key.user, each.device) for key, subscribers in channels for each in subscribers]
-
     def authenticate(self, request: Request) -> Principal:
         """Return who sends a request, as the subscribe route would: for the host's own push and pull.
 
