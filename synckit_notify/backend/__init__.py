@@ -24,7 +24,8 @@ from .. import Notifier, Principal, cors
 from ..settings import cors_origins
 from . import admin, api, changelog, development, live, rate_limit, sessions
 from .context import EXTENSION_NAME, Backend, Signer
-from .database.store import Busy, Store
+from .database.store import Store
+from .errors import Busy
 from .last_seen import LastSeen
 from .oauth import pages
 from .oauth import routes as oauth

@@ -13,9 +13,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Subquery, and_, func, select, union_all
 
-from ..errors import InvalidToken, Refused
+from ..errors import InvalidToken
 from .database.schema import INSTALLED, NAMED, apps, devices, now, users
 from .database.store import Store, upsert
+from .errors import Conflict, NotFound, WrongCredentials, WrongPassword
 from .passwords import RateLimitCheck, allow_all, matches
 
 PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
@@ -32,37 +33,6 @@ DISABLED = 253_402_300_799
 """The `valid_since` of an account that is disabled: the last second of the year 9999, before which every token is."""
 
 
-class WrongCredentials(Refused):
-    """The API key, the e-mail or the password is wrong; which of them is not told."""
-
-    status = 401
-
-    def __init__(self) -> None:
-        super().__init__("the API key, the e-mail or the password is wrong")
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"WWW-Authenticate": "Bearer"}
-
-
-class WrongPassword(Refused):
-    """The token is good, but whoever holds it does not know the password."""
-
-    status = 403
-
-
-class Unknown(Refused):
-    """No such device or account."""
-
-    status = 404
-
-
-class Taken(Refused):
-    """The name is in use, or stands for several."""
-
-    status = 409
-
-
 def add_app(connection: Connection, name: str) -> tuple[str, str]:
     """Store a new app; return its id and its API key, of which only the hash is kept."""
     app_id, api_key = str(uuid.uuid4()), secrets.token_hex(32)
@@ -72,12 +42,12 @@ def add_app(connection: Connection, name: str) -> tuple[str, str]:
 
 
 def add_user(connection: Connection, email: str, password_hash: str) -> str:
-    """Store a new user; return the id. Raises Taken."""
+    """Store a new user; return the id. Raises Conflict."""
     user_id, normal = str(uuid.uuid4()), normalise(email)
     row = {"id": user_id, "email": normal, "password_hash": password_hash, "created_at": now()}
     statement = upsert(connection, users).values(row).on_conflict_do_nothing(index_elements=[users.c.email])
     if connection.execute(statement.returning(users.c.id)).first() is None:
-        raise Taken(f"there is an account {normal} already")
+        raise Conflict(f"there is an account {normal} already")
     return user_id
 
 
@@ -214,10 +184,10 @@ def note_seen(connection: Connection, ids: Collection[str], moment: int) -> None
 
 
 def delete_device(connection: Connection, app: str, user: str, device_id: str) -> None:
-    """Forget a device; what it pushed stays. Raises Unknown."""
+    """Forget a device; what it pushed stays. Raises NotFound."""
     deleted = connection.execute(devices.delete().where(_device(app, user, device_id)).returning(devices.c.id))
     if deleted.first() is None:
-        raise Unknown("there is no such device")
+        raise NotFound("there is no such device")
 
 
 def hold_device(connection: Connection, app: str, user: str, device_id: str) -> str | None:
@@ -228,10 +198,10 @@ def hold_device(connection: Connection, app: str, user: str, device_id: str) -> 
 
 
 def require_device(connection: Connection, app: str, user: str, device_id: str) -> int | None:
-    """Return when a device was last seen, if that is stored; raises Unknown if it is no device of this app and user."""
+    """Return when a device was last seen, if stored; raises NotFound if it is not a device of this app and user."""
     found = connection.execute(select(devices.c.last_seen_at).where(_device(app, user, device_id))).first()
     if found is None:
-        raise Unknown("there is no such device: register it first")
+        raise NotFound("there is no such device: register it first")
     seen_at: int | None = found.last_seen_at
     return seen_at
 
@@ -240,7 +210,7 @@ def find_app(connection: Connection, words: str) -> str:
     """Return the id of the app with this id or name; words that name none are an id of somebody else's."""
     known = connection.execute(select(apps.c.id).where((apps.c.id == words) | (apps.c.name == words))).scalars().all()
     if len(known) > 1 and words not in known:
-        raise Taken(f"{len(known)} apps are named {words}: give the id")
+        raise Conflict(f"{len(known)} apps are named {words}: give the id")
     return known[0] if len(known) == 1 else words
 
 
@@ -257,10 +227,10 @@ def find_user(connection: Connection, words: str) -> str:
 
 
 def require_account(connection: Connection, words: str) -> Row[Any]:
-    """Return the user with this id or e-mail; raises Unknown, also for one that was deleted."""
+    """Return the user with this id or e-mail; raises NotFound, also for one that was deleted."""
     user = account(connection, find_user(connection, words))
     if user is None or user.email == user.id:
-        raise Unknown(f"there is no such account: {words}")
+        raise NotFound(f"there is no such account: {words}")
     return user
 
 

@@ -15,8 +15,9 @@ from . import accounts, changelog, keys, rate_limit, request_fields, request_lim
 from .changelog import Change, Query
 from .context import TOKEN_SECONDS, current_backend
 from .database.schema import now
+from .errors import InvalidField
 from .passwords import MAX_PASSWORD_CHARACTERS, hash_password
-from .request_fields import Fields, InvalidField, rfc3339
+from .request_fields import Fields, rfc3339
 from .sessions import Holder, Session
 
 MAX_ID_CHARACTERS = 128

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, select, tuple_
 
-from ..errors import Refused
 from . import accounts
 from .database.schema import as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
 from .database.store import upsert
+from .errors import Conflict, NotFound
 from .request_fields import rfc3339
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
@@ -49,12 +49,6 @@ _NEXT_OF_TABLE = (
     .limit(1)
 )
 """Made once: a pull may ask them some twenty times."""
-
-
-class Conflict(Refused):
-    """The request is at odds with what the log holds."""
-
-    status = 409
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +120,7 @@ def push(
 ) -> Move:
     """Append changes; a repeat of a `push_id` stores nothing and returns the first cursor.
 
-    Raises InvalidToken for a disabled user, Unknown for an unknown device, Conflict for a `push_id` of other changes.
+    Raises InvalidToken for a disabled user, NotFound for an unknown device, Conflict for a `push_id` of other changes.
     """
     accounts.require_enabled(connection, user)
     seen_at = accounts.require_device(connection, app, user, device_id)
@@ -148,7 +142,7 @@ def push(
 
 
 def pull(connection: Connection, app: str, user: str, device_id: str, query: Query) -> Page:
-    """Return the changes behind the cursor; raises Unknown for the device, Conflict if the log was replaced."""
+    """Return the changes behind the cursor; raises NotFound for the device, Conflict if the log was replaced."""
     started = now()  # before the first statement, which takes the snapshot
     seen_at = accounts.require_device(connection, app, user, device_id)
     head, changed_at = _read_head(connection, app, user)
@@ -173,7 +167,7 @@ def touch(connection: Connection, app: str, user: str) -> Move:
 
 
 def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
-    """Take away what a change says; it keeps its place in the log, so no cursor breaks. Raises Unknown.
+    """Take away what a change says; it keeps its place in the log, so no cursor breaks. Raises NotFound.
 
     An UPDATE without data is what no device can push, so every reader passes it by: a DELETE would delete the row on
     devices. Its time, which may be what they cannot read, becomes that of the server. The channel counts as changed.
@@ -187,11 +181,11 @@ def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
 
 
 def find(connection: Connection, app: str, user: str, seq: int) -> Row[Any]:
-    """Return one change; raises Unknown."""
+    """Return one change; raises NotFound."""
     mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
     row = connection.execute(select(changes).where(mine)).first()
     if row is None:
-        raise accounts.Unknown(f"there is no change {seq} of this user in this app")
+        raise NotFound(f"there is no change {seq} of this user in this app")
     return row
 
 

@@ -22,7 +22,8 @@ from .. import ConfigurationError
 from . import accounts
 from .context import EXTENSION_NAME, PASTED_TOKEN_SECONDS, Backend
 from .database.schema import apps, now
-from .database.store import Busy, Store
+from .database.store import Store
+from .errors import Busy
 from .passwords import hash_password
 from .request_fields import rfc3339
 

@@ -33,12 +33,12 @@ from limits import RateLimitItem, parse_many
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from .. import ConfigurationError
-from ..errors import Refused
 from ..runtime.per_process import PerProcess
 from ..settings import broker_namespace
 from . import accounts, request_fields, request_limits
 from .context import current_backend
 from .counters import Counters
+from .errors import TooManyAttempts
 
 DEFAULT_LIMIT = "10/minute; 100/hour"
 OFF = "off"
@@ -51,15 +51,6 @@ REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 log = logging.getLogger(__name__)
 
 Key = Callable[[], str]
-
-
-class TooManyAttempts(Refused):
-    """There were too many failures, from this address or for this account; the answer does not tell which."""
-
-    status = 429
-
-    def __init__(self) -> None:
-        super().__init__("too many failed attempts: wait for a while, then try again")
 
 
 def address() -> str:

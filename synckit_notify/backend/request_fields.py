@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
-from ..errors import Refused
 from .database.schema import as_datetime
+from .errors import InvalidField, MalformedBody
 
 MAX_INTEGER = 2**63 - 1
 """What SQLite and PostgreSQL can store."""
@@ -32,18 +32,6 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 _ZERO = datetime(1970, 1, 1)
-
-
-class MalformedBody(Refused):
-    """The body is not a JSON object, or not a form."""
-
-    status = 400
-
-
-class InvalidField(Refused):
-    """A field is missing, of the wrong type or out of bounds."""
-
-    status = 422
 
 
 def parse(body: bytes) -> "Fields":
@@ -74,7 +62,7 @@ def parse_form(body: bytes) -> "Fields":
 
 
 def check_text(value: str, where: str, longest: int, shortest: int = 1) -> str:
-    """Return a text that every database and every client can hold; raises Invalid."""
+    """Return a text that every database and every client can hold; raises InvalidField."""
     if len(value) < shortest:
         raise InvalidField(f"{where}: must not be empty")
     if len(value) > longest:

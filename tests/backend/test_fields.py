@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from synckit_notify.backend import request_fields
-from synckit_notify.backend.request_fields import Fields, InvalidField, MalformedBody, rfc3339
+from synckit_notify.backend.errors import InvalidField, MalformedBody
+from synckit_notify.backend.request_fields import Fields, rfc3339
 
 TIMESTAMPS = json.loads((Path(__file__).parents[1] / "timestamps.json").read_text())
 """What server and SDK take alike: the tests of both read this file."""

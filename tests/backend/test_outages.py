@@ -19,7 +19,8 @@ from synckit_notify import ConfigurationError
 from synckit_notify.backend import Backend, create_app
 from synckit_notify.backend.database import schema, sqlite, store
 from synckit_notify.backend.database.health import LOG_SECONDS, TRIAL_SECONDS, Failure, Health, Trouble
-from synckit_notify.backend.database.store import Busy, Store
+from synckit_notify.backend.database.store import Store
+from synckit_notify.backend.errors import Busy
 
 from ..conftest import KEY, make_token
 from ..support.server import ROOT, clean_environment

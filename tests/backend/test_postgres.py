@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from synckit_notify.backend import Backend, accounts, changelog, sessions
 from synckit_notify.backend.database import postgres, schema
-from synckit_notify.backend.database.store import Busy
+from synckit_notify.backend.errors import Busy, Conflict
 
 from ..conftest import KEY, make_token
 from ..support.postgresql import PostgreSQL
@@ -279,7 +279,7 @@ def test_of_two_accounts_with_one_email_made_at_once_the_second_is_refused(backe
     def attempt(_: int) -> str:
         try:
             return backend.store.write(add)
-        except accounts.Taken as refusal:
+        except Conflict as refusal:
             return str(refusal)
 
     with ThreadPoolExecutor(2) as pool:

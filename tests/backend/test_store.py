@@ -14,7 +14,8 @@ from synckit_notify import ConfigurationError
 from synckit_notify.backend import Backend, accounts, changelog, create_app, last_seen
 from synckit_notify.backend.changelog import Change, Query
 from synckit_notify.backend.database import postgres, schema, sqlite, store
-from synckit_notify.backend.database.store import Busy, Store
+from synckit_notify.backend.database.store import Store
+from synckit_notify.backend.errors import Busy
 
 from ..conftest import KEY, make_token
 from ..support.server import ROOT, clean_environment

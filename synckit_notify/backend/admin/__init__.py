@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from .. import accounts, changelog
 from ..context import PASTED_TOKEN_SECONDS, current_backend
+from ..errors import Conflict
 from .apps import app_group
 from .changes import change_group
 from .devices import device_group
@@ -35,7 +36,7 @@ def make_token(app_words: str, user_words: str, device: str | None, expires_in: 
         user = accounts.find_user(connection, user_words)
         valid_since = accounts.valid_since(connection, user)
         if valid_since == accounts.DISABLED:
-            raise accounts.Taken("this account is disabled, every token of it is refused")
+            raise Conflict("this account is disabled, every token of it is refused")
         return accounts.find_app(connection, app_words), user, valid_since
 
     app, user, valid_since = read(find)

@@ -18,6 +18,7 @@ from ..accounts import DISABLED
 from ..database.schema import apps, changes, codes, devices, envelopes, heads, pushes, users
 from ..database.schema import sessions as session_rows
 from ..database.store import Store
+from ..errors import Conflict
 from ..sessions import Holder
 
 CHANGES_AT_ONCE = 2_000
@@ -25,7 +26,7 @@ CHANGES_AT_ONCE = 2_000
 
 
 def disable(connection: Connection, user_id: str) -> set[Holder]:
-    """Refuse this user from now on; return whose streams shall end. Raises Unknown."""
+    """Refuse this user from now on; return whose streams shall end. Raises NotFound."""
     ended = sessions.log_out(connection, user_id)
     connection.execute(users.update().where(users.c.id == user_id).values(valid_since=DISABLED))
     synced = select(heads.c.app_id).where(heads.c.user_id == user_id)
@@ -34,11 +35,11 @@ def disable(connection: Connection, user_id: str) -> set[Holder]:
 
 
 def enable(connection: Connection, user_id: str) -> None:
-    """Let a disabled user log in again; tokens so far stay refused. Raises Taken for one that is not disabled."""
+    """Let a disabled user log in again; tokens so far stay refused. Raises Conflict for one that is not disabled."""
     since = int(time.time()) + 1
     mine = users.update().where(users.c.id == user_id, users.c.valid_since == DISABLED)
     if connection.execute(mine.values(valid_since=since)).rowcount == 0:
-        raise accounts.Taken("this account is not disabled")
+        raise Conflict("this account is not disabled")
 
 
 def count_changes(connection: Connection, user_id: str) -> int:

@@ -10,6 +10,7 @@ from sqlalchemy import Column, Connection, Row, Table, func, select
 
 from .. import accounts
 from ..database.schema import apps, devices, heads, redirects, users
+from ..errors import NotFound
 
 
 class App(NamedTuple):
@@ -59,10 +60,10 @@ def list_devices(connection: Connection, user_id: str) -> list[Device]:
 
 
 def device(connection: Connection, device_id: str) -> tuple[str, str]:
-    """Return the app and the user of a device; raises Unknown."""
+    """Return the app and the user of a device; raises NotFound."""
     found = connection.execute(select(devices.c.app_id, devices.c.user_id).where(devices.c.id == device_id)).first()
     if found is None:
-        raise accounts.Unknown(f"there is no such device: {device_id}")
+        raise NotFound(f"there is no such device: {device_id}")
     return found.app_id, found.user_id
 
 

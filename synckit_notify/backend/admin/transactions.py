@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from ...errors import Refused
 from ..context import current_backend
-from ..database.store import Busy
+from ..errors import Busy
 from ..request_fields import check_text
 from ..sessions import Holder
 

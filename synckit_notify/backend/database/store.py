@@ -10,7 +10,6 @@ each process opens for itself.
 """
 
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,11 +23,11 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ... import ConfigurationError
-from ...errors import Refused
+from ..errors import Busy, Unwritable
 from . import schema, sqlite
 from .health import Failure, Health, Trouble
 
-__all__ = ["Busy", "Seats", "Store", "Unwritable", "upsert"]
+__all__ = ["Seats", "Store", "upsert"]
 
 QUEUE_SECONDS = 10.0
 """How long a request waits for its turn in this process."""
@@ -55,32 +54,6 @@ class Database(Protocol):
     def make_engine(self, url: URL) -> Engine: ...
     def run(self, connection: Connection, work: Callable[[Connection], T]) -> T: ...
     def trouble(self, error: BaseException | None) -> Trouble | None: ...
-
-
-class Busy(Refused):
-    """The server is overloaded, or its database is locked, away or unusable; the client may try again soon.
-
-    `reason` is a sentence for the operator alone, with the words of the driver.
-    """
-
-    status = 503
-    sentence = "the server is busy, try again"
-    seconds = (1, 5)
-
-    def __init__(self, reason: str | None = None) -> None:
-        super().__init__(self.sentence)
-        self.reason = reason
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(random.randint(*self.seconds))}
-
-
-class Unwritable(Busy):
-    """The database can be read and not written: a full disk, or a read-only database."""
-
-    sentence = "the server cannot store anything at the moment, try again later"
-    seconds = (10, 30)
 
 
 class Seats:

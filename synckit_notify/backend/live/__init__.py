@@ -18,12 +18,11 @@ import re
 from flask import Blueprint, Flask, Request, Response, current_app, render_template, request
 from sqlalchemy import Connection, select
 
-from ...errors import Forbidden
 from .. import accounts
-from ..accounts import Unknown
 from ..context import current_backend
 from ..database.schema import apps
 from ..development import DEMO_EMAIL, PAGE_APP
+from ..errors import NotFound, NotLocal
 from ..oauth import pages
 
 TOKEN_SECONDS = 600
@@ -40,13 +39,6 @@ _PROXIES = re.compile(r"forwarded|x-forwarded-.*|x-real-ip|x-client-ip|true-clie
 blueprint = Blueprint(
     "synckit_live", __name__, static_folder="static", static_url_path="/static", template_folder="templates"
 )
-
-
-class OnlyHere(Forbidden):
-    """The page is not opened on the machine that serves it; the sentence says what to do."""
-
-    def __init__(self) -> None:
-        super().__init__("the demo works on this machine only: open http://127.0.0.1:PORT/ on it, without a proxy")
 
 
 def install(app: Flask) -> None:
@@ -66,7 +58,7 @@ def show() -> str:
 def begin() -> dict[str, str]:
     """Answer a token for the demo account."""
     if not is_from_here(request):
-        raise OnlyHere
+        raise NotLocal
     backend = current_backend()
     app, user, valid_since = backend.store.write_alone(_demo)
     token = backend.signer.sign(app, user, valid_since=valid_since, seconds=TOKEN_SECONDS)
@@ -102,7 +94,7 @@ def _demo(connection: Connection) -> tuple[str, str, int | None]:
     """Return the page's app, the demo's user and the second before which his tokens do not count."""
     user = accounts.account_of(connection, DEMO_EMAIL)
     if user is None:
-        raise Unknown(
+        raise NotFound(
             "there is no demo account: it is made when gunicorn starts on 127.0.0.1 with an empty database; "
             "move the folder instance/ away and start again"
         )

@@ -51,7 +51,7 @@ class Asked:
 
 
 def validate_request(store: Store, query: Fields) -> Asked:
-    """Return what an app asks for; raises OAuth2Error, and Invalid for a parameter that is out of bounds."""
+    """Return what an app asks for; raises OAuth2Error, and InvalidField for a parameter that is out of bounds."""
     grant = _Server(store).get_consent_grant(_given(query))
     return Asked(grant.client.client.name, grant.redirect_uri)
 
@@ -69,7 +69,7 @@ def authorize(store: Store, query: Fields, user: Row[Any] | None) -> str:
 
 
 def exchange_code(store: Store, app: str, body: Fields) -> Session | Replayed:
-    """Return the session that an app's code is exchanged for; raises OAuth2Error and Invalid."""
+    """Return the session that an app's code is exchanged for; raises OAuth2Error and InvalidField."""
     device = body.optional_text("device_id", longest=128)
     request = _Request({name: body.text(name, longest=MAX_ADDRESS_CHARACTERS) for name in GRANT_PARAMETERS})
     code = request.form["code"]

@@ -26,8 +26,9 @@ from werkzeug.urls import iri_to_uri
 from ...errors import Refused
 from .. import accounts, rate_limit, request_fields, request_limits
 from ..context import current_backend
+from ..errors import InvalidField, WrongCredentials
 from ..passwords import MAX_PASSWORD_CHARACTERS
-from ..request_fields import Fields, InvalidField
+from ..request_fields import Fields
 from . import authorization
 from .authorization import Asked, OAuth2Error
 
@@ -128,7 +129,7 @@ def _allow(asked: Asked, visit: Visit) -> Response:
     try:
         if user is not None:
             return _leave(authorization.authorize(current_backend().store, _query(), user))
-    except accounts.WrongCredentials:
+    except WrongCredentials:
         pass  # logged out everywhere, in this moment
     return _page(asked, Visit(visit.secret), problem=AGAIN)
 
