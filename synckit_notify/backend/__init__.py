@@ -21,14 +21,14 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 from .. import Notifier, Principal, cors
-from ..settings import cors_origins
 from . import admin, api, changelog, development, live, rate_limit, sessions
-from .context import EXTENSION_NAME, Backend, Signer
+from .context import EXTENSION_NAME, Backend
 from .database.store import Store
 from .errors import Busy
 from .last_seen import LastSeen
 from .oauth import pages
 from .oauth import routes as oauth
+from .settings import BackendSettings
 
 __all__ = ["Backend", "create_app"]
 
@@ -50,21 +50,23 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.config.update({name: value for name, value in os.environ.items() if name.startswith("SYNCKIT_")})
     app.config.update(config or {})
     development.provide_key(app)
-    store = _prepared_store(app)
+    settings = BackendSettings.read(app.config)
+    store = _prepared_store(settings.database_url or development.default_database(app))
     notifier = _make_notifier(store)
     notifier.init_app(app)
-    app.extensions[EXTENSION_NAME] = Backend(store, notifier, Signer.of(app.config), LastSeen(store))
-    prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
+    app.extensions[EXTENSION_NAME] = Backend(settings, store, notifier, LastSeen(store))
+    prefix = settings.url_prefix
     app.register_blueprint(api.blueprint, url_prefix=prefix)
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
     app.register_blueprint(pages.blueprint, url_prefix="/oauth")
-    rate_limit.install(app)
-    live.install(app)
+    if not settings.is_production:
+        app.register_blueprint(live.blueprint)
+    rate_limit.install(app, settings)
     app.cli.add_command(admin.synckit)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)
     for_pages = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # /oauth/authorize is itself a page
-    cors.install(app, cors_origins(app.config), lambda path: path.startswith(for_pages))
+    cors.install(app, settings.cors_origins, lambda path: path.startswith(for_pages))
     return app
 
 
@@ -74,9 +76,9 @@ class _JSON(DefaultJSONProvider):
     ensure_ascii = False
 
 
-def _prepared_store(app: Flask) -> Store:
+def _prepared_store(url: str) -> Store:
     """Return the store, with its schema prepared if the database is there; else the first transaction prepares it."""
-    store = Store(app.config.get("SYNCKIT_DATABASE_URL") or development.default_database(app), has_schema=True)
+    store = Store(url, has_schema=True)
     try:
         store.prepare()
     except Busy as error:

@@ -12,8 +12,9 @@ from sqlalchemy import Connection, Row
 
 from .. import Principal
 from . import accounts, changelog, keys, rate_limit, request_fields, request_limits, sessions
+from .access_tokens import TOKEN_SECONDS
 from .changelog import Change, Query
-from .context import TOKEN_SECONDS, current_backend
+from .context import current_backend
 from .database.schema import now
 from .errors import InvalidField
 from .passwords import MAX_PASSWORD_CHARACTERS, hash_password

@@ -20,14 +20,15 @@ from sqlalchemy import Connection, select
 
 from .. import ConfigurationError
 from . import accounts
-from .context import EXTENSION_NAME, PASTED_TOKEN_SECONDS, Backend
+from .access_tokens import PASTED_TOKEN_SECONDS
+from .context import EXTENSION_NAME, Backend
 from .database.schema import apps, now
 from .database.store import Store
 from .errors import Busy
 from .passwords import hash_password
 from .request_fields import rfc3339
+from .settings import is_production
 
-KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
 DEMO_APP, DEMO_EMAIL = "Demo", "demo@example.org"
 PAGE_APP = "Demo page"
 """The app of the live page and of the printed curl lines, whose changes only they can read. `DEMO_APP` is left to the
@@ -45,15 +46,10 @@ class Demo:
 
 
 def provide_key(app: Flask) -> None:
-    """Set SYNCKIT_JWT_KEY from the instance folder if none is configured; in production refuse to start without."""
-    mode = app.config.get("SYNCKIT_ENV") or "development"
-    if mode not in ("development", "production"):
-        raise ConfigurationError(f"SYNCKIT_ENV: {mode!r} is neither development nor production")
-    if app.config.get("SYNCKIT_JWT_KEY") or app.config.get("SYNCKIT_JWT_KEYS"):
-        return
-    if mode == "production":
-        raise ConfigurationError(f"SYNCKIT_JWT_KEY is not set: in production the service needs a key; {KEY_ADVICE}")
-    app.config["SYNCKIT_JWT_KEY"] = _kept_key(make_folder(app) / "jwt.key")
+    """Set SYNCKIT_JWT_KEY to the key in the instance folder, in development and if no key is configured."""
+    has_key = app.config.get("SYNCKIT_JWT_KEY") or app.config.get("SYNCKIT_JWT_KEYS")
+    if not is_production(app.config) and not has_key:
+        app.config["SYNCKIT_JWT_KEY"] = _kept_key(make_folder(app) / "jwt.key")
 
 
 def make_folder(app: Flask) -> Path:
@@ -82,7 +78,7 @@ def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
     """
     addresses = list(bind_addresses)
     backend: Backend | None = app.extensions.get(EXTENSION_NAME)
-    if backend is None or app.config.get("SYNCKIT_ENV", "development") == "production":
+    if backend is None or backend.settings.is_production:
         return
     if not addresses or not all(_is_local(address) for address in addresses):
         return
@@ -93,7 +89,7 @@ def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
         return
     if demo is not None:
         token = backend.signer.sign(demo.curl_app, demo.user, seconds=PASTED_TOKEN_SECONDS)
-        prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
+        prefix = backend.settings.url_prefix
         print(_instructions(demo, password, token, addresses[0], prefix), flush=True)
 
 

@@ -25,28 +25,24 @@ import hashlib
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from flask import Flask, Response, current_app, g, request
-from limits import RateLimitItem, parse_many
+from limits import RateLimitItem
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from .. import ConfigurationError
 from ..runtime.per_process import PerProcess
-from ..settings import broker_namespace
 from . import accounts, request_fields, request_limits
 from .context import current_backend
 from .counters import Counters
 from .errors import TooManyAttempts
+from .settings import BackendSettings
 
-DEFAULT_LIMIT = "10/minute; 100/hour"
-OFF = "off"
 WIDER = 10
 IPV6_NETWORK = 64
 
 EXTENSION_NAME = "synckit_limiter"
-REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +57,7 @@ def address() -> str:
 
 def client_address() -> str | None:
     """Return the same, or None where it may be the address of a proxy that all clients share."""
-    through_unknown_proxy = "X-Forwarded-For" in request.headers and not _proxies(current_app.config)
+    through_unknown_proxy = "X-Forwarded-For" in request.headers and not current_backend().settings.proxies
     return None if through_unknown_proxy else _network()
 
 
@@ -116,12 +112,10 @@ RULES = {
 class Limiter:
     """The limits of one application, and its counters, which each process makes at its first count."""
 
-    def __init__(
-        self, limits: Sequence[RateLimitItem], redis_url: str | None, namespace: str, *, expects_proxy: bool
-    ) -> None:
-        self.limits = limits
-        self.counters = PerProcess(lambda: Counters(redis_url, namespace))
-        self.expects_proxy = expects_proxy
+    def __init__(self, settings: BackendSettings) -> None:
+        self.limits = settings.login_limits
+        self.counters = PerProcess(lambda: Counters(settings.redis_url, settings.broker_namespace))
+        self.expects_proxy = settings.proxies > 0
         """Whether X-Forwarded-For is expected, or was warned of already."""
 
     def attempt(self, rule: Rule) -> None:
@@ -166,20 +160,13 @@ class Attempt:
             response.headers["Retry-After"] = str(max(1, -reset_at - int(time.time())))
 
 
-def install(app: Flask) -> None:
-    """Limit the routes of an application, which must be registered already.
-
-    Reads SYNCKIT_LOGIN_LIMIT, SYNCKIT_PROXIES and the broker's settings; raises ConfigurationError.
-    """
-    if proxies := _proxies(app.config):
-        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
-    limits = _limits(app.config)
-    if not limits:
+def install(app: Flask, settings: BackendSettings) -> None:
+    """Limit the routes of an application, which must be registered already."""
+    if settings.proxies:
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=settings.proxies, x_proto=0, x_host=0)  # type: ignore[method-assign]
+    if not settings.login_limits:
         return
-    url = app.config.get("SYNCKIT_BROKER_URL") or ""
-    redis_url = url if url.startswith(REDIS_SCHEMES) else None
-    limiter = Limiter(limits, redis_url, broker_namespace(app.config), expects_proxy=proxies > 0)
-    app.extensions[EXTENSION_NAME] = limiter
+    app.extensions[EXTENSION_NAME] = limiter = Limiter(settings)
     for endpoint, rule in RULES.items():
         app.view_functions[endpoint] = _limited(app.view_functions[endpoint], limiter, rule)
     app.after_request(_finish)
@@ -216,27 +203,6 @@ def _account(email: str) -> str:
 def _body() -> bytes:
     request.max_content_length = request_limits.MAX_SMALL_BODY_BYTES
     return request.get_data()
-
-
-def _limits(config: Mapping[str, Any]) -> list[RateLimitItem]:
-    """Return the limits for one key, none if they are switched off."""
-    text = str(config.get("SYNCKIT_LOGIN_LIMIT") or DEFAULT_LIMIT).strip()
-    if text.lower() == OFF:
-        return []
-    try:
-        return parse_many(text)
-    except ValueError as error:
-        raise ConfigurationError(
-            f"SYNCKIT_LOGIN_LIMIT: {text!r} is not a limit: give the number of failures allowed in a time, like "
-            f"{DEFAULT_LIMIT}, or {OFF}"
-        ) from error
-
-
-def _proxies(config: Mapping[str, Any]) -> int:
-    value = str(config.get("SYNCKIT_PROXIES") or "0")
-    if not (value.isascii() and value.isdecimal()):
-        raise ConfigurationError(f"SYNCKIT_PROXIES: {value!r} is not a number of proxies")
-    return int(value)
 
 
 def _warn_of_proxy() -> None:

@@ -58,7 +58,7 @@ def test_production_without_a_key_refuses_and_says_how_to_make_one(folder: Path,
 
 
 def test_an_unknown_environment_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="SYNCKIT_ENV: 'prod' is neither development nor production"):
+    with pytest.raises(ConfigurationError, match="SYNCKIT_ENV: 'prod' must be development or production"):
         create_app({"SYNCKIT_ENV": "prod"}, instance_path=folder)
 
 

@@ -10,7 +10,8 @@ from flask.cli import AppGroup
 from sqlalchemy import Connection
 
 from .. import accounts, changelog
-from ..context import PASTED_TOKEN_SECONDS, current_backend
+from ..access_tokens import PASTED_TOKEN_SECONDS
+from ..context import current_backend
 from ..errors import Conflict
 from .apps import app_group
 from .changes import change_group

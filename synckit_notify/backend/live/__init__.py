@@ -15,7 +15,7 @@ In production nothing of all this exists.
 import ipaddress
 import re
 
-from flask import Blueprint, Flask, Request, Response, current_app, render_template, request
+from flask import Blueprint, Request, Response, render_template, request
 from sqlalchemy import Connection, select
 
 from .. import accounts
@@ -41,17 +41,11 @@ blueprint = Blueprint(
 )
 
 
-def install(app: Flask) -> None:
-    """Mount the page, unless this is production."""
-    if app.config.get("SYNCKIT_ENV") != "production":
-        app.register_blueprint(blueprint)
-
-
 @blueprint.get("/")
 def show() -> str:
     """Show the page."""
-    prefix = current_app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
-    return render_template("live.html", api=request.script_root + prefix, devices=("Laptop", "Phone"))
+    api = request.script_root + current_backend().settings.url_prefix
+    return render_template("live.html", api=api, devices=("Laptop", "Phone"))
 
 
 @blueprint.post("/live/session")

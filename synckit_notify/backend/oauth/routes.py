@@ -13,7 +13,8 @@ from flask import Blueprint, request
 
 from ...errors import InvalidToken, Refused
 from .. import accounts, rate_limit, request_fields, request_limits, sessions
-from ..context import TOKEN_SECONDS, current_backend
+from ..access_tokens import TOKEN_SECONDS
+from ..context import current_backend
 from ..errors import (
     InvalidClient,
     InvalidField,
