@@ -26,7 +26,7 @@ from werkzeug.exceptions import HTTPException
 
 from .errors import Forbidden, HookFailed, InvalidToken, Refused
 from .runtime import gevent_compat
-from .runtime.logs import FaultLog
+from .runtime.logs import RateLimitedLog
 from .streams.channel import ChannelKey
 from .tokens import Principal
 
@@ -62,7 +62,7 @@ class HookCalls:
     def __init__(self, app: Flask, hooks: Hooks) -> None:
         self._app = app
         self._hooks = hooks
-        self._faults = FaultLog()
+        self._faults = RateLimitedLog()
 
     def authenticate(self, hook: Authenticate, request: Request) -> Principal:
         """Return whom the host recognises; raises a Refused."""

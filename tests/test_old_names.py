@@ -70,6 +70,8 @@ OLD_NAMES = [
     "runtime.gevent_compat:call",
     "runtime.background:Periodic.settle",
     "runtime.logs:SparingLog",
+    "runtime.logs:FaultLog",
+    "runtime.logs:MAX_FAULTS",
     "gunicorn_hooks:FewAndDiscreet",
     "brokers:Link",
     "brokers.connection:Lost",

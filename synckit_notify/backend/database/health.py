@@ -11,6 +11,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from ...runtime.logs import RateLimitedLog
+
 LOG_SECONDS = 30.0
 """The log gets at most one line of each Trouble in this time."""
 
@@ -47,24 +49,17 @@ class Health:
         self.is_writable = True
         self._clock = clock
         self._written_at: float | None = None
-        self._logged_at: dict[Trouble, float] = {}
-        self._left_out: dict[Trouble, int] = {}
+        self._log = RateLimitedLog(seconds=LOG_SECONDS, logger=log, clock=clock)
 
     def failed(self, failure: Failure) -> None:
-        """Remember a failure, and log it unless the log has a line of its Trouble already in this interval."""
-        now, trouble = self._clock(), failure.trouble
+        """Remember a failure, and log it unless the log has a line of its Trouble in this interval."""
+        trouble = failure.trouble
         if trouble is Trouble.UNWRITABLE:
-            self.is_writable, self._written_at = False, now
-        if self.is_quiet:
-            return
-        if now < self._logged_at.get(trouble, -LOG_SECONDS) + LOG_SECONDS:
-            self._left_out[trouble] = self._left_out.get(trouble, 0) + 1
-            return
-        self._logged_at[trouble] = now
-        left_out = self._left_out.pop(trouble, 0)
-        more = f" ({left_out} more like this since the last line)" if left_out else ""
-        level = logging.WARNING if trouble is Trouble.AWAY else logging.ERROR
-        log.log(level, "%s, requests that need it are answered with 503: %s%s", trouble.value, failure.words, more)
+            self.is_writable, self._written_at = False, self._clock()
+        if not self.is_quiet:
+            level = logging.WARNING if trouble is Trouble.AWAY else logging.ERROR
+            line = "%s, requests that need it are answered with 503: %s"
+            self._log.write(level, trouble, line, trouble.value, failure.words)
 
     def wrote(self) -> None:
         """Remember that a transaction was written."""
