@@ -21,6 +21,7 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 from .. import Notifier, Principal, cors
+from ..runtime.per_process import PerProcess
 from . import admin, api, changelog, development, live, rate_limit, sessions
 from .context import EXTENSION_NAME, Backend
 from .database.store import Store
@@ -54,7 +55,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     store = _prepared_store(settings.database_url or development.default_database(app))
     notifier = _make_notifier(store)
     notifier.init_app(app)
-    app.extensions[EXTENSION_NAME] = Backend(settings, store, notifier, LastSeen(store))
+    app.extensions[EXTENSION_NAME] = Backend(settings, store, notifier, PerProcess(lambda: LastSeen(store)))
     prefix = settings.url_prefix
     app.register_blueprint(api.blueprint, url_prefix=prefix)
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")

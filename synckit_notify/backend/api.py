@@ -140,7 +140,7 @@ def push() -> Answer:
             lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id),
             owner=who.user,
         )
-    backend.last_seen.note(device, move.seen_at)
+    backend.last_seen.get().note(device, move.seen_at)
     backend.notifier.publish(who.app, who.user, device, changed_at=move.changed_at, previous_at=move.previous_at)
     return {"cursor": move.cursor, "server_time": rfc3339(now())}
 
@@ -163,7 +163,7 @@ def pull() -> Answer:
     page = backend.store.read(
         lambda connection: changelog.pull(connection, who.app, who.user, device, query), owner=who.user
     )
-    backend.last_seen.note(device, page.seen_at)
+    backend.last_seen.get().note(device, page.seen_at)
     return {
         "changes": [_pulled(row) for row in page.rows],
         "cursor": page.cursor,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from flask import current_app
 
 from .. import Notifier
+from ..runtime.per_process import PerProcess
 from .access_tokens import Signer
 from .database.store import Store
 from .last_seen import LastSeen
@@ -20,7 +21,7 @@ class Backend:
     settings: BackendSettings
     store: Store
     notifier: Notifier
-    last_seen: LastSeen
+    last_seen: PerProcess[LastSeen]
 
     @property
     def signer(self) -> Signer:

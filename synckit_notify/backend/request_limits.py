@@ -5,13 +5,12 @@ others wait for one before a byte of theirs is read. An account has a few of the
 which is nearly all there are.
 """
 
-import functools
-import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 
 from flask import Request
 
+from ..runtime.per_process import PerProcess
 from .database.store import Seats
 
 MAX_SMALL_BODY_BYTES = 16 * 1024
@@ -27,13 +26,15 @@ client holds his seat for minutes, so they are not too few; when all are taken, 
 LARGE_SEATS_OF_ONE = 4
 """For one account, whose slow clients would else keep everybody's large pushes waiting."""
 
+_large_seats = PerProcess(lambda: Seats(LARGE_SEATS, LARGE_SEATS_OF_ONE))
+
 
 def slot(request: Request, account: str) -> AbstractContextManager[None]:
     """Hold a seat for a block if the request's body is large, or of a length it does not tell; raises Busy."""
     length = request.content_length
     if length is not None and length <= SMALL:
         return nullcontext()
-    return _large_seats(os.getpid()).acquire(account)
+    return _large_seats.get().acquire(account)
 
 
 def read(request: Request) -> bytes:
@@ -42,8 +43,3 @@ def read(request: Request) -> bytes:
     if len(body) > SMALL:
         time.sleep(0.001)
     return body
-
-
-@functools.cache
-def _large_seats(pid: int) -> Seats:
-    return Seats(LARGE_SEATS, LARGE_SEATS_OF_ONE)

@@ -9,7 +9,6 @@ differently is in a module of each, behind the protocol Database. Nothing is ope
 each process opens for itself.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +22,7 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ... import ConfigurationError
+from ...runtime.per_process import PerProcess
 from ..errors import Busy, Unwritable
 from . import schema, sqlite
 from .health import Failure, Health, Trouble
@@ -129,7 +129,7 @@ class Store:
         self._database.check(self._url)
         self._has_schema = has_schema
         self._is_prepared = False
-        self._opened: dict[int, _Opened] = {}
+        self._opened = PerProcess(lambda: _Opened.of(self._database, self._url))
 
     def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
         """Run `work` on one unchanging snapshot of the database, in turn with the owner's other reads (Seats)."""
@@ -169,8 +169,7 @@ class Store:
 
     def dispose(self) -> None:
         """Close this process's connections; the next transaction opens new ones."""
-        opened = self._opened.pop(os.getpid(), None)
-        if opened is not None:
+        if (opened := self._opened.forget()) is not None:
             opened.engine.dispose()
 
     def _run(self, transaction: "Callable[[_Opened], T]", *, writes: bool = False) -> T:
@@ -203,16 +202,12 @@ class Store:
     def _look_again(self) -> None:
         """Let the next transaction connect anew and check the schema: somebody may have put another database there."""
         self._is_prepared = False
-        if (opened := self._opened.get(os.getpid())) is not None:
+        if (opened := self._opened.made()) is not None:
             opened.engine.dispose()
 
     def _open(self) -> "_Opened":
-        pid = os.getpid()
-        opened = self._opened.get(pid)
-        if opened is not None:
-            return opened
         try:
-            return self._opened.setdefault(pid, _Opened.of(self._database, self._url))
+            return self._opened.get()
         except ConfigurationError as error:
             raise Failure(Trouble.WRONG, error) from None
 
