@@ -85,8 +85,8 @@ def test_a_code_may_be_traded_with_a_form_too(app: Flask, visitor: Visit, api_ke
         ({"client_id": "nobody"}, "The client does not exist"),
         ({"redirect_uri": None}, "redirect_uri: is neither"),
         ({"redirect_uri": WEB}, "redirect_uri: is neither"),
-        ({"redirect_uri": CALLBACK + "?" + "x" * 2048}, "redirect_uri: at most 2048 characters"),
-        ({"state": "a\0b"}, "state: NUL and lone surrogates are not allowed"),
+        ({"redirect_uri": CALLBACK + "?" + "x" * 2048}, "redirect_uri: must have at most 2048 characters"),
+        ({"state": "a\0b"}, "state: must not contain NUL or lone surrogates"),
     ],
 )
 def test_where_it_is_not_sure_whose_address_it_is_the_person_is_told_and_sent_nowhere(
