@@ -84,7 +84,9 @@ def _prepared_store(url: str) -> Store:
         store.prepare()
     except Busy as error:
         if click.get_current_context(silent=True) is None:  # a command says so itself
-            log.warning("the service starts without its database and answers 503 until it is there: %s", error.reason)
+            log.warning(
+                "the service starts without its database and answers 503 until it is available: %s", error.reason
+            )
     finally:
         store.dispose()
     return store

@@ -107,9 +107,10 @@ class TestADatabaseThatIsAway:
         assert [request(app, "GET", "/api/sync/status").status_code for _ in range(5)] == [503] * 5
         assert (app.test_client().get("/api/sync/live").status_code, ready(app)) == (200, (503, None))
         assert [record.message for record in caplog.records] == [
-            "the service starts without its database and answers 503 until it is there: "
-            "the database is away or busy: unable to open database file",
-            "the database is away or busy, requests that need it are answered with 503: unable to open database file",
+            "the service starts without its database and answers 503 until it is available: "
+            "the database is unavailable or busy: unable to open database file",
+            "the database is unavailable or busy, requests that need it are answered with 503: "
+            "unable to open database file",
         ]
         file.parent.mkdir()
         assert request(app, "GET", "/api/sync/status").get_json()["cursor"] == 0
@@ -136,7 +137,7 @@ class TestADatabaseThatIsAway:
 
     def test_a_command_says_so_in_one_sentence(self, clone: Path, file: Path) -> None:
         assert flask(clone, "user", "list", SYNCKIT_DATABASE_URL=f"sqlite:///{file}") == (
-            *(1, "", "Error: the database is away or busy: unable to open database file\n"),
+            *(1, "", "Error: the database is unavailable or busy: unable to open database file\n"),
         )
 
     def test_a_connection_attempt_does_not_stop_the_hub(self, file: Path) -> None:
@@ -171,7 +172,7 @@ class TestAWrongDatabase:
             (
                 "ERROR",
                 "the database cannot be used, requests that need it are answered with 503: SYNCKIT_DATABASE_URL: the "
-                "database holds tables of another program: users; name an empty one",
+                "database holds tables of another program: users; use an empty database",
             )
         ]
         file.unlink()
@@ -238,7 +239,7 @@ class TestADatabaseThatCannotBeWritten:
         assert alice.pull(laptop)["cursor"] == 1
         assert ready(app) == (200, False)
         assert [(record.levelname, record.exc_info) for record in caplog.records] == [("ERROR", None)]
-        assert "its disk is full or it is read-only, requests that need it are answered with 503: " in caplog.text
+        assert "(full disk or read-only), requests that need it are answered with 503: " in caplog.text
         disk.pages = 0
         assert alice.push(laptop, change(data="x" * 100_000)) == 2
         assert ready(app) == (200, True)

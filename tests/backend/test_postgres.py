@@ -152,7 +152,7 @@ class TestAServerThatGoesAway:
             )
             assert (response.status_code, response.get_json()) == (503, {"error": "the server is busy, try again"})
             assert 1 <= int(response.headers["Retry-After"]) <= 5
-            assert "the database is away or busy, requests that need it are answered with 503: conn" in caplog.text
+            assert "unavailable or busy, requests that need it are answered with 503: conn" in caplog.text
             assert "psycopg" not in caplog.text  # no traceback of the driver
             assert "secret" not in caplog.text
         assert ready(app) == (200, True)

@@ -41,7 +41,7 @@ class TestAServerThatIsAwayAtTheStart:
 
     def test_is_not_there(self, reason: Callable[[str], str]) -> None:
         words = reason("postgresql://somebody:secret@127.0.0.1:1/synckit")
-        assert "answers 503 until it is there: the database is away or busy: connection failed" in words
+        assert "answers 503 until it is available: the database is unavailable or busy: connection failed" in words
         assert "\n" not in words
 
     def test_has_no_such_database(self, reason: Callable[[str], str], postgresql: PostgreSQL) -> None:
@@ -93,7 +93,7 @@ class TestAServerThatCannotBeUsed:
     def test_is_in_another_encoding(self, postgresql: PostgreSQL) -> None:
         with postgresql.connect() as connection:
             connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
-            assert "must be made with ENCODING 'UTF8'" in self.refusal(postgresql.url("latin"))
+            assert "must be created with ENCODING 'UTF8'" in self.refusal(postgresql.url("latin"))
             connection.execute("DROP DATABASE latin")
 
     def test_needs_psycopg_which_is_missing(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,13 +225,13 @@ class TestADatabaseThatIsRefused:
     def test_has_another_version(self, url: str, version: int) -> None:
         create_app(settings(url))
         execute(url, f"UPDATE meta SET schema_version = {version}")
-        words = f"schema version {version}, this release knows only {schema.SCHEMA_VERSION}; run the release that made"
+        words = f"schema version {version}, this release needs {schema.SCHEMA_VERSION}: run the release that made"
         with pytest.raises(ConfigurationError, match=words):
             create_app(settings(url))
 
     def test_belongs_to_another_program_and_is_left_as_it_was(self, url: str) -> None:
         execute(url, "CREATE TABLE users (id INTEGER)")
-        with pytest.raises(ConfigurationError, match="holds tables of another program: users; name an empty one"):
+        with pytest.raises(ConfigurationError, match="holds tables of another program: users; use an empty database"):
             create_app(settings(url))
         assert tables(url) == ["users"]
 
@@ -244,13 +244,13 @@ class TestADatabaseThatIsRefused:
     def test_is_only_a_part(self, url: str) -> None:
         create_app(settings(url))
         execute(url, "DROP TABLE pushes")
-        with pytest.raises(ConfigurationError, match="lacks tables: pushes; restore a whole backup, or name another"):
+        with pytest.raises(ConfigurationError, match="lacks tables: pushes; restore a complete backup, or use another"):
             create_app(settings(url))
 
     def test_lost_its_version(self, url: str) -> None:
         create_app(settings(url))
         execute(url, "DELETE FROM meta")
-        with pytest.raises(ConfigurationError, match="has schema version None, this release knows only"):
+        with pytest.raises(ConfigurationError, match="has schema version None, this release needs"):
             create_app(settings(url))
 
 

@@ -1,9 +1,9 @@
-"""Database errors that are no fault of this program, and what the log and `/ready` say about them.
+"""Database errors that are not bugs of this program, and what the log and `/ready` report of them.
 
-    a driver's error ──▶ Trouble (sqlite, postgres) ──▶ Failure (store) ──▶ Health: one log line an interval, `writable`
+    a driver's error ──▶ Trouble (sqlite, postgres) ──▶ Failure (store) ──▶ Health: rate-limited log lines, `writable`
 
-A Trouble is answered with 503. An error of a driver that is none of these is a bug of ours, and keeps its traceback.
-Nothing here holds a lock, so a Health may exist before a fork; a race between two threads only miscounts a line.
+A Trouble is answered with 503. Any other error of a driver is a bug of ours and keeps its traceback. Nothing here holds
+a lock, so a Health may exist before a fork.
 """
 
 import enum
@@ -14,26 +14,26 @@ from collections.abc import Callable
 from ...runtime.logs import RateLimitedLog
 
 LOG_SECONDS = 30.0
-"""The log gets at most one line of each Trouble in this time."""
+"""Each Trouble is logged at most once in this time."""
 
 TRIAL_SECONDS = 30.0
-"""How long the result of a write is good for. After that `/ready` asks for a new one."""
+"""How long the result of the last write is valid. After that `/ready` tries a new write."""
 
-MAX_REASON_LENGTH = 500
+MAX_REASON_CHARACTERS = 500
 
 log = logging.getLogger(__name__)
 
 
 class Trouble(enum.Enum):
-    """Why a transaction could not be run; the value is the beginning of its log line."""
+    """Why a transaction could not be run; the value begins its log line."""
 
-    AWAY = "the database is away or busy"
-    UNWRITABLE = "the database cannot be written, its disk is full or it is read-only"
+    AWAY = "the database is unavailable or busy"
+    UNWRITABLE = "the database cannot be written (full disk or read-only)"
     WRONG = "the database cannot be used"
 
 
 class Failure(Exception):
-    """A transaction that could not be run, with the words of the driver; for Store alone."""
+    """A transaction that could not be run, with the driver's message. Only Store handles it."""
 
     def __init__(self, trouble: Trouble, error: object) -> None:
         self.trouble = trouble
@@ -42,7 +42,7 @@ class Failure(Exception):
 
 
 class Health:
-    """What one process knows about its database. `is_quiet` switches its log lines off."""
+    """What one process knows about its database. `is_quiet` switches the log lines off."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.is_quiet = False
@@ -52,7 +52,7 @@ class Health:
         self._log = RateLimitedLog(seconds=LOG_SECONDS, logger=log, clock=clock)
 
     def failed(self, failure: Failure) -> None:
-        """Remember a failure, and log it unless the log has a line of its Trouble in this interval."""
+        """Remember a failure, and log it at most once in LOG_SECONDS for each Trouble."""
         trouble = failure.trouble
         if trouble is Trouble.UNWRITABLE:
             self.is_writable, self._written_at = False, self._clock()
@@ -62,11 +62,11 @@ class Health:
             self._log.write(level, trouble, line, trouble.value, failure.words)
 
     def wrote(self) -> None:
-        """Remember that a transaction was written."""
+        """Remember that a transaction was committed."""
         self.is_writable, self._written_at = True, self._clock()
 
     def trial_is_due(self) -> bool:
-        """Return whether the last write is too old to tell; the caller then tries one, and no other caller does."""
+        """Return whether the result of the last write is too old. The caller that gets True must try a write."""
         now = self._clock()
         if self._written_at is not None and now < self._written_at + TRIAL_SECONDS:
             return False
@@ -75,5 +75,5 @@ class Health:
 
 
 def one_line(error: object) -> str:
-    """Return the words of an error as one line of a bounded length."""
-    return " ".join(str(error).split())[:MAX_REASON_LENGTH]
+    """Return the message of an error as one line of bounded length."""
+    return " ".join(str(error).split())[:MAX_REASON_CHARACTERS]
