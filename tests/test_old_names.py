@@ -98,6 +98,7 @@ OLD_NAMES = [
     "backend.rate_limit:admit",
     "backend.passwords:everybody",
     "backend.request_limits:seat",
+    "backend.request_limits:SMALL",
     "backend.request_fields:Malformed",
     "backend.request_fields:Invalid",
     "backend.accounts:Taken",

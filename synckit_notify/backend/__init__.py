@@ -2,10 +2,10 @@
 
     settings ──▶ Backend (context) ──▶ routes (api, oauth, live), commands (`flask synckit`), demo (development)
 
-`create_app` reads the environment's SYNCKIT_* and makes the Flask application. It leaves nothing open behind, neither
-connection nor lock, so a server may fork after it. Only what an operator must correct stops it: a setting that cannot
-be read, a missing driver, a database that was reached and is not ours. A database that is away stops nothing: a worker
-that is started anew meanwhile would take the whole service down with it.
+`create_app` reads SYNCKIT_* from the environment and makes the Flask application. It leaves no connection and no lock
+open, so a server may fork after it. It fails only for what an operator must correct: an invalid setting, a missing
+driver, a database of another program. An unavailable database does not stop the start: otherwise one worker that starts
+during an outage would stop gunicorn, and with it the streams of all other workers.
 """
 
 import logging
@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 
 
 def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | Path | None = None) -> Flask:
-    """Return the backend as a Flask application; raises ConfigurationError naming the setting that is wrong.
+    """Return the backend as a Flask application; raises ConfigurationError, which names the wrong setting.
 
-    `config` goes over the SYNCKIT_* of the environment; `instance_path` is where the default database and,
-    in development, the key are kept.
+    `config` takes precedence over SYNCKIT_* in the environment. `instance_path` is the folder of the default database
+    and, in development, of the key.
     """
     folder = None if instance_path is None else str(Path(instance_path).absolute())
     app = Flask(__name__, instance_path=folder, static_folder=None)
@@ -66,24 +66,24 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.cli.add_command(admin.synckit)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)
-    for_pages = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # /oauth/authorize is itself a page
-    cors.install(app, settings.cors_origins, lambda path: path.startswith(for_pages))
+    for_scripts = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # not /oauth/authorize, which is a page
+    cors.install(app, settings.cors_origins, lambda path: path.startswith(for_scripts))
     return app
 
 
 class _JSON(DefaultJSONProvider):
-    """UTF-8 as it is: escaped, a character may take twelve bytes of an answer instead of four."""
+    """JSON in plain UTF-8: escaped, a character may take twelve bytes instead of four."""
 
     ensure_ascii = False
 
 
 def _prepared_store(url: str) -> Store:
-    """Return the store, with its schema prepared if the database is there; else the first transaction prepares it."""
+    """Return the store. If the database is unavailable now, the first transaction checks or creates the schema."""
     store = Store(url, has_schema=True)
     try:
         store.prepare()
     except Busy as error:
-        if click.get_current_context(silent=True) is None:  # a command says so itself
+        if click.get_current_context(silent=True) is None:  # a command prints it itself
             log.warning(
                 "the service starts without its database and answers 503 until it is available: %s", error.reason
             )
@@ -117,7 +117,7 @@ def _make_notifier(store: Store) -> Notifier:
 def _answer_errors_as_json(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        """Answer for a Refused too."""
+        """Answer also for every Refused, which is an HTTPException."""
         headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
         return _error(error.description or error.name, error.code or 500, headers)
 
@@ -134,6 +134,6 @@ def _error(sentence: str, status: int, headers: Mapping[str, str]) -> Response:
 
 
 def _forbid_storing(response: Response) -> Response:
-    """Keep tokens and ciphertext out of every cache on the way; a stream has said more already."""
+    """Keep tokens and ciphertext out of all caches; a stream has set a stricter header already."""
     response.headers.setdefault("Cache-Control", "no-store")
     return response

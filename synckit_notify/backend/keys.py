@@ -1,7 +1,7 @@
-"""The envelope of a user's master key in one app: an opaque text with a version, which the server cannot open.
+"""The envelope of a user's master key in one app: an opaque string with a version, which the server cannot open.
 
-Losing an envelope loses all of a user's data, so it is only ever replaced by somebody who knows which one that is.
-All functions are pieces of a transaction, to be run by a Store.
+Losing an envelope means losing all of the user's data, so a client can replace it only by naming its current version.
+Each function is a part of a transaction, to be run by a Store.
 """
 
 from sqlalchemy import ColumnElement, Connection, and_, select
@@ -15,12 +15,12 @@ MAX_ENVELOPE_BYTES = 4096
 
 
 def create(connection: Connection, app: str, user: str, envelope: str) -> int:
-    """Store the first envelope and return its version; raises Conflict if there is one."""
+    """Store the first envelope and return its version; raises Conflict if one is stored already."""
     row = {"app_id": app, "user_id": user, "envelope": envelope, "version": 1, "updated_at": now()}
     statement = upsert(connection, envelopes).values(row).on_conflict_do_nothing().returning(envelopes.c.version)
     version: int | None = connection.execute(statement).scalar()
     if version is None:
-        raise Conflict("there is an envelope already: to replace it, name its version as expected_version")
+        raise Conflict("an envelope is stored already: to replace it, send its version as expected_version")
     return version
 
 
@@ -31,7 +31,7 @@ def replace(connection: Connection, app: str, user: str, envelope: str, expected
     version: int | None = connection.execute(statement.returning(envelopes.c.version)).scalar()
     if version is None:
         _, current = fetch(connection, app, user)
-        raise Conflict(f"expected_version: the envelope is at version {current}")
+        raise Conflict(f"expected_version: the stored envelope has version {current}")
     return version
 
 

@@ -166,7 +166,7 @@ def test_the_same_address_may_have_a_new_account_that_is_empty(
 
 def test_nobody_is_deleted_unasked(run: Run, app: Flask, alice_there: Person) -> None:
     result = app.test_cli_runner().invoke(args=["synckit", "user", "delete", ALICE], input="n\n")
-    assert (result.exit_code, "with 1 changes, for ever?" in result.output) == (1, True)
+    assert (result.exit_code, "with 1 changes permanently?" in result.output) == (1, True)
     assert alice_there.calls.get("/status")[0] == 200
     run("user", "delete", ALICE, stdin="y\n")
     assert alice_there.calls.get("/status")[0] == 401

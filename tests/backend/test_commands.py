@@ -129,8 +129,8 @@ def test_an_address_that_others_may_listen_at_is_not_registered(run: Run, app: F
 def test_an_address_is_registered_for_an_app_that_there_is_and_taken_away_once(run: Run, app: Flask) -> None:
     run("app", "add", "notes")
     for words in (["notes", "https://notes.example.org/done"], ["notes", "com.example.notes:/done?a=b"]):
-        assert "from now on answered at" in run("app", "redirect", *words)
-        assert "no longer answered at" in run("app", "redirect", *words, "--remove")
+        assert "may now redirect to" in run("app", "redirect", *words)
+        assert "no longer redirect to" in run("app", "redirect", *words, "--remove")
         assert "no such address" in refused(app, "app", "redirect", *words, "--remove")
     assert "no such app" in refused(app, "app", "redirect", "mail", "https://mail.example.org/")
 

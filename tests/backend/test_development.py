@@ -64,7 +64,7 @@ def test_an_unknown_environment_is_refused(folder: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="cannot make the folder"):
+    with pytest.raises(ConfigurationError, match="cannot create the folder"):
         create_app(instance_path=tmp_path / "file" / "instance")
 
 

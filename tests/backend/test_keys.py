@@ -24,7 +24,7 @@ def test_without_an_expected_version_it_is_only_created(alice: Caller) -> None:
     alice.put("/keys", {"envelope": "first"})
     status, answer = alice.put("/keys", {"envelope": "second"})
     assert status == 409
-    assert answer["error"].startswith("there is an envelope already")
+    assert answer["error"].startswith("an envelope is stored already")
     assert alice.get("/keys")[1] == {"envelope": "first", "version": 1}
 
 
@@ -33,7 +33,7 @@ def test_with_an_expected_version_exactly_that_one_is_replaced(alice: Caller) ->
     assert alice.put("/keys", {"envelope": "second", "expected_version": 1}) == (200, {"version": 2})
     for stale in (1, 3, 2**63 - 1):
         status, answer = alice.put("/keys", {"envelope": "third", "expected_version": stale})
-        assert (status, answer) == (409, {"error": "expected_version: the envelope is at version 2"})
+        assert (status, answer) == (409, {"error": "expected_version: the stored envelope has version 2"})
     assert alice.get("/keys")[1] == {"envelope": "second", "version": 2}
 
 

@@ -148,16 +148,20 @@ def test_the_largest_push_that_is_allowed_is_kept_as_it_was(alice: Caller) -> No
 @SQLITE_ONLY
 def test_a_large_push_waits_for_a_seat_and_a_small_one_does_not(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
-    device, large = alice.register("laptop"), change(data="x" * request_limits.SMALL)
+    device, large = alice.register("laptop"), change(data="x" * request_limits.MAX_UNSEATED_BODY_BYTES)
     with ExitStack() as others:
         for number in range(request_limits.LARGE_SEATS):
             others.enter_context(
-                request_limits.slot(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), f"user {number}")
+                request_limits.slot(
+                    Request({"CONTENT_LENGTH": str(request_limits.MAX_UNSEATED_BODY_BYTES + 1)}), f"user {number}"
+                )
             )
         assert alice.post("/push", {"device_id": device, "changes": [large]})[0] == 503
         assert alice.push(device, change()) == 1
     for _ in range(request_limits.LARGE_SEATS + 1):
-        assert alice.post("/push", b"{" * (request_limits.SMALL + 1))[0] == 400, "a seat is given back whatever happens"
+        assert alice.post("/push", b"{" * (request_limits.MAX_UNSEATED_BODY_BYTES + 1))[0] == 400, (
+            "a seat is given back whatever happens"
+        )
     assert alice.push(device, large) == 2
 
 
@@ -166,11 +170,13 @@ def test_large_pushes_of_one_account_leave_seats_to_others(
     alice: Caller, as_user: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
-    large = change(data="x" * request_limits.SMALL)
+    large = change(data="x" * request_limits.MAX_UNSEATED_BODY_BYTES)
     with ExitStack() as others:
         for _ in range(request_limits.LARGE_SEATS_OF_ONE):
             others.enter_context(
-                request_limits.slot(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), "alice")
+                request_limits.slot(
+                    Request({"CONTENT_LENGTH": str(request_limits.MAX_UNSEATED_BODY_BYTES + 1)}), "alice"
+                )
             )
         assert alice.post("/push", {"device_id": alice.register(), "changes": [large]})[0] == 503
         bob = as_user("bob")

@@ -170,11 +170,11 @@ def test_several_workers_starting_at_once_on_an_empty_database_offer_one_demo(
         demo = Caller(over_http(server.url), token)
         for _ in range(6):  # whichever worker answers
             assert demo.get("/status")[0] == 200
-        assert server.log.count("This database was empty") == 1
+        assert server.log.count("The database was empty") == 1
         assert "Traceback" not in server.log
     with start(clone, **database) as server:
         assert caller(server).get("/status")[0] == 401  # not the tests' key
-        assert "This database was empty" not in server.log
+        assert "The database was empty" not in server.log
 
 
 def test_the_two_curl_lines_work_as_printed(clone: Path) -> None:
