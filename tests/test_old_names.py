@@ -96,6 +96,7 @@ OLD_NAMES = [
     "doctor.stream:Heard",
     "doctor.health_checks:Tried",
     "backend.rate_limit:admit",
+    "backend.rate_limit:WIDER",
     "backend.passwords:everybody",
     "backend.request_limits:seat",
     "backend.request_limits:SMALL",

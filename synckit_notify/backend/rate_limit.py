@@ -25,7 +25,7 @@ import hashlib
 import ipaddress
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 from flask import Flask, Response, current_app, g, request
@@ -39,8 +39,10 @@ from .counters import Counters
 from .errors import TooManyAttempts
 from .settings import BackendSettings
 
-WIDER = 10
-IPV6_NETWORK = 64
+REQUEST_FACTOR = 10
+"""How many times the configured limit OAuth requests have, since what they guess at cannot be guessed."""
+
+IPV6_NETWORK_BITS = 64
 
 EXTENSION_NAME = "synckit_limiter"
 
@@ -50,13 +52,13 @@ Key = Callable[[], str]
 
 
 def address() -> str:
-    """Return the network of the client, as far as one household or machine is given it."""
+    """Return the client's IPv4 address or IPv6 network, the key of a limit."""
     _warn_of_proxy()
     return _network() or "nowhere"  # a Unix socket
 
 
 def client_address() -> str | None:
-    """Return the same, or None where it may be the address of a proxy that all clients share."""
+    """Return the same, or None if it may be the address of a proxy that all clients share."""
     through_unknown_proxy = "X-Forwarded-For" in request.headers and not current_backend().settings.proxies
     return None if through_unknown_proxy else _network()
 
@@ -68,7 +70,7 @@ def _network() -> str | None:
         return None
     if isinstance(found, ipaddress.IPv4Address):
         return str(found)
-    return str(found.ipv4_mapped or ipaddress.ip_network((found, IPV6_NETWORK), strict=False))
+    return str(found.ipv4_mapped or ipaddress.ip_network((found, IPV6_NETWORK_BITS), strict=False))
 
 
 def _account_in_json() -> str:
@@ -77,7 +79,7 @@ def _account_in_json() -> str:
 
 
 def _account_in_form() -> str:
-    """Return the account that the page's form names; the other buttons of the page count for the address."""
+    """Return the account that the page's form names; its other buttons count for the address alone."""
     email = request_fields.parse_form(_body()).optional_text(
         "email", longest=request_limits.MAX_SMALL_BODY_BYTES, shortest=0
     )
@@ -97,15 +99,15 @@ class Rule(NamedTuple):
     failures: Collection[int]
     """The statuses that count."""
     factor: int = 1
-    """How many times the configured limit is allowed."""
+    """How many times the configured limit it has."""
 
 
 RULES = {
     "synckit_backend.auth": Rule((address, _account_in_json), "password", (401,)),
     "synckit_backend.change_password": Rule((address, _user_of_token), "password", (403,)),
     "synckit_pages.decide": Rule((address, _account_in_form), "password", (403,)),
-    "synckit_pages.show": Rule((address,), "request", (400,), WIDER),
-    "synckit_oauth.token": Rule((address,), "request", (400, 401), WIDER),
+    "synckit_pages.show": Rule((address,), "request", (400,), REQUEST_FACTOR),
+    "synckit_oauth.token": Rule((address,), "request", (400, 401), REQUEST_FACTOR),
 }
 
 
@@ -113,39 +115,51 @@ class Limiter:
     """The limits of one application, and its counters, which each process makes at its first count."""
 
     def __init__(self, settings: BackendSettings) -> None:
-        self.limits = settings.login_limits
-        self.counters = PerProcess(lambda: Counters(settings.redis_url, settings.broker_namespace))
+        self._limits = settings.login_limits
+        self._counters = PerProcess(lambda: Counters(settings.redis_url, settings.broker_namespace))
         self.expects_proxy = settings.proxies > 0
         """Whether X-Forwarded-For is expected, or was warned of already."""
 
-    def attempt(self, rule: Rule) -> None:
-        """Check the limits of a request before its view runs; raises TooManyAttempts."""
-        g.synckit_attempt = attempt = Attempt(self.counters.get(), rule)
-        for key in rule.keys:
-            owner = key()
-            for limit in self.limits:
-                wider = type(limit)(limit.amount * rule.factor, limit.multiples)
-                attempt.windows.append((wider, wider.key_for(owner, rule.scope)))
-            attempt.check()
+    def limited(self, view: Callable[..., Any], rule: Rule) -> Callable[..., Any]:
+        """Return the view behind a check, which raises TooManyAttempts."""
+        limits = [type(limit)(limit.amount * rule.factor, limit.multiples) for limit in self._limits]
+
+        @functools.wraps(view)
+        def checked(**values: Any) -> Any:
+            g.synckit_attempt = attempt = Attempt(self._counters.get(), rule.failures)
+            for key in rule.keys:
+                attempt.add(limits, key(), rule.scope)
+            return view(**values)
+
+        return checked
 
 
 class Attempt:
     """One request to a limited endpoint: the limits that apply to it, each with the name of its counter."""
 
-    def __init__(self, counters: Counters, rule: Rule) -> None:
-        self._counters, self._rule = counters, rule
-        self.windows: list[tuple[RateLimitItem, str]] = []
+    def __init__(self, counters: Counters, failures: Collection[int]) -> None:
+        self._counters, self._failures = counters, failures
+        self._limits: list[tuple[RateLimitItem, str]] = []
 
-    def check(self) -> None:
-        """Raise TooManyAttempts if a limit is reached."""
-        if any(self._counters.get(counter) >= limit.amount for limit, counter in self.windows):
+    def add(self, limits: Sequence[RateLimitItem], owner: str, scope: str) -> None:
+        """Apply the limits of an address or account to this request; raises TooManyAttempts if one is reached."""
+        added = [(limit, limit.key_for(owner, scope)) for limit in limits]
+        self._limits += added
+        self._check(added)
+
+    def check_again(self) -> None:
+        """Raise TooManyAttempts if a limit is reached now."""
+        self._check(self._limits)
+
+    def _check(self, limits: Sequence[tuple[RateLimitItem, str]]) -> None:
+        if any(self._counters.get(counter) >= limit.amount for limit, counter in limits):
             raise TooManyAttempts
 
     def finish(self, response: Response) -> None:
         """Count the request if it failed, and add headers about the limit with the fewest failures left."""
-        failed = response.status_code in self._rule.failures
+        failed = response.status_code in self._failures
         states = []
-        for limit, counter in self.windows:
+        for limit, counter in self._limits:
             expiry = limit.get_expiry()
             count = self._counters.incr(counter, expiry) if failed else self._counters.get(counter)
             reset_at = int(self._counters.get_expiry(counter)) + 1
@@ -168,7 +182,7 @@ def install(app: Flask, settings: BackendSettings) -> None:
         return
     app.extensions[EXTENSION_NAME] = limiter = Limiter(settings)
     for endpoint, rule in RULES.items():
-        app.view_functions[endpoint] = _limited(app.view_functions[endpoint], limiter, rule)
+        app.view_functions[endpoint] = limiter.limited(app.view_functions[endpoint], rule)
     app.after_request(_finish)
 
 
@@ -176,16 +190,7 @@ def check_rate_limit() -> None:
     """Check the limits of this request again, when its password is about to be hashed; raises TooManyAttempts."""
     attempt: Attempt | None = g.get("synckit_attempt")
     if attempt is not None:
-        attempt.check()
-
-
-def _limited(view: Callable[..., Any], limiter: Limiter, rule: Rule) -> Callable[..., Any]:
-    @functools.wraps(view)
-    def limited(**values: Any) -> Any:
-        limiter.attempt(rule)
-        return view(**values)
-
-    return limited
+        attempt.check_again()
 
 
 def _finish(response: Response) -> Response:

@@ -290,4 +290,4 @@ def test_two_applications_in_one_process_count_apart(make_app: Callable[..., Fla
 
 def test_nothing_is_opened_before_the_first_count(make_app: Callable[..., Flask]) -> None:
     app = make_app(SYNCKIT_BROKER_URL="redis://127.0.0.1:1")
-    assert app.extensions[rate_limit.EXTENSION_NAME].counters.made() is None
+    assert app.extensions[rate_limit.EXTENSION_NAME]._counters.made() is None
