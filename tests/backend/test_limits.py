@@ -1,4 +1,4 @@
-"""Every limit of docs/protocol.md has its own error, and nothing that a client sends is a 500."""
+"""Every limit in docs/protocol.md has its own error, and no request of a client is answered with 500."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -68,7 +68,7 @@ def nasty_requests(device: str, api_key: str) -> Iterator[tuple[str, bytes]]:
             yield "/push", json.dumps({"device_id": device, "changes": changes}).encode()
 
 
-def test_nothing_a_client_sends_is_a_500(alice: Caller, send: Send, credentials: dict[str, str]) -> None:
+def test_no_request_of_a_client_is_a_500(alice: Caller, send: Send, credentials: dict[str, str]) -> None:
     for path, body in nasty_requests(alice.register(), credentials["api_key"]):
         status, answer = send(METHODS.get(path, "POST"), path, body, alice.headers)
         assert status in (200, 400, 401, 403, 404, 409, 413, 422), (status, path, body[:100])
@@ -77,7 +77,7 @@ def test_nothing_a_client_sends_is_a_500(alice: Caller, send: Send, credentials:
 
 
 @pytest.mark.parametrize("device_id", ["%00", "%ff", "%ed%a0%80", "x" * 200, "..%2f", "%F0%9F%92%A9"])
-def test_a_nasty_device_id_in_the_path_is_no_500(alice: Caller, device_id: str) -> None:
+def test_an_invalid_device_id_in_the_path_is_not_a_500(alice: Caller, device_id: str) -> None:
     assert alice.delete(f"/devices/{device_id}")[0] in (404, 422)
 
 
@@ -137,7 +137,7 @@ def test_a_pull_out_of_bounds_names_the_field(alice: Caller, fields: dict[str, A
     assert (status, answer["error"][: len(sentence)]) == (422, sentence)
 
 
-def test_the_largest_push_that_is_allowed_is_kept_as_it_was(alice: Caller) -> None:
+def test_the_largest_allowed_push_is_stored_unchanged(alice: Caller) -> None:
     device = alice.register("n" * 100)
     largest = change("r" * 256, table="t" * 128, data="x" * 262_144)
     assert alice.push(device, *[change(data="")] * 499, largest, push_id="p" * 64) == 500
@@ -201,7 +201,7 @@ def test_the_token_is_checked_before_the_body(app: Flask, path: str) -> None:
         assert response.headers["WWW-Authenticate"].startswith("Bearer")
 
 
-def test_every_answer_is_json_that_nobody_may_store(app: Flask, alice: Caller) -> None:
+def test_every_answer_is_json_with_no_store(app: Flask, alice: Caller) -> None:
     client = app.test_client()
     answers = [
         client.get("/nowhere"),
@@ -218,7 +218,7 @@ def test_every_answer_is_json_that_nobody_may_store(app: Flask, alice: Caller) -
     assert "POST" in answers[1].headers["Allow"]
 
 
-def test_an_unexpected_error_is_logged_and_not_told(
+def test_an_unexpected_error_is_logged_and_not_revealed(
     app: Flask, alice: Caller, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_: object) -> None:
@@ -229,7 +229,7 @@ def test_an_unexpected_error_is_logged_and_not_told(
     assert "the inside" in caplog.text
 
 
-def test_a_content_type_is_not_asked_for(send: Send, alice: Caller) -> None:
+def test_no_content_type_is_required(send: Send, alice: Caller) -> None:
     body = json.dumps({"device_name": "laptop", "platform": "linux"}).encode()
     assert send("POST", "/devices", body, alice.headers | {"Content-Type": "text/plain"})[0] == 200
     form = {"Content-Type": "application/x-www-form-urlencoded"}  # what `curl -d` says
