@@ -106,7 +106,7 @@ class TestRedis:
 def test_two_workers_count_together_and_each_alone_while_redis_hangs(
     clone: Path, valkey: Valkey, make_app: Callable[..., Flask]
 ) -> None:
-    """gunicorn with gevent: 5 may fail in both workers together, and 5 in each while Redis hangs, without a long wait."""
+    """gunicorn with gevent: 5 may fail in both workers together, 5 in each while Redis hangs, without a long wait."""
     settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_ENV": "production", "SYNCKIT_WORKERS": "2"}
     settings |= {"SYNCKIT_DATABASE_URL": f"sqlite:///{clone / 'synckit.db'}", "SYNCKIT_LOGIN_LIMIT": "5/hour"}
     settings |= {"SYNCKIT_BROKER_URL": valkey.url, "SYNCKIT_BROKER_NAMESPACE": "gunicorn"}

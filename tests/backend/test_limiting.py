@@ -114,7 +114,7 @@ class TestSuccessfulLogInsOfOneAccount:
 
     @pytest.fixture
     def checking(self, attempts: Attempts, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
-        """Return a function that sends log-ins of Alice at once. It returns once one is being checked, until the end."""
+        """Return a function that sends log-ins of Alice at once, and returns once one of them is being checked."""
         inside, go_on = threading.Semaphore(0), threading.Event()
         genuine = passwords._verify
 
