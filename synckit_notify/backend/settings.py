@@ -88,7 +88,7 @@ def _login_limits(config: Mapping[str, Any]) -> Sequence[RateLimitItem]:
         return parse_many(text)
     except ValueError as error:
         raise ConfigurationError(
-            f"SYNCKIT_LOGIN_LIMIT: {text!r} is not a limit: give how many attempts may fail in what time, like "
+            f"SYNCKIT_LOGIN_LIMIT: {text!r} must say how many attempts may fail in what time, like "
             f"{DEFAULT_LOGIN_LIMIT}, or {OFF}"
         ) from error
 

@@ -37,8 +37,8 @@ class Failure(Exception):
 
     def __init__(self, trouble: Trouble, error: object) -> None:
         self.trouble = trouble
-        self.words = one_line(error)
-        super().__init__(f"{trouble.value}: {self.words}")
+        self.message = one_line(error)
+        super().__init__(f"{trouble.value}: {self.message}")
 
 
 class Health:
@@ -59,7 +59,7 @@ class Health:
         if not self.is_quiet:
             level = logging.WARNING if trouble is Trouble.AWAY else logging.ERROR
             line = "%s, requests that need it are answered with 503: %s"
-            self._log.write(level, trouble, line, trouble.value, failure.words)
+            self._log.write(level, trouble, line, trouble.value, failure.message)
 
     def wrote(self) -> None:
         """Remember that a transaction was committed."""

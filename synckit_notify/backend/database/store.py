@@ -179,7 +179,7 @@ class Store:
             result = transaction(self._open())
         except Failure as failure:
             if failure.trouble is Trouble.WRONG:
-                self._look_again()
+                self._recheck_schema()
             self.health.failed(failure)
             raise _refusal(failure) from None  # a traceback for each request would flood the log
         if writes:
@@ -200,7 +200,7 @@ class Store:
                 raise Failure(Trouble.WRONG, error.orig) from None
             self._is_prepared = True
 
-    def _look_again(self) -> None:
+    def _recheck_schema(self) -> None:
         """Make the next transaction reconnect and check the schema, since the database may have been replaced."""
         self._is_prepared = False
         if (opened := self._opened.made()) is not None:
@@ -269,9 +269,9 @@ def _refusal(failure: Failure) -> Busy:
 
 def _sentence(failure: Failure) -> str:
     """Return a sentence that names the setting; a ConfigurationError's own sentence does already."""
-    if failure.words.startswith("SYNCKIT_DATABASE_URL: "):
-        return failure.words
-    return f"SYNCKIT_DATABASE_URL: the database cannot be used: {failure.words}"
+    if failure.message.startswith("SYNCKIT_DATABASE_URL: "):
+        return failure.message
+    return f"SYNCKIT_DATABASE_URL: the database cannot be used: {failure.message}"
 
 
 def upsert(connection: Connection, table: Table) -> sqlite_dialect.Insert | postgresql.Insert:
@@ -280,8 +280,8 @@ def upsert(connection: Connection, table: Table) -> sqlite_dialect.Insert | post
 
 
 def _begin(connection: Connection) -> None:
-    for words in connection.get_execution_options().get("synckit_begin", ()):
-        connection.exec_driver_sql(words)
+    for statement in connection.get_execution_options().get("synckit_begin", ()):
+        connection.exec_driver_sql(statement)
 
 
 def _parsed(url: str) -> URL:
