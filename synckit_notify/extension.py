@@ -94,11 +94,6 @@ class Notifier:
         """
         self._node().publish(Disconnect(canonical(app_id), canonical(user_id), _optional(device)))
 
-    def streams(self) -> list[tuple[str, str, str | None]]:
-        """Return the app, user and device of every open stream in this process; the device is None if not named."""
-        channels = self._node().registry.snapshot()
-        return [(key.app, key.user, each.device) for key, subscribers in channels for each in subscribers]
-
     def authenticate(self, request: Request) -> Principal:
         """Return who sends a request, as the subscribe route does: for the host's own push and pull.
 

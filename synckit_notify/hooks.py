@@ -25,7 +25,7 @@ from werkzeug.exceptions import HTTPException
 
 from .errors import Forbidden, HookFailed, InvalidToken, Refused
 from .runtime import gevent_compat
-from .runtime.logs import FaultLog
+from .runtime.logs import RateLimitedLog
 from .streams.channel import ChannelKey
 from .tokens import Principal
 
@@ -61,7 +61,7 @@ class HookCalls:
     def __init__(self, app: Flask, hooks: Hooks) -> None:
         self._app = app
         self._hooks = hooks
-        self._faults = FaultLog()
+        self._faults = RateLimitedLog()
 
     def authenticate(self, hook: Authenticate, request: Request) -> Principal:
         """Return the Principal of a request; raises a Refused."""

@@ -22,7 +22,7 @@ from .errors import TooManyStreams
 from .metrics import Metrics, NoMetrics
 from .runtime import wsgi_server
 from .runtime.background import Periodic
-from .runtime.logs import RateLimitedLog
+from .runtime.logs import LINES_PER_SECOND, RateLimitedLog
 from .streams import peers
 from .streams.channel import ChannelKey, EndReason, Subscriber
 from .streams.closing import Closer, call_back
@@ -39,7 +39,7 @@ PEER_SECONDS = 1.0
 LAST_BYTES_SECONDS = 0.5
 """At a drain, a peer that does not read delays the end of the worker by this at most."""
 
-ended_log = RateLimitedLog()
+ended_log = RateLimitedLog(LINES_PER_SECOND, seconds=1.0)
 
 REPORT_SECONDS = 1.0
 """How often the metrics are updated and stalled peers are looked for: 1 ms of work at 10,000 streams."""

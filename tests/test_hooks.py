@@ -15,7 +15,7 @@ from flask_jwt_extended import JWTManager, create_access_token, get_jwt_identity
 
 from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
 from synckit_notify.brokers import Gap
-from synckit_notify.runtime.logs import MAX_FAULTS, FaultLog
+from synckit_notify.runtime.logs import MAX_KINDS, RateLimitedLog
 from synckit_notify.streams import recovery
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
@@ -341,23 +341,23 @@ def test_ready_check_says_whether_the_host_can_serve(
 
 def test_a_fault_is_told_again_after_a_minute_with_how_often_it_came(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
-    faults = FaultLog(clock=lambda: now[0])
+    faults = RateLimitedLog(clock=lambda: now[0])
     for now[0] in (0.0, 1.0, 59.0, 60.0, 61.0):
         faults.error("one", "the hook %s failed", "f")
         faults.error("another", "the hook %s failed too", "g")
     assert errors_in(caplog) == [
         "the hook f failed",
         "the hook g failed too",
-        "the hook f failed (2 times more since the last line)",
-        "the hook g failed too (2 times more since the last line)",
+        "the hook f failed (2 more like this since the last line)",
+        "the hook g failed too (2 more like this since the last line)",
     ]
 
 
 def test_kinds_of_faults_without_end_are_not_remembered_without_end() -> None:
-    faults = FaultLog()
-    for number in range(10 * MAX_FAULTS):
+    faults = RateLimitedLog()
+    for number in range(10 * MAX_KINDS):
         faults.error(number, "a fault")
-    assert len(faults._told_at) <= MAX_FAULTS
+    assert len(faults._periods) <= MAX_KINDS
 
 
 def test_a_number_for_a_time_of_a_push_is_a_type_error() -> None:

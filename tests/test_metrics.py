@@ -125,7 +125,7 @@ class TestLines:
 
     def test_a_flood_is_cut_and_what_was_left_out_is_told(self, lines) -> None:
         now = [100.0]
-        sparing = RateLimitedLog(per_second=3, clock=lambda: now[0])
+        sparing = RateLimitedLog(3, seconds=1.0, clock=lambda: now[0])
         for number in range(10):
             sparing.info("line %d", number)
         now[0] = 101.0
@@ -133,6 +133,6 @@ class TestLines:
         sparing.info("line %d", 11)
         assert [record.getMessage() for record in lines.records] == [
             *("line 0", "line 1", "line 2"),
-            "line 10 (7 lines like this were left out)",
+            "line 10 (7 more like this since the last line)",
             "line 11",
         ]

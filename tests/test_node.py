@@ -101,6 +101,15 @@ def test_a_forked_child_makes_its_own() -> None:
     assert os.read(read, 100) == b"own"
 
 
+def test_a_value_that_was_forgotten_is_made_again() -> None:
+    values = PerProcess(object)
+    assert values.forget() is None
+    first = values.get()
+    assert values.forget() is first
+    assert values.made() is None
+    assert values.get() is not first
+
+
 def test_the_broker_starts_with_the_first_stream_and_once(make_worker) -> None:
     broker = BrokerThatRemembers()
     node = make_worker(broker)

@@ -46,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backend": {
         *("synckit_notify", "errors", "settings", "cors", "runtime"),
         *("flask", "werkzeug", "itsdangerous", "markupsafe", "sqlalchemy", "psycopg", "authlib"),
-        *("flask_limiter", "limits", "redis"),
+        *("limits", "redis"),
         *("argon2", "click", "jwt"),
     },
 }

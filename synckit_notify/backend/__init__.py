@@ -2,17 +2,15 @@
 
     settings ──▶ Backend (context) ──▶ routes (api, oauth, live), commands (`flask synckit`), demo (development)
 
-`create_app` reads the environment's SYNCKIT_* and makes the Flask application. It leaves nothing open behind, neither
-connection nor lock, so a server may fork after it. Only what an operator must correct stops it: a setting that cannot
-be read, a missing driver, a database that was reached and is not ours. A database that is away stops nothing: a worker
-that is started anew meanwhile would take the whole service down with it.
+`create_app` reads SYNCKIT_* from the environment and makes the Flask application. It leaves no connection and no lock
+open, so a server may fork after it. It fails only for what an operator must correct: an invalid setting, a missing
+driver, a database of another program. An unavailable database does not stop the start: otherwise one worker that starts
+during an outage would stop gunicorn, and with it the streams of all other workers.
 """
 
 import logging
 import os
-import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,13 +21,15 @@ from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
 from .. import Notifier, Principal, cors
-from ..settings import cors_origins
-from . import admin, api, changelog, development, live, presence, rate_limit, sessions
-from .context import EXTENSION_NAME, Backend, Signer
-from .database.store import Busy, Store
+from ..runtime.per_process import PerProcess
+from . import admin, api, changelog, development, live, rate_limit, sessions
+from .context import EXTENSION_NAME, Backend
+from .database.store import Store
+from .errors import Busy
 from .last_seen import LastSeen
 from .oauth import pages
 from .oauth import routes as oauth
+from .settings import BackendSettings
 
 __all__ = ["Backend", "create_app"]
 
@@ -39,10 +39,10 @@ log = logging.getLogger(__name__)
 
 
 def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | Path | None = None) -> Flask:
-    """Return the backend as a Flask application; raises ConfigurationError naming the setting that is wrong.
+    """Return the backend as a Flask application; raises ConfigurationError, which names the wrong setting.
 
-    `config` goes over the SYNCKIT_* of the environment; `instance_path` is where the default database and,
-    in development, the key are kept.
+    `config` takes precedence over SYNCKIT_* in the environment. `instance_path` is the folder of the default database
+    and, in development, of the key.
     """
     folder = None if instance_path is None else str(Path(instance_path).absolute())
     app = Flask(__name__, instance_path=folder, static_folder=None)
@@ -51,38 +51,42 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.config.update({name: value for name, value in os.environ.items() if name.startswith("SYNCKIT_")})
     app.config.update(config or {})
     development.provide_key(app)
-    store = _prepared_store(app)
+    settings = BackendSettings.read(app.config)
+    store = _prepared_store(settings.database_url or development.default_database(app))
     notifier = _make_notifier(store)
     notifier.init_app(app)
-    app.extensions[EXTENSION_NAME] = Backend(store, notifier, Signer.of(app.config), LastSeen(store))
-    prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
+    app.extensions[EXTENSION_NAME] = Backend(settings, store, notifier, PerProcess(lambda: LastSeen(store)))
+    prefix = settings.url_prefix
     app.register_blueprint(api.blueprint, url_prefix=prefix)
     app.register_blueprint(oauth.blueprint, url_prefix="/oauth")
     app.register_blueprint(pages.blueprint, url_prefix="/oauth")
-    rate_limit.install(app)
-    live.install(app)
+    if not settings.is_production:
+        app.register_blueprint(live.blueprint)
+    rate_limit.install(app, settings)
     app.cli.add_command(admin.synckit)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)
-    for_pages = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # /oauth/authorize is itself a page
-    cors.install(app, cors_origins(app.config), lambda path: path.startswith(for_pages))
+    for_scripts = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # not /oauth/authorize, which is a page
+    cors.install(app, settings.cors_origins, lambda path: path.startswith(for_scripts))
     return app
 
 
 class _JSON(DefaultJSONProvider):
-    """UTF-8 as it is: escaped, a character may take twelve bytes of an answer instead of four."""
+    """JSON in plain UTF-8: escaped, a character may take twelve bytes instead of four."""
 
     ensure_ascii = False
 
 
-def _prepared_store(app: Flask) -> Store:
-    """Return the store, with its schema prepared if the database is there; else the first transaction prepares it."""
-    store = Store(app.config.get("SYNCKIT_DATABASE_URL") or development.default_database(app), has_schema=True)
+def _prepared_store(url: str) -> Store:
+    """Return the store. If the database is unavailable now, the first transaction checks or creates the schema."""
+    store = Store(url, has_schema=True)
     try:
         store.prepare()
     except Busy as error:
-        if click.get_current_context(silent=True) is None:  # a command says so itself
-            log.warning("the service starts without its database and answers 503 until it is there: %s", error.reason)
+        if click.get_current_context(silent=True) is None:  # a command prints it itself
+            log.warning(
+                "the service starts without its database and answers 503 until it is available: %s", error.reason
+            )
     finally:
         store.dispose()
     return store
@@ -100,17 +104,7 @@ def _make_notifier(store: Store) -> Notifier:
 
     @notifier.changed_channels
     def changed_channels(since: datetime) -> list[tuple[str, str, datetime]]:
-        found, questions = store.read(
-            lambda connection: (changelog.changed_channels(connection, since), presence.unanswered(connection))
-        )
-        if questions:  # answered elsewhere: the sweep waits for no writer
-            told = (store, questions, notifier.streams())
-            answering = threading.Thread(
-                target=presence.answer, args=told, daemon=True
-            )  # the sweep waits for no writer
-            with suppress(RuntimeError):  # no thread to be had: the next sweep finds the question again
-                answering.start()
-        return found
+        return store.read(lambda connection: changelog.changed_channels(connection, since))
 
     @notifier.ready_check
     def ready() -> dict[str, bool]:
@@ -123,7 +117,7 @@ def _make_notifier(store: Store) -> Notifier:
 def _answer_errors_as_json(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        """Answer for a Refused too."""
+        """Answer also for every Refused, which is an HTTPException."""
         headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
         return _error(error.description or error.name, error.code or 500, headers)
 
@@ -140,6 +134,6 @@ def _error(sentence: str, status: int, headers: Mapping[str, str]) -> Response:
 
 
 def _forbid_storing(response: Response) -> Response:
-    """Keep tokens and ciphertext out of every cache on the way; a stream has said more already."""
+    """Keep tokens and ciphertext out of all caches; a stream has set a stricter header already."""
     response.headers.setdefault("Cache-Control", "no-store")
     return response

@@ -13,9 +13,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Subquery, and_, func, select, union_all
 
-from ..errors import InvalidToken, Refused
+from ..errors import InvalidToken
 from .database.schema import INSTALLED, NAMED, apps, devices, now, users
 from .database.store import Store, upsert
+from .errors import Conflict, NotFound, WrongCredentials, WrongPassword
 from .passwords import RateLimitCheck, allow_all, matches
 
 PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
@@ -33,37 +34,6 @@ DISABLED = 253_402_300_799
 """The `valid_since` of a disabled account: the last second of the year 9999, so that every token is older."""
 
 
-class WrongCredentials(Refused):
-    """The API key, the e-mail or the password is wrong; the error does not say which one."""
-
-    status = 401
-
-    def __init__(self) -> None:
-        super().__init__("the API key, the e-mail or the password is wrong")
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"WWW-Authenticate": "Bearer"}
-
-
-class WrongPassword(Refused):
-    """The token is valid, but the password is wrong."""
-
-    status = 403
-
-
-class Unknown(Refused):
-    """The device, account, app or change does not exist."""
-
-    status = 404
-
-
-class Taken(Refused):
-    """The name is in use, or is not unique."""
-
-    status = 409
-
-
 def add_app(connection: Connection, name: str) -> tuple[str, str]:
     """Store a new app and return its id and its API key; only a hash of the key is stored."""
     app_id, api_key = str(uuid.uuid4()), secrets.token_hex(32)
@@ -73,12 +43,12 @@ def add_app(connection: Connection, name: str) -> tuple[str, str]:
 
 
 def add_user(connection: Connection, email: str, password_hash: str) -> str:
-    """Store a new user and return the id; raise Taken if the e-mail is in use."""
+    """Store a new user and return the id; raise Conflict if the e-mail is in use."""
     user_id, normal = str(uuid.uuid4()), normalise(email)
     row = {"id": user_id, "email": normal, "password_hash": password_hash, "created_at": now()}
     statement = upsert(connection, users).values(row).on_conflict_do_nothing(index_elements=[users.c.email])
     if connection.execute(statement.returning(users.c.id)).first() is None:
-        raise Taken(f"an account {normal} already exists")
+        raise Conflict(f"an account {normal} already exists")
     return user_id
 
 
@@ -216,10 +186,10 @@ def note_seen(connection: Connection, ids: Collection[str], moment: int) -> None
 
 
 def delete_device(connection: Connection, app: str, user: str, device_id: str) -> None:
-    """Delete a device but not the changes that it pushed; raise Unknown."""
+    """Delete a device but not the changes that it pushed; raise NotFound."""
     deleted = connection.execute(devices.delete().where(_device(app, user, device_id)).returning(devices.c.id))
     if deleted.first() is None:
-        raise Unknown("there is no such device")
+        raise NotFound("there is no such device")
 
 
 def hold_device(connection: Connection, app: str, user: str, device_id: str) -> str | None:
@@ -230,10 +200,10 @@ def hold_device(connection: Connection, app: str, user: str, device_id: str) -> 
 
 
 def require_device(connection: Connection, app: str, user: str, device_id: str) -> int | None:
-    """Return when a device was last seen, if known; raise Unknown if this user has no such device in this app."""
+    """Return when a device was last seen, if known; raise NotFound if this user has no such device in this app."""
     found = connection.execute(select(devices.c.last_seen_at).where(_device(app, user, device_id))).first()
     if found is None:
-        raise Unknown("there is no such device: register it first")
+        raise NotFound("there is no such device: register it first")
     seen_at: int | None = found.last_seen_at
     return seen_at
 
@@ -241,12 +211,12 @@ def require_device(connection: Connection, app: str, user: str, device_id: str) 
 def find_app(connection: Connection, id_or_name: str) -> str:
     """Return the id of the app with this id or name; if there is none, return the argument as a foreign id.
 
-    Raises Taken if several apps have this name.
+    Raises Conflict if several apps have this name.
     """
     named = select(apps.c.id).where((apps.c.id == id_or_name) | (apps.c.name == id_or_name))
     known = connection.execute(named).scalars().all()
     if len(known) > 1 and id_or_name not in known:
-        raise Taken(f"{len(known)} apps have the name {id_or_name}: use the id instead")
+        raise Conflict(f"{len(known)} apps have the name {id_or_name}: use the id instead")
     return known[0] if len(known) == 1 else id_or_name
 
 
@@ -263,10 +233,10 @@ def find_user(connection: Connection, id_or_email: str) -> str:
 
 
 def require_account(connection: Connection, id_or_email: str) -> Row[Any]:
-    """Return the user with this id or e-mail; raise Unknown, also if the account was deleted."""
+    """Return the user with this id or e-mail; raise NotFound, also if the account was deleted."""
     user = account(connection, find_user(connection, id_or_email))
     if user is None or user.email == user.id:
-        raise Unknown(f"there is no such account: {id_or_email}")
+        raise NotFound(f"there is no such account: {id_or_email}")
     return user
 
 

@@ -12,11 +12,13 @@ from sqlalchemy import Connection, Row
 
 from .. import Principal
 from . import accounts, changelog, keys, rate_limit, request_fields, request_limits, sessions
+from .access_tokens import TOKEN_SECONDS
 from .changelog import Change, Query
-from .context import TOKEN_SECONDS, current_backend
+from .context import current_backend
 from .database.schema import now
+from .errors import InvalidField
 from .passwords import MAX_PASSWORD_CHARACTERS, hash_password
-from .request_fields import Fields, InvalidField, rfc3339
+from .request_fields import Fields, rfc3339
 from .sessions import Holder, Session
 
 MAX_ID_CHARACTERS = 128
@@ -138,7 +140,7 @@ def push() -> Answer:
             lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id),
             owner=who.user,
         )
-    backend.last_seen.note(device, move.seen_at)
+    backend.last_seen.get().note(device, move.seen_at)
     backend.notifier.publish(who.app, who.user, device, changed_at=move.changed_at, previous_at=move.previous_at)
     return {"cursor": move.cursor, "server_time": rfc3339(now())}
 
@@ -161,7 +163,7 @@ def pull() -> Answer:
     page = backend.store.read(
         lambda connection: changelog.pull(connection, who.app, who.user, device, query), owner=who.user
     )
-    backend.last_seen.note(device, page.seen_at)
+    backend.last_seen.get().note(device, page.seen_at)
     return {
         "changes": [_pulled(row) for row in page.rows],
         "cursor": page.cursor,

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, select, tuple_
 
-from ..errors import Refused
 from . import accounts
 from .database.schema import as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
 from .database.store import upsert
+from .errors import Conflict, NotFound
 from .request_fields import rfc3339
 
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
@@ -49,12 +49,6 @@ _NEXT_OF_TABLE = (
     .limit(1)
 )
 """Both are built once, since a pull may execute them about twenty times."""
-
-
-class Conflict(Refused):
-    """The request contradicts what the log contains."""
-
-    status = 409
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +120,7 @@ def push(
 ) -> Move:
     """Append changes; repeating a `push_id` stores nothing and returns the cursor of the first push.
 
-    Raises InvalidToken if the user is disabled, Unknown if the device is not registered, and Conflict if the `push_id`
+    Raises InvalidToken if the user is disabled, NotFound if the device is not registered, and Conflict if the `push_id`
     was used with other changes.
     """
     accounts.require_enabled(connection, user)
@@ -149,7 +143,7 @@ def push(
 
 
 def pull(connection: Connection, app: str, user: str, device_id: str, query: Query) -> Page:
-    """Return changes after the cursor; raise Unknown for an unknown device, Conflict if the log was replaced."""
+    """Return changes after the cursor; raise NotFound for an unknown device, Conflict if the log was replaced."""
     started = now()  # before the first statement, which creates the snapshot of the transaction
     seen_at = accounts.require_device(connection, app, user, device_id)
     head, changed_at = _read_head(connection, app, user)
@@ -174,7 +168,7 @@ def touch(connection: Connection, app: str, user: str) -> Move:
 
 
 def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
-    """Remove the content of a change but keep its place in the log, so that cursors stay valid; raise Unknown.
+    """Remove the content of a change but keep its place in the log, so that cursors stay valid; raise NotFound.
 
     The change becomes an UPDATE without data. No device can push one, so readers skip it; a DELETE would delete the row
     on devices. Its timestamp is replaced too, since that may be what they cannot read. The channel counts as changed.
@@ -188,11 +182,11 @@ def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
 
 
 def find(connection: Connection, app: str, user: str, seq: int) -> Row[Any]:
-    """Return one change; raise Unknown."""
+    """Return one change; raise NotFound."""
     mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
     row = connection.execute(select(changes).where(mine)).first()
     if row is None:
-        raise accounts.Unknown(f"there is no change {seq} of this user in this app")
+        raise NotFound(f"there is no change {seq} of this user in this app")
     return row
 
 

@@ -1,34 +1,29 @@
-"""How often something has happened: counted in Redis for all processes, or in this one where there is no Redis.
+"""Counters of failed attempts: in Redis for all processes together, or in the memory of this process without Redis.
 
-    Counters, a storage of the package `limits` ──▶ Redis, where keys expire by themselves
-                                                └─▶ Table, of a bounded size, also while Redis does not answer
+    Counters ──▶ RedisStorage of the package `limits`, whose keys expire by themselves
+             └─▶ Table, of a bounded size: where no Redis is configured, and while Redis does not answer
 
-`limits` has a storage in memory of its own: it starts a thread where it is made, which may be before a fork, looks at
-all keys after every count, and holds as many as somebody makes. And a Redis that hangs would hold up every log-in.
-Nothing is opened at import or by the constructor: each process opens for itself, at the first count.
+The storage in memory that `limits` has is not used: it starts a thread where it is made, which may be before a fork,
+looks at every key after each count, and has no upper bound. Nothing is opened before the first count.
 """
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
-
-from limits.storage import Storage
-
-SCHEME = "synckit"
+from typing import Protocol, TypeVar
 
 MAX_COUNTERS = 20_000
-"""In memory: 7 MB at most. To forget the half of them takes 8 ms, and each has cost somebody a failed attempt."""
+"""Upper bound of a Table, which then takes 7 MB. Forgetting half of them takes 8 ms; each cost a failed attempt."""
 
 ANSWER_SECONDS = 0.5
-"""Redis answers within a millisecond; whoever logs in waits for one that hangs so long, and then for none."""
+"""How long a request waits for Redis, which normally answers within a millisecond."""
 
 PAUSE_SECONDS = 5.0
-"""So long a Redis that did not answer is not asked again."""
+"""How long Redis is not asked again after it failed to answer."""
 
 MAX_CONNECTIONS = 8
+"""Connections to Redis of one process."""
 
 T = TypeVar("T")
 
@@ -36,18 +31,17 @@ log = logging.getLogger(__name__)
 
 
 class Counting(Protocol):
-    """What Redis and a Table have in common."""
+    """What RedisStorage and Table have in common."""
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int: ...
+    def incr(self, key: str, expiry: int) -> int: ...
     def get(self, key: str) -> int: ...
     def get_expiry(self, key: str) -> float: ...
-    def clear(self, key: str) -> None: ...
 
 
 class Table:
-    """Counters in memory, each with the time of its end; when there are too many, those that say least are forgotten.
+    """Counters in memory, each with the time of its end. When there are too many, the smallest ones are forgotten.
 
-    So whoever wants a full counter forgotten must fill thousands of others as far.
+    So an attacker who wants a full counter forgotten must fill thousands of others as far.
     """
 
     def __init__(self, most: int = MAX_COUNTERS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,7 +54,7 @@ class Table:
         return len(self._counters)
 
     def incr(self, key: str, expiry: float, amount: int = 1) -> int:
-        """Count, and return the sum; a counter ends so many seconds after its first."""
+        """Add to a counter and return the sum. A counter ends `expiry` seconds after its first count."""
         now = self._clock()
         with self._lock:
             count, end = self._counters.get(key, (0, 0.0))
@@ -71,18 +65,14 @@ class Table:
             return count + amount
 
     def get(self, key: str) -> int:
-        """Return the sum."""
+        """Return the sum, 0 for a counter that has ended."""
         count, end = self._counters.get(key, (0, 0.0))
         return count if end > self._clock() else 0
 
     def get_expiry(self, key: str) -> float:
-        """Return when the counter ends, in Unix seconds; how long that is does not change if the clock is set."""
+        """Return when the counter ends, in Unix seconds. Setting the system clock does not change how long that is."""
         _, end = self._counters.get(key, (0, 0.0))
         return time.time() + max(0.0, end - self._clock())
-
-    def clear(self, key: str) -> None:
-        """Forget a counter."""
-        self._counters.pop(key, None)
 
     def _make_room(self, now: float) -> None:
         if len(self._counters) < self._most:
@@ -93,86 +83,57 @@ class Table:
         self._counters = dict(alive)
 
 
-class Counters(Storage):
-    """What Flask-Limiter counts with; never raises for a Redis that is down, hangs or refuses.
+class Counters:
+    """The counters of one process; without a `redis_url` all of them are in memory.
 
-    `redis_url` is None where there is none.
+    Any thread may call any method. None raises because Redis is down, hangs or refuses.
     """
-
-    STORAGE_SCHEME = [SCHEME]  # noqa: RUF012
-
-    def __init__(self, uri: str | None = None, *, redis_url: str | None = None, namespace: str = "", **_: Any) -> None:
-        super().__init__(uri)
-        self._redis_url, self._namespace = redis_url, namespace
-        self._opened: dict[int, _Opened] = {}
-
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        return ValueError  # none comes out
-
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        return self._run(lambda counters: counters.incr(key, expiry, amount))
-
-    def get(self, key: str) -> int:
-        return self._run(lambda counters: counters.get(key))
-
-    def get_expiry(self, key: str) -> float:
-        return self._run(lambda counters: counters.get_expiry(key))
-
-    def clear(self, key: str) -> None:
-        self._run(lambda counters: counters.clear(key))
-
-    def check(self) -> bool:
-        return True
-
-    def reset(self) -> int | None:
-        raise NotImplementedError("the counters end by themselves")
-
-    def _run(self, work: Callable[[Counting], T]) -> T:
-        pid = os.getpid()
-        opened = self._opened.get(pid) or self._opened.setdefault(pid, _Opened(self._redis_url, self._namespace))
-        return opened.run(work)
-
-
-class _Opened:
-    """One process's."""
 
     def __init__(self, redis_url: str | None, namespace: str) -> None:
         self._table = Table()
         self._redis = None if redis_url is None else _redis(redis_url, namespace)
-        self._lost = False
+        self._is_lost = False
         self._ask_at = 0.0
 
-    def run(self, work: Callable[[Counting], T]) -> T:
-        if self._redis is None or not self._may_ask():
+    def incr(self, key: str, expiry: int) -> int:
+        """Add 1 to a counter and return the sum. A counter ends `expiry` seconds after its first count."""
+        return self._run(lambda counters: counters.incr(key, expiry))
+
+    def get(self, key: str) -> int:
+        """Return the sum, 0 for a counter that has ended."""
+        return self._run(lambda counters: counters.get(key))
+
+    def get_expiry(self, key: str) -> float:
+        """Return when the counter ends, in Unix seconds; now for one that has ended."""
+        return self._run(lambda counters: counters.get_expiry(key))
+
+    def _run(self, work: Callable[[Counting], T]) -> T:
+        if self._redis is None or not self._may_ask_redis():
             return work(self._table)
         try:
             result = work(self._redis)
-        except Exception as error:  # its text may quote the address, with a password in it
-            self._lose(type(error).__name__)
+        except Exception as error:  # only its type is logged: its text may quote the URL with a password
+            if not self._is_lost:
+                reason = type(error).__name__
+                log.warning("Redis does not answer (%s): failed log-ins are counted in each process alone", reason)
+            self._is_lost, self._ask_at = True, time.monotonic() + PAUSE_SECONDS
             return work(self._table)
-        if self._lost:
-            self._lost = False
+        if self._is_lost:
+            self._is_lost = False
             log.warning("Redis answers again: failed log-ins are counted for all processes together")
         return result
 
-    def _may_ask(self) -> bool:
-        """Return whether to ask Redis; of those who come while it is away, one in some seconds."""
+    def _may_ask_redis(self) -> bool:
+        """Return whether to ask Redis; while it is away, one request in PAUSE_SECONDS does."""
         now = time.monotonic()
-        if self._lost and now < self._ask_at:
+        if self._is_lost and now < self._ask_at:
             return False
         self._ask_at = now + PAUSE_SECONDS
         return True
 
-    def _lose(self, reason: str) -> None:
-        if not self._lost:
-            log.warning("Redis gives no answer (%s): failed log-ins are counted in each process alone", reason)
-        self._lost = True
-        self._ask_at = time.monotonic() + PAUSE_SECONDS
 
-
-def _redis(url: str, namespace: str) -> Storage:
-    """Return the storage of `limits`; it connects at its first use."""
+def _redis(url: str, namespace: str) -> Counting:
+    """Return the storage of `limits`, which connects at its first use."""
     from limits.storage import RedisStorage
     from redis import BlockingConnectionPool
 

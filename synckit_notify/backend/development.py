@@ -1,7 +1,7 @@
-"""What makes a fresh clone work at once, in development only: a folder, a random key, a demo account.
+"""Defaults that make a fresh clone work without configuration, in development only: a random key and a demo account.
 
-In: the Flask application, before its Notifier reads the settings (`provide_key`), and the addresses of a worker that
-has started (`offer_demo`). Production gets none of it and must bring a key of its own.
+In: the Flask application, before its settings are read (`provide_key`), and the addresses of a worker that has started
+(`offer_demo`). In production there is neither: the operator must set a key.
 """
 
 import ipaddress
@@ -20,22 +20,24 @@ from sqlalchemy import Connection, select
 
 from .. import ConfigurationError
 from . import accounts
-from .context import EXTENSION_NAME, PASTED_TOKEN_SECONDS, Backend
+from .access_tokens import PASTED_TOKEN_SECONDS
+from .context import EXTENSION_NAME, Backend
 from .database.schema import apps, now
-from .database.store import Busy, Store
+from .database.store import Store
+from .errors import Busy
 from .passwords import hash_password
 from .request_fields import rfc3339
+from .settings import is_production
 
-KEY_ADVICE = "make one with: python3 -c 'import secrets; print(secrets.token_hex(32))'"
 DEMO_APP, DEMO_EMAIL = "Demo", "demo@example.org"
 PAGE_APP = "Demo page"
-"""The app of the live page and of the printed curl lines, whose changes only they can read. `DEMO_APP` is left to the
-SDK, which encrypts with a key of its own: to each app the log that it can read."""
+"""The app of the live page and of the printed curl commands. The SDK uses `DEMO_APP`: it encrypts with a key of its
+own, so neither could read the changes of the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """What was stored for the demo: the SDK's API key, and an app with a device for curl."""
+    """What was stored for the demo: the API key for the SDK, and an app with a device for curl."""
 
     api_key: str
     user: str
@@ -44,60 +46,55 @@ class Demo:
 
 
 def provide_key(app: Flask) -> None:
-    """Set SYNCKIT_JWT_KEY from the instance folder if none is configured; in production refuse to start without."""
-    mode = app.config.get("SYNCKIT_ENV") or "development"
-    if mode not in ("development", "production"):
-        raise ConfigurationError(f"SYNCKIT_ENV: {mode!r} is neither development nor production")
-    if app.config.get("SYNCKIT_JWT_KEY") or app.config.get("SYNCKIT_JWT_KEYS"):
-        return
-    if mode == "production":
-        raise ConfigurationError(f"SYNCKIT_JWT_KEY is not set: in production the service needs a key; {KEY_ADVICE}")
-    app.config["SYNCKIT_JWT_KEY"] = _kept_key(make_folder(app) / "jwt.key")
+    """Set SYNCKIT_JWT_KEY to a random key kept in the instance folder, in development, unless a key is configured."""
+    has_key = app.config.get("SYNCKIT_JWT_KEY") or app.config.get("SYNCKIT_JWT_KEYS")
+    if not is_production(app.config) and not has_key:
+        app.config["SYNCKIT_JWT_KEY"] = _kept_key(make_folder(app) / "jwt.key")
 
 
 def make_folder(app: Flask) -> Path:
-    """Return the instance folder, made for its owner only: it holds a key and password hashes."""
+    """Return the instance folder; create it for its owner only, since it holds a key and password hashes."""
     folder = Path(app.instance_path)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(
-            f"cannot make the folder {folder} ({error.strerror}): set SYNCKIT_DATABASE_URL and SYNCKIT_JWT_KEY"
+            f"cannot create the folder {folder} ({error.strerror}): set SYNCKIT_DATABASE_URL and SYNCKIT_JWT_KEY"
         ) from error
     return folder
 
 
 def default_database(app: Flask) -> str:
     """Return the URL of the SQLite file in the instance folder."""
-    with suppress(ConfigurationError):  # it may be there later; until then the database is away
+    with suppress(ConfigurationError):  # it may exist later; until then the database is unavailable
         make_folder(app)
     return f"sqlite:///{Path(app.instance_path) / 'synckit.db'}"
 
 
 def offer_demo(app: Flask, bind_addresses: Iterable[Any]) -> None:
-    """Make a demo account in an empty database and print how to try it.
+    """Create a demo account in an empty database and print how to try it.
 
-    Only in development and only when every address, as `getsockname` gives it, can be reached from this machine alone.
+    Only in development, and only if every address (as `getsockname` returns it) is reachable from this machine alone.
     """
     addresses = list(bind_addresses)
     backend: Backend | None = app.extensions.get(EXTENSION_NAME)
-    if backend is None or app.config.get("SYNCKIT_ENV", "development") == "production":
+    if backend is None or backend.settings.is_production:
         return
     if not addresses or not all(_is_local(address) for address in addresses):
         return
-    password = secrets.token_hex(10)  # goes into a command line, where a leading dash would be an option
+    password = secrets.token_hex(10)  # used on a command line, where a leading dash would begin an option
     try:
         demo = _demo(backend.store, password)
-    except Busy:  # the log says why; the service starts without a demo
+    except Busy:  # the log has the reason; the service starts without a demo
         return
     if demo is not None:
         token = backend.signer.sign(demo.curl_app, demo.user, seconds=PASTED_TOKEN_SECONDS)
-        prefix = app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
+        prefix = backend.settings.url_prefix
         print(_instructions(demo, password, token, addresses[0], prefix), flush=True)
 
 
 def _demo(store: Store, password: str) -> Demo | None:
-    """Return the demo account, None if the database is not empty."""
+    """Return the new demo account, or None if the database is not empty."""
     if store.read(_has_apps):
         return None
     password_hash = hash_password(password)
@@ -105,13 +102,13 @@ def _demo(store: Store, password: str) -> Demo | None:
 
 
 def _kept_key(file: Path) -> str:
-    """Return the key in the file, which is written once however many processes start together."""
+    """Return the key in the file, which is written once, however many processes start together."""
     try:
         if not file.exists():
             _write_once(file, secrets.token_hex(32) + "\n")
         return file.read_text().strip()
     except OSError as error:
-        raise ConfigurationError(f"cannot keep a key in {file} ({error.strerror}): set SYNCKIT_JWT_KEY") from error
+        raise ConfigurationError(f"cannot store a key in {file} ({error.strerror}): set SYNCKIT_JWT_KEY") from error
 
 
 def _write_once(file: Path, text: str) -> None:
@@ -122,7 +119,7 @@ def _write_once(file: Path, text: str) -> None:
         try:
             os.link(draft.name, file)
         except FileExistsError:
-            return  # another process was faster; its key is the key
+            return  # another process was faster: its key is used
 
 
 def _is_local(address: Any) -> bool:
@@ -136,7 +133,7 @@ def _has_apps(connection: Connection) -> bool:
 
 
 def _make_demo(connection: Connection, password_hash: str) -> Demo | None:
-    """Store the demo unless another worker, or a person, was faster."""
+    """Store the demo, unless another worker or an administrator has stored an app meanwhile."""
     if _has_apps(connection):
         return None
     _, api_key = accounts.add_app(connection, DEMO_APP)
@@ -152,7 +149,7 @@ def _instructions(demo: Demo, password: str, token: str, address: Any, prefix: s
     change = {"table": "tasks", "op": "INSERT", "row_id": "1", "timestamp": rfc3339(now()), "data": "ciphertext"}
     body = json.dumps({"device_id": demo.curl_device, "changes": [change]})
     return f"""{_page_line(address)}
-This database was empty. It now holds an account to try the service with:
+The database was empty. It now has a demo account:
   e-mail    {DEMO_EMAIL}
   password  {password}
   API key   {demo.api_key}
@@ -163,16 +160,16 @@ curl -N {bearer} {base}/subscribe?app_id={demo.curl_app}'
 Push in another, and the first one prints "event: changed":
 curl {bearer} -d '{body}' {base}/push'
 
-Or watch two devices of the SDK, if it is installed:
+Or watch two devices that use the SDK, if it is installed:
 {_demo_command(demo, password, address)}
 """
 
 
 def _page_line(address: Any) -> str:
-    """Return where the live page is; a browser cannot open a Unix socket."""
+    """Return a line with the address of the live page, empty for a Unix socket, which a browser cannot open."""
     if not isinstance(address, tuple):
         return ""
-    return f"\nSee it work, two devices side by side: http://{_host(address)}:{address[1]}/\n"
+    return f"\nOpen in a browser to see two devices side by side: http://{_host(address)}:{address[1]}/\n"
 
 
 def _demo_command(demo: Demo, password: str, address: Any) -> str:
@@ -183,7 +180,7 @@ def _demo_command(demo: Demo, password: str, address: Any) -> str:
 
 
 def _curl_base(address: Any, prefix: str) -> str:
-    """Return curl's words for where the service listens; the URL's quote is left open."""
+    """Return curl's arguments for the base URL; the quote is left open for the rest of the URL."""
     if not isinstance(address, tuple):
         return f"--unix-socket '{os.fsdecode(address)}' 'http://localhost{prefix}"
     return f"'http://{_host(address)}:{address[1]}{prefix}"

@@ -1,13 +1,11 @@
-"""When each device was last seen, to the hour: noted in memory by pull and push, and stored a little later.
+"""When each device was last seen, to the hour: pull and push note it in memory, and a thread stores it a second later.
 
-    pull, push ──▶ note(device, what is stored) ──▶ due? ──▶ a set ──▶ one thread, one transaction for many devices
+    pull, push ──▶ note(device, stored time) ──▶ older than an hour? ──▶ a set ──▶ one transaction for many devices
 
-A pull only reads, so it must neither wait for the writer nor fail with it; and thousands of devices may come back in
-the same minute. What is lost with a process, or while the database takes no writes, is noted at the device's next
-request. One per application, in each process.
+A pull only reads, so it must not wait for the writer nor fail with it; and thousands of devices may reconnect within a
+minute. What is lost with a process, or while the database cannot be written, is noted at the device's next request.
 """
 
-import os
 import threading
 import time
 from contextlib import suppress
@@ -20,54 +18,55 @@ from .database.schema import now
 from .database.store import Store
 
 PRECISION_MICROSECONDS = 3600 * 1_000_000
-"""A device is noted again after this time: at most one write an hour for each device in use."""
+"""A device is noted again after this time, so there is at most one write an hour for each device in use."""
 
 COLLECTING_SECONDS = 1.0
-"""How long devices are collected for one transaction."""
+"""How long devices are collected before they are stored in one transaction."""
 
 MAX_AT_ONCE = 500
-"""Devices of one transaction: some ten milliseconds, for which pushes wait."""
+"""Devices in one transaction. It takes about 10 ms, during which pushes wait."""
 
 MAX_WAITING = 20_000
-"""Devices that wait to be stored; more are left to their next request."""
+"""Devices that wait to be stored. Beyond that a device is noted at its next request."""
 
 
 class LastSeen:
-    """The devices that wait to be stored; a forked process begins a thread of its own."""
+    """The devices of one application that wait to be stored; each process has its own. Any thread may call it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: set[str] = set()
-        self._storing_pid: int | None = None
+        self._is_storing = False
 
     def note(self, device_id: str, stored_at: int | None) -> None:
-        """Note that a device is in use, unless what is stored of it says so already."""
+        """Note that a device is in use, unless it was stored less than an hour ago (`stored_at`, microseconds)."""
         if stored_at is not None and now() - stored_at < PRECISION_MICROSECONDS:
             return
         if len(self._waiting) < MAX_WAITING:
             self._waiting.add(device_id)
-        pid = os.getpid()
-        if self._storing_pid != pid:
-            with suppress(RuntimeError):  # no thread can be started now: at the next request, then
+        if not self._is_storing:
+            self._is_storing = True
+            try:
                 threading.Thread(target=self._store_all, daemon=True).start()
-                self._storing_pid = pid
+            except RuntimeError:  # no thread can be started now; the next request tries again
+                self._is_storing = False
 
     def _store_all(self) -> None:
-        """Store in batches until none waits. Two threads that run at once, or one too few for a while, do no harm."""
+        """Store in batches until no device waits. It does no harm if two threads run at once, or none for a while."""
         try:
             time.sleep(COLLECTING_SECONDS)
             while batch := self._take():
                 self._store_some(batch)
         finally:
-            self._storing_pid = None
+            self._is_storing = False
 
     def _store_some(self, batch: list[str]) -> None:
-        with suppress(Refused, SQLAlchemyError):  # what is wrong with the database, pushes tell
+        with suppress(Refused, SQLAlchemyError):  # pushes report what is wrong with the database
             self._store.write(lambda connection: note_seen(connection, batch, now()))
 
     def _take(self) -> list[str]:
         batch: list[str] = []
-        with suppress(KeyError):  # none is left
+        with suppress(KeyError):  # the set is empty
             while len(batch) < MAX_AT_ONCE:
                 batch.append(self._waiting.pop())
         return batch

@@ -1,9 +1,9 @@
-"""JSON from outside in, checked values out.
+"""Request bodies in, checked values out. No I/O.
 
-`parse(body)` gives the members of one JSON object, `parse_form(body)` the parameters of a form; each is taken out by
-name with the kind and the bounds it must have. What is neither is Malformed (400), what is missing, of another type or
-out of bounds is Invalid (422) with a sentence that names the field, never its value. Also the one form in which moments
-are answered. Pure.
+`parse(body)` returns the members of one JSON object, `parse_form(body)` the parameters of a form. The caller takes each
+field out by name, with the type and the bounds that it must have. A body that is neither raises MalformedBody (400). A
+field that is missing, of another type or out of bounds raises InvalidField (422), whose sentence names the field and
+never quotes its value. `rfc3339` formats the times of answers.
 """
 
 import json
@@ -13,17 +13,17 @@ from datetime import datetime, timedelta
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
-from ..errors import Refused
 from .database.schema import as_datetime
+from .errors import InvalidField, MalformedBody
 
 MAX_INTEGER = 2**63 - 1
-"""What SQLite and PostgreSQL can store."""
+"""The largest integer that SQLite and PostgreSQL can store."""
 
 MAX_PARAMETERS = 20
-"""In a form; the requests of OAuth have six at most."""
+"""Parameters of a form. OAuth requests have six at most."""
 
 MAX_NESTING = 64
-"""Levels of JSON in a body; ours has three. Far deeper, Python's parser gives up or not by how full its stack is."""
+"""Levels of JSON in a body; ours have three. Whether Python's parser accepts much deeper JSON depends on its stack."""
 
 TOO_DEEP = f"the JSON must not be nested deeper than {MAX_NESTING} levels"
 
@@ -32,18 +32,6 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 _ZERO = datetime(1970, 1, 1)
-
-
-class MalformedBody(Refused):
-    """The body is not a JSON object, or not a form."""
-
-    status = 400
-
-
-class InvalidField(Refused):
-    """A field is missing, of the wrong type or out of bounds."""
-
-    status = 422
 
 
 def parse(body: bytes) -> "Fields":
@@ -74,68 +62,68 @@ def parse_form(body: bytes) -> "Fields":
 
 
 def check_text(value: str, where: str, longest: int, shortest: int = 1) -> str:
-    """Return a text that every database and every client can hold; raises Invalid."""
+    """Return a string that every database and client can store; raises InvalidField. Lengths are in characters."""
     if len(value) < shortest:
         raise InvalidField(f"{where}: must not be empty")
     if len(value) > longest:
-        raise InvalidField(f"{where}: at most {longest} characters")
+        raise InvalidField(f"{where}: must have at most {longest} characters")
     if "\0" in value or not _is_unicode(value):
-        raise InvalidField(f"{where}: NUL and lone surrogates are not allowed")
+        raise InvalidField(f"{where}: must not contain NUL or lone surrogates")
     return value
 
 
 def rfc3339(moment: int) -> str:
-    """Return stored microseconds as RFC 3339 in UTC, with all six digits so that texts sort as moments do."""
+    """Return stored microseconds as RFC 3339 in UTC, with all six digits, so that strings sort as their times do."""
     return as_datetime(moment).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class Fields:
-    """The members of one JSON object; a member that is null counts as absent."""
+    """The members of one JSON object. A member that is null counts as missing. Every method raises InvalidField."""
 
     def __init__(self, values: dict[str, Any], path: str = "") -> None:
         self._values = values
         self.path = path
 
     def text(self, name: str, *, longest: int, shortest: int = 1) -> str:
-        """Return a text; lengths are in characters."""
-        return check_text(self._required(name, str, "a text"), self.path + name, longest, shortest)
+        """Return a string; lengths are in characters."""
+        return check_text(self._required(name, str, "a string"), self.path + name, longest, shortest)
 
     def optional_text(self, name: str, *, longest: int, shortest: int = 1) -> str | None:
-        """Return a text, or None if it is absent."""
+        """Return a string, or None if it is missing."""
         return None if self._absent(name) else self.text(name, longest=longest, shortest=shortest)
 
     def ciphertext(self, name: str, *, most_bytes: int) -> str | None:
-        """Return an opaque text, which may be empty, or None if it is absent; its length is in bytes of UTF-8."""
+        """Return an opaque string, which may be empty, or None if it is missing; its length is in bytes of UTF-8."""
         value = self.optional_text(name, longest=most_bytes, shortest=0)
         if value is not None and len(value.encode()) > most_bytes:
-            raise InvalidField(f"{self.path}{name}: at most {most_bytes} bytes")
+            raise InvalidField(f"{self.path}{name}: must have at most {most_bytes} bytes")
         return value
 
     def choice(self, name: str, options: Sequence[str]) -> str:
         """Return one of the options."""
-        value: str = self._required(name, str, "a text")
+        value: str = self._required(name, str, "a string")
         if value not in options:
-            raise InvalidField(f"{self.path}{name}: one of {', '.join(options)}")
+            raise InvalidField(f"{self.path}{name}: must be one of {', '.join(options)}")
         return value
 
     def integer(self, name: str, *, least: int, most: int = MAX_INTEGER, default: int | None = None) -> int:
-        """Return a whole number; without a default it must be there."""
+        """Return an integer; without a default it is required."""
         if default is not None and self._absent(name):
             return default
-        value: int = self._required(name, int, "a whole number")
+        value: int = self._required(name, int, "an integer")
         if not least <= value <= most:
-            raise InvalidField(f"{self.path}{name}: from {least} to {most}")
+            raise InvalidField(f"{self.path}{name}: must be from {least} to {most}")
         return value
 
     def optional_integer(self, name: str, *, least: int, most: int = MAX_INTEGER) -> int | None:
-        """Return a whole number, or None if it is absent."""
+        """Return an integer, or None if it is missing."""
         return None if self._absent(name) else self.integer(name, least=least, most=most)
 
     def decimal(self, name: str, *, least: int, most: int, default: int) -> int:
-        """Return a whole number that is written as a text, as in a query string."""
+        """Return an integer that is sent as a string, as in a query string."""
         text = self.optional_text(name, longest=20) or str(default)
         if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
-            raise InvalidField(f"{self.path}{name}: must be a whole number from {least} to {most}")
+            raise InvalidField(f"{self.path}{name}: must be an integer from {least} to {most}")
         return int(text)
 
     def objects(self, name: str, *, most: int) -> list["Fields"]:
@@ -147,20 +135,20 @@ class Fields:
         return [Fields(value, f"{self.path}{name}[{index}].") for index, value in enumerate(values)]
 
     def optional_texts(self, name: str, *, most: int, longest: int) -> list[str] | None:
-        """Return a list of one or more texts, or None if it is absent."""
+        """Return a list of one or more strings, or None if it is missing."""
         if self._absent(name):
             return None
         values = {f"{name}[{index}]": value for index, value in enumerate(self._list(name, most))}
         return [Fields(values, self.path).text(item, longest=longest) for item in values]
 
     def timestamp(self, name: str) -> str:
-        """Return an RFC 3339 text as it was sent."""
+        """Return an RFC 3339 timestamp as it was sent."""
         value = self.text(name, longest=64)
         self._microseconds(name, value)
         return value
 
     def optional_instant(self, name: str) -> int | None:
-        """Return an RFC 3339 text as stored microseconds, a part of one counting as one; None if it is absent."""
+        """Return an RFC 3339 timestamp as stored microseconds, rounded up, or None if it is missing."""
         return None if self._absent(name) else self._microseconds(name, self.text(name, longest=64))
 
     def _absent(self, name: str) -> bool:
@@ -177,24 +165,24 @@ class Fields:
     def _list(self, name: str, most: int) -> list[Any]:
         values: list[Any] = self._required(name, list, "a list")
         if not 1 <= len(values) <= most:
-            raise InvalidField(f"{self.path}{name}: from 1 to {most} entries")
+            raise InvalidField(f"{self.path}{name}: must have 1 to {most} entries")
         return values
 
     def _microseconds(self, name: str, value: str) -> int:
         moment = _microseconds(value)
         if moment is None:
             raise InvalidField(
-                f"{self.path}{name}: must be RFC 3339 with a zone, without leap seconds and with at most 9 digits of a "
-                "second, like 2026-01-31T12:00:00Z"
+                f"{self.path}{name}: must be RFC 3339 with a time zone, without leap seconds and with at most 9 digits "
+                "of a second, like 2026-01-31T12:00:00Z"
             )
         return moment
 
 
 def _microseconds(text: str) -> int | None:
-    """Return microseconds since 1970, rounded up, or None for what not every client's clock can hold.
+    """Return microseconds since 1970, rounded up, or None for a timestamp that not every client can parse.
 
-    It must be RFC 3339 without leap seconds, with at most nine digits of a second, and lie in the years 1 to 9999 both
-    as it is written and in UTC: `datetime` in Python, `Date` in JavaScript and their like read that and no more.
+    It must be RFC 3339 without leap seconds, with at most nine digits of a second, and lie in the years 1 to 9999, both
+    as written and in UTC. This is what `datetime` in Python, `Date` in JavaScript and similar types can represent.
     """
     match = _RFC3339.fullmatch(text)
     if match is None:

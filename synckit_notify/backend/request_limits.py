@@ -1,49 +1,47 @@
-"""What a push may hold in memory: its body, while it is read, parsed and stored.
+"""A limit for the memory that the bodies of pushes take while they are read, parsed and stored.
 
-It may have 8 MiB, and a worker has ten thousand connections: so few large bodies have a seat at the same time, and
-others wait for one before a byte of theirs is read. An account has a few of the seats at most. Small bodies need none,
-which is nearly all there are.
+A body may have 8 MiB, and a worker accepts ten thousand connections. So only a few large bodies hold a seat at a time,
+and other requests wait for a seat before their body is read. One account gets a few of the seats at most. Small bodies,
+which are nearly all, need none.
 """
 
-import functools
-import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 
 from flask import Request
 
+from ..runtime.per_process import PerProcess
 from .database.store import Seats
 
 MAX_SMALL_BODY_BYTES = 16 * 1024
-"""Bytes, for whatever is neither a push nor a pull: far above any log-in, form or envelope. Who asks may be a stranger,
-and what he sends is parsed on the hub."""
+"""For all requests but push and pull: far more than any log-in, form or envelope needs. Such a body may come from a
+client without a token, and is parsed on gevent's hub (its event loop), which all streams wait for."""
 
-SMALL = 64 * 1024
+MAX_UNSEATED_BODY_BYTES = 64 * 1024
+"""A larger body needs a seat."""
 
 LARGE_SEATS = 16
-"""128 MiB of bodies. Each may take twenty times as much while it is parsed, which is one after the other. A slow
-client holds his seat for minutes, so they are not too few; when all are taken, a large push is 503 after ten s."""
+"""Up to 128 MiB of bodies. While a body is parsed it may take twenty times its size, but only one is parsed at a time.
+There must be enough seats, since a slow client holds one for minutes. If none is free within ten seconds, the push is
+answered with 503."""
 
 LARGE_SEATS_OF_ONE = 4
-"""For one account, whose slow clients would else keep everybody's large pushes waiting."""
+"""For one account, whose slow clients could otherwise delay everybody's large pushes."""
+
+_large_seats = PerProcess(lambda: Seats(LARGE_SEATS, LARGE_SEATS_OF_ONE))
 
 
 def slot(request: Request, account: str) -> AbstractContextManager[None]:
-    """Hold a seat for a block if the request's body is large, or of a length it does not tell; raises Busy."""
+    """Hold a seat for a block if the request's body is large or of unknown length; raises Busy."""
     length = request.content_length
-    if length is not None and length <= SMALL:
+    if length is not None and length <= MAX_UNSEATED_BODY_BYTES:
         return nullcontext()
-    return _large_seats(os.getpid()).acquire(account)
+    return _large_seats.get().acquire(account)
 
 
 def read(request: Request) -> bytes:
-    """Return the body; of several large ones that are complete at once, others have their turn between the parsing."""
+    """Return the body. After a large one, let other greenlets run before it is parsed."""
     body = request.get_data(cache=False)
-    if len(body) > SMALL:
+    if len(body) > MAX_UNSEATED_BODY_BYTES:
         time.sleep(0.001)
     return body
-
-
-@functools.cache
-def _large_seats(pid: int) -> Seats:
-    return Seats(LARGE_SEATS, LARGE_SEATS_OF_ONE)

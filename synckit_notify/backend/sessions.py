@@ -32,6 +32,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, exist
 
 from . import accounts
 from .database.schema import codes, devices, now, sessions, users
+from .errors import NotFound
 
 IDLE_MICROSECONDS = 90 * 24 * 3600 * 1_000_000
 """90 days: a device that was off for a season stays logged in, a lost device does not stay so for ever."""
@@ -143,7 +144,7 @@ def device_of(connection: Connection, session: str | None) -> str | None:
 
 
 def delete_device(connection: Connection, app: str, user: str, device: str) -> Holder:
-    """Delete a device and end its sessions; raise Unknown."""
+    """Delete a device and end its sessions; raise NotFound."""
     accounts.delete_device(connection, app, user, device)
     mine = and_(sessions.c.user_id == user, sessions.c.app_id == app, sessions.c.device_id == device)
     connection.execute(sessions.delete().where(mine))
@@ -162,10 +163,10 @@ def end_of_code(connection: Connection, app: str, code_hash: str) -> Holder | No
 
 
 def log_out(connection: Connection, user_id: str) -> set[Holder]:
-    """End all sessions of a user and refuse all tokens issued so far; raise Unknown."""
+    """End all sessions of a user and refuse all tokens issued so far; raise NotFound."""
     user = accounts.hold(connection, user_id)
     if user is None:
-        raise accounts.Unknown("there is no such account")
+        raise NotFound("there is no such account")
     # Later than the `iat` of all tokens: it has whole seconds, and may be ahead of the clock after an earlier log-out.
     since = min(max(int(time.time()), user.valid_since or 0) + 1, accounts.DISABLED)
     connection.execute(users.update().where(users.c.id == user_id).values(valid_since=since))
@@ -176,7 +177,7 @@ def log_out(connection: Connection, user_id: str) -> set[Holder]:
 
 
 def set_password(connection: Connection, user_id: str, password_hash: str) -> set[Holder]:
-    """Store a new password and end all sessions; raise Unknown."""
+    """Store a new password and end all sessions; raise NotFound."""
     connection.execute(users.update().where(users.c.id == user_id).values(password_hash=password_hash))
     return log_out(connection, user_id)
 

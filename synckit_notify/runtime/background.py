@@ -6,7 +6,7 @@ Threads are looked up as `threading.X` at the time of use, so that they are gree
 import threading
 from collections.abc import Callable
 
-from .logs import FaultLog
+from .logs import RateLimitedLog
 
 SETTLE_SECONDS = 5.0
 """How long to wait for a thread that is no longer needed; it ends at once unless the machine is busy."""
@@ -46,7 +46,7 @@ class Periodic:
         self._wakeup = threading.Event()
         self._pause = pause or self._wakeup.wait
         self._thread: threading.Thread | None = None
-        self._faults = FaultLog()
+        self._faults = RateLimitedLog()
 
     def ensure(self) -> None:
         """Start the thread unless it runs. Call it after `needed` has become true, never before.

@@ -35,3 +35,7 @@ class PerProcess(Generic[T]):
     def made(self) -> T | None:
         """Return this process's value if it has been made."""
         return self._made.get(os.getpid())
+
+    def forget(self) -> T | None:
+        """Return this process's value if it has been made, and make a new one at the next use."""
+        return self._made.pop(os.getpid(), None)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from ..errors import Refused
-from ..runtime.logs import FaultLog
+from ..runtime.logs import RateLimitedLog
 from .channel import ChannelKey, EndReason, Subscriber
 from .registry import Registry
 
@@ -119,7 +119,7 @@ class GapRecovery:
         self._wakeup = threading.Event()
         self._gaps = self._handled = 0
         self._thread: threading.Thread | None = None
-        self._faults = FaultLog()
+        self._faults = RateLimitedLog()
 
     def gap(self) -> None:
         """Report that notices may have been lost; returns at once. Gaps are handled one after the other."""

@@ -1,7 +1,6 @@
-"""Commands about apps, users and devices that are there already, and about who is connected."""
+"""Commands about apps, users and devices that already exist."""
 
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,11 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, Table, select
 
-from synckit_notify.backend import Backend, accounts, presence
+from synckit_notify.backend import Backend, accounts
 from synckit_notify.backend.admin import account_deletion
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CONNECTED, open_stream
 
-from ..conftest import make_token
 from ..support.visitor import Visitor, grant
 from .conftest import PASSWORD, SQLITE_ONLY, Caller, Send, change
 from .test_commands import Run, last_word, refused, run
@@ -43,7 +41,7 @@ class Person:
         assert self.calls.put("/keys", {"envelope": "sealed"})[0] == 200
 
     def is_out(self, api_key: str) -> None:
-        """See that no token of any kind counts."""
+        """Check that every kind of token is refused."""
         assert self.calls.get("/status")[0] == 401
         assert Caller(self._send, self.pasted).get("/status")[0] == 401
         renewal = {"grant_type": "refresh_token", "refresh_token": self.answer["refresh_token"], "client_id": api_key}
@@ -81,7 +79,7 @@ def test_users_are_listed_page_by_page_without_a_hash(run: Run, app: Flask) -> N
     assert "--after bob@example.org" in page
 
 
-def test_whoever_is_disabled_is_out_everywhere_and_told_what_a_wrong_password_is_told(
+def test_a_disabled_account_is_logged_out_everywhere_and_answered_like_a_wrong_password(
     run: Run, app: Flask, alice_there: Person, log_in: Callable[..., Any], credentials: dict[str, str]
 ) -> None:
     person = Visitor(app, credentials["api_key"])
@@ -101,7 +99,7 @@ def test_whoever_is_disabled_is_out_everywhere_and_told_what_a_wrong_password_is
     assert "is disabled" in refused(app, "token", "--app", "notes", "--user", ALICE)
 
 
-def test_a_code_that_was_given_before_is_worth_nothing_after(
+def test_a_code_issued_before_the_account_was_disabled_is_refused(
     run: Run, app: Flask, send: Send, credentials: dict[str, str]
 ) -> None:
     code = Visitor(app, credentials["api_key"]).allow()
@@ -109,7 +107,7 @@ def test_a_code_that_was_given_before_is_worth_nothing_after(
     assert send("POST", "/oauth/token", grant(credentials["api_key"], code), {})[1]["error"] == "invalid_grant"
 
 
-def test_whoever_is_enabled_again_logs_in_with_the_old_password_and_finds_everything(
+def test_an_enabled_account_has_its_old_password_and_data(
     run: Run, app: Flask, send: Send, alice_there: Person, log_in: Callable[..., Any], credentials: dict[str, str]
 ) -> None:
     run("user", "disable", ALICE)
@@ -128,7 +126,7 @@ def rows_of(backend: Backend, table: Table, column: str, value: str) -> int:
     return backend.store.read(count)
 
 
-def test_a_deleted_account_leaves_nothing_but_its_id(
+def test_a_deleted_account_leaves_only_its_id(
     run: Run,
     app: Flask,
     backend: Backend,
@@ -156,7 +154,7 @@ def test_a_deleted_account_leaves_nothing_but_its_id(
         assert "no such account" in refused(app, "user", *words)
 
 
-def test_the_same_address_may_have_a_new_account_that_is_empty(
+def test_a_new_account_with_the_same_address_is_empty(
     run: Run, alice_there: Person, log_in: Callable[..., Any], send: Send
 ) -> None:
     run("user", "delete", ALICE, "--yes")
@@ -166,15 +164,15 @@ def test_the_same_address_may_have_a_new_account_that_is_empty(
     assert Caller(send, answer["token"]).get("/status")[1]["change_count"] == 0
 
 
-def test_nobody_is_deleted_unasked(run: Run, app: Flask, alice_there: Person) -> None:
+def test_deleting_asks_for_confirmation(run: Run, app: Flask, alice_there: Person) -> None:
     result = app.test_cli_runner().invoke(args=["synckit", "user", "delete", ALICE], input="n\n")
-    assert (result.exit_code, "with 1 changes, for ever?" in result.output) == (1, True)
+    assert (result.exit_code, "with 1 changes permanently?" in result.output) == (1, True)
     assert alice_there.calls.get("/status")[0] == 200
     run("user", "delete", ALICE, stdin="y\n")
     assert alice_there.calls.get("/status")[0] == 401
 
 
-def test_many_changes_are_deleted_some_at_a_time_and_an_interrupted_command_goes_on(
+def test_changes_are_deleted_in_batches_and_an_interrupted_command_continues(
     run: Run, app: Flask, backend: Backend, alice_there: Person, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(account_deletion, "CHANGES_AT_ONCE", 10)
@@ -193,7 +191,7 @@ def test_many_changes_are_deleted_some_at_a_time_and_an_interrupted_command_goes
 
 
 @pytest.mark.parametrize("path", ["push", "devices", "keys"])
-def test_what_was_under_way_when_the_account_was_deleted_stores_nothing(
+def test_requests_in_flight_when_the_account_is_deleted_store_nothing(
     run: Run, backend: Backend, alice_there: Person, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     authenticate = backend.notifier.authenticate
@@ -230,64 +228,8 @@ def test_devices_are_listed_and_deleted_as_their_user_can(
     assert "no such device" in refused(app, "devices", "delete", alice_there.device)
 
 
-class TestConnected:
-    @pytest.fixture
-    def app(self, make_app: Callable[..., Flask]) -> Flask:
-        return make_app(SYNCKIT_SWEEP_SECONDS="0.1")
-
-    def test_it_names_the_app_the_person_and_the_devices(self, run: Run, app: Flask, alice_there: Person) -> None:
-        stranger = make_token("stranger", "elsewhere")
-        with (
-            open_stream(app.test_client(), alice_there.app, alice_there.pasted, device_id=alice_there.device),
-            open_stream(app.test_client(), alice_there.app, alice_there.pasted),
-            open_stream(app.test_client(), "elsewhere", stranger, device_id="x"),
-        ):
-            lines = run("connected", "--wait", "0.5").splitlines()
-            assert f"notes  {ALICE}  2 streams  laptop" in lines
-            assert "elsewhere  stranger  1 streams  x" in lines
-            assert lines[-1] == "3 streams, 1 processes answered"
-            few = run("connected", "--wait", "0.5", "--limit", "1")
-            assert "and 1 more" in few
-            assert "stranger" not in few
-
-    def test_nobody_is_connected(self, run: Run) -> None:
-        assert run("connected", "--wait", "0").splitlines()[-1] == "0 streams, 0 processes answered"
-
-    def test_nothing_of_it_stays(self, run: Run, app: Flask, backend: Backend) -> None:
-        with open_stream(app.test_client(), "notes", make_token()) as stream:
-            assert stream.next_frame() == CONNECTED
-            run("connected", "--wait", "0.3")
-            time.sleep(0.3)
-            assert backend.store.read(lambda connection: connection.execute(select(schema.roll_calls)).all()) == []
-
-    def test_a_question_is_answered_once_and_an_old_one_not_at_all(self, backend: Backend) -> None:
-        question = backend.store.write(presence.ask)
-        assert backend.store.read(presence.unanswered) == [question]
-        presence.answer(backend.store, [question], [("notes", "alice", None)] * 3)
-        assert backend.store.read(presence.unanswered) == []
-        present = backend.store.read(lambda connection: presence.heard(connection, question))
-        assert list(present.processes.values()) == [3]
-        assert present.streams == {("notes", "alice", None): 3}
-        old = schema.now() - presence.LIFE_MICROSECONDS - 1
-        backend.store.write(lambda connection: connection.execute(schema.roll_calls.update().values(asked_at=old)))
-        assert backend.store.read(presence.unanswered) == []
-        backend.store.write(presence.ask)
-        presence.answer(backend.store, [question], [])
-        present = backend.store.read(lambda connection: presence.heard(connection, question))
-        assert present.processes == {}
-
-    def test_a_process_with_very_many_streams_counts_what_it_does_not_name(
-        self, backend: Backend, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(presence, "MAX_REPORTED", 2)
-        question = backend.store.write(presence.ask)
-        presence.answer(backend.store, [question], [("notes", str(user), None) for user in range(5)])
-        present = backend.store.read(lambda connection: presence.heard(connection, question))
-        assert (list(present.processes.values()), present.streams.total()) == ([5], 2)
-
-
 @SQLITE_ONLY
-def test_no_secret_is_in_the_database_in_the_clear(
+def test_the_database_contains_no_secret_in_plain_text(
     alice_there: Person, app: Flask, send: Send, credentials: dict[str, str], log_in: Callable[..., Any], tmp_path: Path
 ) -> None:
     code = Visitor(app, credentials["api_key"]).allow()
@@ -302,7 +244,7 @@ def test_no_secret_is_in_the_database_in_the_clear(
     assert not [secret for secret in secrets if secret.encode() in stored]
 
 
-def test_a_disabled_account_takes_a_wrong_password_no_faster(backend: Backend, credentials: dict[str, str]) -> None:
+def test_a_disabled_account_takes_as_long_to_refuse_a_password(backend: Backend, credentials: dict[str, str]) -> None:
     checked: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

@@ -85,8 +85,8 @@ def test_a_code_can_be_exchanged_with_a_form(app: Flask, visitor: Visit, api_key
         ({"client_id": "nobody"}, "The client does not exist"),
         ({"redirect_uri": None}, "redirect_uri: must be a loopback address"),
         ({"redirect_uri": WEB}, "redirect_uri: must be a loopback address"),
-        ({"redirect_uri": CALLBACK + "?" + "x" * 2048}, "redirect_uri: at most 2048 characters"),
-        ({"state": "a\0b"}, "state: NUL and lone surrogates are not allowed"),
+        ({"redirect_uri": CALLBACK + "?" + "x" * 2048}, "redirect_uri: must have at most 2048 characters"),
+        ({"state": "a\0b"}, "state: must not contain NUL or lone surrogates"),
     ],
 )
 def test_with_an_unverified_address_the_error_is_shown_without_a_redirect(

@@ -57,11 +57,11 @@ def test_a_password_is_asked_for_twice(run: Run, app: Flask) -> None:
 
 
 @pytest.mark.parametrize("words", [["app", "add", ""], ["app", "add", "\udc80"], ["user", "add", " ", "--password=x"]])
-def test_a_name_must_be_one(app: Flask, words: list[str]) -> None:
+def test_invalid_names_are_refused(app: Flask, words: list[str]) -> None:
     assert refused(app, *words).startswith("Error: ")
 
 
-def test_a_token_needs_nobody_stored(run: Run, send: Send) -> None:
+def test_a_token_needs_no_stored_app_or_user(run: Run, send: Send) -> None:
     lines = run("token", "--app", "notes", "--user", "alice", "--device", "d1").splitlines()
     claims = jwt.decode(lines[-1], KEY, ["HS256"])
     assert (claims["app"], claims["sub"], claims["device"]) == ("notes", "alice", "d1")
@@ -121,16 +121,16 @@ def test_a_log_out_refuses_old_tokens_and_ends_the_streams(run: Run, app: Flask,
         "",
     ],
 )
-def test_an_address_that_others_may_listen_at_is_not_registered(run: Run, app: Flask, address: str) -> None:
+def test_an_unsafe_redirect_address_is_refused(run: Run, app: Flask, address: str) -> None:
     run("app", "add", "notes")
     assert "Error: the address must be https://" in refused(app, "app", "redirect", "notes", address)
 
 
-def test_an_address_is_registered_for_an_app_that_there_is_and_taken_away_once(run: Run, app: Flask) -> None:
+def test_redirect_addresses_are_added_and_removed(run: Run, app: Flask) -> None:
     run("app", "add", "notes")
     for words in (["notes", "https://notes.example.org/done"], ["notes", "com.example.notes:/done?a=b"]):
-        assert "from now on answered at" in run("app", "redirect", *words)
-        assert "no longer answered at" in run("app", "redirect", *words, "--remove")
+        assert "may now redirect to" in run("app", "redirect", *words)
+        assert "no longer redirect to" in run("app", "redirect", *words, "--remove")
         assert "no such address" in refused(app, "app", "redirect", *words, "--remove")
     assert "no such app" in refused(app, "app", "redirect", "mail", "https://mail.example.org/")
 
@@ -164,7 +164,7 @@ def test_from_the_shell_in_a_fresh_clone(clone: Path) -> None:
     assert sorted(path.name for path in (clone / "instance").iterdir()) == ["jwt.key", "synckit.db"]
 
 
-class TestAChangeThatStopsDevices:
+class TestAChangeThatDevicesCannotProcess:
     @pytest.fixture
     def laptop(self, alice: Caller, backend: Backend) -> str:
         """A device with three changes; the second has a time that servers of an older release have accepted."""
@@ -174,7 +174,7 @@ class TestAChangeThatStopsDevices:
         backend.store.write(lambda connection: connection.execute(second) and None)
         return laptop
 
-    def test_is_blanked_in_its_place_and_devices_are_told_to_pull(
+    def test_is_blanked_in_its_place_and_devices_are_notified(
         self, run: Run, app: Flask, alice: Caller, laptop: str
     ) -> None:
         before = alice.pull(laptop)["changes"]
@@ -189,13 +189,13 @@ class TestAChangeThatStopsDevices:
         assert page["changes"] == [before[0], before[1] | blank, before[2]]
         assert (page["cursor"], alice.push(laptop)) == (3, 4)
 
-    def test_becomes_what_no_device_can_push(self, run: Run, alice: Caller, laptop: str) -> None:
+    def test_becomes_a_change_that_no_device_can_push(self, run: Run, alice: Caller, laptop: str) -> None:
         """So readers know it from any change, and pass it by."""
         run("changes", "delete", "notes", "alice", "2", "--yes")
         pushed = alice.pull(laptop)["changes"][1]
         assert alice.post("/push", {"device_id": laptop, "changes": [pushed]})[0] == 422
 
-    def test_is_asked_about_and_must_be_there(self, run: Run, app: Flask, alice: Caller, laptop: str) -> None:
+    def test_needs_confirmation_and_must_exist(self, run: Run, app: Flask, alice: Caller, laptop: str) -> None:
         before = alice.pull(laptop)["changes"]
         words = ["synckit", "changes", "delete", "notes", "alice", "2"]
         assert app.test_cli_runner().invoke(args=words, input="n\n").exit_code == 1

@@ -1,4 +1,4 @@
-"""The unit, the settings and the container file of `deploy/`, as far as they run without systemd and without podman."""
+"""The unit, the settings and the container file of `deploy/`, tested without systemd and podman."""
 
 import json
 import re
@@ -53,7 +53,7 @@ def test_the_service_starts_with_the_shipped_settings_and_tells_systemd(clone: P
             assert server.stop(within=30) == 0
 
 
-def test_the_shipped_settings_are_for_production_and_hold_no_key(tmp_path: Path) -> None:
+def test_the_shipped_settings_are_for_production_and_contain_no_key(tmp_path: Path) -> None:
     shipped_settings = settings(tmp_path)
     assert (shipped_settings["SYNCKIT_ENV"], shipped_settings["SYNCKIT_JWT_KEY"]) == ("production", "")
 
@@ -97,7 +97,7 @@ def test_the_copied_files_serve_are_healthy_and_end_on_term(image: dict[str, lis
 
 
 def copy_into(folder: Path, source: Path) -> None:
-    """Do what COPY does: a file goes into the folder, of a folder its contents go."""
+    """Copy as COPY does: a file into the folder, and of a folder its contents."""
     folder.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, folder, dirs_exist_ok=True)

@@ -34,9 +34,7 @@ def test_development_keeps_a_random_key_for_its_owner_only(folder: Path) -> None
     assert sorted(path.name for path in folder.iterdir()) == ["jwt.key", "synckit.db"]
 
 
-def test_of_two_that_find_no_key_at_the_same_time_both_take_the_first_ones(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_that_start_together_share_one_key(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Path, "exists", lambda path: False)
         keys = {create_app(instance_path=folder).config["SYNCKIT_JWT_KEY"] for _ in range(3)}
@@ -44,7 +42,7 @@ def test_of_two_that_find_no_key_at_the_same_time_both_take_the_first_ones(
     assert mode(folder / "jwt.key") == 0o600
 
 
-def test_with_a_configured_key_none_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_key_is_not_stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCKIT_JWT_KEY", KEY)
     assert create_app(instance_path=folder).config["SYNCKIT_JWT_KEY"] == KEY
     assert not (folder / "jwt.key").exists()
@@ -58,13 +56,13 @@ def test_production_without_a_key_refuses_and_says_how_to_make_one(folder: Path,
 
 
 def test_an_unknown_environment_is_refused(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="SYNCKIT_ENV: 'prod' is neither development nor production"):
+    with pytest.raises(ConfigurationError, match="SYNCKIT_ENV: 'prod' must be development or production"):
         create_app({"SYNCKIT_ENV": "prod"}, instance_path=folder)
 
 
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigurationError, match="cannot make the folder"):
+    with pytest.raises(ConfigurationError, match="cannot create the folder"):
         create_app(instance_path=tmp_path / "file" / "instance")
 
 
@@ -88,7 +86,7 @@ def test_a_demo_is_offered_on_the_loopback_only(
     assert ("demo@example.org" in capsys.readouterr().out) is offered
 
 
-def test_a_demo_is_offered_once_and_the_page_stands_first(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_demo_is_offered_once_and_the_page_comes_first(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
     development.offer_demo(app, [LOOPBACK])
     page, *commands = [line for line in capsys.readouterr().out.splitlines() if "http://127.0.0.1:8000" in line]
     assert page.endswith(" http://127.0.0.1:8000/")

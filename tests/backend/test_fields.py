@@ -1,4 +1,4 @@
-"""What counts as a moment, a text and a JSON object."""
+"""Which timestamps, strings and JSON objects are accepted."""
 
 import json
 from pathlib import Path
@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from synckit_notify.backend import request_fields
-from synckit_notify.backend.request_fields import Fields, InvalidField, MalformedBody, rfc3339
+from synckit_notify.backend.errors import InvalidField, MalformedBody
+from synckit_notify.backend.request_fields import Fields, rfc3339
 
 TIMESTAMPS = json.loads((Path(__file__).parents[1] / "timestamps.json").read_text())
-"""What server and SDK take alike: the tests of both read this file."""
+"""Timestamps for the tests of both server and SDK, which must accept the same ones."""
 
 
 @pytest.mark.parametrize(("text", "nanoseconds"), TIMESTAMPS["accepted"].items())
-def test_a_moment_is_read_exactly_a_part_of_a_microsecond_counting_as_one(text: str, nanoseconds: int) -> None:
+def test_a_timestamp_is_read_exactly_and_rounded_up_to_microseconds(text: str, nanoseconds: int) -> None:
     assert Fields({"since": text}).optional_instant("since") == -(-nanoseconds // 1000)
     assert Fields({"timestamp": text}).timestamp("timestamp") == text
 
@@ -26,7 +27,7 @@ def test_what_is_not_rfc_3339_within_the_years_1_to_9999_is_refused(text: str) -
         Fields({"timestamp": text}, "changes[3].").timestamp("timestamp")
 
 
-def test_a_moment_is_answered_with_all_digits_and_z() -> None:
+def test_timestamps_are_formatted_with_six_digits_and_z() -> None:
     assert rfc3339(0) == "1970-01-01T00:00:00.000000Z"
     assert rfc3339(1_709_164_800_120_000) == "2024-02-29T00:00:00.120000Z"
 
@@ -44,7 +45,7 @@ def test_what_is_not_a_json_object_is_malformed(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a": ', "}"), ('["x", ', ", 1]")])
-def test_json_has_64_levels_at_most_however_much_of_the_stack_is_used(opens: str, closes: str) -> None:
+def test_json_has_at_most_64_levels_at_any_stack_depth(opens: str, closes: str) -> None:
     def body(levels: int) -> bytes:
         return f'{{"a": {opens * (levels - 1)}1{closes * (levels - 1)}}}'.encode()
 

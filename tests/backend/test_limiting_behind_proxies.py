@@ -1,4 +1,4 @@
-"""Failed log-ins through the proxies of `deploy/`: each client is counted for itself, whatever it claims to be."""
+"""Failed log-ins through the proxies of `deploy/`: each client is counted by its own address."""
 
 import contextlib
 import http.client
@@ -20,7 +20,7 @@ LIMIT = 3
 
 @pytest.fixture(params=[Nginx, Haproxy, Caddy], ids=lambda proxy: proxy.name)
 def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxy]:
-    """In front of the included server, which is told of it."""
+    """A proxy in front of the included server, with SYNCKIT_PROXIES=1."""
     for program in (request.param.name.lower(), "openssl"):
         need(program)
     env = {
@@ -39,7 +39,7 @@ def proxy(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Proxy]:
 
 
 def fail(proxy: Proxy, client: str, attempt: int, **headers: str) -> int:
-    """Log in as somebody else each time, and return the status."""
+    """Return the status of a failed log-in as another account each time."""
     unverified = ssl._create_unverified_context()
     connection = http.client.HTTPSConnection(
         "localhost", proxy.port, timeout=60, source_address=(client, 0), context=unverified
@@ -50,7 +50,7 @@ def fail(proxy: Proxy, client: str, attempt: int, **headers: str) -> int:
         return connection.getresponse().status
 
 
-def test_each_client_is_counted_for_itself_whatever_it_claims(proxy: Proxy) -> None:
+def test_each_client_is_counted_by_its_own_address_whatever_it_claims(proxy: Proxy) -> None:
     assert [fail(proxy, "127.0.0.5", n) for n in range(LIMIT + 1)] == [401] * LIMIT + [429]
     lies = {"X-Forwarded-For": "192.0.2.7", "Forwarded": "for=192.0.2.7", "X-Real-IP": "192.0.2.7"}
     assert fail(proxy, "127.0.0.5", 10, **lies) == 429

@@ -1,4 +1,4 @@
-"""Every limit of docs/protocol.md has its own error, and nothing that a client sends is a 500."""
+"""Every limit in docs/protocol.md has its own error, and no request of a client is answered with 500."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -68,7 +68,7 @@ def nasty_requests(device: str, api_key: str) -> Iterator[tuple[str, bytes]]:
             yield "/push", json.dumps({"device_id": device, "changes": changes}).encode()
 
 
-def test_nothing_a_client_sends_is_a_500(alice: Caller, send: Send, credentials: dict[str, str]) -> None:
+def test_no_request_of_a_client_is_a_500(alice: Caller, send: Send, credentials: dict[str, str]) -> None:
     for path, body in nasty_requests(alice.register(), credentials["api_key"]):
         status, answer = send(METHODS.get(path, "POST"), path, body, alice.headers)
         assert status in (200, 400, 401, 403, 404, 409, 413, 422), (status, path, body[:100])
@@ -82,28 +82,28 @@ def test_a_malformed_device_id_in_the_path_is_no_500(alice: Caller, device_id: s
 
 
 TOO_MUCH = [
-    ({"changes": []}, "changes: from 1 to 500 entries"),
-    ({"changes": [change()] * 501}, "changes: from 1 to 500 entries"),
+    ({"changes": []}, "changes: must have 1 to 500 entries"),
+    ({"changes": [change()] * 501}, "changes: must have 1 to 500 entries"),
     ({"changes": {}}, "changes: must be a list"),
     ({"changes": None}, "changes: is missing"),
     ({"changes": [change(), 1]}, "changes[1]: must be an object"),
-    ({"changes": [change()] * 3 + [change(row_id="x" * 257)]}, "changes[3].row_id: at most 256 characters"),
-    ({"changes": [change(table="x" * 129)]}, "changes[0].table: at most 128 characters"),
+    ({"changes": [change()] * 3 + [change(row_id="x" * 257)]}, "changes[3].row_id: must have at most 256 characters"),
+    ({"changes": [change(table="x" * 129)]}, "changes[0].table: must have at most 128 characters"),
     ({"changes": [change(table="")]}, "changes[0].table: must not be empty"),
-    ({"changes": [change(op="insert")]}, "changes[0].op: one of INSERT, UPDATE, DELETE"),
-    ({"changes": [change(data="x" * 262_145)]}, "changes[0].data: at most 262144 characters"),
-    ({"changes": [change(data="é" * 131_073)]}, "changes[0].data: at most 262144 bytes"),
-    ({"changes": [change(data=None)]}, "changes[0].data: is missing; only a DELETE may omit it"),
-    ({"changes": [change(data={})]}, "changes[0].data: must be a text"),
-    ({"changes": [change(timestamp="yesterday")]}, "changes[0].timestamp: must be RFC 3339 with a zone"),
+    ({"changes": [change(op="insert")]}, "changes[0].op: must be one of INSERT, UPDATE, DELETE"),
+    ({"changes": [change(data="x" * 262_145)]}, "changes[0].data: must have at most 262144 characters"),
+    ({"changes": [change(data="é" * 131_073)]}, "changes[0].data: must have at most 262144 bytes"),
+    ({"changes": [change(data=None)]}, "changes[0].data: is missing, only a DELETE may do without"),
+    ({"changes": [change(data={})]}, "changes[0].data: must be a string"),
+    ({"changes": [change(timestamp="yesterday")]}, "changes[0].timestamp: must be RFC 3339 with a time zone"),
     (
         {"changes": [change(), change(timestamp="9999-12-31T23:59:60Z")]},
-        "changes[1].timestamp: must be RFC 3339 with a zone, without leap seconds and with at most 9 digits",
+        "changes[1].timestamp: must be RFC 3339 with a time zone, without leap seconds and with at most 9 digits",
     ),
-    ({"changes": [change(row_id="a\0b")]}, "changes[0].row_id: NUL and lone surrogates are not allowed"),
-    ({"changes": [change(row_id="\udfff")]}, "changes[0].row_id: NUL and lone surrogates are not allowed"),
-    ({"push_id": "x" * 65}, "push_id: at most 64 characters"),
-    ({"push_id": 7}, "push_id: must be a text"),
+    ({"changes": [change(row_id="a\0b")]}, "changes[0].row_id: must not contain NUL or lone surrogates"),
+    ({"changes": [change(row_id="\udfff")]}, "changes[0].row_id: must not contain NUL or lone surrogates"),
+    ({"push_id": "x" * 65}, "push_id: must have at most 64 characters"),
+    ({"push_id": 7}, "push_id: must be a string"),
     ({"device_id": None}, "device_id: is missing"),
 ]
 
@@ -119,17 +119,17 @@ def test_a_push_out_of_bounds_names_the_field(alice: Caller, fields: dict[str, A
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"cursor": True}, "cursor: must be a whole number"),
-        ({"cursor": 1.0}, "cursor: must be a whole number"),
-        ({"cursor": -1}, "cursor: from 0 to 9223372036854775807"),
-        ({"cursor": 2**63}, "cursor: from 0 to 9223372036854775807"),
-        ({"limit": 0}, "limit: from 1 to 500"),
-        ({"limit": 501}, "limit: from 1 to 500"),
-        ({"tables": []}, "tables: from 1 to 100 entries"),
-        ({"tables": ["a", 1]}, "tables[1]: must be a text"),
+        ({"cursor": True}, "cursor: must be an integer"),
+        ({"cursor": 1.0}, "cursor: must be an integer"),
+        ({"cursor": -1}, "cursor: must be from 0 to 9223372036854775807"),
+        ({"cursor": 2**63}, "cursor: must be from 0 to 9223372036854775807"),
+        ({"limit": 0}, "limit: must be from 1 to 500"),
+        ({"limit": 501}, "limit: must be from 1 to 500"),
+        ({"tables": []}, "tables: must have 1 to 100 entries"),
+        ({"tables": ["a", 1]}, "tables[1]: must be a string"),
         ({"tables": "tasks"}, "tables: must be a list"),
-        ({"since": "2026-01-31T12:00:00"}, "since: must be RFC 3339 with a zone"),
-        ({"until": 5}, "until: must be a text"),
+        ({"since": "2026-01-31T12:00:00"}, "since: must be RFC 3339 with a time zone"),
+        ({"until": 5}, "until: must be a string"),
     ],
 )
 def test_a_pull_out_of_bounds_names_the_field(alice: Caller, fields: dict[str, Any], sentence: str) -> None:
@@ -148,16 +148,20 @@ def test_the_largest_allowed_push_is_stored_unchanged(alice: Caller) -> None:
 @SQLITE_ONLY
 def test_a_large_push_waits_for_a_seat_and_a_small_one_does_not(alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
-    device, large = alice.register("laptop"), change(data="x" * request_limits.SMALL)
+    device, large = alice.register("laptop"), change(data="x" * request_limits.MAX_UNSEATED_BODY_BYTES)
     with ExitStack() as others:
         for number in range(request_limits.LARGE_SEATS):
             others.enter_context(
-                request_limits.slot(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), f"user {number}")
+                request_limits.slot(
+                    Request({"CONTENT_LENGTH": str(request_limits.MAX_UNSEATED_BODY_BYTES + 1)}), f"user {number}"
+                )
             )
         assert alice.post("/push", {"device_id": device, "changes": [large]})[0] == 503
         assert alice.push(device, change()) == 1
     for _ in range(request_limits.LARGE_SEATS + 1):
-        assert alice.post("/push", b"{" * (request_limits.SMALL + 1))[0] == 400, "a seat is given back whatever happens"
+        assert alice.post("/push", b"{" * (request_limits.MAX_UNSEATED_BODY_BYTES + 1))[0] == 400, (
+            "a seat is given back whatever happens"
+        )
     assert alice.push(device, large) == 2
 
 
@@ -166,11 +170,13 @@ def test_large_pushes_of_one_account_leave_seats_to_others(
     alice: Caller, as_user: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
-    large = change(data="x" * request_limits.SMALL)
+    large = change(data="x" * request_limits.MAX_UNSEATED_BODY_BYTES)
     with ExitStack() as others:
         for _ in range(request_limits.LARGE_SEATS_OF_ONE):
             others.enter_context(
-                request_limits.slot(Request({"CONTENT_LENGTH": str(request_limits.SMALL + 1)}), "alice")
+                request_limits.slot(
+                    Request({"CONTENT_LENGTH": str(request_limits.MAX_UNSEATED_BODY_BYTES + 1)}), "alice"
+                )
             )
         assert alice.post("/push", {"device_id": alice.register(), "changes": [large]})[0] == 503
         bob = as_user("bob")

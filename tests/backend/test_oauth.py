@@ -80,8 +80,8 @@ WRONG = [
     ({"grant_type": ""}, 400, "invalid_request", "grant_type: is missing"),
     ({"refresh_token": ""}, 400, "invalid_request", "refresh_token: is missing"),
     ({"client_id": ""}, 400, "invalid_request", "client_id: is missing"),
-    ({"refresh_token": "x" * 129}, 400, "invalid_request", "refresh_token: at most 128 characters"),
-    ({"client_id": "a\0b"}, 400, "invalid_request", "client_id: NUL and lone surrogates are not allowed"),
+    ({"refresh_token": "x" * 129}, 400, "invalid_request", "refresh_token: must have at most 128 characters"),
+    ({"client_id": "a\0b"}, 400, "invalid_request", "client_id: must not contain NUL or lone surrogates"),
     (
         {"grant_type": "password"},
         400,

@@ -1,4 +1,4 @@
-"""The service without its database, with a wrong one, and with one that cannot be written: 503, and never an exit."""
+"""The service with a database that is unavailable, wrong or not writable: it answers 503 and never exits."""
 
 import contextlib
 import logging
@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from sqlalchemy import event
+from sqlalchemy import Connection, event
 from werkzeug.test import TestResponse
 
 from synckit_notify import ConfigurationError
 from synckit_notify.backend import Backend, create_app
-from synckit_notify.backend.database import sqlite, store
+from synckit_notify.backend.database import schema, sqlite, store
 from synckit_notify.backend.database.health import LOG_SECONDS, TRIAL_SECONDS, Failure, Health, Trouble
-from synckit_notify.backend.database.store import Busy, Store
+from synckit_notify.backend.database.store import Store
+from synckit_notify.backend.errors import Busy
 
 from ..conftest import KEY, make_token
 from ..support.server import ROOT, clean_environment
@@ -66,7 +67,7 @@ def flask(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A database in a folder that is not there yet."""
+    """A database file in a folder that does not exist yet."""
     return tmp_path / "later" / "some.db"
 
 
@@ -84,7 +85,7 @@ def make(file: Path) -> Iterator[Callable[[], Flask]]:
         app.extensions["synckit_backend"].store.dispose()
 
 
-class TestADatabaseThatIsAway:
+class TestAnUnavailableDatabase:
     def test_every_route_answers_503_in_json(self, make: Callable[[], Flask], caplog: pytest.LogCaptureFixture) -> None:
         app = make()
         for method, path, body in EVERY_ROUTE:
@@ -93,28 +94,29 @@ class TestADatabaseThatIsAway:
             assert 1 <= int(response.headers["Retry-After"]) <= 5
         assert not [record for record in caplog.records if record.exc_info]
 
-    def test_the_page_to_log_in_says_try_again(self, make: Callable[[], Flask]) -> None:
+    def test_the_log_in_page_says_try_again(self, make: Callable[[], Flask]) -> None:
         response = request(make(), "GET", "/oauth/authorize?client_id=k&response_type=code&redirect_uri=http://[::1]/")
         assert (response.status_code, response.mimetype) == (503, "text/html")
         assert "Please try again" in response.text
         assert int(response.headers["Retry-After"])
 
-    def test_the_service_starts_says_why_once_and_works_as_soon_as_the_database_is_there(
+    def test_the_service_starts_logs_the_reason_and_works_once_the_database_exists(
         self, make: Callable[[], Flask], file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         app = make()
         assert [request(app, "GET", "/api/sync/status").status_code for _ in range(5)] == [503] * 5
         assert (app.test_client().get("/api/sync/live").status_code, ready(app)) == (200, (503, None))
         assert [record.message for record in caplog.records] == [
-            "the service starts without its database and answers 503 until it is there: "
-            "the database is away or busy: unable to open database file",
-            "the database is away or busy, requests that need it are answered with 503: unable to open database file",
+            "the service starts without its database and answers 503 until it is available: "
+            "the database is unavailable or busy: unable to open database file",
+            "the database is unavailable or busy, requests that need it are answered with 503: "
+            "unable to open database file",
         ]
         file.parent.mkdir()
         assert request(app, "GET", "/api/sync/status").get_json()["cursor"] == 0
         assert ready(app) == (200, True)
 
-    def test_a_file_that_another_process_has_locked_stops_neither_the_start_nor_the_service(
+    def test_a_file_locked_by_another_process_does_not_stop_the_start(
         self, make: Callable[[], Flask], file: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
@@ -128,17 +130,17 @@ class TestADatabaseThatIsAway:
         other.close()
         assert request(app, "GET", "/api/sync/status").status_code == 200
 
-    def test_its_folder_is_made_where_it_is_the_default_and_can_be_made_later(self, tmp_path: Path) -> None:
+    def test_the_default_folder_can_be_created_later(self, tmp_path: Path) -> None:
         (tmp_path / "mount").write_text("not mounted yet")
         app = create_app({"SYNCKIT_JWT_KEY": KEY}, instance_path=tmp_path / "mount" / "instance")
         assert ready(app) == (503, None)
 
-    def test_a_command_says_so_in_one_sentence(self, clone: Path, file: Path) -> None:
+    def test_a_command_reports_it_in_one_sentence(self, clone: Path, file: Path) -> None:
         assert flask(clone, "user", "list", SYNCKIT_DATABASE_URL=f"sqlite:///{file}") == (
-            *(1, "", "Error: the database is away or busy: unable to open database file\n"),
+            *(1, "", "Error: the database is unavailable or busy: unable to open database file\n"),
         )
 
-    def test_a_connection_attempt_does_not_stop_the_hub(self, file: Path) -> None:
+    def test_a_connection_attempt_does_not_block_the_hub(self, file: Path) -> None:
         """SQLite itself would wait for another process's lock, in the thread that serves all streams."""
         file.parent.mkdir()
         first = Store(f"sqlite:///{file}")
@@ -154,7 +156,7 @@ class TestADatabaseThatIsAway:
 
 
 class TestAWrongDatabase:
-    def test_found_at_first_contact_is_503_and_one_error_line_and_never_an_exit(
+    def test_found_after_the_start_is_503_and_one_error_line(
         self, make: Callable[[], Flask], file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         app = make()
@@ -170,13 +172,13 @@ class TestAWrongDatabase:
             (
                 "ERROR",
                 "the database cannot be used, requests that need it are answered with 503: SYNCKIT_DATABASE_URL: the "
-                "database holds tables of another program: users; name an empty one",
+                "database holds tables of another program: users; use an empty database",
             )
         ]
         file.unlink()
         assert request(app, "GET", "/api/sync/status").status_code == 200
 
-    def test_stops_a_command_with_one_sentence(self, clone: Path, file: Path) -> None:
+    def test_ends_a_command_with_one_sentence(self, clone: Path, file: Path) -> None:
         file.parent.mkdir()
         file.write_text("this is a text " * 100)
         status, _, said = flask(clone, "user", "list", SYNCKIT_DATABASE_URL=f"sqlite:///{file}")
@@ -185,7 +187,7 @@ class TestAWrongDatabase:
         )
 
     @SQLITE_ONLY
-    def test_that_lost_its_tables_is_made_anew(self, app: Flask, backend: Backend) -> None:
+    def test_that_lost_its_tables_gets_new_ones(self, app: Flask, backend: Backend) -> None:
         request(app, "GET", "/api/sync/status")
         with contextlib.closing(sqlite3.connect(Path(app.instance_path) / "synckit.db")) as other, other:
             for (name,) in other.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -194,14 +196,14 @@ class TestAWrongDatabase:
         assert [request(app, "GET", "/api/sync/status").status_code for _ in range(2)] == [503, 200]
 
 
-def test_a_password_that_is_cut_at_its_special_character_is_not_written_anywhere() -> None:
+def test_part_of_a_password_with_an_at_sign_appears_in_no_error() -> None:
     with pytest.raises(ConfigurationError, match="must be percent-encoded") as refusal:
         Store("postgresql://synckit:half@secret@host/db")
     assert "secret" not in str(refusal.value)
 
 
 class Disk:
-    """What limits a database to the size that it has."""
+    """Limits a database file to its present size."""
 
     def __init__(self, backend: Backend) -> None:
         self._store = backend.store
@@ -222,7 +224,7 @@ class TestADatabaseThatCannotBeWritten:
     def disk(self, backend: Backend) -> Disk:
         return Disk(backend)
 
-    def test_pushes_are_503_pulls_go_on_ready_tells_and_the_log_has_one_line(
+    def test_pushes_are_503_pulls_work_ready_reports_it_and_the_log_has_one_line(
         self, app: Flask, alice: Caller, disk: Disk, caplog: pytest.LogCaptureFixture
     ) -> None:
         laptop = alice.register()
@@ -237,7 +239,7 @@ class TestADatabaseThatCannotBeWritten:
         assert alice.pull(laptop)["cursor"] == 1
         assert ready(app) == (200, False)
         assert [(record.levelname, record.exc_info) for record in caplog.records] == [("ERROR", None)]
-        assert "its disk is full or it is read-only, requests that need it are answered with 503: " in caplog.text
+        assert "(full disk or read-only), requests that need it are answered with 503: " in caplog.text
         disk.pages = 0
         assert alice.push(laptop, change(data="x" * 100_000)) == 2
         assert ready(app) == (200, True)
@@ -250,11 +252,24 @@ class TestADatabaseThatCannotBeWritten:
         response = request(app, "POST", "/api/sync/auth", credentials | {"password": PASSWORD})
         assert (response.status_code, response.get_json()) == (503, UNWRITABLE)
 
-    def test_ready_finds_out_by_itself_before_anybody_pushes(self, app: Flask, backend: Backend) -> None:
+    def test_ready_detects_it_without_a_push(self, app: Flask, backend: Backend) -> None:
         event.listen(
             backend.store._open().engine, "checkout", lambda connection, *_: connection.execute("PRAGMA query_only=1")
         )
         assert ready(app) == (200, False)
+
+    def test_the_trial_write_reaches_the_disk_and_leaves_no_row(self, app: Flask, backend: Backend) -> None:
+        """SQLite would write nothing for an UPDATE that changes nothing."""
+
+        def rows(connection: Connection) -> dict[str, int]:
+            tables = schema.metadata.sorted_tables
+            return {table.name: len(connection.execute(table.select()).all()) for table in tables}
+
+        log, before = Path(app.instance_path) / "synckit.db-wal", backend.store.read(rows)
+        assert log.stat().st_size == 0
+        backend.store.write(schema.try_to_write)
+        assert log.stat().st_size > 0
+        assert backend.store.read(rows) == before
 
     def test_ready_does_not_wait_for_a_lock(
         self, app: Flask, backend: Backend, monkeypatch: pytest.MonkeyPatch
@@ -277,7 +292,7 @@ class TestHealth:
     def health(self, now: list[float]) -> Health:
         return Health(clock=lambda: now[0])
 
-    def test_each_trouble_has_one_line_an_interval_which_counts_the_others(
+    def test_each_trouble_is_logged_once_an_interval_with_a_count_of_the_others(
         self, health: Health, now: list[float], caplog: pytest.LogCaptureFixture
     ) -> None:
         for _ in range(3):
@@ -302,12 +317,12 @@ class TestHealth:
         health.wrote()
         assert health.is_writable
 
-    def test_a_database_that_is_only_locked_says_nothing_about_its_disk(self, health: Health) -> None:
+    def test_a_locked_database_does_not_count_as_unwritable(self, health: Health) -> None:
         health.failed(Failure(Trouble.AWAY, "locked"))
         assert health.is_writable
 
 
-def test_what_is_wrong_with_our_own_statements_keeps_its_traceback(backend: Backend) -> None:
+def test_an_error_in_our_own_sql_keeps_its_traceback(backend: Backend) -> None:
     with pytest.raises(Exception, match="syntax error") as caught:
         backend.store.read(lambda connection: connection.exec_driver_sql("SELEC 1") and None)
     assert not isinstance(caught.value, Busy)

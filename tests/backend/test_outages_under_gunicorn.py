@@ -1,4 +1,4 @@
-"""gunicorn with two workers, and a database that goes, comes back, fills up or becomes read-only under it."""
+"""gunicorn with two workers, and a database that becomes unavailable, full or read-only."""
 
 import os
 import resource
@@ -34,7 +34,7 @@ def caller(server: Server) -> Caller:
 
 
 def answers(server: Server, status: int, times: int = 8) -> bool:
-    """Whether a route that reads the database answers so, whichever worker gets the request."""
+    """Return whether a route that reads the database has this status in every worker."""
     return all(caller(server).get("/status")[0] == status for _ in range(times))
 
 
@@ -60,7 +60,7 @@ def worker_of(stream: Listener, server: Server) -> int:
     raise LookupError("no worker has this connection")
 
 
-def test_a_service_that_starts_without_its_database_works_as_soon_as_it_is_there(clone: Path, tmp_path: Path) -> None:
+def test_a_service_that_starts_without_its_database_works_once_it_exists(clone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "later"
     url = f"sqlite:///{folder}/some.db"
     with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_WORKERS=str(WORKERS), SYNCKIT_DATABASE_URL=url) as server:
@@ -121,7 +121,7 @@ def check_all_is_well_again(alice: Caller, laptop: str, push: Callable[[], int])
 
 @contextmanager
 def small_disk(folder: Path, owner: str | None = None) -> Iterator[Path]:
-    """A file system of 3 MiB in memory, for a block."""
+    """Mount a file system of 3 MiB in memory."""
     need("mount")
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder], capture_output=True, text=True)
@@ -136,7 +136,7 @@ def small_disk(folder: Path, owner: str | None = None) -> Iterator[Path]:
 
 
 def fill(folder: Path) -> Path:
-    """Take all that is left of a file system."""
+    """Fill a file system."""
     file = folder / "ballast"
     with file.open("wb", buffering=0) as ballast:
         try:
@@ -174,7 +174,7 @@ class TestOnPostgreSQL:
             yield server
 
     @pytest.mark.parametrize("how", ["a killed worker", "a reload"])
-    def test_a_worker_that_starts_while_the_database_is_away_takes_nobody_with_it(
+    def test_a_worker_that_starts_without_the_database_does_not_stop_the_others(
         self, server: Server, postgresql: PostgreSQL, how: str
     ) -> None:
         alice = caller(server)

@@ -25,7 +25,7 @@ from .test_postgres import shown
 pytestmark = pytest.mark.thorough
 
 SESSIONS = 3
-"""Of the pooler, for all clients."""
+"""Connections of the pooler to PostgreSQL, for all clients."""
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def set_synchronous_commit(postgresql: PostgreSQL, value: str) -> None:
 
 @pytest.fixture
 def database(url: str) -> dict[str, str]:
-    """The settings that name it."""
+    """The settings for that database."""
     return {"SYNCKIT_DATABASE_URL": url}
 
 
@@ -133,7 +133,7 @@ class PostgreSQLSession:
         self._connection.close()
 
 
-def test_a_server_behind_it_that_goes_away_is_503_until_it_is_back(
+def test_an_unavailable_server_behind_it_is_503_until_it_is_back(
     app: Flask, alice: Caller, postgresql: PostgreSQL
 ) -> None:
     laptop = alice.register()
@@ -147,7 +147,7 @@ def test_a_server_behind_it_that_goes_away_is_503_until_it_is_back(
     assert status == 200
 
 
-def test_a_pooler_that_is_not_there_does_not_stop_a_start(url: str) -> None:
+def test_an_unavailable_pooler_does_not_stop_a_start(url: str) -> None:
     absent = urlsplit(url)._replace(netloc=f"synckit:secret@127.0.0.1:{free_port()}").geturl()
     app = create_app({"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_DATABASE_URL": absent})
     assert app.test_client().get("/api/sync/ready").status_code == 503

@@ -1,4 +1,4 @@
-"""PostgreSQL's own: one schema, nothing that waits for ever or stops the hub, a server that goes and comes back."""
+"""PostgreSQL: concurrent starts, limits, a server that becomes unavailable, deadlocks, and gevent's hub."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from synckit_notify.backend import Backend, accounts, changelog, sessions
 from synckit_notify.backend.database import postgres, schema
-from synckit_notify.backend.database.store import Busy
+from synckit_notify.backend.errors import Busy, Conflict
 
 from ..conftest import KEY, make_token
 from ..support.postgresql import PostgreSQL
@@ -60,7 +60,7 @@ def url(postgresql: PostgreSQL) -> str:
 
 @pytest.fixture
 def database(url: str) -> dict[str, str]:
-    """The settings that name it: nothing here runs on SQLite."""
+    """The settings for that database; nothing here runs on SQLite."""
     return {"SYNCKIT_DATABASE_URL": url}
 
 
@@ -82,7 +82,7 @@ def test_several_processes_starting_at_once_make_one_schema(bare: str, postgresq
         assert connection.execute("SELECT count(*) FROM meta").fetchone() == (1,)
 
 
-def test_starting_leaves_nobody_connected(app: Flask, postgresql: PostgreSQL) -> None:
+def test_starting_leaves_no_connection_open(app: Flask, postgresql: PostgreSQL) -> None:
     with postgresql.connect() as connection:
         mine = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'synckit'"
         until = time.monotonic() + 5
@@ -91,7 +91,7 @@ def test_starting_leaves_nobody_connected(app: Flask, postgresql: PostgreSQL) ->
             time.sleep(0.01)
 
 
-def test_a_session_has_its_limits_and_commits_to_the_disk(
+def test_a_session_has_our_limits_and_commits_synchronously(
     postgresql: PostgreSQL, make_app: Callable[..., Flask]
 ) -> None:
     with postgresql.connect() as connection:
@@ -109,7 +109,7 @@ def test_a_session_has_its_limits_and_commits_to_the_disk(
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
-def test_a_url_has_one_of_three_schemes_and_its_own_words_win(
+def test_a_url_has_one_of_three_schemes_and_its_options_take_precedence(
     url: str, scheme: str, make_app: Callable[..., Flask]
 ) -> None:
     app = make_app(SYNCKIT_DATABASE_URL=url.replace("postgresql", scheme, 1) + "&application_name=ours")
@@ -124,7 +124,7 @@ def test_a_statement_that_takes_too_long_is_ended(backend: Backend, monkeypatch:
             transaction(lambda connection: connection.execute(text("SELECT pg_sleep(5)")) and None)
 
 
-def test_a_transaction_that_stands_still_loses_its_locks(backend: Backend, alice: Caller) -> None:
+def test_an_idle_transaction_loses_its_locks(backend: Backend, alice: Caller) -> None:
     laptop = alice.register()
 
     def stand_still(connection: Connection) -> None:
@@ -138,7 +138,7 @@ def test_a_transaction_that_stands_still_loses_its_locks(backend: Backend, alice
     assert alice.push(laptop) == 1
 
 
-class TestAServerThatGoesAway:
+class TestAServerThatBecomesUnavailable:
     def test_is_503_and_not_ready_until_it_is_back(
         self, app: Flask, alice: Caller, postgresql: PostgreSQL, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -152,7 +152,7 @@ class TestAServerThatGoesAway:
             )
             assert (response.status_code, response.get_json()) == (503, {"error": "the server is busy, try again"})
             assert 1 <= int(response.headers["Retry-After"]) <= 5
-            assert "the database is away or busy, requests that need it are answered with 503: conn" in caplog.text
+            assert "unavailable or busy, requests that need it are answered with 503: conn" in caplog.text
             assert "psycopg" not in caplog.text  # no traceback of the driver
             assert "secret" not in caplog.text
         assert ready(app) == (200, True)
@@ -167,7 +167,7 @@ class TestAServerThatGoesAway:
         assert alice.push(laptop) == 1
         assert "away" not in caplog.text
 
-    def test_in_the_middle_of_pushes_loses_none_and_doubles_none(
+    def test_during_pushes_loses_none_and_repeats_none(
         self, as_user: Callable[..., Caller], postgresql: PostgreSQL
     ) -> None:
         alice = as_user()
@@ -198,7 +198,7 @@ class TestAServerThatGoesAway:
         assert [row["seq"] for row in seen] == list(range(1, len(pushed) + 1))
         assert {row["row_id"] for row in seen} == pushed
 
-    def test_and_stands_still_is_given_up_and_used_again(
+    def test_and_hangs_is_given_up_and_used_again(
         self,
         backend: Backend,
         postgresql: PostgreSQL,
@@ -219,11 +219,11 @@ class TestAServerThatGoesAway:
 
 
 class TestNobodyWaitsFor:
-    """Who waits behind a lock of his own could end in a deadlock; here another program holds the row."""
+    """A transaction that holds a lock must not wait for a second one; here another session holds the row."""
 
     @pytest.fixture
     def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Waiting is an error at once."""
+        """Make waiting for a lock an error."""
         monkeypatch.setattr(postgres, "WRITE", ["BEGIN; SET LOCAL lock_timeout = '100ms'"])
 
     @pytest.fixture
@@ -279,7 +279,7 @@ def test_of_two_accounts_with_one_email_made_at_once_the_second_is_refused(backe
     def attempt(_: int) -> str:
         try:
             return backend.store.write(add)
-        except accounts.Taken as refusal:
+        except Conflict as refusal:
             return str(refusal)
 
     with ThreadPoolExecutor(2) as pool:
@@ -293,14 +293,14 @@ def test_psycopg_that_was_loaded_before_gevent_patched_is_refused(url: str, tmp_
     assert printed.startswith("Busy the database cannot be used: psycopg was loaded before gevent patched")
 
 
-def test_a_slow_query_does_not_stop_the_hub(url: str) -> None:
+def test_a_slow_query_does_not_block_the_hub(url: str) -> None:
     command = [sys.executable, "-m", "tests.support.slow_query", url]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert float(done.stdout) < HUB_CEILING_MS
 
 
-def test_keepalives_go_on_while_a_push_waits_for_a_lock_and_while_the_server_is_away(
+def test_keepalives_continue_while_a_push_waits_for_a_lock_and_while_the_server_is_unavailable(
     clone: Path, database: dict[str, str], postgresql: PostgreSQL
 ) -> None:
     with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_KEEPALIVE_SECONDS="0.1", **database) as server:

@@ -1,4 +1,4 @@
-"""PostgreSQL when the service starts: whatever an attempt to connect reports stops nothing, a wrong database does."""
+"""PostgreSQL when the service starts: an unavailable server does not stop it, a wrong database does."""
 
 import socket
 import sys
@@ -22,8 +22,8 @@ def url(postgresql: PostgreSQL) -> str:
     return postgresql.emptied()
 
 
-class TestAServerThatIsAwayAtTheStart:
-    """Whatever an attempt to connect reports: the service starts, and its log says why in one line."""
+class TestAServerThatIsUnavailableAtTheStart:
+    """The service starts, and its log has the reason in one line."""
 
     @pytest.fixture
     def reason(self, caplog: pytest.LogCaptureFixture) -> Callable[[str], str]:
@@ -39,9 +39,9 @@ class TestAServerThatIsAwayAtTheStart:
 
         return reason
 
-    def test_is_not_there(self, reason: Callable[[str], str]) -> None:
+    def test_refuses_the_connection(self, reason: Callable[[str], str]) -> None:
         words = reason("postgresql://somebody:secret@127.0.0.1:1/synckit")
-        assert "answers 503 until it is there: the database is away or busy: connection failed" in words
+        assert "answers 503 until it is available: the database is unavailable or busy: connection failed" in words
         assert "\n" not in words
 
     def test_has_no_such_database(self, reason: Callable[[str], str], postgresql: PostgreSQL) -> None:
@@ -51,7 +51,7 @@ class TestAServerThatIsAwayAtTheStart:
             assert "not permitted to log in" in reason(postgresql.url().replace("synckit", "nobody", 1))
             connection.execute("DROP ROLE nobody")
 
-    def test_has_no_name_that_can_be_found(self, reason: Callable[[str], str]) -> None:
+    def test_has_an_unknown_host_name(self, reason: Callable[[str], str]) -> None:
         assert "failed to resolve host" in reason("postgresql://somebody:secret@nowhere.invalid/synckit")
 
     def test_has_too_many_clients(self, reason: Callable[[str], str], postgresql: PostgreSQL) -> None:
@@ -68,7 +68,7 @@ class TestAServerThatIsAwayAtTheStart:
             url = f"postgresql://somebody:secret@127.0.0.1:{port}/synckit?connect_timeout=2"
             assert "timeout" in reason(url)
 
-    def test_does_not_let_us_make_the_tables(
+    def test_does_not_allow_us_to_create_tables(
         self, reason: Callable[[str], str], postgresql: PostgreSQL, bare: str
     ) -> None:
         with postgresql.connect() as connection:
@@ -78,7 +78,7 @@ class TestAServerThatIsAwayAtTheStart:
 
 
 class TestAServerThatCannotBeUsed:
-    """create_app says why in one sentence, without the password."""
+    """create_app raises one sentence with the reason and without the password."""
 
     def refusal(self, url: str) -> str:
         with pytest.raises(ConfigurationError) as refusal:
@@ -90,10 +90,10 @@ class TestAServerThatCannotBeUsed:
     def test_has_a_url_that_cannot_be_read(self, url: str) -> None:
         assert "SYNCKIT_DATABASE_URL" in self.refusal(url)
 
-    def test_is_in_another_encoding(self, postgresql: PostgreSQL) -> None:
+    def test_has_another_encoding(self, postgresql: PostgreSQL) -> None:
         with postgresql.connect() as connection:
             connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0")
-            assert "must be made with ENCODING 'UTF8'" in self.refusal(postgresql.url("latin"))
+            assert "must be created with ENCODING 'UTF8'" in self.refusal(postgresql.url("latin"))
             connection.execute("DROP DATABASE latin")
 
     def test_needs_psycopg_which_is_missing(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ def caller(server: Server, user: str = "alice") -> Caller:
 
 def printed(server: Server, text: str) -> str:
     """Return the server's log once it holds the text."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while text not in server.log:
         assert time.monotonic() < until, server.log
         time.sleep(0.02)
@@ -97,8 +97,8 @@ def test_one_refresh_token_sent_many_times_at_once_has_one_successor(clone: Path
         assert not [token for token in tokens if token in server.log]
 
 
-def test_neither_sqlite_nor_argon2_stops_the_hub(tmp_path: Path) -> None:
-    """The best of some runs: whatever else the machine does may delay one of them, it cannot speed one up."""
+def test_neither_sqlite_nor_argon2_blocks_the_hub(tmp_path: Path) -> None:
+    """Take the best of some runs: other load may delay a run, but not speed it up."""
     gaps: list[float] = []
     for number in range(3):
         if gaps and min(gaps) < HUB_CEILING_MS:
@@ -146,7 +146,7 @@ def test_the_publish_command_reaches_a_server_that_shares_no_broker_with_it(clon
 
 
 @SQLITE_ONLY
-def test_a_body_that_is_too_large_is_told_so_over_a_real_connection(service: Server) -> None:
+def test_a_body_that_is_too_large_is_413_over_a_real_connection(service: Server) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=10)
     connection.request("POST", "/api/sync/push", b" " * (9 * 2**20), caller(service).headers)
     response = connection.getresponse()
@@ -154,8 +154,8 @@ def test_a_body_that_is_too_large_is_told_so_over_a_real_connection(service: Ser
     connection.close()
 
 
-def test_no_header_of_a_client_moves_the_path(service: Server) -> None:
-    """gunicorn believes SCRIPT_NAME from any local peer, a proxy that passes it on included; a wrong one is a 500."""
+def test_no_client_header_changes_the_path(service: Server) -> None:
+    """gunicorn accepts SCRIPT_NAME from any local peer, such as a proxy that forwards it; a wrong one would be 500."""
     for path in ("/api/sync/live", "/moved/api/sync/live"):
         with Listener(service.port, path, None, headers="SCRIPT_NAME: /moved\r\n") as answer:
             assert answer.status == (200 if path == "/api/sync/live" else 404)
@@ -170,14 +170,14 @@ def test_several_workers_starting_at_once_on_an_empty_database_offer_one_demo(
         demo = Caller(over_http(server.url), token)
         for _ in range(6):  # whichever worker answers
             assert demo.get("/status")[0] == 200
-        assert server.log.count("This database was empty") == 1
+        assert server.log.count("The database was empty") == 1
         assert "Traceback" not in server.log
     with start(clone, **database) as server:
         assert caller(server).get("/status")[0] == 401  # not the tests' key
-        assert "This database was empty" not in server.log
+        assert "The database was empty" not in server.log
 
 
-def test_the_two_curl_lines_work_as_printed(clone: Path) -> None:
+def test_the_printed_curl_commands_work(clone: Path) -> None:
     need("curl")
     with start(clone) as server:
         listen, push = [line for line in printed(server, "Push in another").splitlines() if line.startswith("curl ")]
@@ -199,7 +199,7 @@ def test_production_without_a_key_does_not_start(clone: Path) -> None:
         assert "SYNCKIT_JWT_KEY is not set: in production the service needs a key" in server.log
 
 
-def test_fewer_descriptors_than_connections_are_said_and_handled(clone: Path) -> None:
+def test_fewer_descriptors_than_connections_are_logged_and_respected(clone: Path) -> None:
     limited = f"ulimit -n 400; exec {shlex.quote(sys.executable)} -m gunicorn"
     env = clean_environment() | {"PYTHONPATH": str(ROOT), "SYNCKIT_BIND": "127.0.0.1:0", "SYNCKIT_JWT_KEY": KEY}
     with subprocess.Popen(["sh", "-c", limited], cwd=clone, env=env, stderr=subprocess.PIPE, text=True) as process:

@@ -1,4 +1,4 @@
-"""SQLite's own: a file and a key that are made once, a start beside a writer, and files that are none."""
+"""SQLite: concurrent starts, a start during a write, and files that are not databases."""
 
 import contextlib
 import sqlite3
@@ -27,7 +27,7 @@ for number in range(6):
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Where a database may be."""
+    """The path of a database file that does not exist."""
     return tmp_path / "some.db"
 
 
@@ -62,7 +62,7 @@ def test_starting_leaves_nothing_open(tmp_path: Path) -> None:
     assert not [name for name in opened if str(folder) in name]
 
 
-def test_a_file_that_is_no_database_is_refused(file: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(file: Path) -> None:
     file.write_text("this is a text " * 100)
     with pytest.raises(ConfigurationError, match="SYNCKIT_DATABASE_URL: the database cannot be used: file is not a"):
         create_app(settings(f"sqlite:///{file}"))

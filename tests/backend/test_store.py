@@ -1,4 +1,4 @@
-"""The database, of either kind: refused if it is not ours, whole transactions only, and honest when it is busy."""
+"""Store on SQLite and PostgreSQL: schema, upgrades, transactions, and 503 when the database is busy."""
 
 import subprocess
 import sys
@@ -14,7 +14,8 @@ from synckit_notify import ConfigurationError
 from synckit_notify.backend import Backend, accounts, changelog, create_app, last_seen
 from synckit_notify.backend.changelog import Change, Query
 from synckit_notify.backend.database import postgres, schema, sqlite, store
-from synckit_notify.backend.database.store import Busy, Store
+from synckit_notify.backend.database.store import Store
+from synckit_notify.backend.errors import Busy
 
 from ..conftest import KEY, make_token
 from ..support.server import ROOT, clean_environment
@@ -52,13 +53,13 @@ print(*store.read(lambda connection: connection.execute(text("SELECT n FROM t OR
 
 @pytest.fixture
 def url(database: dict[str, str], request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without a table, to which nobody is connected."""
+    """A database without tables and connections."""
     return request.getfixturevalue("bare") if database else f"sqlite:///{tmp_path}/some.db"
 
 
 @pytest.fixture
 def lock(app: Flask, database: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Somebody else, in another process as it were, writes to the table of devices, and nobody is patient."""
+    """Lock the table of devices by a write of another Store, and shorten the lock timeouts."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr(postgres, "WRITE", ["BEGIN; SET LOCAL lock_timeout = '50ms'"])
     inside, go_on = threading.Event(), threading.Event()
@@ -97,7 +98,7 @@ def tables(url: str) -> list[str]:
 
 
 def described(url: str) -> dict[str, object]:
-    """Return all columns and indexes, by table."""
+    """Return the columns and indexes of each table, without the table that only older releases use."""
     database = Store(url)
 
     def describe(connection: Connection) -> dict[str, object]:
@@ -107,7 +108,7 @@ def described(url: str) -> dict[str, object]:
                 [(column["name"], str(column["type"]), column["nullable"]) for column in found.get_columns(table)],
                 sorted((index["name"] or "", index["unique"]) for index in found.get_indexes(table)),
             )
-            for table in sorted(found.get_table_names())
+            for table in sorted({*found.get_table_names()} - {"roll_calls"})
         }
 
     try:
@@ -117,7 +118,7 @@ def described(url: str) -> dict[str, object]:
 
 
 def described_anew(url: str) -> dict[str, object]:
-    """Return the same of a database in this place that this release has made; what was there is gone."""
+    """Replace the database by a new one of this release, and return the same for it."""
     for table in tables(url):
         execute(url, f"DROP TABLE {table}")
     create_app(settings(url))
@@ -143,7 +144,7 @@ def run(code: str, folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def test_starting_again_keeps_what_is_stored(alice: Caller, make_app: Callable[..., Flask]) -> None:
+def test_a_restart_keeps_the_data(alice: Caller, make_app: Callable[..., Flask]) -> None:
     laptop = alice.register()
     alice.push(laptop)
     headers = alice.headers
@@ -153,14 +154,14 @@ def test_starting_again_keeps_what_is_stored(alice: Caller, make_app: Callable[.
 class TestADatabaseOfAnOlderRelease:
     @pytest.fixture
     def older(self, url: str) -> str:
-        """What release 0.1.0 has made, with an account that was in use."""
+        """A database of release 0.1.0 with an account in use."""
         script = (Path(__file__).parent / "schema_0_1_0.sql").read_text()
         for statement in script.split(";\n"):
             if statement.strip():
                 execute(url, statement)
         return url
 
-    def test_becomes_what_a_new_one_is_and_keeps_what_it_has(self, older: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_gets_the_current_schema_and_keeps_its_data(self, older: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(last_seen, "COLLECTING_SECONDS", 0.0)
         app = create_app(settings(older))
         assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
@@ -179,13 +180,18 @@ class TestADatabaseOfAnOlderRelease:
         app.extensions["synckit_backend"].store.dispose()
         assert described(older) == described_anew(older)
 
-    def test_of_version_2_gets_the_tables_that_are_new_since(self, older: str) -> None:
+    def test_keeps_the_table_that_running_servers_of_that_release_read(self, older: str) -> None:
+        create_app(settings(older))
+        assert "roll_calls" in tables(older)
+
+    def test_of_version_2_is_upgraded(self, older: str) -> None:
         execute(older, "DROP TABLE roll_calls")
         execute(older, "UPDATE meta SET schema_version = 2")
         create_app(settings(older))
+        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
         assert described(older) == described_anew(older)
 
-    def test_is_brought_up_to_date_once_by_processes_that_start_together(self, older: str, tmp_path: Path) -> None:
+    def test_is_upgraded_once_by_processes_that_start_together(self, older: str, tmp_path: Path) -> None:
         code = (
             "import sys; from synckit_notify.backend import create_app; print('started'); sys.stdin.read()\n"
             f"create_app({{'SYNCKIT_JWT_KEY': {KEY!r}, 'SYNCKIT_DATABASE_URL': sys.argv[1]}}); print('done')"
@@ -195,9 +201,9 @@ class TestADatabaseOfAnOlderRelease:
         assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
         assert described(older) == described_anew(older)
 
-    def test_stays_as_it_was_when_a_step_fails(self, older: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_is_unchanged_if_a_step_fails(self, older: str, monkeypatch: pytest.MonkeyPatch) -> None:
         before = described(older)
-        broken = schema.Step(statements=["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT", "SELECT * FROM nothing"])
+        broken = ["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT", "SELECT * FROM nothing"]
         with monkeypatch.context() as patch:
             patch.setitem(schema.STEPS, 3, broken)
             with pytest.raises(ConfigurationError, match="nothing"):
@@ -208,7 +214,7 @@ class TestADatabaseOfAnOlderRelease:
 
 
 class TestADatabaseThatIsRefused:
-    def test_is_only_a_part_of_an_older_one(self, url: str) -> None:
+    def test_is_an_incomplete_older_one(self, url: str) -> None:
         create_app(settings(url))
         execute(url, "DROP TABLE pushes")
         execute(url, "UPDATE meta SET schema_version = 2")
@@ -219,32 +225,32 @@ class TestADatabaseThatIsRefused:
     def test_has_another_version(self, url: str, version: int) -> None:
         create_app(settings(url))
         execute(url, f"UPDATE meta SET schema_version = {version}")
-        words = f"schema version {version}, this release knows only {schema.SCHEMA_VERSION}; run the release that made"
+        words = f"schema version {version}, this release needs {schema.SCHEMA_VERSION}: run the release that made"
         with pytest.raises(ConfigurationError, match=words):
             create_app(settings(url))
 
-    def test_belongs_to_another_program_and_is_left_as_it_was(self, url: str) -> None:
+    def test_belongs_to_another_program_and_is_not_changed(self, url: str) -> None:
         execute(url, "CREATE TABLE users (id INTEGER)")
-        with pytest.raises(ConfigurationError, match="holds tables of another program: users; name an empty one"):
+        with pytest.raises(ConfigurationError, match="holds tables of another program: users; use an empty database"):
             create_app(settings(url))
         assert tables(url) == ["users"]
 
-    def test_belongs_to_another_program_that_calls_a_table_meta_too(self, url: str) -> None:
+    def test_belongs_to_another_program_that_also_has_a_table_meta(self, url: str) -> None:
         execute(url, "CREATE TABLE meta (id INTEGER)")
         with pytest.raises(ConfigurationError, match="holds tables of another program: meta"):
             create_app(settings(url))
         assert tables(url) == ["meta"]
 
-    def test_is_only_a_part(self, url: str) -> None:
+    def test_is_incomplete(self, url: str) -> None:
         create_app(settings(url))
         execute(url, "DROP TABLE pushes")
-        with pytest.raises(ConfigurationError, match="lacks tables: pushes; restore a whole backup, or name another"):
+        with pytest.raises(ConfigurationError, match="lacks tables: pushes; restore a complete backup, or use another"):
             create_app(settings(url))
 
     def test_lost_its_version(self, url: str) -> None:
         create_app(settings(url))
         execute(url, "DELETE FROM meta")
-        with pytest.raises(ConfigurationError, match="has schema version None, this release knows only"):
+        with pytest.raises(ConfigurationError, match="has schema version None, this release needs"):
             create_app(settings(url))
 
 
@@ -255,7 +261,7 @@ class TestADatabaseThatIsRefused:
         *("postgresql+psycopg2://u:secret@host/db", "postgresql://u:secret@host:port/db"),
     ],
 )
-def test_a_url_that_cannot_work_is_refused_by_its_name_and_without_its_password(url: str) -> None:
+def test_an_invalid_url_is_refused_with_the_setting_and_without_the_password(url: str) -> None:
     with pytest.raises(ConfigurationError, match="SYNCKIT_DATABASE_URL") as refusal:
         Store(url)
     assert "secret" not in str(refusal.value)
@@ -274,7 +280,7 @@ def test_a_restart_does_not_wait_for_a_locked_database(lock: None, make_app: Cal
     assert make_app().test_client().get("/api/sync/ready").status_code == 200
 
 
-def test_a_writer_whose_turn_does_not_come_is_told_so(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_waits_too_long_is_busy(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
     monkeypatch.setattr(postgres, "WRITERS", 1)
     inside, go_on = threading.Event(), threading.Event()
@@ -294,7 +300,7 @@ def test_a_writer_whose_turn_does_not_come_is_told_so(backend: Backend, monkeypa
 
 
 class TestTheTransactionsOfOneAccount:
-    def test_leave_turns_to_others_however_many_they_are(self, backend: Backend, database: dict[str, str]) -> None:
+    def test_leave_connections_to_other_accounts(self, backend: Backend, database: dict[str, str]) -> None:
         self.crowd(backend.store.read, store.READERS_OF_ONE)
         if database:  # SQLite has one writer
             self.crowd(backend.store.write, store.WRITERS_OF_ONE)
@@ -324,7 +330,7 @@ class TestTheTransactionsOfOneAccount:
             one.join()
         assert len(finished) == 40
 
-    def test_wait_no_longer_than_one_would(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_wait_no_longer_than_the_queue_time(self, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(store, "QUEUE_SECONDS", 0.05)
         seats = store.Seats(2, 1)
         with seats.acquire("alice"):
@@ -335,7 +341,7 @@ class TestTheTransactionsOfOneAccount:
         with seats.acquire("alice"), seats.acquire("bob"):
             pass
 
-    def test_are_remembered_no_longer_than_they_last(self) -> None:
+    def test_leave_no_share_behind(self) -> None:
         seats = store.Seats(2, 1)
         for number in range(100):
             with seats.acquire(f"account {number}", "address"):
@@ -345,7 +351,7 @@ class TestTheTransactionsOfOneAccount:
         assert seats._shares == {}
 
 
-def test_what_fails_leaves_nothing_behind(backend: Backend) -> None:
+def test_a_failed_transaction_is_rolled_back(backend: Backend) -> None:
     def fail(connection: Connection) -> None:
         connection.execute(schema.heads.insert().values(app_id="a", user_id="u", seq=1, changed_at=1))
         raise ZeroDivisionError
@@ -356,7 +362,7 @@ def test_what_fails_leaves_nothing_behind(backend: Backend) -> None:
     assert backend.store.read(lambda connection: connection.execute(count).scalar()) == 0
 
 
-def test_a_read_sees_one_snapshot_whatever_is_written_meanwhile(alice: Caller, backend: Backend) -> None:
+def test_a_read_sees_one_snapshot(alice: Caller, backend: Backend) -> None:
     laptop = alice.register()
     alice.push(laptop)
 
@@ -370,7 +376,7 @@ def test_a_read_sees_one_snapshot_whatever_is_written_meanwhile(alice: Caller, b
     assert alice.get("/status")[1]["cursor"] == 2
 
 
-def test_work_that_is_done_alone_waits_for_other_work_that_is(backend: Backend) -> None:
+def test_write_alone_waits_for_another_write_alone(backend: Backend) -> None:
     """Otherwise two workers on an empty database would both find it empty, and both offer a demo."""
     inside, entered = threading.Event(), []
 
@@ -388,13 +394,13 @@ def test_work_that_is_done_alone_waits_for_other_work_that_is(backend: Backend) 
     assert entered == ["begins", "ends"] * 3
 
 
-def test_a_killed_greenlet_leaves_its_transaction_whole(url: str, tmp_path: Path) -> None:
+def test_a_killed_greenlet_leaves_no_half_transaction(url: str, tmp_path: Path) -> None:
     """SQLite's native thread completes it, PostgreSQL rolls it back; and its connection is no longer used."""
     found = run(KILL_A_WRITER, tmp_path, url).communicate(timeout=20)[0]
     assert found == ("1 2 3 3 3 3 3 3\n" if url.startswith("sqlite") else "3 3 3 3 3 3\n")
 
 
-def test_the_sweep_finds_what_has_changed_by_an_index(backend: Backend) -> None:
+def test_the_sweep_uses_an_index(backend: Backend) -> None:
     def explain(connection: Connection) -> str:
         rows = [{"app_id": "notes", "user_id": str(n), "seq": 1, "changed_at": n} for n in range(2000)]
         connection.execute(schema.heads.insert(), rows)
@@ -406,7 +412,7 @@ def test_the_sweep_finds_what_has_changed_by_an_index(backend: Backend) -> None:
     assert "ix_heads_changed_at" in backend.store.write(explain)
 
 
-def test_a_page_of_the_largest_changes_is_not_in_memory_at_once(backend: Backend) -> None:
+def test_a_page_of_the_largest_changes_takes_bounded_memory(backend: Backend) -> None:
     largest = [Change("tasks", "INSERT", "1", "2026-01-31T12:00:00Z", "x" * 262_144)] * 31
     device = backend.store.write(
         lambda connection: accounts.register_device(

@@ -11,7 +11,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from synckit_notify.backend.accounts import WrongCredentials
+from synckit_notify.backend.errors import WrongCredentials
 from synckit_notify.client import NetworkError, NotAuthenticated, ProtocolError, ServerError, connection
 from synckit_notify.client import session as session_module
 from synckit_notify.client.foreign_text import KNOWN_SENTENCES, printable, redacted

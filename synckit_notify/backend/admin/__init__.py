@@ -1,8 +1,8 @@
-"""`flask --app wsgi synckit ...`: the backend's administration, beside running servers or without any.
+"""`flask --app wsgi synckit ...`: commands to administer the backend, while servers are running or without any.
 
-Each command is one transaction on the same database, but for `user delete` and `connected`, which say why. The last
-word printed is what a script wants. Whatever is refused becomes one sentence and exit status 1. Texts that clients
-chose are printed without control characters.
+Each command is one transaction on the servers' database; only `user delete` needs several. The last word of the output
+is what a script needs, such as an id or a token. An error is one sentence and exit status 1. Control characters in
+strings that clients chose are not printed.
 """
 
 import click
@@ -10,33 +10,39 @@ from flask.cli import AppGroup
 from sqlalchemy import Connection
 
 from .. import accounts, changelog
-from ..context import PASTED_TOKEN_SECONDS, current_backend
+from ..access_tokens import PASTED_TOKEN_SECONDS
+from ..context import current_backend
+from ..errors import Conflict
 from .apps import app_group
 from .changes import change_group
-from .connected import connected
 from .devices import device_group
 from .transactions import read, write
 from .users import user_group
 
-synckit = AppGroup("synckit", help="Administrate the SyncKit backend.")
+synckit = AppGroup("synckit", help="Administer the SyncKit backend.")
 
-for _command in (app_group, user_group, device_group, change_group, connected):
+for _command in (app_group, user_group, device_group, change_group):
     synckit.add_command(_command)
 
 
 @synckit.command("token")
-@click.option("--app", "app_words", required=True, help="Id or name; an unknown one is taken as it is.")
-@click.option("--user", "user_words", required=True, help="Id or e-mail; an unknown one is taken as it is.")
-@click.option("--device", help="Bind the token to a device id.")
-@click.option("--expires-in", type=int, default=PASTED_TOKEN_SECONDS, help="Seconds; negative for an expired token.")
+@click.option("--app", "app_words", required=True, help="Id or name; an unknown value is used as an id.")
+@click.option("--user", "user_words", required=True, help="Id or e-mail; an unknown value is used as an id.")
+@click.option("--device", help="Id of the device that the token is for.")
+@click.option(
+    "--expires-in",
+    type=int,
+    default=PASTED_TOKEN_SECONDS,
+    help="Seconds; negative for an expired token.",
+)
 def make_token(app_words: str, user_words: str, device: str | None, expires_in: int) -> None:
-    """Print a token, alone on the last line."""
+    """Print a token, alone on the last line. The app and the user need not be stored."""
 
     def find(connection: Connection) -> tuple[str, str, int | None]:
         user = accounts.find_user(connection, user_words)
         valid_since = accounts.valid_since(connection, user)
         if valid_since == accounts.DISABLED:
-            raise accounts.Taken("this account is disabled, every token of it is refused")
+            raise Conflict("this account is disabled: all its tokens are refused")
         return accounts.find_app(connection, app_words), user, valid_since
 
     app, user, valid_since = read(find)
@@ -44,14 +50,15 @@ def make_token(app_words: str, user_words: str, device: str | None, expires_in: 
 
 
 @synckit.command("publish")
-@click.option("--app", "app_words", required=True, help="Id or name; an unknown one is taken as it is.")
-@click.option("--user", "user_words", required=True, help="Id or e-mail; an unknown one is taken as it is.")
-@click.option("--device", help="The device to leave out, as if it had pushed.")
+@click.option("--app", "app_words", required=True, help="Id or name; an unknown value is used as an id.")
+@click.option("--user", "user_words", required=True, help="Id or e-mail; an unknown value is used as an id.")
+@click.option("--device", help="Id of the device that is not notified, as if it had pushed.")
 def publish(app_words: str, user_words: str, device: str | None) -> None:
-    """Tell a user's devices to pull, as a push does.
+    """Notify a user's devices that there are changes, as a push does.
 
-    It goes through the broker, and it marks the channel as changed in the database: servers that share no broker with
-    this command, as with memory://, announce it at their next sweep (SYNCKIT_SWEEP_SECONDS), then to every device.
+    The notice is sent through the broker, and the channel is marked as changed in the database. Servers that do not
+    share a broker with this command, as with memory://, find the mark at their next sweep (SYNCKIT_SWEEP_SECONDS) and
+    then notify every device.
     """
 
     def touch(connection: Connection) -> tuple[str, str, changelog.Move]:
@@ -60,10 +67,10 @@ def publish(app_words: str, user_words: str, device: str | None) -> None:
 
     app, user, move = write(touch)
     current_backend().notifier.publish(app, user, device, changed_at=move.changed_at, previous_at=move.previous_at)
-    click.echo("Announced; servers that share no broker with this command hear of it by their next sweep")
+    click.echo("Published. Servers that do not share a broker with this command find it at their next sweep")
 
 
 @synckit.command("restored")
 def renew_epoch() -> None:
-    """Run once after restoring a backup: every client then starts again from the beginning of the log."""
+    """Set a new epoch; run it once after restoring a backup. Every client then reads the log from its start."""
     click.echo(f"The log's epoch is now {write(changelog.renew_epoch)}")

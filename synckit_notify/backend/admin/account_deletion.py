@@ -1,11 +1,11 @@
-"""What ends an account: for a while (disable, enable), or for ever, with all its data (delete).
+"""Disabling an account until it is enabled again, and deleting it with all its data.
 
-    delete:  disable ──▶ streams end ──▶ changes, some at a time ──▶ all the rest, in one transaction
+    delete:  disable ──▶ end the streams ──▶ changes, some at a time ──▶ everything else in one transaction
 
-A disabled account refuses the right password as it refuses a wrong one, and every token, whenever it was issued. Its
-data stay. Deleting may take long, and nobody who pushes shall wait for it; if it is cut off, the account stays disabled
-and deleting it again goes on. Only the account's id is kept, with nothing that it could be traced to: a token without a
-session may name it until it expires, and has to be refused.
+For a disabled account the correct password is refused like a wrong one, and so is every token, whenever it was issued.
+Its data stay. Deletion may take long, and pushes must not wait for it. If it is interrupted, the account stays
+disabled, and deleting it again continues. Only the account's id is kept, without anything that identifies the person: a
+token without a session may name it until it expires, and must be refused.
 """
 
 import time
@@ -18,14 +18,15 @@ from ..accounts import DISABLED
 from ..database.schema import apps, changes, codes, devices, envelopes, heads, pushes, users
 from ..database.schema import sessions as session_rows
 from ..database.store import Store
+from ..errors import Conflict
 from ..sessions import Holder
 
 CHANGES_AT_ONCE = 2_000
-"""A tenth of a second on SQLite, for which every push waits."""
+"""Deleting these takes 0.1 s on SQLite, during which all pushes wait."""
 
 
 def disable(connection: Connection, user_id: str) -> set[Holder]:
-    """Refuse this user from now on; return whose streams shall end. Raises Unknown."""
+    """Refuse the user's password and tokens; return the sessions whose streams must end. Raises NotFound."""
     ended = sessions.log_out(connection, user_id)
     connection.execute(users.update().where(users.c.id == user_id).values(valid_since=DISABLED))
     synced = select(heads.c.app_id).where(heads.c.user_id == user_id)
@@ -34,11 +35,11 @@ def disable(connection: Connection, user_id: str) -> set[Holder]:
 
 
 def enable(connection: Connection, user_id: str) -> None:
-    """Let a disabled user log in again; tokens so far stay refused. Raises Taken for one that is not disabled."""
+    """Let a disabled user log in again; older tokens stay refused. Raises Conflict if the user is not disabled."""
     since = int(time.time()) + 1
     mine = users.update().where(users.c.id == user_id, users.c.valid_since == DISABLED)
     if connection.execute(mine.values(valid_since=since)).rowcount == 0:
-        raise accounts.Taken("this account is not disabled")
+        raise Conflict("this account is not disabled")
 
 
 def count_changes(connection: Connection, user_id: str) -> int:
@@ -48,14 +49,14 @@ def count_changes(connection: Connection, user_id: str) -> int:
 
 
 def delete_account(store: Store, user_id: str, deleted: Callable[[int], None]) -> None:
-    """Delete a disabled user with all their data; `deleted` is told how many changes are gone, again and again."""
+    """Delete a disabled user with all data. `deleted` is called with the number of changes of each transaction."""
     while count := store.write(lambda connection: _delete_changes(connection, user_id)):
         deleted(count)
     store.write(lambda connection: _delete_rest(connection, user_id))
 
 
 def _delete_changes(connection: Connection, user_id: str) -> int:
-    """Delete some changes, with the push ids of the devices that pushed them; return how many."""
+    """Delete some changes, and the push ids of the devices that pushed them. Return the number of changes."""
     for app in connection.execute(select(heads.c.app_id).where(heads.c.user_id == user_id)).scalars().all():
         mine = (changes.c.app_id == app, changes.c.user_id == user_id)
         first = connection.execute(select(func.min(changes.c.seq)).where(*mine)).scalar()
@@ -71,7 +72,7 @@ def _delete_rest(connection: Connection, user_id: str) -> None:
     accounts.hold(connection, user_id)
     for table in (codes, devices, session_rows, envelopes):
         connection.execute(delete(table).where(table.c.user_id == user_id))
-    # A push that was under way holds its head: once that is ours, its changes are there to be deleted.
+    # A push in flight holds the lock of its head. Once this transaction has the lock, that push has committed.
     logs = connection.execute(delete(heads).where(heads.c.user_id == user_id).returning(heads.c.app_id)).scalars().all()
     connection.execute(delete(changes).where(changes.c.app_id.in_(logs), changes.c.user_id == user_id))
     nobody = {"email": user_id, "password_hash": "", "valid_since": DISABLED, "created_at": 0}

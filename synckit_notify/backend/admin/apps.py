@@ -1,4 +1,4 @@
-"""`flask synckit app ...`: apps that may sync, and where a log-in in the browser may answer them."""
+"""`flask synckit app ...`: the apps that may sync, and the addresses to which a log-in in the browser may redirect."""
 
 import click
 from flask.cli import AppGroup
@@ -11,13 +11,13 @@ from .transactions import check, read, show, write
 
 @click.group("app", cls=AppGroup)
 def app_group() -> None:
-    """Apps that may sync."""
+    """Manage the apps that may sync."""
 
 
 @app_group.command("add")
 @click.argument("name")
 def add_app(name: str) -> None:
-    """Add an app and print its id and its API key, which is shown only now."""
+    """Add an app and print its id and its API key. The key cannot be shown again."""
     check(name, "NAME", 100)
     app_id, api_key = write(lambda connection: accounts.add_app(connection, name))
     click.echo(f"App {name} has the id {app_id} and the API key {api_key}")
@@ -26,17 +26,17 @@ def add_app(name: str) -> None:
 @app_group.command("redirect")
 @click.argument("app_words", metavar="APP")
 @click.argument("uri")
-@click.option("--remove", is_flag=True, help="Take it away again.")
+@click.option("--remove", is_flag=True, help="Remove the address.")
 def redirect(app_words: str, uri: str, remove: bool) -> None:
-    """Let a log-in in the browser answer an app at this address; addresses on the loopback need no such word."""
+    """Allow a log-in in the browser to redirect to this address of an app; loopback addresses are always allowed."""
     change = clients.forget if remove else clients.register
     write(lambda connection: change(connection, accounts.find_app(connection, app_words), uri))
-    click.echo(f"{app_words} is {'no longer' if remove else 'from now on'} answered at {uri}")
+    click.echo(f"Log-ins for {app_words} {'no longer' if remove else 'may now'} redirect to {uri}")
 
 
 @app_group.command("list")
 def list_apps() -> None:
-    """Print each app's id, how many users and changes it has, its name, and the addresses it is answered at."""
+    """Print each app's id, numbers of users and changes, name, and redirect addresses."""
     for app in read(queries.list_apps):
         show(app.id, f"{app.users} users", f"{app.changes} changes", app.name)
         for address in app.addresses:

@@ -1,4 +1,4 @@
-"""`flask synckit changes ...`: what is in a user's log."""
+"""`flask synckit changes ...`: the changes in a user's log."""
 
 import click
 from flask.cli import AppGroup
@@ -13,19 +13,19 @@ from .transactions import read, show, write
 
 @click.group("changes", cls=AppGroup)
 def change_group() -> None:
-    """Return what devices have pushed."""
+    """Manage the changes that devices have pushed."""
 
 
 @change_group.command("delete")
 @click.argument("app_words", metavar="APP")
 @click.argument("email")
 @click.argument("seq", type=click.IntRange(min=1))
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(app_words: str, email: str, seq: int, yes: bool) -> None:
-    """Blank one change that stops devices, and tell them to pull.
+    """Blank one change that devices cannot process, and notify them.
 
-    Its number, table and row id stay, so that no device loses its place; operation, time and data are gone, and devices
-    pass it by. Those that have applied it already keep what it said. APP and EMAIL may be ids.
+    Its number, table and row id stay, so no device loses its position; its operation, time and data are removed, and
+    devices skip it. Devices that have applied it already keep the data. APP and EMAIL may be ids.
     """
 
     def find(connection: Connection) -> tuple[str, str, Row[tuple[object, ...]]]:
@@ -38,7 +38,7 @@ def delete(app_words: str, email: str, seq: int, yes: bool) -> None:
     app, user, change = read(find)
     show(f"{change.op} {change.table_name}/{change.row_id}", rfc3339(change.received_at), f"device {change.device_id}")
     if not yes:
-        click.confirm(f"Blank change {seq} for ever?", abort=True)
+        click.confirm(f"Blank change {seq} permanently?", abort=True)
     move = write(blank)
     current_backend().notifier.publish(app, user, changed_at=move.changed_at, previous_at=move.previous_at)
     click.echo(f"Blanked change {seq}")

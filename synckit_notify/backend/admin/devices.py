@@ -1,4 +1,4 @@
-"""`flask synckit devices ...`: what is registered for a user, in all apps."""
+"""`flask synckit devices ...`: the devices of a user in all apps."""
 
 import click
 from flask.cli import AppGroup
@@ -11,13 +11,13 @@ from .transactions import end, read, show, write
 
 @click.group("devices", cls=AppGroup)
 def device_group() -> None:
-    """Return what users have registered."""
+    """Manage the devices that users have registered."""
 
 
 @device_group.command("list")
 @click.argument("email")
 def list_devices(email: str) -> None:
-    """Print the id, the day, the platform, the app and the name of a user's devices, the oldest first."""
+    """Print a user's devices, oldest first: id, day of registration, platform, app, name."""
     found = read(lambda connection: queries.list_devices(connection, accounts.find_user(connection, email)))
     for device in found:
         show(device.id, rfc3339(device.created_at)[:10], device.platform, device.app, device.name)
@@ -26,6 +26,6 @@ def list_devices(email: str) -> None:
 @device_group.command("delete")
 @click.argument("device")
 def delete(device: str) -> None:
-    """Forget the device with this id, and end its sessions and streams, as its user can; what it pushed stays."""
+    """Delete the device with this id and end its sessions and streams, as its user can. Its changes stay."""
     end([write(lambda connection: sessions.delete_device(connection, *queries.device(connection, device), device))])
-    click.echo(f"{device} is forgotten")
+    click.echo(f"Deleted device {device}")

@@ -1,6 +1,6 @@
-"""What is stored, for whoever administrates it: apps, users, devices. Reads only; never a hash of anything.
+"""Lists of apps, users and devices for the commands. Reads only, and no hashes of keys or passwords.
 
-Functions on a `connection` are pieces of a transaction, to be run by a Store.
+Each function is a part of a transaction, to be run by a Store.
 """
 
 from collections.abc import Collection
@@ -10,10 +10,11 @@ from sqlalchemy import Column, Connection, Row, Table, func, select
 
 from .. import accounts
 from ..database.schema import apps, devices, heads, redirects, users
+from ..errors import NotFound
 
 
 class App(NamedTuple):
-    """An app, and how much it is used; counted from the heads of the logs, so it costs no walk over them."""
+    """An app with its numbers of users and changes, counted from the heads of the logs without reading the logs."""
 
     id: str
     name: str
@@ -23,7 +24,7 @@ class App(NamedTuple):
 
 
 class Device(NamedTuple):
-    """A device of a user's."""
+    """A device of one user."""
 
     id: str
     app: str
@@ -33,7 +34,7 @@ class Device(NamedTuple):
 
 
 def list_apps(connection: Connection) -> list[App]:
-    """Return all apps, by name."""
+    """Return all apps, ordered by name."""
     used = select(heads.c.app_id, func.count(), func.sum(heads.c.seq)).group_by(heads.c.app_id)
     counts = {app: (int(people), int(changes)) for app, people, changes in connection.execute(used)}
     addresses: dict[str, list[str]] = {}
@@ -44,14 +45,14 @@ def list_apps(connection: Connection) -> list[App]:
 
 
 def list_users(connection: Connection, *, after: str, most: int) -> list[Row[Any]]:
-    """Return some users (id, email, valid_since, created_at), by e-mail, from behind the one that is named."""
+    """Return up to `most` users (id, email, valid_since, created_at) ordered by e-mail, those after `after`."""
     columns = (users.c.id, users.c.email, users.c.valid_since, users.c.created_at)
     present = select(*columns).where(users.c.email > accounts.normalise(after), users.c.email != users.c.id)
     return list(connection.execute(present.order_by(users.c.email).limit(most)))
 
 
 def list_devices(connection: Connection, user_id: str) -> list[Device]:
-    """Return a user's devices in every app, the oldest first, each with its app's name, or its id where it has none."""
+    """Return a user's devices in all apps, oldest first, each with the name of its app, or the id of an unknown app."""
     mine = select(devices).where(devices.c.user_id == user_id).order_by(devices.c.created_at, devices.c.id)
     rows = connection.execute(mine).all()
     names = names_of(connection, apps, apps.c.name, {row.app_id for row in rows})
@@ -59,15 +60,15 @@ def list_devices(connection: Connection, user_id: str) -> list[Device]:
 
 
 def device(connection: Connection, device_id: str) -> tuple[str, str]:
-    """Return the app and the user of a device; raises Unknown."""
+    """Return the ids of a device's app and user; raises NotFound."""
     found = connection.execute(select(devices.c.app_id, devices.c.user_id).where(devices.c.id == device_id)).first()
     if found is None:
-        raise accounts.Unknown(f"there is no such device: {device_id}")
+        raise NotFound(f"there is no such device: {device_id}")
     return found.app_id, found.user_id
 
 
 def names_of(connection: Connection, table: Table, name: Column[str], ids: Collection[str]) -> dict[str, str]:
-    """Return the names of those that are stored, by their ids."""
+    """Return the names of those ids that are stored, by id."""
     return {
         row.id: row.name
         for row in connection.execute(select(table.c.id, name.label("name")).where(table.c.id.in_(ids)))

@@ -1,6 +1,6 @@
-"""What the commands have in common: one transaction, one sentence for what is refused, texts that a terminal may show.
+"""What the commands share: transactions, errors as one sentence, output that is safe for a terminal.
 
-For the commands alone.
+Only the commands use this module.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from ...errors import Refused
 from ..context import current_backend
-from ..database.store import Busy
+from ..errors import Busy
 from ..request_fields import check_text
 from ..sessions import Holder
 
@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 @contextmanager
 def refusals_end() -> Iterator[None]:
-    """Let what is refused end the command, with its sentence, and the reason where the database is what refuses."""
-    current_backend().store.health.is_quiet = True  # the sentence below says it, a log line would say it twice
+    """End the command with one sentence if a Refused is raised; for a database error, with the driver's message."""
+    current_backend().store.health.is_quiet = True  # the sentence is printed, so it need not be logged too
     try:
         yield
     except Busy as busy:
@@ -32,7 +32,7 @@ def refusals_end() -> Iterator[None]:
 
 
 def read(work: Callable[[Connection], T]) -> T:
-    """Run a transaction that reads."""
+    """Run a transaction that only reads."""
     with refusals_end():
         return current_backend().store.read(work)
 
@@ -44,7 +44,7 @@ def write(work: Callable[[Connection], T]) -> T:
 
 
 def end(holders: Iterable[Holder]) -> None:
-    """End open streams, after the commit.
+    """End open streams. Call it after the commit.
 
     A server that shares no broker with this command ends them only at its client's next request.
     """
@@ -53,12 +53,12 @@ def end(holders: Iterable[Holder]) -> None:
 
 
 def check(value: str, name: str, longest: int) -> None:
-    """End the command for a text that cannot be stored."""
+    """End the command if a string cannot be stored."""
     with refusals_end():
         check_text(value, name, longest)
 
 
 def show(*values: object) -> None:
-    """Print a line of values; names that clients chose must not steer the terminal."""
+    """Print a line of values without control characters, since clients choose names."""
     line = "  ".join(str(value) for value in values)
     click.echo("".join(character if character.isprintable() else "\ufffd" for character in line))

@@ -1,7 +1,7 @@
-"""`flask synckit user ...`: accounts, from the first day to the last.
+"""`flask synckit user ...`: accounts.
 
-What ends sessions ends their open streams too, within a second on every server that shares the broker with the command,
-elsewhere at the client's next request.
+A command that ends sessions also ends their open streams: within a second on servers that share a broker with the
+command, on others at the client's next request.
 """
 
 import click
@@ -20,12 +20,12 @@ MAX_LISTED = 100
 
 @click.group("user", cls=AppGroup)
 def user_group() -> None:
-    """People who have an account."""
+    """Manage accounts."""
 
 
 @user_group.command("add")
 @click.argument("email")
-@click.password_option(help="Asked for when it is not given.")
+@click.password_option(help="Prompted for if it is not given.")
 def add_user(email: str, password: str) -> None:
     """Add an account and print its id."""
     check(email.strip(), "EMAIL", accounts.MAX_EMAIL_CHARACTERS)
@@ -38,19 +38,19 @@ def add_user(email: str, password: str) -> None:
 @user_group.command("logout")
 @click.argument("email")
 def log_out(email: str) -> None:
-    """End a user's sessions, refuse every token so far, and end the open streams.
+    """End a user's sessions and open streams, and refuse all tokens issued so far.
 
     A server that shares no broker with this command ends them only at its client's next request.
     """
     end(write(lambda connection: sessions.log_out(connection, accounts.find_user(connection, email))))
-    click.echo(f"Every token of {accounts.normalise(email)} so far is refused from now on")
+    click.echo(f"All tokens of {accounts.normalise(email)} issued so far are refused")
 
 
 @user_group.command("password")
 @click.argument("email")
-@click.password_option(help="Asked for when it is not given.")
+@click.password_option(help="Prompted for if it is not given.")
 def set_password(email: str, password: str) -> None:
-    """Give a user a new password, and do all that `logout` does."""
+    """Set a user's password, and log the user out as `logout` does."""
     check(password, "--password", MAX_PASSWORD_CHARACTERS)
     password_hash = hash_password(password)
     end(
@@ -58,26 +58,26 @@ def set_password(email: str, password: str) -> None:
             lambda connection: sessions.set_password(connection, accounts.find_user(connection, email), password_hash)
         )
     )
-    click.echo(f"{accounts.normalise(email)} has a new password, and every token so far is refused from now on")
+    click.echo(f"{accounts.normalise(email)} has a new password, and all tokens issued so far are refused")
 
 
 @user_group.command("list")
-@click.option("--after", default="", metavar="EMAIL", help="Go on behind this one.")
+@click.option("--after", default="", metavar="EMAIL", help="List the accounts after this one.")
 @click.option("--limit", "most", default=MAX_LISTED, type=click.IntRange(min=1), show_default=True)
 def list_users(after: str, most: int) -> None:
-    """Print the id, the day, the state and the e-mail of accounts, by e-mail."""
+    """Print accounts ordered by e-mail: id, day of creation, state, e-mail."""
     found = read(lambda connection: queries.list_users(connection, after=after, most=most + 1))
     for user in found[:most]:
         state = "disabled" if user.valid_since == DISABLED else "enabled "
         show(user.id, rfc3339(user.created_at)[:10], state, user.email)
     if len(found) > most:
-        click.echo(f"There are more: --after {found[most - 1].email}", err=True)
+        click.echo(f"There are more accounts: use --after {found[most - 1].email}", err=True)
 
 
 @user_group.command("disable")
 @click.argument("email")
 def disable(email: str) -> None:
-    """Refuse a user's password and every token, and end the open streams, until `enable`; the data stay."""
+    """Refuse a user's password and all tokens, and end the open streams, until `enable`. The data stay."""
     user = _find(email)
     end(write(lambda connection: account_deletion.disable(connection, user)))
     click.echo(f"{accounts.normalise(email)} is disabled")
@@ -86,7 +86,7 @@ def disable(email: str) -> None:
 @user_group.command("enable")
 @click.argument("email")
 def enable(email: str) -> None:
-    """Let a disabled user log in again, with the password as it was; every device has to."""
+    """Let a disabled user log in again, with the same password. Every device has to log in again."""
     user = _find(email)
     write(lambda connection: account_deletion.enable(connection, user))
     click.echo(f"{accounts.normalise(email)} may log in again")
@@ -94,16 +94,16 @@ def enable(email: str) -> None:
 
 @user_group.command("delete")
 @click.argument("email")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def delete(email: str, yes: bool) -> None:
-    """Delete an account with all its data in every app: changes, devices, keys, sessions. The open streams end.
+    """Delete an account with all its data in every app (changes, devices, keys, sessions), and end its streams.
 
-    If it is interrupted the account is disabled; the same command goes on.
+    If the command is interrupted, the account is disabled, and the same command continues.
     """
     user = _find(email)
     changes = read(lambda connection: account_deletion.count_changes(connection, user))
     if not yes:
-        click.confirm(f"Delete {accounts.normalise(email)} with {changes} changes, for ever?", abort=True)
+        click.confirm(f"Delete {accounts.normalise(email)} with {changes} changes permanently?", abort=True)
     end(write(lambda connection: account_deletion.disable(connection, user)))
     with refusals_end(), click.progressbar(length=changes, label="Deleting changes") as bar:
         account_deletion.delete_account(current_backend().store, user, bar.update)

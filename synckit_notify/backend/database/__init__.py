@@ -1,7 +1,7 @@
-"""Where the backend keeps what it keeps.
+"""The database of the backend.
 
     work(connection) ──▶ store, one transaction ──▶ sqlite or postgres, behind the protocol Database
                           └── schema, the tables and their version
 
-Nothing here knows of accounts, changes or requests.
+Nothing here knows accounts, changes or requests.
 """

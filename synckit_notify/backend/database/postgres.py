@@ -1,13 +1,13 @@
-"""What is PostgreSQL's own: many writers at a time, a server that may go away, and psycopg, which waits cooperatively.
+"""What is specific to PostgreSQL: concurrent writers, a server that may become unavailable, and psycopg, which waits
+cooperatively.
 
     read     one snapshot (REPEATABLE READ): the head of a log and its rows agree
     write    READ COMMITTED: a statement behind a lock sees what the lock's last holder committed
     alone    behind an advisory lock: the schema is made once, however many processes start
 
-Nothing can fail to serialise, since no writer reads by snapshot. Nothing can deadlock, since rows are locked in one
-order (the user first; a push then its head and nothing of anybody else's, a log-out the sessions) and what clears away
-old rows skips those that are locked. Nothing waits for ever: the server gives up first, then psycopg. For
-Store alone.
+No transaction fails to serialize, since no writer reads from a snapshot. None deadlocks, since rows are locked in one
+order (the user first; then a push locks its own head, and a log-out the sessions), and the deletion of old rows skips
+locked ones. None waits for ever: the server's limits end it, else psycopg does. Only Store uses this module.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,25 +23,25 @@ from ...runtime import gevent_compat
 from .health import Trouble
 
 READERS, WRITERS = 6, 4
-"""Ten connections per process: a PostgreSQL as it is installed takes 100."""
+"""Ten connections per process; PostgreSQL accepts 100 by default."""
 
-# A process that stands still inside a transaction holds its user's log no longer than the third of these. SET LOCAL in
-# every transaction, in one round trip with its BEGIN: a pooler such as PgBouncer gives each one another session.
+# The third bounds how long a process that is stopped inside a transaction blocks its user's log. SET LOCAL in every
+# transaction, in one round trip with its BEGIN: a pooler such as PgBouncer may give each transaction another session.
 LIMITS = """
     SET LOCAL lock_timeout = '5s';
     SET LOCAL statement_timeout = '10s';
     SET LOCAL idle_in_transaction_session_timeout = '30s';
 """
 
-# A cursor that was answered must survive a crash: a `seq` that is given twice is a change that somebody never pulls.
+# A cursor that was answered must survive a crash: if a `seq` were assigned twice, some device would miss a change.
 DURABLE = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 
 READ: Sequence[str] = [f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {LIMITS}"]
 WRITE: Sequence[str] = [f"BEGIN ISOLATION LEVEL READ COMMITTED; {LIMITS} {DURABLE}"]
-ALONE: Sequence[str] = [*WRITE, "SELECT pg_advisory_xact_lock(8319104478)"]  # nobody else's number, we hope
+ALONE: Sequence[str] = [*WRITE, "SELECT pg_advisory_xact_lock(8319104478)"]  # an arbitrary number
 
 ANSWER_SECONDS = 15.0
-"""After this the server itself stands still, and not a statement: its machine was suspended, or its disk is gone."""
+"""After this the server itself has stopped, not just a statement: its machine is suspended, or its disk is gone."""
 
 DEFAULTS = {
     "application_name": "synckit",
@@ -49,13 +49,13 @@ DEFAULTS = {
     "connect_timeout": "5",
     "tcp_user_timeout": "15000",
 }
-"""libpq's parameters, where the URL does not say otherwise."""
+"""libpq's parameters, unless the URL sets them."""
 
 UNWRITABLE = {"25006", "42501", "53100"}
-"""A read-only transaction, missing rights, a full disk (SQLSTATE)."""
+"""SQLSTATE of a read-only transaction, missing privileges, a full disk."""
 
 WRONG = {"3F000", "42P01"}
-"""The tables or their schema are gone."""
+"""SQLSTATE of a missing schema, a missing table."""
 
 _loaded_patched = gevent_compat.is_patched()
 
@@ -65,7 +65,7 @@ T = TypeVar("T")
 def check(url: URL) -> None:
     """Raise ConfigurationError for a URL that cannot work."""
     if url.drivername not in ("postgresql", "postgres", "postgresql+psycopg"):
-        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {url.drivername!r} is not supported, write postgresql://")
+        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {url.drivername!r} is not supported: use postgresql://")
     try:
         make_conninfo(**dict.fromkeys(url.query, ""))
     except psycopg.ProgrammingError as error:
@@ -73,18 +73,18 @@ def check(url: URL) -> None:
 
 
 def make_engine(url: URL) -> Engine:
-    """Return an engine that has not connected yet."""
+    """Return an engine, not yet connected."""
     if gevent_compat.is_patched() and not _loaded_patched:
         raise ConfigurationError(
-            "psycopg was loaded before gevent patched this process, and would stop all its streams while it waits: "
+            "psycopg was loaded before gevent patched this process, and would block all its streams while it waits: "
             "do not preload the application, or patch first in gunicorn.conf.py"
         )
     engine = create_engine(
         url.set(drivername="postgresql+psycopg", query=DEFAULTS | dict(url.query)),
-        pool_size=READERS + WRITERS,  # never more are in use, so taking one never waits
+        pool_size=READERS + WRITERS,  # no more are ever in use, so getting one never waits
         max_overflow=0,
-        pool_pre_ping=True,  # the server may have been restarted since
-        hide_parameters=True,  # an error's text goes to the log, and they are hashes, e-mails and ciphertext
+        pool_pre_ping=True,  # the server may have been restarted
+        hide_parameters=True,  # errors are logged, and the parameters are hashes, e-mails and ciphertext
         use_native_hstore=False,
     )
     event.listen(engine, "do_connect", _connect)
@@ -92,13 +92,13 @@ def make_engine(url: URL) -> Engine:
 
 
 def run(connection: Connection, work: Callable[[Connection], T]) -> T:
-    """Run one transaction in this thread or greenlet and give the connection back."""
+    """Run one transaction in this thread or greenlet and return the connection to the pool."""
     with connection, connection.begin():
         return work(connection)
 
 
 def trouble(error: BaseException | None) -> Trouble | None:
-    """Return what is wrong if it is the server, its disk, a lock or a limit, None for an error of ours."""
+    """Return the Trouble of an error of the server, its disk, a lock or a limit; None for a bug of ours."""
     state = getattr(error, "sqlstate", None)
     if state in UNWRITABLE:
         return Trouble.UNWRITABLE
@@ -108,23 +108,26 @@ def trouble(error: BaseException | None) -> Trouble | None:
 
 
 class _Connection(psycopg.Connection[Any]):
-    """Gives up on a server that took a statement and never answers; the server's own limits cannot end that."""
+    """Gives up on a server that accepted a statement and never answers, which the server's limits cannot end."""
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
             return super().wait(gen, interval, timeout or ANSWER_SECONDS)
         except psycopg.OperationalError:
             if self.info.transaction_status == TransactionStatus.ACTIVE:
-                self.close()  # or its answer would be taken for the next statement's
+                self.close()  # else a late answer would be taken for that of the next statement
             raise
 
 
 def _connect(dialect: object, record: object, words: list[Any], settings: dict[str, Any]) -> _Connection:
-    try:  # BEGIN is Store's. No prepared statements: behind a pooler the next transaction may be in another session
+    try:  # Store sends BEGIN. No prepared statements: a pooler may run the next transaction in another session
         connection = _Connection.connect(*words, autocommit=True, prepare_threshold=None, **settings)
-    except (psycopg.ProgrammingError, ValueError) as error:  # no attempt was made: an option's value, a host's name
+    except (
+        psycopg.ProgrammingError,
+        ValueError,
+    ) as error:  # before any attempt to connect: a wrong option or host name
         raise ConfigurationError(f"SYNCKIT_DATABASE_URL: cannot be used: {error}") from None
     if connection.info.encoding != "utf-8" or connection.info.parameter_status("server_encoding") != "UTF8":
         connection.close()
-        raise ConfigurationError("SYNCKIT_DATABASE_URL: the database must be made with ENCODING 'UTF8'")
+        raise ConfigurationError("SYNCKIT_DATABASE_URL: the database must be created with ENCODING 'UTF8'")
     return connection

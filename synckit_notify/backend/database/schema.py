@@ -1,15 +1,14 @@
-"""The tables of the reference backend, and the one transaction that makes them, or adds what a release has added.
+"""The tables of the reference backend, and the transaction that creates them or upgrades those of an older release.
 
-In: a connection inside a transaction. Out: a database of this release's version, or a ConfigurationError with
-one sentence. Every moment is stored as whole microseconds since 1970 (`now`, `as_datetime`), so that it compares
-exactly in any database. The log has no foreign keys: a token may name a user or an app that is not stored here.
+In: a connection inside a transaction. Out: a database of this release's schema version, or a ConfigurationError. Times
+are stored as whole microseconds since 1970 (`now`, `as_datetime`), which compare exactly in any database. The log has
+no foreign keys: a token may name a user or an app that is not stored here.
 """
 
 import time
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, Table, Text, inspect, select
 
@@ -49,7 +48,7 @@ users = Table(
     Column("id", Text, primary_key=True),
     Column("email", Text, nullable=False, unique=True),
     Column("password_hash", Text, nullable=False),
-    Column("valid_since", BigInteger),  # whole seconds, as `iat` in a token; accounts.DISABLED for one that is disabled
+    Column("valid_since", BigInteger),  # whole seconds, as `iat` in a token; accounts.DISABLED if disabled
     Column("created_at", BigInteger, nullable=False),
 )
 
@@ -63,7 +62,7 @@ devices = Table(
     Column("platform", Text, nullable=False),
     Column("installation_id", Text),
     Column("created_at", BigInteger, nullable=False),
-    Column("last_seen_at", BigInteger),  # to the hour (last_seen); none yet for a device of schema version 3
+    Column("last_seen_at", BigInteger),  # to the hour (last_seen.py); NULL for a device of schema version 3
 )
 
 NAMED = devices.c.installation_id.is_(None)
@@ -106,7 +105,7 @@ changes = Table(
     Column("table_name", Text, nullable=False),
     Column("op", Text, nullable=False),
     Column("row_id", Text, nullable=False),
-    Column("timestamp", Text, nullable=False),  # the device's own words, authenticated by the ciphertext
+    Column("timestamp", Text, nullable=False),  # as the device sent it: authenticated by the ciphertext
     Column("data", Text),
     Column("received_at", BigInteger, nullable=False),
     Index("changes_by_table", "app_id", "user_id", "table_name", "seq"),
@@ -128,10 +127,10 @@ sessions = Table(
     Column("family_hash", Text, primary_key=True),
     Column("app_id", Text, nullable=False),
     Column("user_id", Text, nullable=False),
-    Column("device_id", Text),  # which device it is, once that is known
-    Column("code_hash", Text, unique=True),  # of the authorization code it began with, if it began with one
-    Column("current_hash", Text, nullable=False),  # of the last token given
-    Column("previous_hash", Text),  # of the token it was given for, and the salt that led from one to the other
+    Column("device_id", Text),  # NULL until the device is known
+    Column("code_hash", Text, unique=True),  # of the authorization code that began it, if any
+    Column("current_hash", Text, nullable=False),  # of the newest refresh token
+    Column("previous_hash", Text),  # of the token before it, and the salt that leads from that to the newest
     Column("salt", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False, index=True),
@@ -159,54 +158,39 @@ envelopes = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
-roll_calls = Table(
-    "roll_calls",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("process", Text, primary_key=True),  # who answers; empty for the question
-    Column("asked_at", BigInteger, nullable=False),
-    Column("told", Text, nullable=False),
-)
-
-
-TRIAL = "trial"
-"""The id of a row that is no roll call: see `try_to_write`."""
-
-
-class Step(NamedTuple):
-    """What leads from one schema version to the next: tables that are new, and statements for those there were."""
-
-    tables: Sequence[str] = ()
-    statements: Sequence[str] = ()
-
-
-STEPS = {
-    2: Step(tables=[roll_calls.name]),
-    3: Step(statements=["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT"]),
+STEPS: dict[int, Sequence[str]] = {
+    2: [],
+    3: ["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT"],
 }
-"""The step from each older version; a released one never changes. Servers wait for it, so it takes no time by rows."""
+"""The statements that upgrade each older version to the next. Servers wait for them, so none may take longer with
+more rows.
+
+Version 3 added a table `roll_calls`, which this release neither creates nor uses. Databases of older releases keep it:
+servers of such a release that still run during an update read it every few seconds.
+"""
 
 
 def prepare(connection: Connection) -> None:
-    """Make the tables, or bring those of an older release up to date, unless another process has done it already.
+    """Create the tables, or upgrade those of an older release, unless another process has done so.
 
-    Run it alone: of several processes that start together the first does the work, and the others find it done.
+    Run it alone (`ALONE` of the database): of several processes that start together, one does the work and the others
+    find it done.
     """
     version = _version(connection)
     if version == SCHEMA_VERSION:
         return
-    metadata.create_all(connection)
     if version is None:
+        metadata.create_all(connection)
         connection.execute(meta.insert().values(schema_version=SCHEMA_VERSION, epoch=new_epoch()))
         return
     for older in range(version, SCHEMA_VERSION):
-        for statement in STEPS[older].statements:
+        for statement in STEPS[older]:
             connection.exec_driver_sql(statement)
     connection.execute(meta.update().values(schema_version=SCHEMA_VERSION))
 
 
 def is_prepared(connection: Connection) -> bool:
-    """Return whether the tables are there and up to date; raises ConfigurationError if they are of no use here."""
+    """Return whether the tables exist and are up to date; raises ConfigurationError if they cannot be used."""
     return _version(connection) == SCHEMA_VERSION
 
 
@@ -214,25 +198,28 @@ def _version(connection: Connection) -> int | None:
     """Return the version of our tables, or None in an empty database; raises ConfigurationError."""
     ours, found = set(metadata.tables), set(inspect(connection).get_table_names())
     if meta.name not in found:
-        _refuse(ours & found, "holds tables of another program: {}; name an empty one")
+        _refuse(ours & found, "holds tables of another program: {}; use an empty database")
         return None
     if meta.c.schema_version.name not in {column["name"] for column in inspect(connection).get_columns(meta.name)}:
-        _refuse({meta.name}, "holds tables of another program: {}; name an empty one")
+        _refuse({meta.name}, "holds tables of another program: {}; use an empty database")
     version = connection.execute(select(meta.c.schema_version)).scalar()
     if version not in (*STEPS, SCHEMA_VERSION):
         raise ConfigurationError(
-            f"SYNCKIT_DATABASE_URL: the database has schema version {version}, this release knows only "
-            f"{SCHEMA_VERSION}; run the release that made it, or name another database"
+            f"SYNCKIT_DATABASE_URL: the database has schema version {version}, this release needs {SCHEMA_VERSION}: "
+            "run the release that made it, or use another database"
         )
-    new = {table for older in range(version, SCHEMA_VERSION) for table in STEPS[older].tables}
-    _refuse(ours - found - new, "lacks tables: {}; restore a whole backup, or name another database")
+    _refuse(ours - found, "lacks tables: {}; restore a complete backup, or use another database")
     return int(version)
 
 
 def try_to_write(connection: Connection) -> None:
-    """Write a few bytes that mean nothing, to see whether it can be done."""
-    connection.execute(roll_calls.delete().where(roll_calls.c.id == TRIAL))
-    connection.execute(roll_calls.insert().values(id=TRIAL, process=str(uuid.uuid4()), asked_at=now(), told=""))
+    """Insert a row and delete it, to see whether the database can be written.
+
+    SQLite would not write an UPDATE that changes nothing.
+    """
+    trial = {"app_id": str(uuid.uuid4()), "uri": ""}
+    connection.execute(redirects.insert().values(trial))
+    connection.execute(redirects.delete().filter_by(**trial))
 
 
 def _refuse(tables: set[str], words: str) -> None:
@@ -241,17 +228,17 @@ def _refuse(tables: set[str], words: str) -> None:
 
 
 def new_epoch() -> str:
-    """Return a name for a new life of the log."""
+    """Return a new random name for the log's epoch."""
     return uuid.uuid4().hex
 
 
 def now() -> int:
-    """Return the server's clock in microseconds since 1970."""
+    """Return the time by the server's clock, in microseconds since 1970."""
     return time.time_ns() // 1000
 
 
 def as_datetime(moment: int) -> datetime:
-    """Return stored microseconds as an aware UTC datetime, exactly: a float would round."""
+    """Return stored microseconds as an aware UTC datetime, without the rounding of a float."""
     return _EPOCH + timedelta(microseconds=moment)
 
 

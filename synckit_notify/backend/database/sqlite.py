@@ -1,7 +1,8 @@
-"""What is SQLite's own: one file, one writer at a time, and calls that block the whole thread.
+"""What is specific to SQLite: one file, one writer at a time, and calls that block the whole thread.
 
-In: a URL that names a file. Out: an engine, and `run`, which sends BEGIN .. COMMIT to the native pool. Connections are
-taken and given back by the calling greenlet, so SQLAlchemy's own locks stay on the hub's thread. For Store alone.
+In: a URL that names a file. Out: an engine, and `run`, which runs BEGIN to COMMIT in gevent's pool of native threads.
+The calling greenlet takes and returns the connections, so SQLAlchemy's locks stay on the hub's thread (the hub is
+gevent's event loop). Only Store uses this module.
 """
 
 import sqlite3
@@ -16,17 +17,17 @@ from ...runtime import gevent_compat
 from .health import Trouble
 
 READERS, WRITERS = 6, 1
-"""With two password hashes (accounts) this leaves one of gevent's ten native threads to others."""
+"""With two password hashes (passwords.py) this leaves one of gevent's ten native threads for other work."""
 
 READ: Sequence[str] = ["BEGIN"]
 WRITE: Sequence[str] = ["BEGIN IMMEDIATE"]
 ALONE = WRITE
 
 BUSY_SECONDS = 5.0
-"""How long SQLite waits for another process's lock."""
+"""How long SQLite waits for the lock of another process."""
 
 MIN_SQLITE = (3, 35)
-"""The first with RETURNING."""
+"""The first version with RETURNING."""
 
 UNWRITABLE = {
     sqlite3.SQLITE_FULL,
@@ -37,7 +38,7 @@ UNWRITABLE = {
     sqlite3.SQLITE_IOERR_TRUNCATE,
     sqlite3.SQLITE_IOERR_SHMSIZE,
 }
-"""Codes, some of them extended: their low byte is the code in general."""
+"""Error codes. The low byte of an extended code is its primary code."""
 
 BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
@@ -56,33 +57,33 @@ T = TypeVar("T")
 def check(url: URL) -> None:
     """Raise ConfigurationError for a URL that cannot work."""
     if url.drivername not in ("sqlite", "sqlite+pysqlite"):
-        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {url.drivername!r} is not supported, write sqlite:///")
+        raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {url.drivername!r} is not supported: use sqlite:///")
     if url.database in (None, "", ":memory:"):
-        raise ConfigurationError("SYNCKIT_DATABASE_URL: name a file, several connections must see the same data")
+        raise ConfigurationError("SYNCKIT_DATABASE_URL: must name a file: several connections must see the same data")
     if sqlite3.sqlite_version_info < MIN_SQLITE:
-        raise ConfigurationError(f"SQLite 3.35 or newer is needed, this Python has {sqlite3.sqlite_version}")
+        raise ConfigurationError(f"SQLite 3.35 or newer is required, this Python has {sqlite3.sqlite_version}")
 
 
 def make_engine(url: URL) -> Engine:
-    """Return an engine that has not connected yet."""
+    """Return an engine, not yet connected."""
     engine = create_engine(
         url,
         poolclass=QueuePool,
-        pool_size=READERS + WRITERS,  # never more are in use, so taking one never waits
+        pool_size=READERS + WRITERS,  # no more are ever in use, so getting one never waits
         max_overflow=0,
         connect_args={"check_same_thread": False, "timeout": 0},
-        hide_parameters=True,  # an error's text goes to the log, and they are hashes, e-mails and ciphertext
+        hide_parameters=True,  # errors are logged, and the parameters are hashes, e-mails and ciphertext
     )
     event.listen(engine, "connect", _set_up)
     return engine
 
 
 def run(connection: Connection, work: Callable[[Connection], T]) -> T:
-    """Run one transaction in a native thread and give the connection back."""
+    """Run one transaction in a native thread and return the connection to the pool."""
     try:
         result, error = gevent_compat.run_in_native_thread(_transaction, connection, work)
     except BaseException:
-        # This greenlet was killed while the native thread works on: the connection stays with that thread.
+        # This greenlet was killed and the native thread goes on: leave the connection to that thread.
         connection.detach()
         raise
     connection.close()
@@ -92,7 +93,7 @@ def run(connection: Connection, work: Callable[[Connection], T]) -> T:
 
 
 def trouble(error: BaseException | None) -> Trouble | None:
-    """Return what is wrong if it is the file, its disk or another process, None for an error of ours."""
+    """Return the Trouble of an error of the file, its disk or another process's lock; None for a bug of ours."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code in UNWRITABLE or code & 0xFF in UNWRITABLE:
         return Trouble.UNWRITABLE
@@ -102,7 +103,7 @@ def trouble(error: BaseException | None) -> Trouble | None:
 
 
 def _transaction(connection: Connection, work: Callable[[Connection], T]) -> tuple[T | None, Exception | None]:
-    """Run one transaction; its errors are values, so that what kills the waiting greenlet can be told from them."""
+    """Run one transaction. Return its error, so that `run` can tell it from an exception that kills its greenlet."""
     try:
         with connection.begin():
             return work(connection), None
@@ -111,23 +112,24 @@ def _transaction(connection: Connection, work: Callable[[Connection], T]) -> tup
 
 
 def _set_up(connection: Any, record: object) -> None:
-    """Prepare a new connection. This runs on the hub's thread, so SQLite must not wait in here."""
+    """Prepare a new connection. This runs on the hub's thread, so SQLite must not wait here."""
     try:
-        connection.isolation_level = None  # the driver would begin by itself, late and never IMMEDIATE
+        connection.isolation_level = None  # else the driver begins transactions itself, late and never IMMEDIATE
         _use_wal(connection)
         connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")  # for transactions, in a native thread
-        # A cursor that was answered must survive a power cut: a `seq` that is given twice hides a change from somebody.
+        # A cursor that was answered must survive a power cut: if a `seq` were assigned twice, some device would miss a
+        # change.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
     except BaseException:
-        connection.close()  # SQLAlchemy leaves it to the garbage collector
+        connection.close()  # SQLAlchemy leaves that to the garbage collector
         raise
 
 
 def _use_wal(connection: Any) -> None:
-    """Let readers and the writer work side by side.
+    """Let readers and the writer work at the same time.
 
-    The first switch of a new file needs a lock, and so does the first look into a file that another process has locked.
+    Switching a new file to WAL needs a lock, and so does the first read of a file that another process has locked.
     """
     until = time.monotonic() + BUSY_SECONDS
     while True:

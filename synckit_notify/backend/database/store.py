@@ -1,16 +1,15 @@
-"""The database of one process: `read`, `write` and `write_alone` run one whole transaction each.
+"""The database of one process: `read`, `write` and `write_alone` each run one transaction.
 
-In: a function `work(connection)` that issues SQL and returns plain values; it may run in a native thread, so it must
-not use Flask, locks or `native` itself. Out: what it returned, after the commit, or what it raised, after the rollback.
-A database that is away, stays locked or cannot be used is a Busy (503), one that cannot be written an Unwritable; the
-log gets one line an interval (health). The schema is checked, and made if need be, before the first transaction that
-reaches the database: when the application starts, or as soon as the database is there. What SQLite and PostgreSQL do
-differently is in a module of each, behind the protocol Database. Nothing is opened at import or by the constructor:
-each process opens for itself.
+In: a function `work(connection)` that issues SQL and returns plain values. It may run in a native thread, so it must
+not use Flask, locks or gevent_compat. Out: what it returned, after the commit, or what it raised, after the rollback.
+
+A database that is unavailable, stays locked or cannot be used raises Busy (503), one that cannot be written Unwritable;
+the log gets one line in 30 s (health.py). The schema is checked, and created if it is missing, before the first
+transaction that reaches the database: at start, or as soon as the database is available. What differs between SQLite
+and PostgreSQL is behind the protocol Database. Nothing is opened at import or by the constructor: each process opens
+its own connections.
 """
 
-import os
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,26 +23,27 @@ from sqlalchemy.dialects import sqlite as sqlite_dialect
 from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from ... import ConfigurationError
-from ...errors import Refused
+from ...runtime.per_process import PerProcess
+from ..errors import Busy, Unwritable
 from . import schema, sqlite
 from .health import Failure, Health, Trouble
 
-__all__ = ["Busy", "Seats", "Store", "Unwritable", "upsert"]
+__all__ = ["Seats", "Store", "upsert"]
 
 QUEUE_SECONDS = 10.0
-"""How long a request waits for its turn in this process."""
+"""How long a request waits for a connection of this process."""
 
 READERS_OF_ONE, WRITERS_OF_ONE = 2, 1
-"""Of a process's connections, how many one owner has at a time. An account's pushes wait for each other in any case."""
+"""How many connections of a process one owner may use at a time. Pushes of one account wait for each other anyway."""
 
 TRIAL_WAIT_SECONDS = 0.5
-"""How long `is_writable` waits for a trial write; behind a lock that takes longer, the last result stands."""
+"""How long `is_writable` waits for a trial write. If a lock delays it longer, the last result is used."""
 
 T = TypeVar("T")
 
 
 class Database(Protocol):
-    """What differs from one kind of database to the next; its modules are `sqlite` and `postgres`."""
+    """What differs between the databases; the modules `sqlite` and `postgres` implement it."""
 
     READERS: int
     WRITERS: int
@@ -57,38 +57,12 @@ class Database(Protocol):
     def trouble(self, error: BaseException | None) -> Trouble | None: ...
 
 
-class Busy(Refused):
-    """The server is overloaded, or its database is locked, away or unusable; the client may try again soon.
-
-    `reason` is a sentence for the operator alone, with the words of the driver.
-    """
-
-    status = 503
-    sentence = "the server is busy, try again"
-    seconds = (1, 5)
-
-    def __init__(self, reason: str | None = None) -> None:
-        super().__init__(self.sentence)
-        self.reason = reason
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(random.randint(*self.seconds))}
-
-
-class Unwritable(Busy):
-    """The database can be read and not written: a full disk, or a read-only database."""
-
-    sentence = "the server cannot store anything at the moment, try again later"
-    seconds = (10, 30)
-
-
 class Seats:
-    """Turns at something scarce in this process: `most` at a time, and `share` of them for each owner.
+    """A limit for a scarce resource of this process: `most` users at a time, and `share` of them for each owner.
 
-    An owner is an account, or an address. Their surplus requests wait for each other before they wait with everybody
-    else's, so however many they send, nobody else waits for more than `share` of them. Seats know no thread and no
-    greenlet: whoever waits here, waits cooperatively.
+    An owner is an account or an address. An owner's surplus requests wait for each other before they wait with those of
+    others, so however many one owner sends, nobody else waits for more than `share` of them. Waiting is cooperative:
+    under gevent it blocks only the greenlet.
     """
 
     def __init__(self, most: int, share: int) -> None:
@@ -99,7 +73,7 @@ class Seats:
 
     @contextmanager
     def acquire(self, *owners: str) -> Iterator[None]:
-        """Hold a seat for a block, as part of each owner's share; raises Busy if the turn does not come in time."""
+        """Hold a seat for a block, as part of each owner's share; raises Busy after QUEUE_SECONDS."""
         until = time.monotonic() + QUEUE_SECONDS
         with ExitStack() as stack:
             for owner in owners:
@@ -110,7 +84,7 @@ class Seats:
 
     @contextmanager
     def _shared(self, owner: str) -> Iterator["_Share"]:
-        """Give an owner's share, which is forgotten with the last request that uses it or waits for it."""
+        """Yield an owner's share, which is dropped with the last request that uses it or waits for it."""
         with self._lock:
             share = self._shares.setdefault(owner, _Share(self._share))
             share.users += 1
@@ -124,7 +98,7 @@ class Seats:
 
 
 class _Share:
-    """The seats of one owner, and how many requests use them or wait for them."""
+    """The seats of one owner, and how many requests use or await them."""
 
     __slots__ = ("seats", "users")
 
@@ -144,9 +118,9 @@ def _taken(seats: threading.BoundedSemaphore, until: float) -> Iterator[None]:
 
 
 class Store:
-    """Transactions on one database; any thread or greenlet may call anything, in any process after a fork.
+    """Transactions on one database. Any thread or greenlet may call any method, also in a forked process.
 
-    With `has_schema` the database holds our tables, and is checked for them first.
+    With `has_schema` the database must hold our tables; they are checked, or created, first.
     """
 
     def __init__(self, url: str, *, has_schema: bool = False) -> None:
@@ -156,27 +130,27 @@ class Store:
         self._database.check(self._url)
         self._has_schema = has_schema
         self._is_prepared = False
-        self._opened: dict[int, _Opened] = {}
+        self._opened = PerProcess(lambda: _Opened.of(self._database, self._url))
 
     def read(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
-        """Run `work` on one unchanging snapshot of the database, in turn with the owner's other reads (Seats)."""
+        """Run `work` on one snapshot of the database, within the owner's share of the readers (Seats)."""
         return self._run(lambda opened: opened.read(work, owner))
 
     def write(self, work: Callable[[Connection], T], *, owner: str | None = None) -> T:
-        """Run `work` and commit, in turn with the owner's other writes (Seats).
+        """Run `work` and commit, within the owner's share of the writers (Seats).
 
-        On PostgreSQL others write meanwhile: only what is locked stays as it was read.
+        On PostgreSQL others write at the same time: only locked rows stay as they were read.
         """
         return self._run(lambda opened: opened.write(work, self._database.WRITE, owner), writes=True)
 
     def write_alone(self, work: Callable[[Connection], T]) -> T:
-        """Run `work` and commit, one after the other with all that is run by this method, in whichever process."""
+        """Run `work` and commit, never at the same time as another `write_alone`, in any process."""
         return self._run(lambda opened: opened.write(work, self._database.ALONE), writes=True)
 
     def prepare(self) -> None:
-        """Check the schema, and make it if it is not there; logs nothing.
+        """Check the schema, and create it if it is missing. Log nothing.
 
-        Raises ConfigurationError for a database that cannot be used, Busy for one that is away.
+        Raises ConfigurationError for a database that cannot be used, Busy for one that is unavailable.
         """
         try:
             self._prepare()
@@ -186,18 +160,17 @@ class Store:
             raise _refusal(failure) from None
 
     def is_writable(self) -> bool:
-        """Return whether the last write worked; if it is too old to tell, try one, and never wait long for it."""
+        """Return whether the last write worked; if it is too old to tell, try one for TRIAL_WAIT_SECONDS at most."""
         if self.health.trial_is_due():
             trial = threading.Thread(target=self._try_to_write, daemon=True)
-            with suppress(RuntimeError):  # no thread to be had: the last result stands
+            with suppress(RuntimeError):  # no thread can be started: the last result is used
                 trial.start()
                 trial.join(TRIAL_WAIT_SECONDS)
         return self.health.is_writable
 
     def dispose(self) -> None:
         """Close this process's connections; the next transaction opens new ones."""
-        opened = self._opened.pop(os.getpid(), None)
-        if opened is not None:
+        if (opened := self._opened.forget()) is not None:
             opened.engine.dispose()
 
     def _run(self, transaction: "Callable[[_Opened], T]", *, writes: bool = False) -> T:
@@ -206,9 +179,9 @@ class Store:
             result = transaction(self._open())
         except Failure as failure:
             if failure.trouble is Trouble.WRONG:
-                self._look_again()
+                self._recheck_schema()
             self.health.failed(failure)
-            raise _refusal(failure) from None  # a driver's traceback for every request would hide all else
+            raise _refusal(failure) from None  # a traceback for each request would flood the log
         if writes:
             self.health.wrote()
         return result
@@ -221,25 +194,21 @@ class Store:
             if self._is_prepared:
                 return
             try:
-                if not opened.read(schema.is_prepared):  # so that a start does not wait for a writer, such as a backup
+                if not opened.read(schema.is_prepared):  # a start must not wait for a writer, such as a backup
                     opened.write(schema.prepare, self._database.ALONE)
             except DBAPIError as error:
                 raise Failure(Trouble.WRONG, error.orig) from None
             self._is_prepared = True
 
-    def _look_again(self) -> None:
-        """Let the next transaction connect anew and check the schema: somebody may have put another database there."""
+    def _recheck_schema(self) -> None:
+        """Make the next transaction reconnect and check the schema, since the database may have been replaced."""
         self._is_prepared = False
-        if (opened := self._opened.get(os.getpid())) is not None:
+        if (opened := self._opened.made()) is not None:
             opened.engine.dispose()
 
     def _open(self) -> "_Opened":
-        pid = os.getpid()
-        opened = self._opened.get(pid)
-        if opened is not None:
-            return opened
         try:
-            return self._opened.setdefault(pid, _Opened.of(self._database, self._url))
+            return self._opened.get()
         except ConfigurationError as error:
             raise Failure(Trouble.WRONG, error) from None
 
@@ -270,7 +239,7 @@ class _Opened:
         return self._run(self.writing, begin, work, owner)
 
     def _run(self, seats: Seats, begin: Sequence[str], work: Callable[[Connection], T], owner: str | None) -> T:
-        # Turns are taken here and not in the database: a greenlet can wait for one, a native thread would be used up.
+        # Requests queue here and not in the database: a greenlet waits cheaply, a native thread would be blocked.
         with seats.acquire(*([] if owner is None else [owner])):
             connection = self._connect().execution_options(synckit_begin=begin)
             try:
@@ -284,7 +253,7 @@ class _Opened:
                 raise Failure(trouble, error.orig) from None
 
     def _connect(self) -> Connection:
-        """Connect; whatever an attempt to connect reports, the next one may succeed, unless the database is wrong."""
+        """Connect. After any error the next attempt may succeed, unless the database is the wrong one."""
         try:
             return self.engine.connect()
         except ConfigurationError as error:
@@ -299,20 +268,20 @@ def _refusal(failure: Failure) -> Busy:
 
 
 def _sentence(failure: Failure) -> str:
-    """Return a sentence that names the setting, as those do that were raised as a ConfigurationError."""
-    if failure.words.startswith("SYNCKIT_DATABASE_URL: "):
-        return failure.words
-    return f"SYNCKIT_DATABASE_URL: the database cannot be used: {failure.words}"
+    """Return a sentence that names the setting; a ConfigurationError's own sentence does already."""
+    if failure.message.startswith("SYNCKIT_DATABASE_URL: "):
+        return failure.message
+    return f"SYNCKIT_DATABASE_URL: the database cannot be used: {failure.message}"
 
 
 def upsert(connection: Connection, table: Table) -> sqlite_dialect.Insert | postgresql.Insert:
-    """Return an INSERT that may have an ON CONFLICT."""
+    """Return an INSERT that supports ON CONFLICT."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite_dialect.insert(table)
 
 
 def _begin(connection: Connection) -> None:
-    for words in connection.get_execution_options().get("synckit_begin", ()):
-        connection.exec_driver_sql(words)
+    for statement in connection.get_execution_options().get("synckit_begin", ()):
+        connection.exec_driver_sql(statement)
 
 
 def _parsed(url: str) -> URL:
@@ -320,9 +289,9 @@ def _parsed(url: str) -> URL:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
         raise ConfigurationError(
-            "SYNCKIT_DATABASE_URL: give a URL like sqlite:////var/lib/synckit.db or postgresql://user@host/database"
+            "SYNCKIT_DATABASE_URL: must be a URL like sqlite:////var/lib/synckit.db or postgresql://user@host/database"
         ) from error
-    if "@" in (parsed.host or ""):  # the end of a password, which the driver would write into the log as a host's name
+    if "@" in (parsed.host or ""):  # the end of a password, which the driver would log as a host name
         raise ConfigurationError("SYNCKIT_DATABASE_URL: a special character must be percent-encoded, such as %40 for @")
     return parsed
 
@@ -334,11 +303,11 @@ def _database(url: URL) -> Database:
         case "postgresql" | "postgres":
             return _postgres()
         case name:
-            raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {name!r} is not supported, only sqlite and postgresql are")
+            raise ConfigurationError(f"SYNCKIT_DATABASE_URL: {name!r} is not supported: use sqlite or postgresql")
 
 
 def _postgres() -> Database:
-    """Return the module, which loads psycopg: nobody needs that for SQLite."""
+    """Return the module. Importing it loads psycopg, which SQLite does not need."""
     try:
         from . import postgres
     except ImportError as error:

@@ -20,15 +20,14 @@ production none of these routes exists.
 import ipaddress
 import re
 
-from flask import Blueprint, Flask, Request, Response, current_app, render_template, request
+from flask import Blueprint, Request, Response, render_template, request
 from sqlalchemy import Connection, select
 
-from ...errors import Forbidden
 from .. import accounts
-from ..accounts import Unknown
 from ..context import current_backend
 from ..database.schema import apps
 from ..development import DEMO_EMAIL, PAGE_APP
+from ..errors import NotFound, NotLocal
 from ..oauth import pages
 
 TOKEN_SECONDS = 600
@@ -47,33 +46,18 @@ blueprint = Blueprint(
 )
 
 
-class OnlyHere(Forbidden):
-    """The page was not opened on the machine that serves it."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the demo page works on the server's machine only: open http://127.0.0.1:PORT/ there, without a proxy"
-        )
-
-
-def install(app: Flask) -> None:
-    """Register the routes, except in production."""
-    if app.config.get("SYNCKIT_ENV") != "production":
-        app.register_blueprint(blueprint)
-
-
 @blueprint.get("/")
 def show() -> str:
     """Return the page."""
-    prefix = current_app.config.get("SYNCKIT_URL_PREFIX") or "/api/sync"
-    return render_template("live.html", api=request.script_root + prefix, devices=("Laptop", "Phone"))
+    api = request.script_root + current_backend().settings.url_prefix
+    return render_template("live.html", api=api, devices=("Laptop", "Phone"))
 
 
 @blueprint.post("/live/session")
 def begin() -> dict[str, str]:
     """Return a token for the demo account."""
     if not is_local(request):
-        raise OnlyHere
+        raise NotLocal
     backend = current_backend()
     app, user, valid_since = backend.store.write_alone(_demo)
     token = backend.signer.sign(app, user, valid_since=valid_since, seconds=TOKEN_SECONDS)
@@ -109,7 +93,7 @@ def _demo(connection: Connection) -> tuple[str, str, int | None]:
     """Return the ids of the page's app and of the demo user, and the Unix time before which its tokens are refused."""
     user = accounts.account_of(connection, DEMO_EMAIL)
     if user is None:
-        raise Unknown(
+        raise NotFound(
             "there is no demo account: gunicorn creates it when it starts on 127.0.0.1 with an empty database; "
             "move the folder instance/ away and start gunicorn again"
         )

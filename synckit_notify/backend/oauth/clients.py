@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 from .. import accounts
 from ..database.schema import apps, redirects
 from ..database.store import upsert
-from ..request_fields import InvalidField
+from ..errors import InvalidField, NotFound
 
 MAX_ADDRESS_CHARACTERS = 2048
 
@@ -51,18 +51,18 @@ def find(connection: Connection, api_key: str) -> Client | None:
 
 
 def register(connection: Connection, app: str, address: str) -> None:
-    """Register a redirect address of an app; raise Unknown, and InvalidField for an address that is not safe."""
+    """Register a redirect address of an app; raise NotFound, and InvalidField for an address that is not safe."""
     if len(address) > MAX_ADDRESS_CHARACTERS or REGISTRABLE.fullmatch(address) is None:
         raise InvalidField(
             "the address must be https://... or use the app's own scheme, like com.example.app:/..., without a fragment"
         )
     if connection.execute(select(apps.c.id).where(apps.c.id == app)).first() is None:
-        raise accounts.Unknown("there is no such app")
+        raise NotFound("there is no such app")
     connection.execute(upsert(connection, redirects).values(app_id=app, uri=address).on_conflict_do_nothing())
 
 
 def forget(connection: Connection, app: str, address: str) -> None:
-    """Remove a redirect address of an app; raise Unknown."""
+    """Remove a redirect address of an app; raise NotFound."""
     mine = redirects.delete().where(redirects.c.app_id == app, redirects.c.uri == address)
     if connection.execute(mine.returning(redirects.c.uri)).first() is None:
-        raise accounts.Unknown("the app has no such address")
+        raise NotFound("the app has no such address")

@@ -27,8 +27,9 @@ from werkzeug.urls import iri_to_uri
 from ...errors import Refused
 from .. import accounts, rate_limit, request_fields, request_limits
 from ..context import current_backend
+from ..errors import InvalidField, WrongCredentials
 from ..passwords import MAX_PASSWORD_CHARACTERS
-from ..request_fields import Fields, InvalidField
+from ..request_fields import Fields
 from . import authorization
 from .authorization import AuthorizationRequest, OAuth2Error
 
@@ -129,7 +130,7 @@ def _allow(authorization_request: AuthorizationRequest, visit: Visit) -> Respons
     try:
         if user is not None:
             return _leave(authorization.authorize(current_backend().store, _query(), user))
-    except accounts.WrongCredentials:
+    except WrongCredentials:
         pass  # logged out everywhere since the page was shown
     return _page(authorization_request, Visit(visit.secret), problem=AGAIN)
 

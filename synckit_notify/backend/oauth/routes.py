@@ -13,9 +13,19 @@ from flask import Blueprint, request
 
 from ...errors import InvalidToken, Refused
 from .. import accounts, rate_limit, request_fields, request_limits, sessions
-from ..context import TOKEN_SECONDS, current_backend
-from ..rate_limit import TooManyAttempts
-from ..request_fields import Fields, InvalidField, MalformedBody
+from ..access_tokens import TOKEN_SECONDS
+from ..context import current_backend
+from ..errors import (
+    InvalidClient,
+    InvalidField,
+    InvalidGrant,
+    MalformedBody,
+    OAuthError,
+    TooManyAttempts,
+    UnsupportedGrantType,
+    UserNotFound,
+)
+from ..request_fields import Fields
 from ..sessions import Holder, Refusal, Session
 from . import authorization
 from .authorization import OAuth2Error
@@ -28,49 +38,6 @@ Answer = dict[str, Any]
 log = logging.getLogger(__name__)
 
 blueprint = Blueprint("synckit_oauth", __name__)
-
-
-class OAuthError(Refused):
-    """A refusal with an error code of RFC 6749, section 5.2; its text becomes the `error_description`."""
-
-    error = "invalid_request"
-
-
-class InvalidGrant(OAuthError):
-    """The refresh token, the code or the code verifier is not valid."""
-
-    error = "invalid_grant"
-
-
-class UnsupportedGrantType(OAuthError):
-    """The grant type is not in GRANTS."""
-
-    error = "unsupported_grant_type"
-
-
-class InvalidClient(OAuthError):
-    """No app has this API key."""
-
-    error = "invalid_client"
-    status = 401
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"WWW-Authenticate": "Bearer"}  # each 401 needs one; Basic would open a dialog in browsers
-
-
-class UserNotFound(OAuthError):
-    """The token is valid, but the account does not exist; the code is not one of the RFC's."""
-
-    error = "user_not_found"
-    status = 401
-
-    def __init__(self) -> None:
-        super().__init__("there is no such account")
-
-    @property
-    def headers(self) -> dict[str, str]:
-        return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 @blueprint.post("/token")

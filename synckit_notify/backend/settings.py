@@ -1,0 +1,100 @@
+"""The SYNCKIT_* keys of the backend in, one frozen value out, everything checked once at start.
+
+In: the application's configuration, in development completed with a key (development.py). The keys of the extension are
+checked by the extension. Every error is a ConfigurationError whose sentence names the key.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from limits import RateLimitItem, parse_many
+
+from .. import ConfigurationError
+from ..settings import broker_namespace, cors_origins, jwt_algorithms, jwt_keys
+from .access_tokens import Signer
+
+DEFAULT_LOGIN_LIMIT = "10/minute; 100/hour"
+OFF = "off"
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendSettings:
+    """What the backend's configuration says."""
+
+    is_production: bool
+    url_prefix: str
+    database_url: str | None
+    """None for the default, a SQLite file in the instance folder."""
+    signer: Signer
+    login_limits: Sequence[RateLimitItem]
+    """How many attempts of one address or account may fail; none if the limit is off."""
+    redis_url: str | None
+    """Where failed attempts are counted for all processes together."""
+    broker_namespace: str
+    proxies: int
+    """How many proxies are trusted to set X-Forwarded-For."""
+    cors_origins: frozenset[str]
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any]) -> "BackendSettings":
+        """Check the configuration; raises ConfigurationError."""
+        broker_url = str(config.get("SYNCKIT_BROKER_URL") or "")
+        return cls(
+            is_production=is_production(config),
+            url_prefix=config.get("SYNCKIT_URL_PREFIX") or "/api/sync",
+            database_url=config.get("SYNCKIT_DATABASE_URL") or None,
+            signer=_signer(config),
+            login_limits=_login_limits(config),
+            redis_url=broker_url if broker_url.startswith(REDIS_SCHEMES) else None,
+            broker_namespace=broker_namespace(config),
+            proxies=_proxies(config),
+            cors_origins=cors_origins(config),
+        )
+
+
+def is_production(config: Mapping[str, Any]) -> bool:
+    """Return what SYNCKIT_ENV says; raises ConfigurationError."""
+    environment = config.get("SYNCKIT_ENV") or "development"
+    if environment not in ("development", "production"):
+        raise ConfigurationError(f"SYNCKIT_ENV: {environment!r} must be development or production")
+    return bool(environment == "production")
+
+
+def _signer(config: Mapping[str, Any]) -> Signer:
+    """Return what signs with the first of the configured algorithms and keys."""
+    keys = jwt_keys(config)
+    if not keys:
+        raise ConfigurationError(
+            "SYNCKIT_JWT_KEY is not set: in production the service needs a key; make one with: "
+            "python3 -c 'import secrets; print(secrets.token_hex(32))'"
+        )
+    kid = None if None in keys else next(iter(keys))
+    return Signer(
+        algorithm=jwt_algorithms(config)[0],
+        key=keys[kid],
+        kid=kid,
+        issuer=config.get("SYNCKIT_JWT_ISSUER") or None,
+        audience=config.get("SYNCKIT_JWT_AUDIENCE") or None,
+    )
+
+
+def _login_limits(config: Mapping[str, Any]) -> Sequence[RateLimitItem]:
+    text = str(config.get("SYNCKIT_LOGIN_LIMIT") or DEFAULT_LOGIN_LIMIT).strip()
+    if text.lower() == OFF:
+        return ()
+    try:
+        return parse_many(text)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"SYNCKIT_LOGIN_LIMIT: {text!r} must say how many attempts may fail in what time, like "
+            f"{DEFAULT_LOGIN_LIMIT}, or {OFF}"
+        ) from error
+
+
+def _proxies(config: Mapping[str, Any]) -> int:
+    value = str(config.get("SYNCKIT_PROXIES") or "0")
+    if not (value.isascii() and value.isdecimal()):
+        raise ConfigurationError(f"SYNCKIT_PROXIES: {value!r} must be the number of proxies, 0 or more")
+    return int(value)
