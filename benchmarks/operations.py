@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from tests.conftest import make_token
 from tests.support.netns import OtherMachine
 from tests.support.raw_client import Listener
 from tests.support.server import Server, gunicorn
+from tests.support.tokens import make_token
 from tests.test_disconnects import WAYS_TO_GO
 from tests.test_drain import STOPS, STREAMS, Deployment, gone
 

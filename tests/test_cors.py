@@ -10,8 +10,8 @@ from werkzeug.test import TestResponse
 from synckit_notify.cors import headers_for
 from synckit_notify.testing import CONNECTED, open_stream
 
-from .conftest import make_token
 from .support import full_host
+from .support.tokens import make_token
 
 LISTED, STRANGE = "https://app.example", "https://evil.example"
 SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import KEY, make_token
 from .support.raw_client import CHANGED, Listener
 from .support.server import Server, gunicorn
+from .support.tokens import KEY, make_token
 
 HEARD_WITHIN = 5.0  # what docs/protocol.md promises
 

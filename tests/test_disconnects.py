@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_token
 from .support.netns import OtherMachine
 from .support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
 from .support.server import Server, flask_run, gunicorn
+from .support.tokens import make_token
 
 THOROUGH = pytest.mark.thorough
 SEEN_WITHIN = 0.5  # five times the promise

@@ -21,10 +21,10 @@ from synckit_notify.backend import admin as backend_commands
 from synckit_notify.backend import create_app
 from synckit_notify.settings import Settings
 
-from .conftest import KEY
 from .support import doc_commands
 from .support.markdown import DOCUMENTS, Block, anchors, blocks, blocks_of, inline_code, links, name_of, prose, rows
 from .support.server import ROOT
+from .support.tokens import KEY
 
 LANGUAGES = frozenset({"console", "env", "http", "json", "python", "sh", "text"})
 """Each but `text` is run or checked, `http` and `json` as the protocol's conversation, where alone they may be."""

@@ -26,12 +26,13 @@ from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, Sync
 from synckit_notify.client.models import to_text
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .backend.conftest import make_clone, start
-from .client.test_assembled import Service
-from .conftest import make_token, need
 from .support import doc_commands
+from .support.backend import make_clone, start
 from .support.markdown import DOCUMENTS, Block, blocks, blocks_of, name_of
+from .support.programs import need
 from .support.server import ROOT, Server, clean_environment
+from .support.service import Service
+from .support.tokens import make_token
 from .support.wait import until
 
 EMAIL, PASSWORD = "user@example.org", "password"

@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 from synckit_notify.backend import Backend, create_app
 from synckit_notify.testing import CHANGED, open_stream
 
-from .conftest import KEY
 from .support.markdown import Block, blocks_of
 from .support.server import ROOT
+from .support.tokens import KEY
 
 PROTOCOL = ROOT / "docs" / "protocol.md"
 EMAIL, PASSWORD = "user@example.org", "password"

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import KEY, make_token
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import gunicorn
+from .support.tokens import KEY, make_token
 from .support.wait import until
 
 STREAMS = 20

@@ -15,8 +15,8 @@ from gunicorn.http import parser
 from synckit_notify import gunicorn_hooks
 from synckit_notify.gunicorn_hooks import FairUnreader, RedactingFilter
 
-from .conftest import KEY
 from .support.server import gunicorn
+from .support.tokens import KEY
 
 pytestmark = pytest.mark.thorough
 

@@ -19,7 +19,7 @@ from synckit_notify.runtime.logs import MAX_FAULTS, FaultLog
 from synckit_notify.streams import recovery
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .conftest import KEY, make_token
+from .support.tokens import KEY, make_token
 from .support.wait import until
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"

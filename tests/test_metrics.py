@@ -12,10 +12,10 @@ from flask import Flask
 from synckit_notify.runtime.logs import RateLimitedLog, log
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .conftest import make_token
 from .support import minimal_host
 from .support.raw_client import Listener
 from .support.server import Server, gunicorn
+from .support.tokens import make_token
 from .support.wait import until
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"

@@ -18,8 +18,8 @@ from synckit_notify import ConfigurationError, InvalidToken, Notifier, Principal
 from synckit_notify.errors import Refused
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .conftest import KEY, make_token
 from .support import full_host, minimal_host
+from .support.tokens import KEY, make_token
 
 SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"
 

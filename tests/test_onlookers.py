@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_token
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import Server, flask_run, gunicorn
+from .support.tokens import make_token
 from .support.wait import until
 
 THOROUGH = pytest.mark.thorough

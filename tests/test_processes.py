@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_token
 from .support.netns import OtherMachine
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import ROOT, Server, clean_environment, gunicorn
+from .support.tokens import make_token
 from .support.valkey import Valkey
 from .support.wait import until
 

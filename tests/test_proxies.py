@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_token, need
 from .support.curl import Curl
+from .support.programs import need
 from .support.proxies import DEPLOY, Nginx, Proxy, free_port
 from .support.proxy_leaks import believed_lies, echo, revealed_metrics
 from .support.proxy_scenarios import (
@@ -32,6 +32,7 @@ from .support.proxy_scenarios import (
 )
 from .support.reconnecting_devices import disturb, hang_up
 from .support.server import ROOT, Server, gunicorn
+from .support.tokens import make_token
 
 pytestmark = pytest.mark.thorough
 

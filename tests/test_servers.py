@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_token
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import Server, flask_run, gunicorn
+from .support.tokens import make_token
 
 SERVERS = {
     "gevent": lambda folder, app, env: gunicorn(app, folder, env=env),

@@ -8,7 +8,7 @@ from synckit_notify.backend import create_app
 from synckit_notify.errors import ConfigurationError
 from synckit_notify.settings import Settings
 
-from .conftest import KEY
+from .support.tokens import KEY
 
 WRONG = [
     ("SYNCKIT_JWT_KEY", None),

@@ -13,8 +13,8 @@ from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
 from synckit_notify.streams.channel import EndReason
 from synckit_notify.testing import CHANGED, CONNECTED, KEEPALIVE, open_stream
 
-from .conftest import KEY, make_token
 from .support import minimal_host
+from .support.tokens import KEY, make_token
 
 PATH = "/api/sync/subscribe"
 

@@ -22,9 +22,9 @@ from synckit_notify.streams.channel import ChannelKey, EndReason
 from synckit_notify.streams.recovery import GapRecovery
 from synckit_notify.streams.registry import Registry
 
-from .brokers.conftest import QUICK, Heard
-from .conftest import make_token
 from .support import minimal_host
+from .support.brokers import QUICK, Heard
+from .support.tokens import make_token
 from .support.valkey import Valkey
 from .support.wait import until
 

@@ -15,7 +15,7 @@ from synckit_notify import Notifier
 from synckit_notify.errors import ConfigurationError, InvalidToken
 from synckit_notify.tokens import MAX_TOKEN_LENGTH, TokenVerifier
 
-from .conftest import KEY, make_token
+from .support.tokens import KEY, make_token
 
 OTHER_KEY = "another key, which is as long as the first"
 PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"

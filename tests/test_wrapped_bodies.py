@@ -15,10 +15,10 @@ from werkzeug.test import EnvironBuilder
 
 from synckit_notify.streams.channel import ChannelKey, EndReason
 
-from .conftest import make_token
 from .support import minimal_host, wrapped_host
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import Server, flask_run, gunicorn
+from .support.tokens import make_token
 from .support.wait import until
 
 THOROUGH = pytest.mark.thorough

@@ -13,12 +13,12 @@ import pytest
 
 import synckit_notify
 
-from ..conftest import KEY
+from ..support.backend import start
 from ..support.proxies import DEPLOY, shipped
 from ..support.proxy_scenarios import wait_until
 from ..support.raw_client import Listener
 from ..support.server import GUNICORN, ROOT, Server
-from .conftest import start
+from ..support.tokens import KEY
 
 pytestmark = pytest.mark.thorough
 

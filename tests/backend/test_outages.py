@@ -21,10 +21,9 @@ from synckit_notify.backend.database import sqlite, store
 from synckit_notify.backend.database.health import LOG_SECONDS, TRIAL_SECONDS, Failure, Health, Trouble
 from synckit_notify.backend.database.store import Busy, Store
 
-from ..conftest import KEY, make_token
+from ..support.backend import PASSWORD, SQLITE_ONLY, Caller, add_account, change, settings
 from ..support.server import ROOT, clean_environment
-from .conftest import PASSWORD, SQLITE_ONLY, Caller, add_account, change
-from .test_store import settings
+from ..support.tokens import KEY, make_token
 
 BUSY = {"error": "the server is busy, try again"}
 UNWRITABLE = {"error": "the server cannot store anything at the moment, try again later"}

@@ -7,8 +7,9 @@ import pytest
 
 from synckit_notify.brokers import Broker, Disconnect, Gap, Message, Notice, connect
 
+from ..support.brokers import Process
 from ..support.valkey import Valkey
-from .conftest import Process, until
+from ..support.wait import until
 
 MESSAGES: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone"), Gap()]
 

@@ -12,9 +12,10 @@ import pytest
 from synckit_notify.brokers import Disconnect, Gap, Message, Notice, connect
 from synckit_notify.errors import ConfigurationError
 
+from ..support.brokers import QUICK, Heard, MakeBroker, MakeProcess
 from ..support.server import ROOT
 from ..support.valkey import Valkey
-from .conftest import QUICK, Heard, MakeBroker, MakeProcess, until
+from ..support.wait import until
 
 ALICE = Notice("notes", "alice", "laptop", 1790000000.5, 1790000000.25)
 BOB = Notice("notes", "bob")

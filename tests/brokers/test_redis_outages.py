@@ -11,9 +11,10 @@ import pytest
 from synckit_notify.brokers import Disconnect, Notice
 from synckit_notify.brokers.sender import BATCH
 
+from ..support.brokers import QUICK, Heard, MakeBroker, MakeProcess, Process
 from ..support.tcp_proxy import Proxy
 from ..support.valkey import Valkey
-from .conftest import QUICK, Heard, MakeBroker, MakeProcess, Process, until
+from ..support.wait import until
 
 pytestmark = pytest.mark.thorough
 

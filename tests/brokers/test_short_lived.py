@@ -14,10 +14,11 @@ from synckit_notify import Notifier
 from synckit_notify.brokers import Broker, Notice
 from synckit_notify.brokers.redis import RedisBroker
 
-from ..conftest import KEY
+from ..support.brokers import MakeProcess, Process
 from ..support.server import ROOT, clean_environment
+from ..support.tokens import KEY
 from ..support.valkey import Valkey, free_port
-from .conftest import MakeProcess, Process, until
+from ..support.wait import until
 from .slow_line import slow_line
 
 CHILDREN = 3

@@ -11,7 +11,7 @@ from synckit_notify.client.models import Account
 from synckit_notify.client.state import Tokens
 from synckit_notify.client.stream import SyncNotifyStream
 
-from .test_closing import BlockingConnection, RealSession
+from ..support.blocking_session import BlockingConnection, RealSession
 
 
 async def listen(stream: SyncNotifyStream, heard: list[object]) -> None:

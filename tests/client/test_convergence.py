@@ -25,7 +25,7 @@ from synckit_notify.client.errors import NetworkError, ServerError
 from synckit_notify.client.models import Account, ChangeEntry, PulledChange
 from synckit_notify.client.state import Tokens
 
-from ..conftest import KEY, make_token
+from ..support.tokens import KEY, make_token
 
 ROWS, DEVICES = "abcdefgh", ("laptop", "phone", "tablet")
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,14 +9,7 @@ import httpx2
 import pytest
 
 from ..support.server import ROOT, clean_environment, gunicorn
-from .test_assembled import EMAIL, PASSWORD, Service
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tmp_path_factory.mktemp("service"))
-    yield started
-    started.close()
+from ..support.service import EMAIL, PASSWORD, Service
 
 
 def run(case: str, service: Service, folder: Path) -> list[str]:

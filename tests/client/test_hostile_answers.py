@@ -21,8 +21,8 @@ from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamState, SyncNotifyStream
 from synckit_notify.doctor import Address, examine
 
-from ..doctor.test_network import HEALTH, Scripted, head
-from ..doctor.test_network import Script as Bytes
+from ..support.byte_server import HEALTH, Scripted, head
+from ..support.byte_server import Script as Bytes
 from ..support.scripted_server import API_KEY, AUTH, STATUS, SUBSCRIBE, Answer, FakeClock, Refuse, Script, logged_in
 
 WRONG_CREDENTIALS = str(WrongCredentials())

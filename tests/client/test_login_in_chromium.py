@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,34 +11,12 @@ import pytest
 from synckit_notify.client import Account, NotAuthenticated, SyncKitClient
 
 from ..support.browser import ENTER, TAB, Browser
-from .test_assembled import EMAIL, PASSWORD, Service
+from ..support.contrast import CONTRASTS, READABLE
+from ..support.service import EMAIL, PASSWORD, Service
 
 pytestmark = pytest.mark.thorough
 
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
-READABLE = 4.5
-"""The contrast that WCAG 2.2, criterion 1.4.3, asks of text."""
-
-CONTRASTS = """
-const light = c => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
-const parts = css => css.match(/[\\d.]+/g).map(Number);
-const luminance = css => { const [r, g, b] = parts(css).map(light); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-const ground = element => {
-    const css = getComputedStyle(element).backgroundColor;
-    return parts(css).length === 4 && parts(css)[3] === 0 ? ground(element.parentElement) : css;
-};
-return [...document.querySelectorAll("h1, p, li, label, input:not([type=hidden]), button, strong")].map(element => {
-    const two = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => b - a);
-    return [element.outerHTML, (two[0] + 0.05) / (two[1] + 0.05)];
-});
-"""
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tmp_path_factory.mktemp("service"))
-    yield started
-    started.close()
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from ..support.fake_transport import (
     Story,
     StreamOf,
 )
+from ..support.service import EMAIL, PASSWORD, Service
 from ..support.tcp_proxy import Proxy
-from .test_assembled import EMAIL, PASSWORD, Service
 
 CONNECT_SECONDS = 0.05
 

@@ -29,13 +29,14 @@ from synckit_notify.runtime import wsgi_server
 from synckit_notify.runtime.per_process import PerProcess
 from synckit_notify.testing import open_stream
 
-from ..conftest import make_token, need
 from ..support import minimal_host, wsgi_servers
 from ..support.apache import apache
 from ..support.minimal_host import ThreadWorkerOfAHost
+from ..support.programs import need
 from ..support.proxies import certificate
 from ..support.raw_client import CHANGED, CONNECTED, Listener
 from ..support.server import GUNICORN, Server, gunicorn
+from ..support.tokens import make_token
 from ..support.wait import until
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"

@@ -10,7 +10,7 @@ from synckit_notify.errors import TooManyStreams
 from synckit_notify.streams.channel import BUFFERED_FRAMES, BroadcastCondition, ChannelKey, EndReason, Subscriber
 from synckit_notify.streams.registry import Limits, Registry, Seats
 
-from ..runtime.test_gevent_compat import under_gevent
+from ..support.gevent_script import under_gevent
 
 ALICE = ChannelKey("notes", "alice")
 BOB = ChannelKey("notes", "bob")

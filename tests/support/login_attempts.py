@@ -5,7 +5,7 @@ from typing import Any
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from ..backend.conftest import add_account
+from .backend import add_account
 
 
 class Attempts:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..conftest import need
+from .programs import need
 from .proxies import free_port
 from .server import STARTS_WITHIN
 

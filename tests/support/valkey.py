@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 
-from ..conftest import need
+from .programs import need
 
 STARTS_WITHIN = 20.0
 
