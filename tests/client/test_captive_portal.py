@@ -8,10 +8,10 @@ class CaptivePortal:
     """Answers where the server should."""
 
     def connect(self):
-        raise ProtocolError("the answer is no JSON object")
+        raise ProtocolError("the answer is not a JSON object")
 
     def refresh(self) -> None:
-        raise ProtocolError("the answer is no JSON object")
+        raise ProtocolError("the answer is not a JSON object")
 
     def position(self) -> tuple[str, int]:
         raise NetworkError("not asked in this story")

@@ -109,14 +109,14 @@ class TestPushing:
 
     def test_one_change_that_is_too_large_stops_all_before_anything_is_kept(self, clients: ScriptedClients) -> None:
         client = clients.open()
-        with pytest.raises(ValueError, match=r"changes\[2\].data: is larger"):
+        with pytest.raises(ValueError, match=r"changes\[2\].data must be at most 262144 bytes long"):
             client.push([action(1), action(2), action(3, data="x" * 256 * 1024)])
         assert client.pending_changes == 0
 
     @pytest.mark.parametrize("data", [float("nan"), {1, 2}, object(), b"bytes"])
     def test_what_is_no_json_is_refused_too_without_repeating_it(self, clients: ScriptedClients, data: Any) -> None:
         client = clients.open()
-        with pytest.raises(ValueError, match=r"changes\[1\].data: is no JSON value$"):
+        with pytest.raises(ValueError, match=r"changes\[1\].data must be a JSON value$"):
             client.push([action(1), action(2, data=data)])
         assert client.pending_changes == 0
 

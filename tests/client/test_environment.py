@@ -14,13 +14,13 @@ from synckit_notify.client import NetworkError, SyncKitClient
 
 VARIABLES = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"]
 MUST = "must be the URL of a proxy, such as http://proxy.example.org:3128. Correct or unset it."
-SOCKS = "names a SOCKS proxy, which needs the package socksio: pip install socksio"
+SOCKS = "names a SOCKS proxy, which requires the package socksio: pip install socksio"
 BROKEN = [
-    ("ALL_PROXY", "socks5://127.0.0.1:1080", "ALL_PROXY names a SOCKS proxy, which needs the package socksio"),
+    ("ALL_PROXY", "socks5://127.0.0.1:1080", "ALL_PROXY names a SOCKS proxy, which requires the package socksio"),
     (
         "all_proxy",
         "socks5h://u:s3cret@127.0.0.1:1080",
-        "all_proxy names a SOCKS proxy, which needs the package socksio",
+        "all_proxy names a SOCKS proxy, which requires the package socksio",
     ),
     ("HTTPS_PROXY", "ftp://proxy", f"HTTPS_PROXY {MUST}"),
     ("HTTP_PROXY", "http://u:s3cret@proxy:port", f"HTTP_PROXY {MUST}"),

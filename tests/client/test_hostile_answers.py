@@ -103,7 +103,7 @@ def test_a_body_that_decompresses_to_nothing_for_ever_is_given_up(
     empty = zlib.compressobj(9, zlib.DEFLATED, 31)
     begin, nothing = empty.flush(zlib.Z_FULL_FLUSH), empty.flush(zlib.Z_FULL_FLUSH) * 20_000
     session = serve(status=[head("200 OK", "Content-Encoding: gzip"), begin, *[nothing, 0.01] * 1000])
-    with pytest.raises(NetworkError, match="not complete"):
+    with pytest.raises(NetworkError, match="no complete answer"):
         session.call("GET", STATUS, idempotent=False)
 
 
@@ -124,7 +124,7 @@ def test_an_answer_that_comes_drop_by_drop_is_given_up(
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
     session = serve(status=drip)
     began = time.monotonic()
-    with pytest.raises(NetworkError, match="not complete"):
+    with pytest.raises(NetworkError, match="no complete answer"):
         session.call("GET", STATUS, idempotent=False)
     assert time.monotonic() - began < 5
 
@@ -136,7 +136,7 @@ def test_and_not_asked_for_again_however_safe_that_is(
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.3)
     monkeypatch.setattr(session_module, "RETRY_SECONDS", 0.3)
     session = serve(status=[head("200 OK", "Content-Length: 100000"), *[b" ", 0.05] * 400])
-    with pytest.raises(NetworkError, match="not complete"):
+    with pytest.raises(NetworkError, match="no complete answer"):
         session.call("GET", STATUS, idempotent=True)
     assert "again in" not in caplog.text
 
@@ -144,7 +144,7 @@ def test_and_not_asked_for_again_however_safe_that_is(
 def test_so_are_the_headers_of_a_stream(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
     session = serve(subscribe=[b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n", 0.05] * 400])
-    with pytest.raises(NetworkError, match="not complete"):
+    with pytest.raises(NetworkError, match="no complete answer"):
         session.connect()
 
 
@@ -180,8 +180,8 @@ def test_the_doctor_gives_it_up_too(drip: Bytes) -> None:
 
 # Somewhere else.
 
-MOVED = 'the server has moved: make the client with server_url="https://new.example.org'
-INSTEAD = "a log-in page or a captive portal answers in the server's place"
+MOVED = 'the server has moved: create the client with server_url="https://new.example.org'
+INSTEAD = "a log-in page or a captive portal answers instead of the server"
 PORTAL = f"redirected to https://hotel.example.org/welcome: {INSTEAD}"
 
 
@@ -258,7 +258,7 @@ def test_elsewhere_it_waits_and_says_why(status: int, location: str, sentence: s
 
     stream = SyncNotifyStream(tale.session, on_state=note)
     assert list(stream) == []
-    assert reasons[1].startswith(f"{sentence}; again in ")
+    assert reasons[1].startswith(f"{sentence}; next attempt in ")
     tale.close()
 
 
@@ -292,7 +292,7 @@ def test_a_password_that_is_a_common_word_garbles_no_sentence(password: str) -> 
     assert log_in_error(password, WRONG_CREDENTIALS) == WRONG_CREDENTIALS
     assert log_in_error(password, "account locked until 12:00") in (
         "account locked until 12:00",
-        "the server answered 401; its sentence is not shown because it contains a secret of this request",
+        "the server answered 401; its message is not shown because it contains a secret of this request",
     )
 
 

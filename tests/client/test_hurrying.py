@@ -60,7 +60,7 @@ def test_a_request_that_succeeds_makes_a_waiting_stream_try_within_ten_seconds(r
     rules.draw = draw
     rules.request_succeeded(NOW + 5, NOW + 5)
     assert (rules.action, rules.at) == (Action.CONNECT, NOW + 5 + draw * MAX_HURRIED_SECONDS)
-    assert rules.states[-1] == ("waiting", f"the server answers requests; again in {10 * draw:.1f} s")
+    assert rules.states[-1] == ("waiting", f"the server answers requests; next attempt in {10 * draw:.1f} s")
 
 
 def test_ten_seconds_from_the_request_even_if_the_stream_hears_of_it_later(rules: Rules) -> None:
@@ -132,7 +132,7 @@ def test_retry_now_again_and_again_is_an_attempt_a_second(rules: Rules) -> None:
 
 def test_retry_now_replaces_a_stream_of_the_network_before_and_says_changed(rules: Rules) -> None:
     rules.live(NOW)
-    rules.notices.tell(NOW + 10)
+    rules.notices.take(NOW + 10)
     rules.retry_now(NOW + 100)
     assert (rules.action, rules.at, rules.notices.due_at) == (Action.CONNECT, NOW + 100, NOW + 100)
 

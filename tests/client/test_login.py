@@ -219,7 +219,7 @@ def test_other_addresses_lead_nowhere(client: Make, path: str) -> None:
         ({"error": "access_denied"}, "the log-in was declined in the browser"),
         ({"error": "server_error"}, "the server refused the log-in: server_error"),
         ({"error": "x", "error_description": "<b>no\n\x1b[31m"}, r"the server refused the log-in: <b>no \\x1b\[31m"),
-        ({}, "the server refused the log-in: it gave no code and no reason"),
+        ({}, "the server refused the log-in: it sent neither a code nor a reason"),
     ],
 )
 def test_why_there_is_no_code_is_told_the_user_and_the_app(
@@ -269,16 +269,18 @@ def test_another_account_does_not_get_this_ones_state(client: Make) -> None:
 def test_who_does_not_come_to_an_end_is_not_waited_for(client: Make) -> None:
     phone, _ = client()
     began = time.monotonic()
-    with pytest.raises(NotAuthenticated, match=r"^nobody finished the log-in in the browser within 0\.2 s$"):
+    with pytest.raises(NotAuthenticated, match=r"^the log-in in the browser was not finished within 0\.2 s$"):
         phone.login(open_browser=Browser(), timeout=0.2)
     assert 0.2 <= time.monotonic() - began < 2.0
-    with pytest.raises(NotAuthenticated, match=r"within 0\.2 s; 2 answers were not ours, their state was another$"):
+    with pytest.raises(
+        NotAuthenticated, match=r"within 0\.2 s; 2 redirects were refused because their state was wrong$"
+    ):
         phone.login(open_browser=Browser({"state": "x"}, {"state": "y"}), timeout=0.2)
 
 
 def test_nobody_is_waited_for_where_no_browser_is(client: Make) -> None:
     phone, _ = client(token=[GRANTED])
-    with pytest.raises(NotAuthenticated, match="no browser could be opened"):
+    with pytest.raises(NotAuthenticated, match="cannot open a browser"):
         phone.login(open_browser=Browser(opened=False))
 
     def broken(url: str) -> None:
@@ -354,6 +356,6 @@ def test_no_secret_is_logged(client: Make, caplog: pytest.LogCaptureFixture, cap
     browser = Browser({"state": "forged"}, "/other", {})
     phone.login(open_browser=browser)
     said = caplog.text + "".join(capfd.readouterr())
-    assert "had another state" in said
+    assert "its state is wrong" in said
     secrets = ["the-code", browser.asked["state"], server.bodies(TOKEN)[0]["code_verifier"], API_KEY, "access-granted"]
     assert not [secret for secret in secrets if secret in said]

@@ -28,7 +28,7 @@ LOGGED_OUT = NotAuthenticated("the refresh token is used up")
 def test_ten_seconds_without_a_word_lead_to_polling() -> None:
     story = Story(HoldBack(), positions=[7])
     assert story.next() == (10, "CHANGED")
-    assert (story.stream.state, story.stream.reason) == ("polling", "a proxy holds the stream back")
+    assert (story.stream.state, story.stream.reason) == ("polling", "a proxy buffers the stream")
     assert story.session.connections[0].closed
 
 

@@ -144,13 +144,13 @@ def test_retry_after_is_bounded() -> None:
 def test_what_may_pass_is_tried_again(status: int) -> None:
     story = Story(RejectWith(status, "try later"), QUIET)
     assert story.next() == (0.1, "CHANGED")
-    assert ("waiting", "try later; again in 0.1 s") in story.states
+    assert ("waiting", "try later; next attempt in 0.1 s") in story.states
 
 
 def test_a_redirect_is_not_followed_but_may_pass() -> None:
     story = Story(RejectWith(302), QUIET)
     story.next()
-    assert ("waiting", "the server answered 302; again in 0.1 s") in story.states
+    assert ("waiting", "the server answered 302; next attempt in 0.1 s") in story.states
 
 
 def test_an_answer_of_the_wrong_type_is_tried_again() -> None:
@@ -183,7 +183,7 @@ def test_204_stops_for_good() -> None:
     for _ in range(2):
         with pytest.raises(StopIteration):
             story.next()
-    assert (story.stream.state, story.stream.reason) == ("closed", "the server said to stop (204)")
+    assert (story.stream.state, story.stream.reason) == ("closed", "the server ended the subscription (204)")
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410])

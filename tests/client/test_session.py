@@ -174,7 +174,7 @@ class TestRenewing:
 
     def test_a_new_token_that_is_refused_too_is_not_renewed_for_ever(self, story: Make) -> None:
         tale = story(status=[RefuseToken(), RefuseToken()], token=[Answer(tokens("second"))])
-        with pytest.raises(NotAuthenticated, match="only just renewed"):
+        with pytest.raises(NotAuthenticated, match="renewed a moment ago"):
             tale.status()
         assert tale.state.tokens() is not None
 

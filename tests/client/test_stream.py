@@ -120,7 +120,7 @@ def test_silence_of_two_and_a_half_keepalives_is_a_dead_stream(header: str | Non
     story = Story(StreamOf(CONNECTED, synckit_keepalive=header), QUIET)
     assert story.take(2) == [(0, "CHANGED"), (silence + 0.1, "CHANGED")]
     assert story.session.connections[0].closed
-    assert ("waiting", f"nothing heard for {silence:g} s; again in 0.1 s") in story.states
+    assert ("waiting", f"nothing received for {silence:g} s; next attempt in 0.1 s") in story.states
 
 
 def test_any_bytes_feed_the_watchdog() -> None:
@@ -207,10 +207,10 @@ def test_states_come_with_their_reasons() -> None:
         story.take(2)
     assert story.states == [
         ("connecting", ""),
-        ("waiting", "connection refused; again in 0.1 s"),
+        ("waiting", "connection refused; next attempt in 0.1 s"),
         ("connecting", ""),
         ("connected", ""),
-        ("waiting", "the server ended the stream; again in 0.1 s"),
+        ("waiting", "the server ended the stream; next attempt in 0.1 s"),
         ("connecting", ""),
         ("closed", "go away"),
     ]
@@ -221,10 +221,15 @@ def test_a_callback_that_fails_does_not_end_the_stream(caplog: pytest.LogCapture
     session = FakeSession(clock, [QUIET], [], [])
     stream = SyncNotifyStream(session, on_state=lambda *_: 1 / 0, clock=clock.monotonic, wall_clock=clock.time)
     assert next(stream) is SyncNotification.CHANGED
-    assert "the callback for states failed" in caplog.text
+    assert "on_state raised an error" in caplog.text
 
 
 def test_states_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "synckit_notify.client")
     Story(RefuseConnection(), QUIET).next()
-    assert caplog.messages == ["connecting", "waiting: connection refused; again in 0.1 s", "connecting", "connected"]
+    assert caplog.messages == [
+        "connecting",
+        "waiting: connection refused; next attempt in 0.1 s",
+        "connecting",
+        "connected",
+    ]
