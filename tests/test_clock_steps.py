@@ -79,7 +79,7 @@ def test_channels_that_changed_before_are_woken_at_most_once(world: World, step:
 
 
 @STEPS
-def test_who_pushed_is_not_woken_by_it_and_the_others_once(world: World, step: float) -> None:
+def test_a_push_wakes_every_other_device_once_and_not_its_own(world: World, step: float) -> None:
     key = ChannelKey("notes", "alice")
     laptop, phone = world.registry.subscribe(key, "laptop"), world.registry.subscribe(key, "phone")
     world.push(key, told=True)

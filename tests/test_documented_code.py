@@ -260,7 +260,7 @@ def test_the_account_that_the_server_prints_is_good_for_the_readme_after_everyth
             result = phone.pull(on_unreadable=lambda change: told.append(change.table))
             assert [change.data for change in result] == [{"title": "Buy milk"}] * 2
     assert (told.count("synckit_demo"), told.count("notes"), told.count("tasks") > 0) == (5, 2, True)
-    assert "changes that cannot be read are left out: " in caplog.text
+    assert "changes that cannot be read were left out: " in caplog.text
 
 
 GAP, FIGURE = "…", r"(?:under )?\d[\d.]*(?:, \d[\d.]*)*(?:, …)?(?: ms\b| s\b)?"

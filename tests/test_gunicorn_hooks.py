@@ -106,7 +106,7 @@ def test_the_others_go_after_each_piece_of_a_body(pair: Pair, monkeypatch: pytes
         assert len(pauses) == 1 + piece
 
 
-def test_whoever_takes_no_answer_is_dropped_by_the_kernel() -> None:
+def test_a_client_that_does_not_read_its_answer_is_dropped_by_the_kernel() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         gunicorn_hooks.when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listening)]))
         with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:

@@ -37,7 +37,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 class TestForeignHost:
-    def test_it_hears_of_a_push_under_the_hosts_prefix(self, host: Flask) -> None:
+    def test_a_stream_under_the_hosts_prefix_receives_a_push(self, host: Flask) -> None:
         client = host.test_client()
         with open_stream(client, "notes", make_token(), device_id="phone") as stream:
             assert stream.next_frame() == CONNECTED

@@ -147,6 +147,6 @@ def test_the_included_server_warns_of_a_key_once_too(tmp_path, caplog: pytest.Lo
 
 
 @pytest.mark.parametrize("key", [KEY, KEY.encode(), b"\x80" * 31 + b" ", "quotes 'inside' of a key, not at its ends"])
-def test_a_sound_key_is_no_news(key: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_valid_key_causes_no_warning(key: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
     assert Settings.read({"SYNCKIT_JWT_KEY": key}, own_tokens=False).verifier
     assert not caplog.records

@@ -117,7 +117,7 @@ def test_403_for_another_app(app: Flask, client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(("limit", "status"), [("SYNCKIT_MAX_STREAMS_PER_CHANNEL", 429), ("SYNCKIT_MAX_STREAMS", 503)])
-def test_a_full_house_answers_with_retry_after(limit: str, status: int) -> None:
+def test_a_reached_limit_answers_with_retry_after(limit: str, status: int) -> None:
     client = minimal_host.create_app(**{limit: 2}).test_client()
     with open_stream(client, "notes", make_token()), open_stream(client, "notes", make_token()):
         answer = ask(client)
@@ -166,7 +166,7 @@ def test_accept_and_last_event_id_are_ignored(client: FlaskClient) -> None:
         assert stream.next_frame() == CONNECTED
 
 
-def test_a_worker_that_stops_says_goodbye_at_once(app: Flask, client: FlaskClient) -> None:
+def test_a_stream_opened_while_the_worker_stops_gets_bye_at_once(app: Flask, client: FlaskClient) -> None:
     class StoppingGunicorn:
         alive = False
 

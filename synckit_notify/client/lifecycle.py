@@ -15,7 +15,7 @@ from enum import Enum, auto
 from .. import sse
 from .errors import NotAuthenticated, ServerError
 from .schedule import (
-    MAX_HURRIED_SECONDS,
+    MAX_SHORTENED_SECONDS,
     Notices,
     Polling,
     RetryPolicy,
@@ -90,7 +90,7 @@ class Lifecycle:
         self._opened_at = self._last_bytes_at = self._silent_at = self._silence = self._floor = 0.0
         self._refreshed_at = self._tried_at = self._not_before = -math.inf
         self._slow_failures = 0
-        self._hurried = False
+        self._shortened = False
 
     @property
     def next_deadline(self) -> float:
@@ -178,7 +178,7 @@ class Lifecycle:
         else:
             delay, self._policy = self._policy.apply(self._random(), at_least=at_least)
         self.action, self.at = action, now + delay
-        self._not_before, self._hurried = now + max(self._policy.floor, at_least), False
+        self._not_before, self._shortened = now + max(self._policy.floor, at_least), False
         self._announce(StreamState.WAITING, f"{reason}; next attempt in {delay:.1f} s")
 
     def request_succeeded(self, at: float, now: float) -> None:
@@ -188,14 +188,14 @@ class Lifecycle:
         requests and have no room for a stream.
         """
         if (
-            self._hurried
+            self._shortened
             or self._polling.active
             or self.action not in (Action.CONNECT, Action.REFRESH)
             or self.at <= now
         ):
             return
-        self._hurried = True
-        soon = max(self._not_before, at + MAX_HURRIED_SECONDS * self._random(), now)
+        self._shortened = True
+        soon = max(self._not_before, at + MAX_SHORTENED_SECONDS * self._random(), now)
         if soon < self.at:
             self.at = soon
             self._announce(StreamState.WAITING, f"the server answers requests; next attempt in {soon - now:.1f} s")

@@ -25,7 +25,7 @@ So a device whose connection is cut every 20 s is connected most of the time, an
 moment still return at different times.
 """
 
-MAX_HURRIED_SECONDS = 10.0
+MAX_SHORTENED_SECONDS = 10.0
 """A waiting stream reconnects within this time after another request of the SDK was answered."""
 
 MAX_PAUSE_SECONDS = 60.0

@@ -102,7 +102,7 @@ def test_a_user_that_may_do_nothing_else_is_enough(valkey: Valkey, process: Make
     assert until(lambda: other.heard.messages == [ALICE])
 
 
-def test_what_is_none_of_ours_is_dropped_counted_and_told_once(
+def test_an_invalid_message_is_dropped_counted_and_logged_once(
     valkey: Valkey, process: MakeProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = process(valkey.url), process(valkey.url)

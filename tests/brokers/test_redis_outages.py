@@ -71,7 +71,7 @@ OUTAGES = [killed_and_started_again, hung_and_resumed, subscribers_killed, every
 
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.__name__)
-def test_after_an_outage_everybody_looks_and_hears_again(outage, valkey: Valkey, process: MakeProcess) -> None:
+def test_after_an_outage_every_stream_is_woken_and_receives_again(outage, valkey: Valkey, process: MakeProcess) -> None:
     one, other = process(valkey.url, timing=QUICK), process(valkey.url, timing=QUICK)
     both = (one, other)
     outage(valkey, lambda: all(each.heard.gaps > 1 or not each.broker.status().connected for each in both))
@@ -248,7 +248,7 @@ def test_a_broker_that_lets_nobody_stay_is_asked_ever_more_rarely(valkey: Valkey
     assert fourth - third > second - first
 
 
-def test_what_is_no_broker_at_all_is_lost_like_any_other(broker: MakeBroker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_is_not_a_broker_counts_as_lost(broker: MakeBroker, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         one = broker(f"redis://127.0.0.1:{listener.getsockname()[1]}", timing=QUICK)
         one.start(Heard())

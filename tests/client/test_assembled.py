@@ -60,7 +60,7 @@ def test_a_push_is_heard_and_pulled_by_the_other_device_and_hidden_from_its_own(
         assert own_recorder.changed == own_before
 
 
-def test_the_first_connect_says_changed(service: Service) -> None:
+def test_the_first_connect_yields_changed(service: Service) -> None:
     with service.client().subscribe_notifications() as stream:
         assert next(stream) is CHANGED
         assert stream.state is StreamState.CONNECTED
@@ -91,7 +91,7 @@ def test_a_stream_survives_its_tokens_and_misses_nothing(own_service: Callable[.
         assert sum(state is StreamState.CONNECTED for state, _ in recorder.states) >= 2
 
 
-def test_a_log_out_everywhere_ends_in_needs_auth_until_the_user_logs_in_again(
+def test_after_a_log_out_everywhere_the_stream_needs_auth_until_the_next_log_in(
     own_service: Callable[..., Service],
 ) -> None:
     service = own_service(TOKEN_SECONDS="3")
@@ -106,7 +106,7 @@ def test_a_log_out_everywhere_ends_in_needs_auth_until_the_user_logs_in_again(
         pass
 
 
-def test_another_app_is_refused_at_once_with_the_servers_words(service: Service) -> None:
+def test_another_app_is_refused_at_once_with_the_servers_message(service: Service) -> None:
     wrong = service.client()
     wrong._state._set(app_id="another-app")
     with pytest.raises(ServerError, match="the token is for another app") as refusal:
@@ -131,7 +131,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(own_service: Calla
         assert "while the phone was away" in {change.row_id for change in phone.pull()}
 
 
-def test_a_clean_restart_is_a_goodbye_and_a_spread_return(own_service: Callable[..., Service]) -> None:
+def test_a_clean_restart_sends_bye_and_devices_return_spread_out(own_service: Callable[..., Service]) -> None:
     service = own_service()
     with StreamRecorder(service.client()) as recorder:
         port, before = service.server.port, recorder.changed
@@ -147,7 +147,7 @@ def proxied(service: Service) -> Iterator[tuple[Proxy, SyncKitClient]]:
         yield proxy, service.client(proxy.url, name="behind a proxy")
 
 
-def test_a_half_open_connection_is_noticed_by_its_silence(proxied: tuple[Proxy, SyncKitClient]) -> None:
+def test_a_half_open_connection_is_detected_by_its_silence(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
     with StreamRecorder(phone) as recorder:
         before = recorder.changed
@@ -158,7 +158,7 @@ def test_a_half_open_connection_is_noticed_by_its_silence(proxied: tuple[Proxy, 
         assert recorder.hears(before, within=15.0)
 
 
-def test_a_reset_connection_comes_back_by_itself(proxied: tuple[Proxy, SyncKitClient]) -> None:
+def test_a_reset_connection_is_replaced_automatically(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
     with StreamRecorder(phone) as recorder:
         before = recorder.changed
@@ -167,7 +167,7 @@ def test_a_reset_connection_comes_back_by_itself(proxied: tuple[Proxy, SyncKitCl
 
 
 @pytest.mark.thorough
-def test_a_proxy_that_holds_bytes_back_is_found_out_and_polled_through(proxied: tuple[Proxy, SyncKitClient]) -> None:
+def test_a_proxy_that_buffers_is_detected_and_the_sdk_polls(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
     proxy.mode = "hold"
     recorder = StreamRecorder(phone)
@@ -272,7 +272,7 @@ def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> 
     assert [line["row"] for line in seen if line["what"] == "pulled"] == ["seen"]
 
 
-def test_listen_goes_on_on_a_console_that_cannot_show_a_row_and_shows_no_control_characters(
+def test_listen_escapes_control_characters_and_what_the_console_cannot_show(
     own_service: Callable[..., Service],
 ) -> None:
     service = own_service()
@@ -290,7 +290,7 @@ def test_listen_goes_on_on_a_console_that_cannot_show_a_row_and_shows_no_control
     assert pulled == [r"\u4efb\u52a1", r"\x1b[2Jrow"]
 
 
-def test_a_wrong_password_is_one_sentence(service: Service) -> None:
+def test_a_wrong_password_prints_one_line(service: Service) -> None:
     listening = command(service, "listen", SYNCKIT_PASSWORD="not this one")
     said, _ = listening.communicate(timeout=30)
     assert listening.returncode == 1

@@ -39,7 +39,7 @@ def test_a_cancelled_task_lets_the_loop_end_at_once_while_it_reads() -> None:
     assert len(heard) == 1
 
 
-def test_and_while_it_connects_to_a_server_that_accepts_and_never_answers() -> None:
+def test_a_cancelled_task_lets_the_loop_end_at_once_while_it_connects() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as deaf,
         SyncKitClient(f"http://127.0.0.1:{deaf.getsockname()[1]}", api_key="key", encrypt=False) as client,

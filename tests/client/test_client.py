@@ -64,11 +64,11 @@ class TestEntries:
     )
 
     @pytest.mark.parametrize("wrong", WRONG)
-    def test_what_no_server_takes_is_refused_where_it_is_written(self, wrong: dict[str, Any]) -> None:
+    def test_an_entry_that_no_server_accepts_is_a_value_error(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(wrong)) if "op" not in wrong or len(wrong) == 1 else "data"):
             action(**wrong)
 
-    def test_entries_are_values(self) -> None:
+    def test_entries_are_immutable_values(self) -> None:
         assert action() == action()
         with pytest.raises(AttributeError):
             action().op = "DELETE"  # type: ignore[misc]
@@ -107,32 +107,34 @@ class TestPushing:
         assert len(sizes) == 2
         assert max(sizes) <= 6 * 2**20 + 1000
 
-    def test_one_change_that_is_too_large_stops_all_before_anything_is_kept(self, clients: ScriptedClients) -> None:
+    def test_a_change_that_is_too_large_is_refused_and_nothing_is_kept(self, clients: ScriptedClients) -> None:
         client = clients.open()
         with pytest.raises(ValueError, match=r"changes\[2\].data must be at most 262144 bytes long"):
             client.push([action(1), action(2), action(3, data="x" * 256 * 1024)])
         assert client.pending_changes == 0
 
     @pytest.mark.parametrize("data", [float("nan"), {1, 2}, object(), b"bytes"])
-    def test_what_is_no_json_is_refused_too_without_repeating_it(self, clients: ScriptedClients, data: Any) -> None:
+    def test_data_that_is_not_json_is_refused_and_not_repeated_in_the_error(
+        self, clients: ScriptedClients, data: Any
+    ) -> None:
         client = clients.open()
         with pytest.raises(ValueError, match=r"changes\[1\].data must be a JSON value$"):
             client.push([action(1), action(2, data=data)])
         assert client.pending_changes == 0
 
-    def test_keys_that_are_numbers_are_texts_in_json(self, clients: ScriptedClients) -> None:
+    def test_number_keys_become_strings_in_json(self, clients: ScriptedClients) -> None:
         client = clients.open(push=[Answer({"cursor": 1})])
         client.push([action(data={1: "one", "two": 2})])
         assert clients.server.bodies(PUSH)[0]["changes"][0]["data"] == '{"1": "one", "two": 2}'
 
     @pytest.mark.parametrize("trouble", [LoseRequest(), LoseAnswer(), Refuse(503)])
-    def test_a_repeat_is_the_very_same_request(self, clients: ScriptedClients, trouble: Any) -> None:
+    def test_a_retry_sends_exactly_the_same_request(self, clients: ScriptedClients, trouble: Any) -> None:
         client = clients.open(push=[trouble, trouble, Answer({"cursor": 1})])
         client.push([action()])
         first, second, third = clients.server.bodies(PUSH)
         assert first == second == third
 
-    def test_after_a_crash_the_next_process_sends_what_is_pending_first_and_the_same(
+    def test_after_a_crash_the_next_process_first_sends_the_same_pending_batches(
         self, clients: ScriptedClients
     ) -> None:
         client = clients.open(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
@@ -145,7 +147,9 @@ class TestPushing:
         assert clients.server.bodies(PUSH)[0] == lost
         assert clients.server.bodies(PUSH)[1]["changes"][0]["row_id"] == "new"
 
-    def test_nothing_to_push_sends_what_is_pending_and_returns_the_last_cursor(self, clients: ScriptedClients) -> None:
+    def test_push_without_entries_sends_what_is_pending_and_returns_the_last_cursor(
+        self, clients: ScriptedClients
+    ) -> None:
         client = clients.open(push=[LoseAnswer()] * 4)
         assert client.push([]) == 0
         with pytest.raises(NetworkError):
@@ -155,7 +159,7 @@ class TestPushing:
         assert again.push([]) == 7
         assert clients.server.over()
 
-    def test_the_same_call_again_while_it_is_pending_counts_once(self, clients: ScriptedClients) -> None:
+    def test_the_same_push_while_it_is_pending_adds_nothing(self, clients: ScriptedClients) -> None:
         """Also those of its batches that are answered already do not go out again."""
         entries = [action(row, data={"b": 1, "a": row}) for row in range(600)]
         client = clients.open(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
@@ -169,7 +173,9 @@ class TestPushing:
         assert third.push(same) == 1200, "once answered it is a new push"
 
     @pytest.mark.parametrize("status", [400, 402, 403, 409, 413, 422])
-    def test_a_refused_batch_stays_until_the_app_gives_it_up(self, clients: ScriptedClients, status: int) -> None:
+    def test_a_refused_batch_stays_pending_until_the_app_discards_it(
+        self, clients: ScriptedClients, status: int
+    ) -> None:
         client = clients.open(push=[Refuse(status, "not this"), Refuse(status, "not this"), Answer({"cursor": 1})])
         for entries in [action(1)], [action(2)]:
             with pytest.raises(ServerError, match="not this") as raised:
@@ -179,7 +185,7 @@ class TestPushing:
         assert client.discard_pending() == 2
         assert client.push([action(3)]) == 1
 
-    def test_after_an_unknown_device_registering_again_is_enough(self, clients: ScriptedClients) -> None:
+    def test_after_a_404_for_the_device_registering_again_is_enough(self, clients: ScriptedClients) -> None:
         client = clients.open(push=[Refuse(404, "there is no such device"), Answer({"cursor": 1})])
         with pytest.raises(ServerError):
             client.push([action()])
@@ -203,7 +209,7 @@ class TestPushing:
                 call()
         assert client.pending_changes == 0
 
-    def test_an_installation_is_made_once(self, clients: ScriptedClients) -> None:
+    def test_an_installation_keeps_its_id(self, clients: ScriptedClients) -> None:
         ids = []
         for each in "the first", "started again":
             client = clients.open(registered=each == "the first")
@@ -214,7 +220,7 @@ class TestPushing:
 
 
 class TestPulling:
-    def test_all_pages_come_at_once_without_the_own_echo(self, clients: ScriptedClients) -> None:
+    def test_a_pull_returns_all_pages_without_this_devices_own_changes(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[page(pulled(1), pulled(2, "d1"), cursor=2, more=True), page(pulled(3), cursor=3)])
         result = client.pull()
         assert [change.seq for change in result] == [1, 3]
@@ -222,7 +228,7 @@ class TestPulling:
         assert result[-1:] == [result[1]]
         assert [(body["cursor"], body["epoch"]) for body in clients.server.bodies(PULL)] == [(0, None), (2, "e1")]
 
-    def test_what_is_not_confirmed_comes_again(self, clients: ScriptedClients) -> None:
+    def test_unconfirmed_changes_come_again(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[page(pulled(1), cursor=1)] * 2)
         client.pull()
         assert client.last_sync_time is None
@@ -232,7 +238,7 @@ class TestPulling:
         again.pull()
         assert clients.server.bodies(PULL)[0] == {"cursor": 1, "device_id": "d1", "epoch": "e1"}
 
-    def test_a_result_confirms_only_what_it_held(self, clients: ScriptedClients) -> None:
+    def test_a_result_confirms_only_its_own_changes(self, clients: ScriptedClients) -> None:
         client = clients.open(
             pull=[page(pulled(1), cursor=1), page(pulled(1), pulled(2), cursor=2), page(pulled(3), cursor=3)]
         )
@@ -244,7 +250,7 @@ class TestPulling:
         newest.confirm()
         assert client._state.position()[0].cursor == 3
 
-    def test_an_echo_alone_is_confirmed_by_itself(self, clients: ScriptedClients) -> None:
+    def test_a_pull_of_own_changes_alone_is_confirmed_automatically(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[page(pulled(1, "d1"), cursor=1)])
         assert len(client.pull()) == 0
         assert client._state.position()[0] == Position("e1", 1)
@@ -282,7 +288,7 @@ class TestPulling:
         again.pull(apply=lambda changes: applied.append(changes[0].seq))
         assert applied == [1, 2, 2]
 
-    def test_a_replaced_log_is_read_from_its_beginning_with_the_own_changes_and_says_so(
+    def test_a_replaced_log_is_read_from_its_start_with_own_changes_and_restarted_is_true(
         self, clients: ScriptedClients, caplog: pytest.LogCaptureFixture
     ) -> None:
         client = clients.open(
@@ -300,7 +306,7 @@ class TestPulling:
         repeated.confirm()
         assert not again.pull().restarted
 
-    def test_a_log_that_is_replaced_between_two_pages_mixes_nothing(self, clients: ScriptedClients) -> None:
+    def test_pages_of_two_logs_are_never_mixed(self, clients: ScriptedClients) -> None:
         client = clients.open(
             pull=[
                 page(pulled(4), cursor=4),
@@ -316,7 +322,7 @@ class TestPulling:
         result.confirm()
         assert client._state.position() == (Position("e2", 1), False)
 
-    def test_a_conflict_at_the_beginning_is_no_replaced_log(self, clients: ScriptedClients) -> None:
+    def test_a_409_at_the_start_of_the_log_is_raised(self, clients: ScriptedClients) -> None:
         with pytest.raises(ServerError):
             clients.open(pull=[Refuse(409)]).pull()
 
@@ -341,7 +347,7 @@ class TestPulling:
     )
 
     @pytest.mark.parametrize("answer", WRONG)
-    def test_an_answer_that_is_none_moves_nothing(self, clients: ScriptedClients, answer: Any) -> None:
+    def test_an_invalid_answer_does_not_move_the_cursor(self, clients: ScriptedClients, answer: Any) -> None:
         client = clients.open(pull=[answer])
         with pytest.raises(ProtocolError):
             client.pull()
@@ -349,7 +355,7 @@ class TestPulling:
 
 
 class TestFilters:
-    def test_a_filter_is_immutable_and_says_what_it_asks(self) -> None:
+    def test_a_filter_is_immutable_and_becomes_the_request_body(self) -> None:
         tasks = PullFilter().table("tasks")
         later = tasks.since(AT).until(AT + timedelta(days=1)).table("notes").table("tasks")
         assert tasks.body() == {"tables": ["tasks"]}
@@ -369,11 +375,11 @@ class TestFilters:
             lambda f: [f := f.table(str(number)) for number in range(101)],
         ],
     )
-    def test_a_filter_that_asks_for_nothing_is_refused(self, build: Callable[[PullFilter], object]) -> None:
+    def test_an_invalid_filter_is_a_value_error(self, build: Callable[[PullFilter], object]) -> None:
         with pytest.raises(ValueError):
             build(PullFilter())
 
-    def test_a_filtered_pull_leaves_the_cursor_and_goes_on_by_its_own(self, clients: ScriptedClients) -> None:
+    def test_a_filtered_pull_has_a_position_of_its_own_and_leaves_the_cursor(self, clients: ScriptedClients) -> None:
         client = clients.open(
             pull=[page(pulled(1), cursor=1, more=True), page(pulled(3), cursor=9), page(cursor=9)], push=[]
         )
@@ -385,7 +391,7 @@ class TestFilters:
         assert len(client.pull_filtered(tasks.after(found.position))) == 0
         assert clients.server.bodies(PULL)[-1] == {"tables": ["tasks"], "device_id": "d1", "cursor": 9, "epoch": "e1"}
 
-    def test_a_replaced_log_restarts_it_alone(self, clients: ScriptedClients) -> None:
+    def test_a_replaced_log_restarts_only_the_filtered_pull(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[Refuse(409), page(pulled(1), cursor=1, epoch="e2")])
         found = client.pull_filtered(PullFilter().after(Position("e1", 5)))
         assert (found.restarted, found.position) == (True, Position("e2", 1))
@@ -399,14 +405,14 @@ class TestWithoutAKey:
             client.push([action()])
         assert client.pending_changes == 0
 
-    def test_changes_are_not_skipped_but_the_echo_and_an_empty_page_need_no_key(self, clients: ScriptedClients) -> None:
+    def test_changes_need_a_key_but_own_changes_and_empty_pages_do_not(self, clients: ScriptedClients) -> None:
         client = clients.open(encrypt=True, pull=[page(pulled(1, "d1"), cursor=1), page(pulled(2), cursor=2)])
         assert len(client.pull()) == 0
         with pytest.raises(NoMasterKey):
             client.pull(apply=lambda changes: None)
         assert client._state.position()[0].cursor == 1
 
-    def test_a_client_in_the_clear_makes_no_key(self, clients: ScriptedClients) -> None:
+    def test_a_client_without_encryption_creates_no_master_key(self, clients: ScriptedClients) -> None:
         client = clients.open()
         for call in (client.setup_encryption_new, client.setup_encryption_existing):
             with pytest.raises(ValueError, match="encrypt=False"):
@@ -415,7 +421,7 @@ class TestWithoutAKey:
             client.change_passphrase("passphrase", "another")
 
 
-def test_closing_ends_streams_and_twice_is_no_harm(clients: ScriptedClients) -> None:
+def test_closing_ends_the_streams_and_may_be_repeated(clients: ScriptedClients) -> None:
     client = clients.open()
     stream = client.subscribe_notifications()
     assert isinstance(stream, SyncNotifyStream)
@@ -424,7 +430,7 @@ def test_closing_ends_streams_and_twice_is_no_harm(clients: ScriptedClients) -> 
     assert list(stream) == []
 
 
-def test_a_state_of_another_account_is_not_taken_over(clients: ScriptedClients) -> None:
+def test_a_state_of_another_account_is_refused(clients: ScriptedClients) -> None:
     client = clients.open()
     clients.server.steps[AUTH] = [Answer(LOGIN | {"user_id": "bob"})]
     with pytest.raises(StateError, match="another account"):
@@ -521,7 +527,7 @@ class TestAgainstTheBackend:
         assert [change.seq for change in mended.pull()] == [2, 6]
 
     @pytest.mark.usefixtures("quick_passphrases")
-    def test_what_another_key_locks_comes_when_its_envelope_was_opened(self, make: MakeClient) -> None:
+    def test_a_change_under_another_key_is_pulled_after_its_envelope_was_decrypted(self, make: MakeClient) -> None:
         laptop, phone = make("laptop"), make("phone")
         laptop.setup_encryption_new("first")
         phone.setup_encryption_existing("first")
@@ -555,7 +561,7 @@ class TestAgainstTheBackend:
         phone.setup_encryption_existing("second")
         assert [change.data for change in phone.pull()] == [1]
 
-    def test_the_seeds_sample_and_what_was_missed_after_it(self, make: MakeClient) -> None:
+    def test_a_filter_by_table_and_time_leaves_the_cursor_of_pull(self, make: MakeClient) -> None:
         laptop, phone = make("laptop", encrypt=False), make("phone", encrypt=False)
         laptop.push([action(1)])
         phone.pull().confirm()
@@ -565,7 +571,7 @@ class TestAgainstTheBackend:
         assert phone.status().cursor == 3
         assert [change.row_id for change in phone.pull()] == ["2", "3"]
 
-    def test_the_session_goes_on_by_its_refresh_token(self, make: MakeClient) -> None:
+    def test_the_session_continues_with_its_refresh_token(self, make: MakeClient) -> None:
         laptop = make("laptop", encrypt=False)
         for _ in range(3):
             laptop._session.refresh()
@@ -573,7 +579,7 @@ class TestAgainstTheBackend:
         assert laptop.status().change_count == 1
 
 
-def test_an_envelope_whose_answer_was_lost_is_ours(clients: ScriptedClients) -> None:
+def test_a_repeated_put_finds_its_own_envelope_and_succeeds(clients: ScriptedClients) -> None:
     client = clients.open(encrypt=True, keys=[LoseAnswer(), Refuse(409)])
 
     def own_envelope() -> Answer:
@@ -583,7 +589,7 @@ def test_an_envelope_whose_answer_was_lost_is_ours(clients: ScriptedClients) -> 
     client.setup_encryption_new("correct horse")
 
 
-def test_whoever_is_logged_out_must_log_in(clients: ScriptedClients) -> None:
+def test_after_a_log_out_calls_are_not_authenticated(clients: ScriptedClients) -> None:
     client = clients.open(registered=False)
     for call in (client.status, lambda: client.register_device("Laptop", "linux")):
         with pytest.raises(NotAuthenticated):

@@ -78,7 +78,7 @@ def test_closing_does_not_wait_for_a_connect_or_a_refresh(kind: type[RealSession
     session.release()
 
 
-def test_a_connection_that_comes_after_closing_is_closed() -> None:
+def test_a_connection_that_arrives_after_closing_is_closed() -> None:
     connection = BlockingConnection()
     session = RealSession(connection, blocks=True)
     close_while_iterating(session)
@@ -86,7 +86,7 @@ def test_a_connection_that_comes_after_closing_is_closed() -> None:
     assert connection.shut.wait(5)
 
 
-def test_an_error_that_comes_after_closing_is_nobodys() -> None:
+def test_an_error_after_closing_is_discarded() -> None:
     session = RealSession(ServerError("no such app", status=403), blocks=True)
     close_while_iterating(session)
     session.release()

@@ -210,7 +210,7 @@ def tell(app: dict[str, App], story: list[Any], backend: Backend) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(story=stories)
-def test_in_the_end_all_devices_hold_the_rows_of_the_log(backend: Mapping[str, Any], story: list[Any]) -> None:
+def test_all_devices_end_with_the_rows_of_the_log(backend: Mapping[str, Any], story: list[Any]) -> None:
     account = Account(f"user {next(backend['users'])}", "notes")
     folder = Path(tempfile.mkdtemp())
     app = {name: App(name, folder, account, backend["transport"]) for name in DEVICES}

@@ -45,7 +45,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "sentence"), BROKEN)
-def test_a_client_says_which_variable_to_correct(
+def test_an_error_names_the_variable_to_correct(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -66,7 +66,7 @@ def test_a_client_says_which_variable_to_correct(
     ],
     ids=["listen", "demo", "doctor", "doctor-json"],
 )
-def test_a_command_says_it_in_one_line(
+def test_a_command_prints_that_error_on_one_line(
     monkeypatch: pytest.MonkeyPatch, command: list[str], name: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -77,7 +77,7 @@ def test_a_command_says_it_in_one_line(
     assert "Traceback" not in done.output
 
 
-def test_no_proxy_for_anybody_makes_a_bad_proxy_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_star_disables_an_invalid_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "ftp://proxy")
     monkeypatch.setenv("NO_PROXY", "*")
     SyncKitClient("https://server", api_key="key").close()
@@ -114,7 +114,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(monkeypatch: pytest.
     )
 
 
-def test_a_proxy_where_nobody_listens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_refuses_the_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{port}")

@@ -21,12 +21,12 @@ def run(case: str, service: Service, folder: Path) -> list[str]:
     return sorted(done.stdout.splitlines())
 
 
-def test_no_process_gets_anothers_answers(service: Service, tmp_path: Path) -> None:
+def test_forked_processes_never_get_each_others_answers(service: Service, tmp_path: Path) -> None:
     assert run("together", service, tmp_path) == ["child ended with 0"] * 2 + ["wrong: {}"] * 3
 
 
 @pytest.mark.thorough
-def test_no_process_ends_anothers_session_by_renewing_its_tokens(service: Service, tmp_path: Path) -> None:
+def test_forked_processes_renew_tokens_without_ending_each_others_session(service: Service, tmp_path: Path) -> None:
     assert run("renewals", service, tmp_path) == ["child ended with 0", "child: right", *["parent: right"] * 4]
 
 
@@ -34,7 +34,9 @@ def test_no_process_ends_anothers_session_by_renewing_its_tokens(service: Servic
     ("case", "advice"),
     [("in_memory", "state=<file>"), pytest.param("given_http", "leave http out", marks=pytest.mark.thorough)],
 )
-def test_what_cannot_be_shared_says_what_to_do(service: Service, tmp_path: Path, case: str, advice: str) -> None:
+def test_a_client_that_cannot_be_shared_after_a_fork_tells_what_to_do(
+    service: Service, tmp_path: Path, case: str, advice: str
+) -> None:
     *ended, told, parent = run(case, service, tmp_path)
     assert set(ended) == {"child ended with 0"}
     assert told.startswith("child: StateError: this client was made before the process was forked")

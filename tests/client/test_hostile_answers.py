@@ -84,7 +84,7 @@ def test_an_answer_is_bounded_after_it_is_decompressed(serve: Serve) -> None:
         tracemalloc.stop()
 
 
-def test_of_an_error_only_the_beginning_is_read(serve: Serve) -> None:
+def test_only_the_beginning_of_an_error_response_is_read(serve: Serve) -> None:
     session = serve(status=gzipped(bomb(50), "502 Bad Gateway"))
     with pytest.raises(ServerError, match="the server answered 502"):
         session.call("GET", STATUS, idempotent=False)
@@ -118,7 +118,7 @@ def test_a_body_that_decompresses_to_nothing_for_ever_is_given_up(
     ],
     ids=["body", "headers"],
 )
-def test_an_answer_that_comes_drop_by_drop_is_given_up(
+def test_a_response_that_arrives_too_slowly_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, drip: Bytes
 ) -> None:
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
@@ -129,7 +129,7 @@ def test_an_answer_that_comes_drop_by_drop_is_given_up(
     assert time.monotonic() - began < 5
 
 
-def test_and_not_asked_for_again_however_safe_that_is(
+def test_a_slow_answer_is_not_retried(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -141,14 +141,14 @@ def test_and_not_asked_for_again_however_safe_that_is(
     assert "again in" not in caplog.text
 
 
-def test_so_are_the_headers_of_a_stream(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_headers_of_a_stream_are_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
     session = serve(subscribe=[b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n", 0.05] * 400])
     with pytest.raises(NetworkError, match="no complete answer"):
         session.connect()
 
 
-def test_a_slow_line_that_moves_has_more_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_response_at_a_sufficient_rate_has_more_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.3)
     body = b'{"x": 1' + b" " * 2000 + b"}"
     drops: Bytes = []
@@ -166,7 +166,7 @@ def test_a_slow_line_that_moves_has_more_time(serve: Serve, monkeypatch: pytest.
     ],
     ids=["body", "headers"],
 )
-def test_the_doctor_gives_it_up_too(drip: Bytes) -> None:
+def test_the_doctor_gives_up_a_slow_response_too(drip: Bytes) -> None:
     server = Scripted({**HEALTH, "GET /api/sync/live": drip})
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     began = time.monotonic()
@@ -198,7 +198,7 @@ PORTAL = f"redirected to https://hotel.example.org/welcome: {INSTEAD}"
         ("{path}", f"redirected to http://server{{path}}: {INSTEAD}"),
     ],
 )
-def test_where_a_redirection_leads_is_told(status: int, location: str, sentence: str) -> None:
+def test_an_error_tells_where_a_redirect_leads(status: int, location: str, sentence: str) -> None:
     tale = Story(status=[Answer({}, status, {"location": location.format(path=STATUS)})])
     with pytest.raises(ServerError) as raised:
         tale.session.call("GET", STATUS, idempotent=True)
@@ -248,7 +248,7 @@ def test_a_stream_ends_with_that_sentence_where_the_server_has_moved_for_good(st
         (301, "https://hotel.example.org/welcome", PORTAL),
     ],
 )
-def test_elsewhere_it_waits_and_says_why(status: int, location: str, sentence: str) -> None:
+def test_a_stream_waits_after_other_redirects_and_tells_why(status: int, location: str, sentence: str) -> None:
     tale, reasons = Story(subscribe=[Answer({}, status, {"location": location})]), []
 
     def note(state: StreamState, reason: str) -> None:
@@ -288,7 +288,7 @@ def test_the_sentence_of_the_included_backend_is_known() -> None:
 
 
 @pytest.mark.parametrize("password", ["password", "e-mail", "is", "a", " ", "or"])
-def test_a_password_that_is_a_common_word_garbles_no_sentence(password: str) -> None:
+def test_a_password_that_is_a_common_word_does_not_garble_messages(password: str) -> None:
     assert log_in_error(password, WRONG_CREDENTIALS) == WRONG_CREDENTIALS
     assert log_in_error(password, "account locked until 12:00") in (
         "account locked until 12:00",

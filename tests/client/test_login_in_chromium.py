@@ -118,7 +118,7 @@ def test_a_wrong_password_is_told_where_a_screen_reader_hears_it_and_the_next_tr
 
 
 @pytest.mark.parametrize("logged_in", [False, True])
-def test_who_cancels_goes_back_to_the_app_which_says_so(service: Service, browser: Browser, logged_in: bool) -> None:
+def test_cancelling_returns_to_the_app_which_reports_it(service: Service, browser: Browser, logged_in: bool) -> None:
     with LoggingIn(service) as waiting:
         browser.go(waiting.url)
         if logged_in:

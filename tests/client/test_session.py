@@ -110,26 +110,26 @@ class TestLoggingIn:
             tale.session.authenticate("alice@example.org", PASSWORD)
 
     @pytest.mark.parametrize("step", [LoseAnswer(), Refuse(500), Busy(1)])
-    def test_trouble_is_left_to_the_user(self, story: Make, step: Any) -> None:
+    def test_a_log_in_is_not_repeated(self, story: Make, step: Any) -> None:
         tale = story(login=False, auth=[step])
         with pytest.raises((NetworkError, ServerError)):
             tale.session.authenticate("alice@example.org", PASSWORD)
         assert tale.clock.waits == []
 
-    def test_too_many_failures_are_told_with_the_time_to_wait(self, story: Make) -> None:
+    def test_a_log_in_that_is_limited_tells_how_long_to_wait(self, story: Make) -> None:
         tale = story(login=False, auth=[Busy(59)])
         with pytest.raises(ServerError, match="slow down") as raised:
             tale.session.authenticate("alice@example.org", PASSWORD)
         assert (raised.value.status, raised.value.retry_after) == (429, 59.0)
 
-    def test_nobody_is_logged_in_before(self, story: Make) -> None:
+    def test_before_a_log_in_calls_are_not_authenticated(self, story: Make) -> None:
         tale = story(login=False)
         for call in (tale.status, tale.session.refresh, tale.session.connect, tale.session.position):
             with pytest.raises(NotAuthenticated):
                 call()
         assert tale.server.asked == []
 
-    def test_a_server_without_refresh_tokens_will_do_until_its_token_ends(self, story: Make) -> None:
+    def test_without_a_refresh_token_a_session_lasts_until_its_token_expires(self, story: Make) -> None:
         upstream = {name: LOGIN[name] for name in ("token", "user_id", "app_id")}
         tale = story(login=False, auth=[Answer(upstream)], status=[GOOD, RefuseToken()])
         tale.session.authenticate("alice@example.org", PASSWORD)
@@ -142,7 +142,7 @@ class TestLoggingIn:
         "wrong",
         [{"token": None}, {"token": "two words"}, {"token": ""}, {"expires_in": "soon"}, {"user_id": 7}],
     )
-    def test_an_answer_that_is_none_changes_nothing(self, story: Make, wrong: dict[str, Any]) -> None:
+    def test_an_invalid_answer_changes_nothing(self, story: Make, wrong: dict[str, Any]) -> None:
         tale = story(login=False, auth=[Answer(LOGIN | wrong)])
         with pytest.raises(ProtocolError):
             tale.session.authenticate("alice@example.org", PASSWORD)
@@ -179,14 +179,14 @@ class TestRenewing:
         assert tale.state.tokens() is not None
 
     @pytest.mark.parametrize("step", [LoseRequest(), LoseAnswer(), Refuse(503), Busy(3), AnswerWithPage(502)])
-    def test_trouble_in_renewing_throws_no_token_away_and_the_present_one_is_used(self, story: Make, step: Any) -> None:
+    def test_a_failed_renewal_keeps_the_tokens_and_uses_the_current_one(self, story: Make, step: Any) -> None:
         tale = story(status=[GOOD], token=[step])
         tale.clock.now += 3600 - 10
         tale.status()
         assert tale.used() == ["access-first"]
         assert tale.state.tokens().refresh == "refresh-first"  # type: ignore[union-attr]
 
-    def test_a_lost_answer_is_asked_for_again_with_the_same_token(self, story: Make) -> None:
+    def test_after_a_lost_answer_the_renewal_is_repeated_with_the_same_token(self, story: Make) -> None:
         tale = story(status=[GOOD], token=[LoseAnswer(), Answer(tokens("second"))])
         tale.clock.now += 4000
         tale.status()
@@ -203,7 +203,7 @@ class TestRenewing:
             tale.status()
 
     @pytest.mark.parametrize("step", [AnswerWithPage(401), AnswerWithPage(400), Refuse(403, "invalid_grant")])
-    def test_only_the_servers_own_word_clears_them(self, story: Make, step: Any) -> None:
+    def test_only_invalid_grant_clears_the_tokens(self, story: Make, step: Any) -> None:
         """A hotel's network answers anything with its own page."""
         tale = story(token=[step])
         with pytest.raises(ServerError):
@@ -251,13 +251,13 @@ class TestRenewing:
             thread.join()
         assert tale.used() == ["access-second"] * 16
 
-    def test_a_dead_process_keeps_others_waiting_no_longer_than_its_lease(self, story: Make) -> None:
+    def test_a_process_that_died_blocks_renewals_no_longer_than_its_lease(self, story: Make) -> None:
         tale = story(token=[Answer(tokens("second"))])
         assert tale.state.take_lease("the dead one", tale.clock.time(), LEASE_SECONDS)
         tale.session.refresh()
         assert LEASE_SECONDS <= sum(tale.clock.waits) < LEASE_SECONDS + 1
 
-    def test_while_another_process_renews_this_one_waits_and_takes_what_it_got(self, story: Make) -> None:
+    def test_while_another_process_renews_this_one_waits_and_uses_its_tokens(self, story: Make) -> None:
         tale = story(status=[GOOD])
         tale.state.take_lease("another", tale.clock.time(), LEASE_SECONDS)
         tale.clock.now += 3590  # its renewal is what the next wait is for
@@ -275,7 +275,7 @@ class TestRenewing:
 
 class TestTryingAgain:
     @pytest.mark.parametrize("step", [LoseRequest(), LoseAnswer(), Refuse(500), Refuse(503), Refuse(429), Refuse(408)])
-    def test_passing_trouble_is_tried_three_times_again_where_that_is_safe(self, story: Make, step: Any) -> None:
+    def test_an_idempotent_request_is_retried_three_times_after_temporary_errors(self, story: Make, step: Any) -> None:
         tale = story(status=[step, step, step, GOOD])
         assert tale.status() == {"fine": True}
         tale = story(status=[step] * 4)
@@ -284,14 +284,14 @@ class TestTryingAgain:
         assert tale.server.over()
 
     @pytest.mark.parametrize("step", [LoseAnswer(), Refuse(500), Refuse(429)])
-    def test_and_not_at_all_where_it_is_not(self, story: Make, step: Any) -> None:
+    def test_any_other_request_is_not_retried(self, story: Make, step: Any) -> None:
         tale = story(status=[step])
         with pytest.raises((NetworkError, ServerError)):
             tale.status(idempotent=False)
         assert tale.clock.waits == []
 
     @pytest.mark.parametrize("status", [400, 402, 403, 404, 409, 413, 422])
-    def test_a_refusal_is_told_at_once_in_the_servers_words(self, story: Make, status: int) -> None:
+    def test_a_refusal_is_raised_at_once_with_the_servers_message(self, story: Make, status: int) -> None:
         tale = story(status=[Refuse(status, "changes[3].table: is missing")])
         with pytest.raises(ServerError, match=r"changes\[3\].table: is missing") as raised:
             tale.status()
@@ -309,24 +309,24 @@ class TestTryingAgain:
         tale.status()
         assert tale.clock.waits == [7.0, 2.0]
 
-    def test_one_that_no_call_can_wait_for_is_told(self, story: Make) -> None:
+    def test_a_retry_after_that_is_too_long_is_raised(self, story: Make) -> None:
         tale = story(status=[Busy(300)])
         with pytest.raises(ServerError) as raised:
             tale.status()
         assert (raised.value.status, raised.value.retry_after) == (429, 300.0)
 
-    def test_the_position_is_asked_for_once(self, story: Make) -> None:
+    def test_a_request_for_the_position_is_not_retried(self, story: Make) -> None:
         tale = story(status=[Answer({"epoch": "e1", "cursor": 7}), Refuse(503)])
         assert tale.session.position() == ("e1", 7)
         with pytest.raises(ServerError):
             tale.session.position()
 
     @pytest.mark.parametrize("step", [AnswerWithPage(200), Answer([1]), Answer("text")])
-    def test_what_is_no_json_object_is_no_synckit_server(self, story: Make, step: Any) -> None:
+    def test_an_answer_that_is_not_a_json_object_is_a_protocol_error(self, story: Make, step: Any) -> None:
         with pytest.raises(ProtocolError):
             story(status=[step]).status()
 
-    def test_after_close_there_is_no_network(self, story: Make) -> None:
+    def test_after_close_calls_raise_network_error(self, story: Make) -> None:
         tale = story()
         tale.session.close()
         with pytest.raises(NetworkError, match="closed"):
@@ -337,7 +337,7 @@ ADDRESSES = ["", "server", "ftp://server", "http://", "http://alice:secret@serve
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_what_is_no_address_is_refused(address: Any) -> None:
+def test_an_invalid_server_url_is_refused(address: Any) -> None:
     state = State.open(None)
     with pytest.raises(ValueError, match="server_url") as raised:
         Session(address, API_KEY, state)
@@ -345,7 +345,7 @@ def test_what_is_no_address_is_refused(address: Any) -> None:
     state.close()
 
 
-def test_a_slash_at_the_end_makes_no_other_server() -> None:
+def test_a_slash_at_the_end_of_the_url_makes_no_difference() -> None:
     state = State.open(None)
     for address in "https://server/", "https://server", "HTTPS://SERVER":
         Session(address, API_KEY, state).close()
@@ -445,7 +445,7 @@ def read_all(connection: Any) -> bytes:
 
 
 class TestConnection:
-    def test_bytes_come_as_they_are_sent_and_a_wait_has_its_own_limit(
+    def test_bytes_arrive_as_they_are_sent_and_each_read_has_its_own_timeout(
         self, session: Session, streams: ThreadingHTTPServer
     ) -> None:
         connection = session.connect()
@@ -463,7 +463,7 @@ class TestConnection:
         assert headers["Authorization"] == "Bearer access-first"
         assert headers["Accept-Encoding"] == "identity"
 
-    def test_close_ends_a_read_in_another_thread_at_once_and_the_server_hears_of_it(
+    def test_close_ends_a_read_in_another_thread_at_once_and_closes_the_connection(
         self, session: Session, streams: ThreadingHTTPServer
     ) -> None:
         connection = session.connect()
@@ -499,14 +499,16 @@ class TestConnection:
         with pytest.raises(NetworkError):
             read_all(session.connect())
 
-    def test_an_answer_that_is_no_stream_has_words(self, session: Session, streams: ThreadingHTTPServer) -> None:
+    def test_an_answer_that_is_not_a_stream_has_an_error_message(
+        self, session: Session, streams: ThreadingHTTPServer
+    ) -> None:
         streams.RequestHandlerClass.mode = "refuse"  # type: ignore[attr-defined]
         connection = session.connect()
         assert (connection.status, connection.headers["retry-after"]) == (429, "7")
         assert connection.text() == "too many streams"
         connection.close()
 
-    def test_nobody_there_is_a_network_error(self) -> None:
+    def test_a_refused_connection_is_a_network_error(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         state, clock = State.open(None), FakeClock()
@@ -522,7 +524,7 @@ class TestConnection:
         with pytest.raises(NetworkError):
             connection.read(1.0)
 
-    def test_a_device_names_itself(self, story: Make) -> None:
+    def test_a_subscription_names_the_device(self, story: Make) -> None:
         tale = story(subscribe=[Answer()])
         tale.state.keep_device(Device("d1", "Laptop", "linux", datetime.now(UTC)))
         tale.session.connect().close()

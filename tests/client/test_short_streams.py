@@ -35,7 +35,9 @@ def share_connected(moments: list[tuple[float, StreamState]], until: float) -> f
 
 @pytest.mark.parametrize("life", [20, 30, 45, 59])
 @pytest.mark.parametrize("end", [(BreakOff(),), (EndCleanly(),), (Bye("max_age"), EndCleanly())])
-def test_a_line_that_cuts_every_stream_leaves_it_connected_19_of_20_seconds(life: int, end: tuple[object, ...]) -> None:
+def test_streams_that_are_cut_early_leave_the_device_connected_95_percent_of_the_time(
+    life: int, end: tuple[object, ...]
+) -> None:
     cut = StreamOf(CONNECTED, *[Silence(30), KEEPALIVE] * (life // 30), Silence(life % 30), *end)
     story = Story(*[cut] * 100, draw=random.Random(life).random)
     moments: list[tuple[float, StreamState]] = []
@@ -53,7 +55,7 @@ def test_a_line_that_cuts_every_stream_leaves_it_connected_19_of_20_seconds(life
 
 
 @pytest.mark.thorough
-def test_a_line_that_cuts_a_real_stream_every_twenty_seconds_does_too(tmp_path: Path) -> None:
+def test_the_same_holds_for_a_real_stream_that_is_cut_every_twenty_seconds(tmp_path: Path) -> None:
     service = Service(tmp_path)
     moments: list[tuple[float, StreamState]] = []
     try:

@@ -65,11 +65,11 @@ UNREADABLE_IN_THE_CLEAR: dict[str, dict[str, object]] = {
 }
 
 UNREADABLE_WITH_A_KEY: dict[str, dict[str, object]] = {
-    "altered, moved": {"row_id": "moved"},
+    "altered or moved": {"row_id": "moved"},
     "altered": {"timestamp": "2026-01-31T12:00:01Z"},
     "not encrypted": {"data": "ciphertext"},
-    "or not by this version": {"data": '{"text": "in the clear"}'},
-    "without ciphertext": {"op": "DELETE", "data": None},
+    "not in a format of this SDK": {"data": '{"text": "in the clear"}'},
+    "has no ciphertext": {"op": "DELETE", "data": None},
     "its op is unknown": {"op": "UPSERT"},
 }
 
@@ -83,7 +83,9 @@ ALL_WAYS: dict[str, Callable[..., PulledChanges]] = {
 class TestUnreadable:
     @pytest.mark.parametrize("way", ALL_WAYS)
     @pytest.mark.parametrize("reason", UNREADABLE_IN_THE_CLEAR)
-    def test_it_is_left_out_and_its_neighbours_come(self, clients: ScriptedClients, reason: str, way: str) -> None:
+    def test_an_unreadable_change_is_left_out_and_its_neighbours_are_returned(
+        self, clients: ScriptedClients, reason: str, way: str
+    ) -> None:
         wrong = pulled(2) | UNREADABLE_IN_THE_CLEAR[reason]
         client = clients.open(pull=[page(pulled(1), wrong, pulled(3), cursor=3)])
         told: list[UnreadableChange] = []
@@ -98,7 +100,9 @@ class TestUnreadable:
             assert cursor(client) == 0
 
     @pytest.mark.parametrize("reason", UNREADABLE_WITH_A_KEY)
-    def test_with_a_key_too(self, clients: ScriptedClients, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    def test_the_same_holds_for_a_client_that_encrypts(
+        self, clients: ScriptedClients, reason: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         wrong = sealed(2) | UNREADABLE_WITH_A_KEY[reason]
         answer = page(sealed(1), wrong, sealed(3), cursor=3)
         client = unlocked(clients, pull=[answer] * 3)
@@ -112,17 +116,17 @@ class TestUnreadable:
         result.confirm()
         assert cursor(client) == 3
 
-    def test_a_page_of_nothing_else_is_confirmed_by_itself(self, clients: ScriptedClients) -> None:
+    def test_a_page_of_unreadable_changes_alone_is_confirmed_automatically(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[page(pulled(1, op="UPSERT"), cursor=1)])
         assert len(client.pull()) == 0
         assert cursor(client) == 1
 
-    def test_table_and_row_are_empty_where_it_has_none(self, clients: ScriptedClients) -> None:
+    def test_table_and_row_are_empty_if_the_change_has_none(self, clients: ScriptedClients) -> None:
         told: list[UnreadableChange] = []
         clients.open(pull=[page(pulled(1, table=None, row_id=5), cursor=1)]).pull(on_unreadable=told.append)
         assert told == [UnreadableChange(1, "", "", "d2", "its table is missing or not a string")]
 
-    def test_if_the_app_could_not_take_the_report_the_page_comes_again(self, clients: ScriptedClients) -> None:
+    def test_if_on_unreadable_raises_the_page_comes_again(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[page(pulled(1, op="UPSERT"), cursor=1)] * 2)
 
         def fail(change: UnreadableChange) -> None:
@@ -133,7 +137,7 @@ class TestUnreadable:
                 call()
             assert cursor(client) == 0
 
-    def test_what_an_operator_blanked_is_left_out_without_a_complaint(
+    def test_a_change_that_an_operator_blanked_is_left_out_silently(
         self, clients: ScriptedClients, caplog: pytest.LogCaptureFixture
     ) -> None:
         answer = page(sealed(1, data=None), sealed(2, data=None, op="UPDATE"), sealed(3), cursor=3)
@@ -143,7 +147,7 @@ class TestUnreadable:
         assert [(change.op, change.data) for change in in_the_clear.pull()] == [("DELETE", None)]
 
     @pytest.mark.parametrize("text", TIMESTAMPS["accepted"])
-    def test_every_timestamp_that_the_server_takes_can_be_read(self, clients: ScriptedClients, text: str) -> None:
+    def test_every_timestamp_that_the_server_accepts_can_be_read(self, clients: ScriptedClients, text: str) -> None:
         (change,) = clients.open(pull=[page(pulled(1, timestamp=text), cursor=1)]).pull()
         assert change.timestamp == ZERO + timedelta(microseconds=TIMESTAMPS["accepted"][text] // 1000)
         assert change.timestamp.astimezone(UTC).utcoffset() == timedelta(0)
@@ -153,7 +157,7 @@ class TestUnreadable:
         client = clients.open(pull=[page(*changes, cursor=len(changes))])
         assert (len(client.pull()), cursor(client)) == (0, len(changes))
 
-    def test_what_others_could_not_read_is_not_sent(self, clients: ScriptedClients) -> None:
+    def test_a_change_that_other_devices_could_not_read_is_not_sent(self, clients: ScriptedClients) -> None:
         nested: list[Any] = []
         for _ in range(101):
             nested = [nested]
@@ -169,7 +173,7 @@ class TestUnreadable:
 
 
 class TestStrict:
-    def test_it_raises_with_the_fields_and_the_cursor_stays(self, clients: ScriptedClients) -> None:
+    def test_a_strict_client_raises_with_the_fields_and_the_cursor_stays(self, clients: ScriptedClients) -> None:
         answer = page(pulled(1), pulled(2, op="UPSERT"), cursor=2)
         client = clients.open(strict=True, pull=[answer] * 3)
         for way in ALL_WAYS.values():
@@ -182,14 +186,16 @@ class TestStrict:
             assert found == UnreadableChange(2, "tasks", "2", "d2", "its op is unknown")
         assert cursor(client) == 0
 
-    def test_what_is_locked_or_blanked_is_no_failure(self, clients: ScriptedClients) -> None:
+    def test_a_locked_or_blanked_change_raises_nothing(self, clients: ScriptedClients) -> None:
         answer = page(sealed(1, FOREIGN), sealed(2, data=None), cursor=2)
         client = unlocked(clients, strict=True, pull=[answer], keys=[envelope()])
         assert client.pull().locked == 1
 
 
 class TestRetrying:
-    def test_it_goes_back_to_the_lowest_one_also_in_another_process(self, clients: ScriptedClients) -> None:
+    def test_retry_unreadable_goes_back_to_the_lowest_change_also_in_another_process(
+        self, clients: ScriptedClients
+    ) -> None:
         client = clients.open(
             pull=[
                 page(pulled(3), pulled(4, op="A"), pulled(6), cursor=6, more=True),
@@ -204,19 +210,19 @@ class TestRetrying:
         assert seqs(updated.pull()) == [4, 6, 8]
         assert not updated.retry_unreadable(), "until a change cannot be read again"
 
-    def test_a_filtered_pull_keeps_nothing(self, clients: ScriptedClients) -> None:
+    def test_a_filtered_pull_remembers_no_unreadable_change(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[page(pulled(1, op="A"), cursor=1)])
         assert client.pull_filtered(PullFilter()).unreadable == 1
         assert not client.retry_unreadable()
 
-    def test_what_is_not_confirmed_is_not_kept_either(self, clients: ScriptedClients) -> None:
+    def test_an_unconfirmed_result_remembers_no_unreadable_change(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[page(pulled(1, op="A"), pulled(2), cursor=2)])
         result = client.pull()
         assert not client.retry_unreadable()
         result.confirm()
         assert client.retry_unreadable()
 
-    def test_of_a_log_that_was_replaced_nothing_is_left(self, clients: ScriptedClients) -> None:
+    def test_unreadable_changes_of_a_replaced_log_are_forgotten(self, clients: ScriptedClients) -> None:
         client = clients.open(
             pull=[page(pulled(5, op="A"), cursor=5), Refuse(409), page(pulled(1), cursor=1, epoch="e2")]
         )
@@ -232,7 +238,7 @@ class TestLocked:
     AFTER_THE_FIRST = page(sealed(2, FOREIGN), sealed(3), sealed(4, FOREIGN), cursor=4)
 
     @pytest.mark.parametrize("way", ALL_WAYS)
-    def test_it_is_left_out_and_counted(
+    def test_a_locked_change_is_left_out_and_counted(
         self, clients: ScriptedClients, way: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         client = unlocked(clients, pull=[self.LOG], keys=[envelope()])
@@ -241,7 +247,7 @@ class TestLocked:
         assert (result.locked, result.unreadable, told, caplog.messages) == (2, 0, [], [])
         assert seqs(result) == ([] if way == "apply" else [1, 3])
 
-    def test_the_cursor_goes_back_once_another_key_is_here_and_only_then(self, clients: ScriptedClients) -> None:
+    def test_the_cursor_goes_back_only_with_another_key(self, clients: ScriptedClients) -> None:
         client = unlocked(clients, pull=[self.LOG], keys=[envelope()])
         client.pull().confirm()
         for _ in range(2):  # the same key in another process is no news, however often
@@ -253,7 +259,7 @@ class TestLocked:
         assert clients.server.bodies(PULL)[0]["cursor"] == 1
         assert (seqs(result), result.locked) == ([2, 4], 0)
 
-    def test_a_key_that_does_not_open_it_brings_it_up_once(self, clients: ScriptedClients) -> None:
+    def test_another_wrong_key_reads_a_locked_change_again_only_once(self, clients: ScriptedClients) -> None:
         """A server may name any key in a forged change; it makes nobody read the log again and again."""
         forged = page(sealed(1, new_cipher()), cursor=1)
         unlocked(clients, pull=[forged], keys=[envelope()]).pull()
@@ -262,7 +268,7 @@ class TestLocked:
             client.pull()
             assert clients.server.bodies(PULL)[-1]["cursor"] == asked_from
 
-    def test_a_key_that_comes_while_a_result_is_unconfirmed_loses_nothing(self, clients: ScriptedClients) -> None:
+    def test_a_key_that_is_added_while_a_result_is_unconfirmed_loses_nothing(self, clients: ScriptedClients) -> None:
         newer = [envelope(), envelope(FOREIGN, 2), envelope(FOREIGN, 2)]
         client = unlocked(clients, pull=[self.LOG, self.AFTER_THE_FIRST], keys=newer)
         result = client.pull()
@@ -277,9 +283,7 @@ class TestLocked:
         assert client.pull().locked == 3
         assert clients.server.over()
 
-    def test_under_a_newer_envelope_it_is_not_left_out_but_the_passphrase_asked_for(
-        self, clients: ScriptedClients
-    ) -> None:
+    def test_with_a_newer_envelope_a_locked_change_raises_no_master_key(self, clients: ScriptedClients) -> None:
         client = unlocked(clients, pull=[self.LOG] * 4, keys=[envelope(FOREIGN, 2)] * 3)
         for way in ALL_WAYS.values():
             with pytest.raises(NoMasterKey, match="the passphrase was changed"):
@@ -289,18 +293,18 @@ class TestLocked:
         client.setup_encryption_existing("passphrase")
         assert seqs(client.pull()) == [2, 4]
 
-    def test_an_envelope_that_is_gone_is_no_newer_one(self, clients: ScriptedClients) -> None:
+    def test_a_missing_envelope_is_not_a_newer_one(self, clients: ScriptedClients) -> None:
         client = unlocked(clients, pull=[self.LOG], keys=[Refuse(404)])
         assert client.pull().locked == 2
 
-    def test_without_any_key_nothing_moves(self, clients: ScriptedClients) -> None:
+    def test_without_a_key_a_pull_raises_and_the_cursor_stays(self, clients: ScriptedClients) -> None:
         client = clients.open(encrypt=True, pull=[self.LOG] * 3)
         for way in ALL_WAYS.values():
             with pytest.raises(NoMasterKey, match="set up encryption in this process first"):
                 way(client)
         assert cursor(client) == 0
 
-    def test_an_app_that_begins_to_encrypt_reads_what_it_could_not(self, clients: ScriptedClients) -> None:
+    def test_an_app_that_starts_to_encrypt_reads_the_locked_changes(self, clients: ScriptedClients) -> None:
         in_the_clear = clients.open(pull=[page(pulled(1), sealed(2), cursor=2), page(cursor=2)])
         result = in_the_clear.pull()
         result.confirm()
@@ -320,7 +324,7 @@ class TestLocked:
 
 
 class TestStalls:
-    def test_epochs_that_flap_end_the_pull(self, clients: ScriptedClients) -> None:
+    def test_alternating_epochs_end_the_pull(self, clients: ScriptedClients) -> None:
         """Two servers behind one address, of which one was restored: each refuses the other's cursor."""
         flapping = [page(pulled(1), cursor=1, more=True), Refuse(409)] * 50
         client = clients.open(pull=flapping)
@@ -330,9 +334,7 @@ class TestStalls:
                 way(client)
             assert len(clients.server.asked) - asked <= 4
 
-    def test_a_server_that_answers_of_another_log_than_asked_is_read_from_the_beginning(
-        self, clients: ScriptedClients
-    ) -> None:
+    def test_an_answer_from_another_log_than_requested_restarts_the_pull(self, clients: ScriptedClients) -> None:
         client = clients.open(
             pull=[
                 page(pulled(7), cursor=7),
@@ -345,18 +347,18 @@ class TestStalls:
         assert (seqs(result), result.restarted) == ([1], True)
         assert clients.server.bodies(PULL)[-1]["cursor"] == 0
 
-    def test_more_without_a_change_is_refused_but_to_a_filter(self, clients: ScriptedClients) -> None:
+    def test_has_more_without_changes_is_refused_except_for_a_filtered_pull(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[page(cursor=1, more=True), page(cursor=1, more=True), page(cursor=2)])
         with pytest.raises(ProtocolError, match="announces more changes but sends none"):
             client.pull()
         assert len(client.pull_filtered(PullFilter().table("tasks"))) == 0
 
     @pytest.mark.parametrize("way", ALL_WAYS)
-    def test_a_cursor_that_does_not_rise_is_refused(self, clients: ScriptedClients, way: str) -> None:
+    def test_a_cursor_that_does_not_advance_is_refused(self, clients: ScriptedClients, way: str) -> None:
         client = clients.open(pull=[page(pulled(1), cursor=1, more=True), page(pulled(2), cursor=1, more=True)])
         with pytest.raises(ProtocolError):
             ALL_WAYS[way](client)
 
-    def test_a_log_of_many_pages_is_no_stall(self, clients: ScriptedClients) -> None:
+    def test_a_log_of_many_pages_is_pulled_completely(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[page(cursor=seq, more=seq < 1000) for seq in range(1, 1001)])
         assert client.pull_filtered(PullFilter().table("tasks")).position.cursor == 1000

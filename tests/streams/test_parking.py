@@ -144,7 +144,7 @@ def test_keepalives_come_by_the_wheel(garage: Garage) -> None:
 
 
 @pytest.mark.parametrize("reason", [EndReason.REVOKED, EndReason.TOKEN_EXPIRED, EndReason.MAX_AGE])
-def test_an_end_is_a_farewell_and_the_last_chunk(garage: Garage, reason: EndReason) -> None:
+def test_an_ended_stream_gets_its_bye_and_the_last_chunk(garage: Garage, reason: EndReason) -> None:
     ends = NEVER if reason is EndReason.REVOKED else Deadline(time.monotonic() + 0.5, reason)
     client = garage.park(ends=ends)
     if reason is EndReason.REVOKED:

@@ -42,7 +42,7 @@ def test_many_are_spread_over_the_time_that_the_promise_leaves(monkeypatch: pyte
     assert [len(stream.pending) for stream in streams] == [1] * len(streams)
 
 
-def test_who_is_revoked_meanwhile_is_ended_and_the_others_stay() -> None:
+def test_a_stream_revoked_during_a_gap_ends_and_the_others_stay() -> None:
     registry = Registry()
     alice, bob = users(registry, 2)
     repair = GapRecovery(registry, lambda subscriber: subscriber is bob)

@@ -86,7 +86,7 @@ def test_a_deadline_ends_it_with_its_reason(reason: EndReason) -> None:
     assert room.stream.over
 
 
-def test_what_is_pending_is_written_before_the_farewell() -> None:
+def test_pending_frames_are_written_before_the_bye() -> None:
     room = Room()
     room.after(0)
     room.push()
@@ -94,7 +94,7 @@ def test_what_is_pending_is_written_before_the_farewell() -> None:
     assert room.after(0) == sse.CHANGED + b": bye revoked\n\n"
 
 
-def test_a_stream_that_opens_while_draining_only_says_goodbye() -> None:
+def test_a_stream_that_opens_while_draining_only_gets_its_bye() -> None:
     room = Room()
     room.registry.end_all(EndReason.DRAINING)
     assert re.fullmatch(rb"retry: \d+\n\n: bye draining\n\n", room.after(0))
