@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher
@@ -8,6 +9,7 @@ from argon2 import PasswordHasher
 from synckit_notify.backend import passwords
 
 from .support.browser import Browser
+from .support.valkey import Valkey
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +28,10 @@ def quick_passwords() -> Iterator[None]:
         patch.setattr(passwords, "_hasher", quick)
         patch.setattr(passwords, "_DUMMY_HASH", quick.hash("nobody's"))
         yield
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A Valkey server, which speaks the protocol of Redis."""
+    with Valkey(tmp_path) as server:
+        yield server

@@ -52,7 +52,7 @@ def test_a_device_hears_within_five_seconds_of_a_push_whose_process_died_before_
         assert [change["row_id"] for change in pulled] == ["the last one"]
 
 
-def test_in_health_the_sweep_repeats_nothing_and_the_pusher_hears_nothing(tmp_path: Path) -> None:
+def test_without_a_crash_the_sweep_repeats_nothing_and_the_pusher_gets_nothing(tmp_path: Path) -> None:
     with start(tmp_path, "server", SYNCKIT_SWEEP_SECONDS="0.2") as server:
         laptop, phone = (
             post(server, "devices", {"device_name": name, "platform": "linux"})["id"] for name in ("laptop", "phone")

@@ -47,7 +47,7 @@ def test_the_same_body_cut_at_random(body: bytes, expected: list[Message]) -> No
         assert decode(cut_at_random(body, draw)) == expected
 
 
-def test_any_bytes_say_the_same_however_they_are_cut() -> None:
+def test_any_bytes_decode_to_the_same_messages_however_they_are_cut() -> None:
     draw = random.Random(1)
     crumbs = [b"data", b"event", b"id", b"retry", b":", b" ", b"\n", b"\r", b"\r\n", b"\0", b"7", BOM, b"\xe2", b"\x82"]
     for _ in range(2000):
@@ -67,7 +67,7 @@ def test_a_crlf_cut_in_the_middle_is_one_end() -> None:
 
 @pytest.mark.parametrize("begin", [b"", b": ", b"data: ", b"id: ", b"foo: "])
 @pytest.mark.parametrize("end", [b"", b"\n"])
-def test_a_block_without_end_costs_bounded_memory(begin: bytes, end: bytes) -> None:
+def test_an_endless_block_uses_bounded_memory(begin: bytes, end: bytes) -> None:
     decoder = Decoder()
     piece = (begin + b"a" * 1000 + end) * 64
     tracemalloc.start()

@@ -53,7 +53,7 @@ def seconds_until(count: int, server: Server, within: float) -> float:
 
 
 @pytest.mark.parametrize("way", WAYS_TO_DISCONNECT)
-def test_a_client_that_goes_is_gone_at_once(server: Server, way: str) -> None:
+def test_a_client_that_disconnects_is_released_at_once(server: Server, way: str) -> None:
     listeners = [Listener(server.port, SUBSCRIBE, make_token()) for _ in range(10)]
     assert [listener.next_frame() for listener in listeners] == [CONNECTED] * 10
     assert streams(server) == 10
@@ -80,7 +80,7 @@ def test_a_client_that_closes_its_half_still_reads_a_clean_end(server: Server) -
     ("worker_class", "parking"),
     [("gevent", "0"), pytest.param("gevent", "1", marks=THOROUGH), pytest.param("gthread", "0", marks=THOROUGH)],
 )
-def test_one_that_vanishes_and_one_that_stops_reading_are_gone_in_time_and_delay_nobody(
+def test_a_vanished_client_and_one_that_stops_reading_are_released_in_time_and_delay_no_other(
     tmp_path: Path, worker_class: str, parking: str
 ) -> None:
     keepalive, promise = 1.0, 1.0 + 25.0

@@ -10,7 +10,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ import pytest
 from .support.deployment import STOPS, STREAMS, Deployment, gone, hup, term
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.tokens import make_token
-from .support.wait import until
+from .support.wait import wait_until
 
 ENDED_WITHIN = 2.5  # five times the promise
 EXITED_WITHIN = 6.0  # four times the promise
@@ -31,7 +31,7 @@ WORKERS = ["gevent", pytest.param("parked", marks=THOROUGH), pytest.param("gthre
 @pytest.mark.parametrize(("app", "preload"), [("ours", ("--preload",)), ("foreign", ())], ids=["preloaded", "foreign"])
 @pytest.mark.parametrize("worker_class", WORKERS)
 @pytest.mark.parametrize("stop", STOPS)
-def test_every_stream_ends_cleanly_and_its_connection_and_worker_with_it(
+def test_every_stream_ends_cleanly_and_then_its_connection_and_its_worker(
     tmp_path: Path, stop: str, worker_class: str, preload: tuple[str, ...], app: str
 ) -> None:
     options = (*preload, "--max-requests", str(STREAMS + 5)) if stop == "max_requests" else preload
@@ -63,7 +63,7 @@ def test_a_new_stream_on_a_draining_worker_is_told_to_come_back(tmp_path: Path) 
         assert re.fullmatch(rb"[0-9A-F]+\r\nretry: \d+\n\n: bye draining\n\n\r\n0\r\n\r\n", body), body
 
 
-def test_a_push_to_the_old_worker_is_heard_on_the_new_one_within_five_seconds(tmp_path: Path) -> None:
+def test_a_push_to_the_old_worker_reaches_the_new_one_within_five_seconds(tmp_path: Path) -> None:
     with Deployment(tmp_path, "foreign", "gevent", "--keep-alive", "10") as deployment, Kept(deployment) as kept:
         kept.request("GET /")
         [old] = deployment.server.workers()
@@ -162,7 +162,7 @@ def replaced_master() -> Iterator[list[int]]:
 @pytest.mark.parametrize(
     "change", ["HUP", pytest.param("one worker", marks=THOROUGH), pytest.param("USR2 and TERM", marks=THOROUGH)]
 )
-def test_clients_that_come_back_meet_no_reset_and_no_refusal(
+def test_clients_that_reconnect_get_no_reset_and_no_refusal(
     tmp_path: Path, change: str, worker_class: str, replaced_master: list[int]
 ) -> None:
     with Deployment(tmp_path, "foreign", worker_class, workers=2) as deployment:
@@ -187,7 +187,3 @@ def test_clients_that_come_back_meet_no_reset_and_no_refusal(
             client.stop()
         assert [client.faults for client in clients] == [[]] * STREAMS
         assert sum(client.connects for client in clients) > STREAMS, "somebody must have been moved"
-
-
-def wait_until(condition: Callable[[], bool], within: float = 10.0) -> None:
-    assert until(condition, within), "it did not come to pass"

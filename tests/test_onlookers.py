@@ -65,7 +65,9 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("leave", [Listener.close, Listener.reset])
-def test_a_client_that_leaves_is_no_error(watched: Watched, leave: Callable[[Listener], None]) -> None:
+def test_a_client_that_disconnects_is_not_reported_as_an_error(
+    watched: Watched, leave: Callable[[Listener], None]
+) -> None:
     spans_before = len(watched.spans(SUBSCRIBE))
     listeners = [Listener(watched.server.port, f"{SUBSCRIBE}?app_id=notes", make_token()) for _ in range(5)]
     assert [listener.next_frame() for listener in listeners] == [CONNECTED] * 5

@@ -47,7 +47,7 @@ def no_new_threads() -> Iterator[None]:
         threading.stack_size(stack)
 
 
-def test_a_gap_is_mended_when_there_are_threads_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gap_is_recovered_when_threads_are_available_again(caplog: pytest.LogCaptureFixture) -> None:
     revoked: list[object] = []
     worker = Node(Registry(), MemoryBroker(), revoked=lambda subscriber: revoked.append(subscriber) or True)
     subscriber = worker.open(ALICE, "phone")
@@ -63,7 +63,7 @@ def test_a_gap_is_mended_when_there_are_threads_again(caplog: pytest.LogCaptureF
     worker.join_idle()
 
 
-def test_a_repair_without_a_thread_waits_for_the_next_gap_where_nobody_listens() -> None:
+def test_a_recovery_without_a_thread_waits_for_the_next_gap() -> None:
     registry = Registry()
     repair = GapRecovery(registry, None)
     subscriber = registry.subscribe(ALICE)
@@ -88,12 +88,6 @@ def test_a_stream_whose_threads_cannot_be_started_is_refused_and_the_next_one_is
     assert again.status_code == 200
     again.close()
     worker.join_idle()
-
-
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    with Valkey(tmp_path) as server:
-        yield server
 
 
 def test_a_broker_without_threads_listens_and_sends_later(valkey: Valkey) -> None:
@@ -123,7 +117,7 @@ def test_a_broker_that_never_had_a_thread_can_be_closed(valkey: Valkey) -> None:
     broker.close()
 
 
-def test_the_sdk_reports_a_network_error_which_its_stream_waits_out() -> None:
+def test_the_sdk_raises_a_network_error_and_its_stream_retries() -> None:
     body = httpx2.ByteStream(b": connected\n\n")
     closed: list[bool] = []
     body.close = lambda: closed.append(True)  # type: ignore[method-assign]

@@ -12,8 +12,9 @@ from synckit_notify.backend.counters import Counters, Table
 
 from ..support.backend import SQLITE_ONLY, add_account, over_http, start
 from ..support.login_attempts import Attempts
+from ..support.server import free_port
 from ..support.tokens import KEY
-from ..support.valkey import Valkey, free_port
+from ..support.valkey import Valkey
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from synckit_notify.backend import Backend, changelog, create_app
 from ..support.backend import Caller, change, over_http, postgres_setting, start
 from ..support.postgresql import PostgreSQL, unprivileged
 from ..support.programs import need
+from ..support.server import free_port
 from ..support.tokens import KEY, make_token
-from ..support.valkey import free_port
 from ..support.wait import until
 
 pytestmark = pytest.mark.thorough

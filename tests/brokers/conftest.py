@@ -1,7 +1,6 @@
 """Brokers on a real server, and what they heard."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,14 +8,7 @@ import pytest
 from synckit_notify.brokers.redis import RedisBroker
 
 from ..support.brokers import MakeBroker, MakeProcess, Process
-from ..support.valkey import Valkey
 from ..support.wait import until
-
-
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    with Valkey(tmp_path) as server:
-        yield server
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ..support.service import Service
 
 @pytest.fixture
 def quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Derive keys from passphrases in no time, for tests that are not about what that costs."""
+    """Derive keys from passphrases with a fast hash, for tests that do not test the derivation."""
 
     def derive(secret: bytes, **_: object) -> bytes:
         return hashlib.blake2b(secret, digest_size=32).digest()

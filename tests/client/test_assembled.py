@@ -1,4 +1,4 @@
-"""The assembled SDK against a real gunicorn, through everything that goes wrong between them."""
+"""The complete SDK against a real gunicorn, with faults of the network and of the server."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The SDK in asyncio as docs/sdk.md says: the stream in a thread, closed by whoever leaves."""
+"""The SDK in asyncio as docs/sdk.md shows it: the stream runs in a thread, and is closed at the end."""
 
 import asyncio
 import socket

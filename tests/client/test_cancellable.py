@@ -1,4 +1,4 @@
-"""A call in a thread of its own: its result, its error, its end at any moment, and what comes after that."""
+"""A call in a thread of its own: its result, its error, and its cancellation at any moment."""
 
 import contextvars
 import subprocess
@@ -54,7 +54,7 @@ atexit.register(lambda: print(start(lambda: "pushed").result(5)))
 
 
 def test_a_call_from_an_exit_handler_works() -> None:
-    """Python 3.12 and later start no thread then."""
+    """Since Python 3.12 no thread can be started in an exit handler."""
     done = subprocess.run(
         [sys.executable, "-c", AT_EXIT], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )

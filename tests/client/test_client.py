@@ -1,4 +1,4 @@
-"""What an app may rely on: nothing is lost, nothing is doubled, and what is wrong is told before anything happens."""
+"""The promises to an app: no change is lost or stored twice, and an invalid argument is refused before any request."""
 
 import json
 import sqlite3
@@ -160,7 +160,7 @@ class TestPushing:
         assert clients.server.over()
 
     def test_the_same_push_while_it_is_pending_adds_nothing(self, clients: ScriptedClients) -> None:
-        """Also those of its batches that are answered already do not go out again."""
+        """This includes its batches that were answered already."""
         entries = [action(row, data={"b": 1, "a": row}) for row in range(600)]
         client = clients.open(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
         with pytest.raises(NetworkError):
@@ -444,7 +444,7 @@ def test_a_client_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("quick_passwords")
 class TestAgainstTheBackend:
-    """Everything together, with the real routes and the real encryption."""
+    """The client with the routes of the reference backend and real encryption."""
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Iterator[Callable[..., SyncKitClient]]:
@@ -485,7 +485,7 @@ class TestAgainstTheBackend:
 
     @pytest.fixture
     def log(self, tmp_path: Path) -> Iterator[sqlite3.Connection]:
-        """The server's log, for what no route lets through (any more)."""
+        """The server's database, to store what no route accepts."""
         connection = sqlite3.connect(tmp_path / "instance" / "synckit.db", isolation_level=None)
         yield connection
         connection.close()

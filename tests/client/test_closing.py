@@ -1,4 +1,4 @@
-"""The end of the iteration, asked for by the app: from its own thread, and from another one in real time."""
+"""The app closes a stream: from its own thread, and from another one in real time."""
 
 import socket
 import threading
@@ -41,7 +41,7 @@ def test_a_stream_that_is_closed_while_it_connects_raises_nothing_more() -> None
 
 
 class ExpiredSession(RealSession):
-    """The token is refused, and the renewal waits."""
+    """The token is refused, and its renewal blocks."""
 
     def connect(self) -> BlockingConnection:
         refused = BlockingConnection()
@@ -50,7 +50,7 @@ class ExpiredSession(RealSession):
 
 
 def close_while_iterating(session: RealSession, *, after: float = 0.2) -> float:
-    """Iterate in a thread, close from this one, and return how long the thread lived on."""
+    """Iterate in a thread, close from this one, and return how many seconds later the thread ended."""
     stream = SyncNotifyStream(session, random=lambda: 1.0)
     thread = threading.Thread(target=lambda: list(stream), daemon=True)
     thread.start()
@@ -93,7 +93,7 @@ def test_an_error_after_closing_is_discarded() -> None:
 
 
 def test_closing_a_client_ends_its_calls_and_its_stream_where_a_server_accepts_and_never_answers() -> None:
-    """What a machine in a swap storm does, or a firewall that takes connections for it."""
+    """A machine that swaps behaves like this, or a firewall that accepts connections for it."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         state = State.open(None)
         session = Session(f"http://127.0.0.1:{deaf.getsockname()[1]}", "the-api-key", state)

@@ -1,4 +1,4 @@
-"""Only this account's devices can read or write, and only exactly where they wrote."""
+"""Only devices of the account can read or write a change, and only in its context."""
 
 import base64
 import hashlib
@@ -100,14 +100,14 @@ def test_the_key_of_another_account_decrypts_nothing(cipher: Cipher) -> None:
 
 
 def test_a_ciphertext_says_which_key_it_needs(cipher: Cipher) -> None:
-    """In the clear and authenticated, so nobody can make a change of ours look locked without changing it."""
+    """The key id is readable and authenticated, so a readable change cannot be made to look locked."""
     raw = base64.b64decode(cipher.seal(HERE, "x"))
     assert {raw[1:9].hex()} == cipher.key_ids
     assert cipher.key_ids.isdisjoint(new_cipher().key_ids)
 
 
 def test_a_ciphertext_of_the_first_release_still_opens() -> None:
-    """Sealed by release 0.1.0 under this key; the format must not change without a new version byte."""
+    """Encrypted by release 0.1.0 with this key; a change of the format needs a new version byte."""
     text = FIRST_RELEASE
     assert Cipher(bytes(range(32))).open(HERE, text) == {"title": "milk"}
 
@@ -116,7 +116,7 @@ def test_a_ciphertext_of_the_first_release_still_opens() -> None:
 def test_sealed_data_that_is_not_json_is_unreadable(
     cipher: Cipher, plain: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device of the account sealed it, so only its form is wrong."""
+    """A device of the account encrypted it, so only its content is invalid."""
 
     class Sealed(str):
         def encode(self, *_: str) -> bytes:
@@ -154,7 +154,7 @@ def test_nothing_but_the_passphrase_opens_the_envelope(envelope: str, app: str, 
 
 
 def test_every_altered_byte_of_an_envelope_is_refused(envelope: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The derivation is made cheap here, and still depends on every input."""
+    """A cheap key derivation is used, which still depends on every input."""
 
     def cheap(secret: bytes, salt: bytes, **cost: object) -> bytes:
         return hashlib.blake2b(repr((secret, salt, cost)).encode(), digest_size=32).digest()

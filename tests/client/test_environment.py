@@ -1,4 +1,4 @@
-"""Proxy and certificate variables that cannot be used: one sentence that names the variable, in SDK and commands."""
+"""Invalid proxy and certificate variables: SDK and commands print one sentence that names the variable."""
 
 import socket
 import sys
@@ -85,7 +85,7 @@ def test_no_proxy_star_disables_an_invalid_proxy(monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def strict_proxy() -> Iterator[int]:
-    """A proxy that asks for a password, its port."""
+    """The port of a proxy that requires a password."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

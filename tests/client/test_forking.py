@@ -1,4 +1,4 @@
-"""A client made before a fork works in both processes, or says what to do (preloaded workers, Celery)."""
+"""A client made before a fork works in both processes, or raises what to do (preloaded workers, Celery)."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from ..support.service import EMAIL, PASSWORD, Service
 
 
 def run(case: str, service: Service, folder: Path) -> list[str]:
-    """Run one of the programs in `forking`; return its lines in order."""
+    """Run one of the programs in `forking`; return the lines that it printed, sorted."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.support.forking"]
     command += [case, service.server.url, service.api_key, str(folder / "tasks.state")]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)

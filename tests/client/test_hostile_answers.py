@@ -1,4 +1,4 @@
-"""What a server, or something in its place, may answer: too much, too slowly, elsewhere, or what was sent to it."""
+"""Hostile answers: too large, too slow, a redirect, or a repetition of the secrets in the request."""
 
 import logging
 import threading
@@ -32,7 +32,7 @@ Serve = Callable[..., Session]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start a server that answers by a script of bytes and pauses, and return a session of somebody logged in there."""
+    """Start a server that answers with a script of bytes and pauses; return a session that is logged in there."""
     running: list[Scripted] = []
     sessions: list[Session] = []
     states: list[State] = []
@@ -60,7 +60,7 @@ def serve() -> Iterator[Serve]:
 
 
 def bomb(mebibytes: int) -> bytes:
-    """JSON of this size, which gzip makes a thousand times smaller."""
+    """Return JSON of this size that gzip compresses a thousand times."""
     squeeze = zlib.compressobj(1, zlib.DEFLATED, 31)
     pieces = [b'{"x": "', *[b"0" * 2**20] * mebibytes, b'"}']
     return b"".join(squeeze.compress(piece) for piece in pieces) + squeeze.flush()
@@ -209,7 +209,7 @@ def test_an_error_tells_where_a_redirect_leads(status: int, location: str, sente
 
 
 class Story:
-    """A session of somebody who is logged in at a scripted server."""
+    """A session that is logged in at a scripted server."""
 
     def __init__(self, **steps: list[Any]) -> None:
         places = {"status": STATUS, "auth": AUTH, "subscribe": SUBSCRIBE}

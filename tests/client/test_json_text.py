@@ -1,4 +1,4 @@
-"""The data of a change: what one device may send, every other can read."""
+"""The data of a change: every device can read what another one may send."""
 
 import sys
 import time
@@ -56,7 +56,7 @@ def test_a_surrogate_pair_is_a_character() -> None:
 
 
 def test_256_kib_of_hostile_text_are_refused_quickly() -> None:
-    """256 KiB is the most that a change holds."""
+    """256 KiB is the upper bound of a change."""
     for text in ('"' + '\\"' * 131_000, "[" * 262_144, '["\\\\",' * 37_000, "[]," * 87_000):
         began = time.thread_time()
         with pytest.raises(ValueError):

@@ -1,4 +1,4 @@
-"""A log-in in the browser, as the SDK sees it: a listener on the loopback, and a browser that follows a script."""
+"""The SDK's side of a browser log-in: a listener on the loopback, and a scripted browser."""
 
 import contextlib
 import inspect
@@ -41,7 +41,7 @@ GOOD = Answer({"change_count": 1, "cursor": 1, "epoch": "e"})
 
 
 class Browser:
-    """Brings answers to the address that the log-in named; each is a change of the right one, or a path."""
+    """Requests the redirect URL of the log-in; each answer changes some parameters, or is another path."""
 
     def __init__(self, *answers: dict[str, str | None] | str, opened: object = None) -> None:
         self._answers = answers
@@ -57,7 +57,7 @@ class Browser:
 
     @property
     def asked(self) -> dict[str, str]:
-        """What the server was asked for."""
+        """Return the parameters of the authorization request."""
         return dict(parse_qsl(urlsplit(self.url).query))
 
     def callback(self, changed: dict[str, str | None]) -> str:

@@ -1,4 +1,4 @@
-"""The SDK's log-in through the real pages in a real browser: by mouse, by keyboard, on a phone, by night."""
+"""The SDK's log-in with the real pages in a real browser: by mouse, by keyboard, on a phone, in dark mode."""
 
 import queue
 import threading
@@ -21,14 +21,14 @@ CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 
 @pytest.fixture
 def browser(chromium: Browser) -> Browser:
-    """Without cookies, at its usual size, by day."""
+    """A browser without cookies, in its usual size, in light mode."""
     chromium.fresh()
     chromium.look()
     return chromium
 
 
 class LoggingIn:
-    """A client that waits in a thread for its log-in; the address that it wants opened is `url`."""
+    """A client that waits in a thread for its log-in; `url` is the page to open."""
 
     def __init__(self, service: Service) -> None:
         self.client = SyncKitClient(service.server.url, api_key=service.api_key, encrypt=False)
@@ -39,7 +39,7 @@ class LoggingIn:
         self.url = urls.get(timeout=10)
 
     def outcome(self) -> Account:
-        """Return who logged in, or raise why nobody did."""
+        """Return the account that logged in, or raise the error."""
         self._thread.join(10)
         if isinstance(self._outcome, NotAuthenticated):
             raise self._outcome
@@ -130,7 +130,7 @@ def test_cancelling_returns_to_the_app_which_reports_it(service: Service, browse
 
 
 def authorize(service: Service, **asked: str) -> str:
-    """Return the address of a request that nobody waits for."""
+    """Return the URL of an authorization request for which no client waits."""
     usual = {"response_type": "code", "client_id": service.api_key, "redirect_uri": "http://127.0.0.1:9/", "state": "s"}
     query = usual | {"code_challenge": CHALLENGE, "code_challenge_method": "S256"} | asked
     return f"{service.server.url}/oauth/authorize?{urlencode(query)}"
@@ -138,7 +138,7 @@ def authorize(service: Service, **asked: str) -> str:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 def test_the_policy_lets_the_browser_go_on_to_any_loopback(service: Service, browser: Browser, host: str) -> None:
-    """Chromium applies `form-action` to the redirect, too; that nobody listens there is another matter."""
+    """Chromium applies `form-action` to the redirect too; that nothing listens there does not matter here."""
     browser.go(authorize(service, redirect_uri=f"http://{host}:9/callback"))
     browser.click("[value=decline]")
     assert browser.url.startswith(f"http://{host}:9/callback?error=access_denied")

@@ -1,4 +1,4 @@
-"""A proxy that holds bytes back: the stream asks for the position instead, and probes. All time is the fake clock's."""
+"""Behind a proxy that buffers, the stream polls the position and probes. A fake clock replaces time."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""How the stream comes back: after which wait, with which token, and when it does not. All time is the fake clock's."""
+"""Reconnection: after which wait, with which token, and when not. A fake clock replaces time."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ REFUSED = NotAuthenticated("the refresh token is used up")
 
 
 def keepalives(seconds: float) -> list[object]:
-    """What a server says in so long a life, its end left to the test."""
+    """Return what a server sends in this many seconds, without an end."""
     said: list[object] = []
     for _ in range(int(seconds // 30)):
         said += [Silence(30), KEEPALIVE]
@@ -37,14 +37,14 @@ def keepalives(seconds: float) -> list[object]:
 
 
 def hear(story: Story, changed: int) -> None:
-    """Iterate until so many CHANGED were told."""
+    """Iterate until this many CHANGED were yielded."""
     told = 0
     while told < changed:
         told += story.next()[1] == "CHANGED"
 
 
 def pauses(moments: list[float]) -> list[float]:
-    """The seconds between each moment and the next."""
+    """Return the seconds between each moment and the next."""
     return [round(later - earlier, 6) for earlier, later in pairwise(moments)]
 
 

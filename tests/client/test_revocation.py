@@ -1,4 +1,4 @@
-"""A device that is no longer welcome, on a real gunicorn: its stream ends at once, and its user must log in again."""
+"""A device is deleted or its user disabled, on a real gunicorn: its stream ends at once, and the user must log in."""
 
 import subprocess
 import sys
@@ -84,7 +84,7 @@ def test_a_disabled_user_must_log_in_and_cannot_until_enabled(tmp_path: Path) ->
 
 
 def command(service: Service, what: str) -> None:
-    """Run a command in a process of its own, which has only the broker in common with the server."""
+    """Run a command in a process of its own, which shares only the broker with the server."""
     words = ["-m", "flask", "--app", "tests.support.short_lived_tokens:create", "synckit", "user", what, EMAIL]
     env = clean_environment() | service.env | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, *words], cwd=service.folder, env=env, check=True, timeout=30, capture_output=True)

@@ -1,4 +1,4 @@
-"""A session keeps its token fresh, tries again where that is idempotent, and tells no secret."""
+"""A session renews its token, retries idempotent requests, and reveals no secret."""
 
 import logging
 import socket
@@ -56,7 +56,7 @@ LOGIN = {"token": "access-first", "user_id": "alice", "app_id": "notes", "expire
 
 
 class Story:
-    """A session of somebody who is logged in, with its script, its clock and its state."""
+    """A session that is logged in, with its script, its clock and its state."""
 
     def __init__(self, draw: float = 0.0, login: bool = True, **steps: list[Any]) -> None:
         places = {"status": STATUS, "push": PUSH, "token": TOKEN, "auth": AUTH, "subscribe": SUBSCRIBE}
@@ -70,7 +70,7 @@ class Story:
         return self.session.call("GET", STATUS, idempotent=idempotent)
 
     def used(self) -> list[str | None]:
-        """The bearer token of each request that had one."""
+        """Return the bearer token of each request that had one."""
         return [asked.token for asked in self.server.asked if asked.token]
 
 
@@ -204,7 +204,7 @@ class TestRenewing:
 
     @pytest.mark.parametrize("step", [AnswerWithPage(401), AnswerWithPage(400), Refuse(403, "invalid_grant")])
     def test_only_invalid_grant_clears_the_tokens(self, story: Make, step: Any) -> None:
-        """A hotel's network answers anything with its own page."""
+        """A captive portal answers every request with its own page."""
         tale = story(token=[step])
         with pytest.raises(ServerError):
             tale.session.refresh()
@@ -236,7 +236,7 @@ class TestRenewing:
         assert tale.state.tokens().access == "access-third"  # type: ignore[union-attr]
 
     def test_a_renewal_that_gives_the_same_token_again_is_not_repeated_for_ever(self, story: Make) -> None:
-        """Two tokens of one second are the same text."""
+        """Two access tokens of the same second are equal."""
         tale = story(token=[Answer(tokens("first"))])
         tale.session.refresh()
         assert tale.server.over()
@@ -381,7 +381,7 @@ def test_no_secret_is_in_any_error_or_log(story: Make, step: Any, caplog: pytest
 
 
 class Streams(BaseHTTPRequestHandler):
-    """Answers `/api/sync/subscribe` with what the test says, then stays silent until it is left."""
+    """Answers `/api/sync/subscribe` with given bytes, then stays silent until the client disconnects."""
 
     protocol_version = "HTTP/1.1"
     mode = "silent"
@@ -560,7 +560,7 @@ state.close()
 
 
 class SlowTokens(BaseHTTPRequestHandler):
-    """Renews tokens slowly, and counts."""
+    """Renews tokens slowly, and counts the renewals."""
 
     renewals: list[float]
 

@@ -1,4 +1,4 @@
-"""A line that cuts streams again and again: how much of the time a device is connected, simulated and for real."""
+"""Streams that are cut again and again: the share of time that a device is connected, simulated and real."""
 
 import random
 import threading
@@ -28,7 +28,7 @@ CONNECT_SECONDS = 0.05
 
 
 def share_connected(moments: list[tuple[float, StreamState]], until: float) -> float:
-    """The share of the time that was spent connected, from the changes of state and their moments."""
+    """Return the share of time in the state connected, from the changes of state and their times."""
     spans = pairwise([*moments, (until, StreamState.CLOSED)])
     return sum(later - at for (at, state), (later, _) in spans if state is StreamState.CONNECTED) / until
 

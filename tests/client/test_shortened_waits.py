@@ -27,7 +27,7 @@ SHORTENERS = (lambda rules: rules.request_succeeded(NOW, NOW), lambda rules: rul
 
 
 class Rules(Lifecycle):
-    """A lifecycle whose next draw is set by the test."""
+    """A lifecycle whose random number is set by the test."""
 
     def __init__(self) -> None:
         self.draw = 1.0
@@ -48,7 +48,7 @@ class Rules(Lifecycle):
 
 @pytest.fixture
 def rules() -> Rules:
-    """Deep in a backoff: the next attempt is due in a minute."""
+    """Rules after many failures: the next attempt is due in a minute."""
     made = Rules()
     for _ in range(8):
         made.lost("refused", NOW)
@@ -157,7 +157,7 @@ def test_retry_now_probes_while_polling() -> None:
 
 
 class Listener:
-    """Counts."""
+    """Counts successful requests."""
 
     def __init__(self) -> None:
         self.told = 0

@@ -1,4 +1,4 @@
-"""The state survives the process, is read by its owner only, and is never taken from somebody else's file."""
+"""The state survives the process, is private to its owner, and is never written into a foreign file."""
 
 import contextlib
 import os
@@ -240,7 +240,7 @@ def test_opening_a_file_takes_no_lock_from_another_state_of_the_process(file: Pa
 
 
 def use_all(state: State) -> None:
-    """Call every method, as an app would in a while."""
+    """Call every method, as an app would."""
     state.bind("http://server", "key")
     everything(state)
     state.take_lease("me", 1000.0, 60.0)
@@ -264,7 +264,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def damaged_and_used(content: bytes) -> None:
-    """Use a file with this content; nothing but a StateError may come of it."""
+    """Use a file with this content; only StateError may be raised."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "tasks.state")
         file.write_bytes(content)
@@ -277,7 +277,7 @@ def damaged_and_used(content: bytes) -> None:
 
 
 def damages(examples: int) -> Callable[[Any], Any]:
-    """Decorate a test with some bytes of a file overwritten, and the file cut somewhere or not."""
+    """Decorate a test with files of which some bytes are overwritten, and which may be truncated."""
     places = st.integers(0, 20_479) | st.integers(0, 300) | st.integers(3_000, 4_700)
     spots = st.lists(st.tuples(places, st.integers(0, 255) | st.sampled_from([0, 1, 127, 128, 255])), max_size=5)
     given = hypothesis.given(spots=spots, end=st.none() | st.integers(0, 20_479))
@@ -308,7 +308,7 @@ def test_each_of_hundreds_of_random_damages_is_a_state_error(
 
 @pytest.mark.thorough
 def test_a_wrong_byte_anywhere_in_the_tables_is_a_state_error(intact: bytes) -> None:
-    """Names of columns that are no UTF-8, types that SQLite does not mind: each fifth used byte, once."""
+    """Column names may then be invalid UTF-8, and types wrong. Each fifth used byte is changed once."""
     for place in [place for place, value in enumerate(intact) if value][::5]:
         damaged_and_used(intact[:place] + bytes([intact[place] ^ 0xFF]) + intact[place + 1 :])
 
@@ -389,7 +389,7 @@ def test_a_state_belongs_to_one_account() -> None:
 
 
 def test_tokens_are_only_replaced_by_their_own_successors() -> None:
-    """A renewal that took too long comes after another one, or after a log-in."""
+    """A slow renewal may finish after another one, or after a log-in."""
     state = State.open(None)
     state.log_in(ALICE, OTHERS)
     state.replace_tokens("refresh-1", None)
@@ -507,7 +507,7 @@ def test_a_restart_forgets_what_was_left_out() -> None:
 
 
 def test_a_file_of_the_first_release_works_with_this_version_and_back(file: Path) -> None:
-    """It has no table for what is left out; the first release in turn does not mind the table."""
+    """It lacks the table `left_out`; the first release ignores that table."""
     state = State.open(file)
     fill(state)
     before = everything(state)

@@ -1,7 +1,7 @@
-"""The promises of SyncNotifyStream, each told as a story: what the server does, and what the app hears when.
+"""The promises of SyncNotifyStream, each as a script of the server and the notifications that the app gets.
 
-Here: what is told, after what silence, after which sleep, and what can be observed. How it reconnects, polls and
-closes is told in the files beside. All time is the fake clock's.
+This file tests notifications, silence, sleep, states and logs. Reconnecting, polling and closing have files of their
+own. A fake clock replaces time.
 """
 
 import logging

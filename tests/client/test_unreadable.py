@@ -1,4 +1,4 @@
-"""No change can stop a device: what cannot be read is left out and told, what is locked waits for its key."""
+"""No change can stop a device: an unreadable change is left out and reported, a locked one waits for its key."""
 
 import json
 from collections.abc import Callable
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("quick_passphrases")
 
 
 def sealed(seq: int, cipher: Cipher = OWN, **fields: Any) -> dict[str, object]:
-    """A change of another device, as it comes; `fields` are altered after it was sealed."""
+    """Return a change of another device as the server sends it; `fields` are altered after it was encrypted."""
     context = EntryContext("notes", "alice", "tasks", str(seq), "INSERT", AT_TEXT)
     return pulled(seq, **{"data": cipher.seal(context, seq)} | fields)
 
@@ -37,7 +37,7 @@ def envelope(cipher: Cipher = OWN, version: int = 1) -> Answer:
 
 
 def unlocked(clients: ScriptedClients, cipher: Cipher = OWN, version: int = 1, **steps: list[Any]) -> SyncKitClient:
-    """A process in which encryption is set up."""
+    """Return the client of a process in which encryption is set up."""
     keys = [envelope(cipher, version), *steps.pop("keys", [])]
     client = clients.open(encrypt=True, keys=keys, **steps)
     client.setup_encryption_existing("passphrase")
@@ -260,7 +260,7 @@ class TestLocked:
         assert (seqs(result), result.locked) == ([2, 4], 0)
 
     def test_another_wrong_key_reads_a_locked_change_again_only_once(self, clients: ScriptedClients) -> None:
-        """A server may name any key in a forged change; it makes nobody read the log again and again."""
+        """A server may name any key in a forged change, and must not make clients read the log repeatedly."""
         forged = page(sealed(1, new_cipher()), cursor=1)
         unlocked(clients, pull=[forged], keys=[envelope()]).pull()
         client = unlocked(clients, FOREIGN, version=2, pull=[forged, page(cursor=1)], keys=[envelope(FOREIGN, 2)])
@@ -314,7 +314,7 @@ class TestLocked:
         assert seqs(unlocked(clients, pull=[page(sealed(2), cursor=2)]).pull()) == [2]
 
     def test_two_processes_with_different_keys_lose_nothing(self, clients: ScriptedClients) -> None:
-        """One that was not told of the new passphrase moves the shared cursor again; the other still goes back."""
+        """A process without the new passphrase moves the shared cursor; the other one still goes back."""
         old = unlocked(clients, pull=[self.LOG], keys=[envelope()])
         old.pull().confirm()
         new = unlocked(clients, FOREIGN, version=2, pull=[self.AFTER_THE_FIRST], keys=[envelope(FOREIGN, 2)])
@@ -325,7 +325,7 @@ class TestLocked:
 
 class TestStalls:
     def test_alternating_epochs_end_the_pull(self, clients: ScriptedClients) -> None:
-        """Two servers behind one address, of which one was restored: each refuses the other's cursor."""
+        """Two servers at one address, one of them restored from a backup: each refuses the other's cursor."""
         flapping = [page(pulled(1), cursor=1, more=True), Refuse(409)] * 50
         client = clients.open(pull=flapping)
         for way in ALL_WAYS.values():

@@ -14,8 +14,8 @@ from synckit_notify.doctor.findings import Finding, Verdict, fails
 
 from ..support.misconfigured_proxies import haproxy, nginx
 from ..support.programs import need
-from ..support.proxies import Nginx, certificate, free_port
-from ..support.server import GUNICORN, ROOT, Server, clean_environment, gunicorn
+from ..support.proxies import Nginx, certificate
+from ..support.server import GUNICORN, ROOT, Server, clean_environment, free_port, gunicorn
 from ..support.tokens import make_token
 
 pytestmark = pytest.mark.thorough

@@ -69,7 +69,7 @@ def test_a_push_moves_the_next_keepalive() -> None:
     assert [room.after(20), room.after(29.9), room.after(0.1)] == [sse.CHANGED, b"", sse.KEEPALIVE]
 
 
-def test_it_asks_to_be_looked_at_again_at_the_keepalive_or_at_its_end() -> None:
+def test_the_next_deadline_is_the_keepalive_or_the_end() -> None:
     room = Room(ends=Deadline(141.0, EndReason.TOKEN_EXPIRED))
     room.after(0)
     assert room.stream.next_deadline == 130.0

@@ -9,7 +9,7 @@ from .fake_transport import CONNECTED
 
 
 class BlockingConnection:
-    """A read that waits for real, until another thread closes."""
+    """A connection whose reads block in real time until another thread closes it."""
 
     status = 200
     headers = {"content-type": "text/event-stream"}  # noqa: RUF012
@@ -33,7 +33,7 @@ class BlockingConnection:
 
 
 class RealSession:
-    """A session whose calls wait until `release`, and then give what it was made with."""
+    """A session whose calls block until `release`, and then return or raise the given outcome."""
 
     def __init__(self, outcome: BlockingConnection | Exception, *, blocks: bool = False) -> None:
         self._outcome = outcome

@@ -1,4 +1,4 @@
-"""Brokers that listen, and what they heard."""
+"""Brokers that listen, and a record of the messages that they received."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ class Heard:
 
 
 class Process:
-    """What a worker process has: a broker that listens, and what it heard."""
+    """The part of a worker process that the tests need: a broker that listens, and the messages it received."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker

@@ -1,4 +1,4 @@
-"""A server that answers each request by a script of bytes and pauses, right or wrong."""
+"""A server that answers each request with a script of bytes and pauses, valid or not."""
 
 import contextlib
 import socketserver
@@ -9,12 +9,12 @@ Script = list[bytes | float]
 
 
 def head(status: str, *headers: str) -> bytes:
-    """The head of an answer."""
+    """Return the status line and headers of an answer."""
     return "\r\n".join([f"HTTP/1.1 {status}", *headers, "", ""]).encode()
 
 
 def page(status: str, text: str, *headers: str) -> Script:
-    """An answer that ends."""
+    """Return a complete answer with this body."""
     body = text.encode()
     return [head(status, f"Content-Length: {len(body)}", "Connection: close", *headers), body]
 
@@ -39,7 +39,7 @@ HEALTH: dict[str, Script] = {
 
 
 class Scripted(socketserver.ThreadingTCPServer):
-    """Answers each request by its script, bytes and pauses in seconds, and closes; `asked` has their heads."""
+    """Answers each request with its script of bytes and pauses in seconds, then closes; `asked` records their heads."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""How well the texts of a page can be read, by WCAG 2.2."""
+"""The contrast of the texts of a page, as WCAG 2.2 defines it."""
 
 READABLE = 4.5
 """The contrast that WCAG 2.2, criterion 1.4.3, asks of text."""

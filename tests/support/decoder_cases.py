@@ -1,4 +1,4 @@
-"""Bodies of event streams and what each says, by WHATWG HTML, section 9.2.6; for every decoder that we ship.
+"""Bodies of event streams and the messages in them, by WHATWG HTML, section 9.2.6; for the decoders of both SDKs.
 
 Each case is a whole body and the messages in it. The name of a case is the rule that it tests.
 """

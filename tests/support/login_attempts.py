@@ -1,4 +1,4 @@
-"""Log-ins from here and there, right and wrong."""
+"""Log-ins from several addresses, with right and wrong passwords."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from .backend import add_account
 
 
 class Attempts:
-    """Log-ins at one application, from whatever address."""
+    """Log-ins at one application, from any address."""
 
     def __init__(self, app: Flask, credentials: dict[str, str] | None = None) -> None:
         self.app = app

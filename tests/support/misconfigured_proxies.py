@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .programs import need
-from .proxies import free_port
-from .server import STARTS_WITHIN
+from .server import STARTS_WITHIN, free_port
 
 NGINX = """
 daemon off; master_process off; pid nginx.pid; error_log nginx.log;

@@ -18,8 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .curl import PATIENCE_SECONDS, Curl
-from .proxy_scenarios import Route, wait_until
+from .proxy_scenarios import Route
 from .raw_client import CHANGED, CONNECTED
+from .wait import until
 
 
 @dataclass
@@ -46,7 +47,7 @@ class Device:
         before = self.heard
         for _ in range(10):
             self.route.push(self.user)
-            if wait_until(lambda: self.heard > before, within=1.0):
+            if until(lambda: self.heard > before, 1.0):
                 return True
         return False
 
@@ -125,10 +126,10 @@ def disturb(
     crowd = [Device(route, f"device-{number}") for number in range(devices)]
     pushes = Pushes(f"{route.url}/push/notes/somebody")
     with _running([device.live for device in crowd] + [pushes.send], [*crowd, pushes]):
-        assert wait_until(lambda: all(device.connected_at for device in crowd))
+        assert until(lambda: all(device.connected_at for device in crowd), PATIENCE_SECONDS)
         began = time.monotonic()
         disturbance()
-        assert wait_until(settled)
+        assert until(settled, PATIENCE_SECONDS)
         all_hear = all(device.hears() for device in crowd)
     back_after = max(0.0, max(device.connected_at for device in crowd) - began)
     return Outcome(sum((device.ends for device in crowd), Counter()), back_after, all_hear, pushes)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -104,3 +105,10 @@ def clean_environment() -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if not name.startswith(("SYNCKIT_", "FLASK_", "GUNICORN_"))
     }
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens now; if another process takes it first, the server's start fails."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
