@@ -161,12 +161,20 @@ class PullFilter:
 
 
 class PulledChanges(Sequence[PulledChange]):
-    """A sequence of changes in the server's order.
+    """A sequence of changes in the server's order."""
 
-    `position` is where the changes end. `restarted` is True if the server's log was replaced, for example by a restore
-    from a backup; the changes then start at the beginning of the new log. `unreadable` and `locked` count the changes
-    that were left out: those that cannot be read, and those that need a key that this process does not have.
-    """
+    position: Position
+    """Where the changes end."""
+
+    restarted: bool
+    """Whether the server's log was replaced, for example by a restore from a backup; the changes then start at the
+    beginning of the new log."""
+
+    unreadable: int
+    """The number of changes that were left out because they cannot be read."""
+
+    locked: int
+    """The number of changes that were left out because they need a key that this process does not have."""
 
     def __init__(
         self, changes: list[PulledChange], position: Position, restarted: bool, *, unreadable: int = 0, locked: int = 0

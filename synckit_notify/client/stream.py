@@ -78,15 +78,21 @@ class SyncNotifyStream:
     """An iterator over the notifications of one account; it reconnects and renews its token by itself.
 
     It yields `CHANGED` when there may be something to pull, which includes every time it connects, and `KEEPALIVE` when
-    the server confirms that the connection works. `state` and `reason` tell what it is doing and why.
+    the server confirms that the connection works.
 
     The iteration raises NotAuthenticated when the user must log in again; it may be continued after that. It raises
     ServerError when the server refuses permanently, which closes the stream.
 
     One thread iterates; any thread may call the other methods. `close()` ends the iteration at once, also while it
     connects or renews a token. `on_state` is called with each new state and its reason, in the iterating thread or in
-    the thread that closes. `policy`, the clocks, `wait` and `random` are for tests.
+    the thread that closes. `SyncKitClient.subscribe_notifications` makes a stream; the other arguments are for tests.
     """
+
+    state: StreamState
+    """What the stream is doing now."""
+
+    reason: str
+    """Why it is in this state, as text for a person; may be empty."""
 
     def __init__(
         self,
