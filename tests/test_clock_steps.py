@@ -1,4 +1,4 @@
-"""A wall clock that is stepped by an hour, either way: no change is lost, and nobody is woken again and again."""
+"""A wall clock that is stepped by an hour, either way: no change is lost, and no channel is woken repeatedly."""
 
 import random
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Which web pages may call: the decision as a table, and the Notifier in a host that knows nothing of CORS."""
+"""CORS: the decision as a table, and the Notifier in a host without CORS support of its own."""
 
 from collections.abc import Iterator
 
@@ -62,7 +62,7 @@ def preflight(client: FlaskClient, path: str, origin: str = LISTED) -> TestRespo
 
 @pytest.fixture
 def host(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """A host whose hooks let nobody in without a token, and rely on each other."""
+    """A host whose hooks refuse requests without a token, and depend on each other."""
     monkeypatch.setenv("FOREIGN_DATABASE", str(tmp_path / "foreign.db"))
     monkeypatch.setenv("SYNCKIT_CORS_ORIGINS", LISTED)
     app = full_host.create_app()

@@ -1,4 +1,4 @@
-"""A publisher that dies between commit and publish: the database is the truth, and the sweep tells of it."""
+"""A publisher that dies between commit and publish: the sweep finds the change in the database."""
 
 import http.client
 import json

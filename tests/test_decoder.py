@@ -1,4 +1,4 @@
-"""What comes off the wire, by the letter of WHATWG HTML 9.2.6: bodies whole, byte by byte, and cut at random.
+"""The decoder, by WHATWG HTML, section 9.2.6: bodies whole, byte by byte, and cut at random.
 
 Each case is a whole body and what it says. The rules' own words are in the names of the cases.
 """

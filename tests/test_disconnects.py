@@ -1,6 +1,6 @@
-"""A client that goes, vanishes or stops reading is gone from the registry in time, and delays nobody else.
+"""A client that disconnects, vanishes or stops reading is released in time, and delays no other client.
 
-The keepalive is so long, or the time so short, that no write of ours can be what tells.
+Keepalives are so rare here, or the time is so short, that a failing write cannot be what detects it.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The Python of the documents runs, and does what they say; what they show of a console is what a console shows.
+"""The Python of the documents runs and does what they say, and their console output is the real one.
 
 The blocks of a document are one program, run from top to bottom in a folder of its own. A real gunicorn with the
 reference backend stands in the place of https://sync.example.org; each program has an app of its own there.

@@ -1,4 +1,4 @@
-"""docs/protocol.md is a conversation, and is held with the backend: each request is sent, each answer compared.
+"""The requests of docs/protocol.md are sent to the backend, and each answer is compared with the document.
 
 An answer must have the members that the document shows, no others, and the same values. Words in capitals stand for
 what the server makes up: they are noted, and put into the requests that come after. Moments may be others.
@@ -31,7 +31,7 @@ MADE_UP = re.compile(r"[A-Z]+(_[A-Z]+)*")
 
 
 class Conversation:
-    """What is known so far, by the names that the document gives it."""
+    """The values that the server generated so far, by their names in the document."""
 
     def __init__(self, app: Flask) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""However gunicorn stops a worker, every open stream ends cleanly and at once, and nobody is refused meanwhile.
+"""However gunicorn stops a worker, every open stream ends cleanly and at once, and no request is refused.
 
 Real servers without any hook: our own backend and a foreign host, both worker classes, with and without preloading.
 """
@@ -118,7 +118,7 @@ def _is_whole(answer: bytes) -> bool:
 
 
 class Returning:
-    """A client that subscribes again 50 ms after each clean end, and notes whatever is not clean."""
+    """A client that subscribes again 50 ms after each clean end, and records every other outcome."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.faults: list[str] = []

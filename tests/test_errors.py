@@ -1,4 +1,4 @@
-"""Every error of both trees can be pickled and copied, so it crosses the border of a process pool unchanged."""
+"""Every error can be pickled and copied, so it can be raised across a process pool."""
 
 import copy
 import inspect

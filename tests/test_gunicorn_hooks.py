@@ -1,4 +1,4 @@
-"""The hooks for gunicorn by name: fair reading, deadlines, listeners that drop the deaf, a log that tells little."""
+"""The hooks for gunicorn: fair reading, deadlines, listeners that drop clients which do not read, and a limited log."""
 
 import logging
 import signal

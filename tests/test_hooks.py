@@ -1,4 +1,4 @@
-"""A hook that fails or answers wrongly is named once, the client gets JSON, and nobody else is harmed."""
+"""A hook that fails or returns a wrong value is logged once, the client gets JSON, and no other client is affected."""
 
 import logging
 import threading

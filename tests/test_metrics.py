@@ -1,4 +1,4 @@
-"""What Prometheus is told, by one worker and by several; and the lines that tell of ended streams and refusals."""
+"""The metrics of one worker and of several, and the log lines of ended streams and refusals."""
 
 import logging
 import re
@@ -38,7 +38,7 @@ def ended(told: dict[str, float]) -> float:
 
 
 class Scrapes:
-    """What changed between two looks at one application's metrics, other tests of the process left out."""
+    """The difference between two readings of one application's metrics, without other tests of the process."""
 
     def __init__(self, app: Flask) -> None:
         self._client = app.test_client()

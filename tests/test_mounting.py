@@ -1,4 +1,4 @@
-"""The user's main use: mounted into a Flask application that has a life of its own."""
+"""The Notifier mounted into an existing Flask application with routes, errors and hooks of its own."""
 
 import gc
 import threading
@@ -252,7 +252,7 @@ def test_a_host_checks_its_own_requests_the_same_way() -> None:
 
 
 def mounted(*handlers: type[Exception] | int) -> FlaskClient:
-    """A host with a route that asks who is there, and handlers of its own."""
+    """A host with a route that authenticates, and error handlers of its own."""
     app = Flask(__name__)
     app.config["SYNCKIT_JWT_KEY"] = KEY
     for error in handlers:

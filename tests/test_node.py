@@ -1,4 +1,4 @@
-"""What a process holds: made late, once, per process; its threads run only while somebody listens."""
+"""The parts of a node are made once per process, on first use; its threads run only while streams are open."""
 
 import os
 import signal

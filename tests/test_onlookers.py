@@ -1,4 +1,4 @@
-"""A client that leaves is no error to those who look on: Sentry, OpenTelemetry, the debugger, the server's log."""
+"""A client that disconnects is not reported as an error by Sentry, OpenTelemetry, the debugger or the server's log."""
 
 import json
 import urllib.error
@@ -26,7 +26,7 @@ SERVERS: dict[str, Callable[[Path, dict[str, str]], Server]] = {
 
 
 class Watched:
-    """A server, and what its onlookers have reported."""
+    """A server, and what its monitoring tools have reported."""
 
     def __init__(self, server: Server, errors: Path, spans: Path) -> None:
         self.server = server

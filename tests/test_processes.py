@@ -1,4 +1,4 @@
-"""Several processes, several machines: a broker makes it fast, and what it loses the sweep or a gap's repair tells.
+"""Several processes and machines: the broker is fast, and a sweep or a recovery finds what it loses.
 
 Two gunicorns stand for two machines, A and B; the device listens on B and the push lands on A. One pair of tests really
 has two machines, with a cable between them that is pulled.

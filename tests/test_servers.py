@@ -1,4 +1,4 @@
-"""On real servers with real sockets: who hears what, the bytes of the wire, and a registry that comes back to zero."""
+"""Real servers and sockets: which stream receives what, the bytes on the wire, and a registry that returns to zero."""
 
 import json
 import random

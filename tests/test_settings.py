@@ -1,4 +1,4 @@
-"""Every setting is checked once, at start, and a wrong one is named."""
+"""Every setting is checked once, at start, and the error names a wrong one."""
 
 import traceback
 

@@ -222,7 +222,7 @@ def test_a_disconnect_ends_the_streams_of_one_device(app: Flask, client: FlaskCl
 
 
 class TestOwnAuthentication:
-    """A host with a token check of its own needs no key and answers in our words."""
+    """A host with a token check of its own needs no key, and its refusals have our JSON."""
 
     def client(self, answer: Principal | Exception) -> FlaskClient:
         def authenticate(_: object) -> Principal:

@@ -1,4 +1,4 @@
-"""A thread that cannot be started now is started later: the limit here is the machine's own, and passes."""
+"""A thread that cannot be started now is started later; the limit is a real one of the operating system."""
 
 import re
 import resource
@@ -34,7 +34,7 @@ STACK_BYTES = 512 * 2**20
 
 @contextmanager
 def no_new_threads() -> Iterator[None]:
-    """Let each start of a thread fail as on a full machine: its stack is larger than what the process may still map."""
+    """Let each start of a thread fail: its stack is larger than the memory that the process may still map."""
     present = int(re.findall(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
     limits, stack = resource.getrlimit(resource.RLIMIT_AS), threading.stack_size(STACK_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (present + STACK_BYTES // 2, limits[1]))

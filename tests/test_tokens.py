@@ -1,4 +1,4 @@
-"""Which tokens count, and that a bad one never does more than be refused."""
+"""Which tokens are accepted, and that a bad one only leads to a refusal."""
 
 import base64
 import json
@@ -39,7 +39,7 @@ def raw_token(header: object, claims: object, signature: bytes = b"") -> str:
 
 
 def signed(payload: bytes) -> str:
-    """A token whose payload is any bytes, rightly signed."""
+    """Return a correctly signed token with any bytes as payload."""
     return jwt.PyJWS().encode(payload, KEY.encode(), algorithm="HS256")
 
 

@@ -1,4 +1,4 @@
-"""A stream lives as long as somebody iterates it, and is closed once, whatever stands between it and the server."""
+"""A stream lives as long as its body is iterated, and is closed once, whatever middleware wraps the body."""
 
 import contextlib
 import gc

@@ -259,7 +259,7 @@ class State:
         query = "SELECT seq, key_ids FROM left_out WHERE kind = ? AND epoch = ?"
         row = self._connection.execute(query, (kind, epoch)).fetchone()
         if row is not None and not (isinstance(row["seq"], int) and row["seq"] > 0 and isinstance(row["key_ids"], str)):
-            raise StateError("the state file is damaged")
+            raise StateError("the state file is damaged: use another file")
         return row
 
     def _remember(self, kind: str, seq: int, epoch: str | None, key_ids: frozenset[str]) -> None:
@@ -281,7 +281,7 @@ class State:
     def _row(self) -> Any:
         row = self._fetch("SELECT * FROM state")
         if row is None or not statefile.is_sound(row):
-            raise StateError("the state file is damaged")
+            raise StateError("the state file is damaged: use another file")
         return row
 
     def _fetch(self, query: str) -> Any:

@@ -115,7 +115,7 @@ def access() -> Iterator[None]:
         except sqlite3.Error as error:
             raise StateError(f"the state file cannot be used: {error}") from error
         except UnicodeDecodeError as error:  # SQLite quotes a damaged name in its error
-            raise StateError("the state file is damaged") from error
+            raise StateError("the state file is damaged: use another file") from error
 
 
 def is_sound(row: sqlite3.Row) -> bool:
@@ -213,7 +213,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     """Create the tables unless another process has, then check them."""
     connection.row_factory = sqlite3.Row
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise StateError("the state file is damaged")
+        raise StateError("the state file is damaged: use another file")
     connection.execute("PRAGMA secure_delete = ON")  # so that old tokens do not stay in free pages
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
         connection.execute("BEGIN IMMEDIATE")
@@ -222,10 +222,10 @@ def _prepare(connection: sqlite3.Connection) -> None:
     for table, columns in COLUMNS.items():
         found = connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
         if {name for (name,) in found} != columns.keys():
-            raise StateError("the state file is damaged")
+            raise StateError("the state file is damaged: use another file")
     rows = connection.execute("SELECT * FROM state").fetchall()
     if len(rows) != 1 or not is_sound(rows[0]):
-        raise StateError("the state file is damaged")
+        raise StateError("the state file is damaged: use another file")
     connection.execute(_ADDED)
 
 

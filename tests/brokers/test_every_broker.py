@@ -1,4 +1,4 @@
-"""What holds for every broker, whoever is behind it."""
+"""The promises of every broker."""
 
 import threading
 from collections.abc import Iterator

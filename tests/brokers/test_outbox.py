@@ -1,4 +1,4 @@
-"""What waits for a broker that is away: one notice per channel, and never a device forgotten."""
+"""The queue for a broker that is down: one notice per channel, and no device is skipped wrongly."""
 
 import pytest
 from hypothesis import example, given, settings

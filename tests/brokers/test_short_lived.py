@@ -1,4 +1,4 @@
-"""What a process published is sent before it ends, also where it ends by os._exit, as pools and Celery do."""
+"""A process sends what it published before it ends, also if it ends with os._exit like pools and Celery."""
 
 import os
 import subprocess

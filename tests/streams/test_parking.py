@@ -1,4 +1,4 @@
-"""Parked streams, on TCP connections without a server: what is written, how ends end, and who holds the worker."""
+"""Parked streams on TCP connections, without a server: what is written, how streams end, and which thread stays."""
 
 import socket
 import threading
@@ -24,7 +24,7 @@ NEVER = Deadline(float("inf"), EndReason.MAX_AGE)
 
 
 class Garage:
-    """A registry, its parking, and the watch over the other ends, as a Worker puts them together."""
+    """A registry, its parking and the watch over the peers, wired as in a node."""
 
     def __init__(self) -> None:
         self.registry = Registry()

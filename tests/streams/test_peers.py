@@ -1,4 +1,4 @@
-"""The watch over the other ends: who has gone, and who reads no more; on socket pairs, without a server."""
+"""The watch over the peers: which ones disconnected, and which stopped reading; without a server."""
 
 import os
 import socket
@@ -152,7 +152,7 @@ def test_after_shutdown_read_written_bytes_still_arrive(room: Room) -> None:
 
 
 def test_a_descriptor_that_is_reused_is_neither_cut_nor_forgotten(room: Room) -> None:
-    """As when a server closes the connection and somebody keeps the body: a database may get the number next."""
+    """This happens if a server closes the connection and the body is kept: a database may get the descriptor next."""
     lost, server, _ = room.connect(NUMBER)
     lost.poll(100.0)
     server.close()

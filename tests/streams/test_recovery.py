@@ -1,4 +1,4 @@
-"""After a gap everybody is woken, spread when they are many, and asked again whether they are still welcome."""
+"""After a gap all streams are woken, spread over time if there are many, and checked again for revocation."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Who hears what, who does not, and that nobody is left behind in the registry."""
+"""Which subscribers receive a notice, and that no subscriber is left in the registry."""
 
 import gc
 import threading
@@ -261,7 +261,7 @@ def test_ten_threads_that_subscribe_push_and_release_leave_nothing() -> None:
 
 
 def test_under_gevent_nobody_else_runs_while_the_registry_is_locked() -> None:
-    """Else waiting and waking took a round of the hub each, one after the other: keepalives seconds late under load."""
+    """Otherwise each wait and each wake-up takes one round of the hub, and keepalives are seconds late under load."""
     done = under_gevent("""
         import gevent
         from synckit_notify.streams.channel import ChannelKey

@@ -1,4 +1,4 @@
-"""The rules of one stream's life, by a clock that only moves when told."""
+"""The rules of one stream, with a clock that only the test advances."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""nginx and HAProxy in front of a server, as they should not be set up, and then with the lines that mend it.
+"""nginx and HAProxy with wrong settings in front of a server, and with the lines that correct them.
 
 What is wrong stands one level above the place that a remedy is for, so a remedy's line overrides it.
 """

@@ -1,4 +1,4 @@
-"""What streams live through behind a proxy, as measurements: the tests judge them, `benchmarks.proxies` prints them.
+"""Measurements of streams behind a proxy: the tests check them, `benchmarks.proxies` prints them.
 
 A `Route` says how devices reach the service: through which proxy or none, and in which version of HTTP. Each function
 takes a Route, does something to streams on it, and returns what was seen.

@@ -1,4 +1,4 @@
-"""A crowd of devices that come back after every end, while something happens to the service or to the proxy.
+"""Many devices that reconnect after every end, while the service or the proxy is reloaded.
 
     outcome = disturb(route, 10, proxy.reload)      or hang_up(route, 10), which reloads the service
 
@@ -25,7 +25,7 @@ from .wait import until
 
 @dataclass
 class Device:
-    """Somebody who listens; `ends` counts how streams ended: clean, cut, refused, or the status that was no 200."""
+    """A device that listens; `ends` counts how streams ended: clean, cut, refused, or another status than 200."""
 
     route: Route
     user: str
@@ -101,7 +101,7 @@ class Pushes:
 
 @dataclass
 class Outcome:
-    """How a crowd came through: how its streams ended, after how many seconds the last device was back, who hears."""
+    """The outcome: how streams ended, after how many seconds the last device was back, and which devices receive."""
 
     ends: Counter[str]
     back_after: float

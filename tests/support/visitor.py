@@ -1,4 +1,4 @@
-"""A person at a browser that keeps cookies and runs no script, and the app that sent them there."""
+"""A user with a browser that keeps cookies and runs no script, and the app that opened it."""
 
 import re
 from html import unescape
