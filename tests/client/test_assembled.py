@@ -127,7 +127,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(own_service: Calla
         assert until(lambda: recorder.stream.state is not StreamState.CONNECTED)
         service.server = service.start(port)
         laptop.push([entry("while the phone was away")])
-        assert recorder.hears(before, within=15.0)
+        assert recorder.hears(before, within=60.0)
         assert "while the phone was away" in {change.row_id for change in phone.pull()}
 
 
@@ -138,7 +138,7 @@ def test_a_clean_restart_sends_bye_and_devices_return_spread_out(own_service: Ca
         service.server.stop()
         assert until(lambda: any("draining" in reason for _, reason in recorder.states)), recorder.states
         service.server = service.start(port)
-        assert recorder.hears(before, within=15.0)
+        assert recorder.hears(before, within=60.0)
 
 
 @pytest.fixture
@@ -155,7 +155,7 @@ def test_a_half_open_connection_is_detected_by_its_silence(proxied: tuple[Proxy,
         assert until(lambda: recorder.stream.state is not StreamState.CONNECTED, 5.0), "2.5 keepalives are 1 s"
         proxy.mode = "pass"
         proxy.cut()
-        assert recorder.hears(before, within=15.0)
+        assert recorder.hears(before, within=60.0)
 
 
 def test_a_reset_connection_is_replaced_automatically(proxied: tuple[Proxy, SyncKitClient]) -> None:
@@ -163,7 +163,7 @@ def test_a_reset_connection_is_replaced_automatically(proxied: tuple[Proxy, Sync
     with StreamRecorder(phone) as recorder:
         before = recorder.changed
         proxy.cut()
-        assert recorder.hears(before, within=15.0)
+        assert recorder.hears(before, within=60.0)
 
 
 @pytest.mark.thorough
@@ -173,7 +173,7 @@ def test_a_proxy_that_buffers_is_detected_and_the_sdk_polls(proxied: tuple[Proxy
     recorder = StreamRecorder(phone)
     recorder._thread.start()
     try:
-        assert recorder.hears(0, within=15.0), "one attempt that held back its bytes is enough to look"
+        assert recorder.hears(0, within=60.0), "one attempt that held back its bytes is enough to look"
         assert until(lambda: recorder.stream.state is StreamState.POLLING), recorder.states
     finally:
         recorder.__exit__()
@@ -190,7 +190,7 @@ def test_a_storm_of_503_is_waited_out_as_the_server_asks(proxied: tuple[Proxy, S
         time.sleep(2.5)
         assert proxy.connections - knocks <= 3, "Retry-After is a second"
         proxy.mode = "pass"
-        assert recorder.hears(before, within=20.0)
+        assert recorder.hears(before, within=60.0)
 
 
 def test_a_push_whose_answer_was_lost_is_stored_once(service: Service) -> None:
