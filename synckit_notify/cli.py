@@ -38,14 +38,19 @@ encrypt leave these changes out.
 TIMEOUT_SECONDS = 10.0
 
 Account = dict[str, str]
+Command = Callable[..., None]
 
 
-def _account_options(command: Callable[..., None]) -> Callable[..., None]:
+def _option(name: str, variable: str, text: str, **more: Any) -> Callable[[Command], Command]:
+    return click.option(name, envvar=variable, show_envvar=True, help=text, **more)
+
+
+def _account_options(command: Command) -> Command:
     options = [
-        click.option("--url", envvar="SYNCKIT_URL", default="http://127.0.0.1:8000", show_default=True),
-        click.option("--api-key", envvar="SYNCKIT_API_KEY", prompt="API key"),
-        click.option("--email", envvar="SYNCKIT_EMAIL", prompt="E-mail"),
-        click.option("--password", envvar="SYNCKIT_PASSWORD", prompt=True, hide_input=True),
+        _option("--url", "SYNCKIT_URL", "The server's URL.", default="http://127.0.0.1:8000", show_default=True),
+        _option("--api-key", "SYNCKIT_API_KEY", "The app's API key.", prompt="API key"),
+        _option("--email", "SYNCKIT_EMAIL", "The e-mail of the account.", prompt="E-mail"),
+        _option("--password", "SYNCKIT_PASSWORD", "The password of the account.", prompt=True, hide_input=True),
     ]
     for option in reversed(options):
         command = option(command)
@@ -66,7 +71,7 @@ def main() -> None:
 @_account_options
 @click.option("--state", type=click.Path(dir_okay=False), help="A file to keep the session in.")
 @click.option("--pull", is_flag=True, help="Register as a device, pull at each notification, and print the changes.")
-@click.option("--passphrase", envvar="SYNCKIT_PASSPHRASE", help="Decrypts the account's master key; for --pull.")
+@_option("--passphrase", "SYNCKIT_PASSPHRASE", "Decrypts the account's master key; for --pull.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool, **account: str) -> None:
     """Print notifications and changes of state until Ctrl-C."""
@@ -100,7 +105,7 @@ def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool,
 @main.command()
 @_account_options
 def demo(**account: str) -> None:
-    """Push five changes from one device and measure when another one receives them."""
+    """Measure how fast five changes reach another device."""
     with _errors_as_messages(), _client(account) as laptop, _client(account) as phone:
         laptop.register_device("synckit demo: laptop", "linux")
         phone.register_device("synckit demo: phone", "android")
@@ -113,14 +118,12 @@ def demo(**account: str) -> None:
 
 @main.command()
 @click.argument("url")
-@click.option(
-    "--token", envvar="SYNCKIT_TOKEN", required=True, show_envvar=True, help="An access token. It is never printed."
-)
+@_option("--token", "SYNCKIT_TOKEN", "An access token. It is never printed.", required=True)
 @click.option("--app", required=True, help="The id of the app that the token is for.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="How long to listen. Default: two keepalives.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def doctor(url: str, token: str, app: str, seconds: float | None, as_json: bool) -> None:
-    """Diagnose the connection from this machine to a stream of the server at URL.
+    """Diagnose the stream of the server at URL from this machine.
 
     Each line starts with `ok`, `warn` or `FAIL`. Below a `warn` or `FAIL` are the reason and the lines to change. The
     exit status is 1 if there is a FAIL. Set SYNCKIT_TOKEN instead of --token to keep the token out of the shell

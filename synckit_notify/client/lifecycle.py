@@ -31,7 +31,7 @@ OPENING_SECONDS = 10.0
 SLOW_FAILURE_SECONDS = 5.0
 """An attempt that takes longer to fail ran into a time limit: nginx, when it buffers, holds back even the headers."""
 
-SLOW_FAILURES = 2
+MIN_SLOW_FAILURES = 2
 """After this many slow failures in a row a proxy is assumed to buffer, if other requests are answered.
 
 A single one may be an outage that is over.
@@ -148,7 +148,7 @@ class Lifecycle:
         if self._live:
             self.lost(f"nothing received for {self._silence:g} s", now, life=self._life(self._last_bytes_at))
         else:
-            self._suspect_proxy("the connection delivers no bytes", now, slow_failures=SLOW_FAILURES)
+            self._suspect_proxy("the connection delivers no bytes", now, slow_failures=MIN_SLOW_FAILURES)
 
     def ended(self, reason: str, now: float) -> None:
         """Record that the connection of a stream ended, in whatever way."""
@@ -246,7 +246,7 @@ class Lifecycle:
         """Record the server's position; the first one counts as moved."""
         if self._polling.moved(position):
             self.notices.changed(now)
-        if not self._polling.active and self._slow_failures < SLOW_FAILURES:
+        if not self._polling.active and self._slow_failures < MIN_SLOW_FAILURES:
             self.lost("the server answers again", now)
             return
         if not self._polling.active:
