@@ -1,4 +1,4 @@
-"""`python -m synckit_notify` is the `synckit` command."""
+"""Run the command `synckit` as `python -m synckit_notify`."""
 
 from .cli import main
 

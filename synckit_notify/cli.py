@@ -1,11 +1,11 @@
-"""`synckit` on the command line: watch an account, see two devices talk, examine the way to a server.
+"""The command `synckit`.
 
-    synckit listen   connects and prints each notification and each change of state with its time
-    synckit demo     runs two devices and prints how long each of five changes took from one to the other
-    synckit doctor   opens a stream as a device does, and prints what hinders it and which line of which proxy to change
+    synckit listen   connect and print each notification and each change of state with its time
+    synckit demo     run two devices and print how long each of five changes takes from one to the other
+    synckit doctor   open a stream as a device does, and print what interferes with it and which setting to change
 
-Nothing of the server is needed. Accounts come from options or from SYNCKIT_URL, SYNCKIT_API_KEY,
-SYNCKIT_EMAIL and SYNCKIT_PASSWORD.
+It needs no server package. The account comes from options, or from SYNCKIT_URL, SYNCKIT_API_KEY, SYNCKIT_EMAIL and
+SYNCKIT_PASSWORD.
 """
 
 import io
@@ -29,23 +29,28 @@ from .doctor import Address, Report, examine, readable_token
 
 CHANGES = 5
 DEMO_TABLE = "synckit_demo"
-"""In the clear, and a table of its own: whatever else the account holds is neither read nor touched.
+"""The demo uses a table of its own, so it neither reads nor changes other data of the account.
 
-There is no passphrase to encrypt with, and a key made here would be the account's. Devices that encrypt leave these
-changes out.
+Its changes are not encrypted: it has no passphrase, and a master key made here would become the account's. Devices that
+encrypt leave these changes out.
 """
 
-PATIENCE_SECONDS = 10.0
+TIMEOUT_SECONDS = 10.0
 
 Account = dict[str, str]
+Command = Callable[..., None]
 
 
-def _account_options(command: Callable[..., None]) -> Callable[..., None]:
+def _option(name: str, variable: str, text: str, **more: Any) -> Callable[[Command], Command]:
+    return click.option(name, envvar=variable, show_envvar=True, help=text, **more)
+
+
+def _account_options(command: Command) -> Command:
     options = [
-        click.option("--url", envvar="SYNCKIT_URL", default="http://127.0.0.1:8000", show_default=True),
-        click.option("--api-key", envvar="SYNCKIT_API_KEY", prompt="API key"),
-        click.option("--email", envvar="SYNCKIT_EMAIL", prompt="E-mail"),
-        click.option("--password", envvar="SYNCKIT_PASSWORD", prompt=True, hide_input=True),
+        _option("--url", "SYNCKIT_URL", "The server's URL.", default="http://127.0.0.1:8000", show_default=True),
+        _option("--api-key", "SYNCKIT_API_KEY", "The app's API key.", prompt="API key"),
+        _option("--email", "SYNCKIT_EMAIL", "The e-mail of the account.", prompt="E-mail"),
+        _option("--password", "SYNCKIT_PASSWORD", "The password of the account.", prompt=True, hide_input=True),
     ]
     for option in reversed(options):
         command = option(command)
@@ -55,19 +60,19 @@ def _account_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.group()
 @click.version_option(package_name="synckit-notify")
 def main() -> None:
-    """Watch a SyncKit account from the command line."""
+    """Watch a SyncKit account, or diagnose the connection to a server."""
     for stream in sys.stdout, sys.stderr:
-        # A console that cannot write a character, as cp1252 cannot write Chinese, shows it escaped.
+        # A console whose encoding lacks a character, such as cp1252 for Chinese, shows an escape instead.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 @main.command()
 @_account_options
-@click.option("--state", type=click.Path(dir_okay=False), help="Keep the session in this file.")
-@click.option("--pull", is_flag=True, help="Register as a device, pull at each notice and print the changes.")
-@click.option("--passphrase", envvar="SYNCKIT_PASSPHRASE", help="Opens the account's master key, to pull.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
+@click.option("--state", type=click.Path(dir_okay=False), help="A file to keep the session in.")
+@click.option("--pull", is_flag=True, help="Register as a device, pull at each notification, and print the changes.")
+@_option("--passphrase", "SYNCKIT_PASSPHRASE", "Decrypts the account's master key; for --pull.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool, **account: str) -> None:
     """Print notifications and changes of state until Ctrl-C."""
 
@@ -76,8 +81,8 @@ def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool,
         if as_json:
             click.echo(json.dumps({"time": now.isoformat(), "what": what} | more))
         else:
-            words = " ".join(printable(str(value)) for value in more.values() if value != "")
-            click.echo(f"{now:%H:%M:%S}.{now.microsecond // 1000:03} {what:<13} {words}".rstrip())
+            details = " ".join(printable(str(value)) for value in more.values() if value != "")
+            click.echo(f"{now:%H:%M:%S}.{now.microsecond // 1000:03} {what:<13} {details}".rstrip())
 
     def show(page: list[PulledChange]) -> None:
         for change in page:
@@ -86,7 +91,7 @@ def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool,
     def show_unreadable(change: UnreadableChange) -> None:
         say("unreadable", table=change.table, row=change.row_id, reason=change.reason)
 
-    with suppress(KeyboardInterrupt), _explained(), _client(account, state, passphrase) as client:
+    with suppress(KeyboardInterrupt), _errors_as_messages(), _client(account, state, passphrase) as client:
         if pull:
             client.register_device("synckit listen", "linux")
         for notification in client.subscribe_notifications(lambda state, reason: say(f"[{state}]", reason=reason)):
@@ -100,8 +105,8 @@ def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool,
 @main.command()
 @_account_options
 def demo(**account: str) -> None:
-    """Push five changes on one device and time them on another."""
-    with _explained(), _client(account) as laptop, _client(account) as phone:
+    """Measure how fast five changes reach another device."""
+    with _errors_as_messages(), _client(account) as laptop, _client(account) as phone:
         laptop.register_device("synckit demo: laptop", "linux")
         phone.register_device("synckit demo: phone", "android")
         with Watch(phone) as watch:
@@ -113,30 +118,29 @@ def demo(**account: str) -> None:
 
 @main.command()
 @click.argument("url")
-@click.option(
-    "--token", envvar="SYNCKIT_TOKEN", required=True, show_envvar=True, help="An access token; never printed."
-)
+@_option("--token", "SYNCKIT_TOKEN", "An access token. It is never printed.", required=True)
 @click.option("--app", required=True, help="The id of the app that the token is for.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Listen so long, not for two keepalives.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for scripts.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), help="How long to listen. Default: two keepalives.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def doctor(url: str, token: str, app: str, seconds: float | None, as_json: bool) -> None:
-    """Examine the way from here to a stream of the server at URL.
+    """Diagnose the stream of the server at URL from this machine.
 
-    Each line is `ok`, `warn` or `FAIL`; under the latter two stand the reason and the lines to change. The exit status
-    is 1 if there is a FAIL. Leave the token in SYNCKIT_TOKEN to keep it out of the shell's history.
+    Each line starts with `ok`, `warn` or `FAIL`. Below a `warn` or `FAIL` are the reason and the lines to change. The
+    exit status is 1 if there is a FAIL. Set SYNCKIT_TOKEN instead of --token to keep the token out of the shell
+    history.
     """
     try:
         address, token = Address.read(url), readable_token(token)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    with _explained(), Report(str(address.subscribe), as_json) as report:
+    with _errors_as_messages(), Report(str(address.subscribe), as_json) as report:
         for finding in examine(address, token=token, app=app, seconds=seconds, progress=report.wait):
             report.say(finding)
     sys.exit(1 if report.failed else 0)
 
 
 class Watch:
-    """A device that listens in a thread of its own and notes when it hears and what it pulls."""
+    """A device that listens in a thread, and records when it was notified and what it pulled."""
 
     def __init__(self, client: SyncKitClient) -> None:
         self._client = client
@@ -153,10 +157,10 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
-        self._thread.join(PATIENCE_SECONDS)
+        self._thread.join(TIMEOUT_SECONDS)
 
     def time(self, pusher: SyncKitClient, row: str) -> tuple[float, float]:
-        """Push one change elsewhere; return the milliseconds until it was heard and until it was pulled here."""
+        """Push one change from another device; return the milliseconds until it was notified here, and until pulled."""
         entry = ChangeEntry(table=DEMO_TABLE, op="INSERT", row_id=row, timestamp=datetime.now(UTC), data={"text": row})
         began = time.perf_counter()
         pusher.push([entry])
@@ -181,14 +185,14 @@ class Watch:
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         with self._news:
-            if not self._news.wait_for(condition, PATIENCE_SECONDS):
+            if not self._news.wait_for(condition, TIMEOUT_SECONDS):
                 raise click.ClickException(
-                    f"nothing was heard for {PATIENCE_SECONDS:g} s: {printable(self._stream.reason)}"
+                    f"no notification within {TIMEOUT_SECONDS:g} s: {printable(self._stream.reason)}"
                 )
 
 
 def _client(account: Account, state: str | None = None, passphrase: str | None = None) -> SyncKitClient:
-    """Return a client that has logged in; without a passphrase it reads and writes in the clear."""
+    """Return a client that has logged in; without a passphrase it does not encrypt."""
     encrypt = passphrase is not None
     client = SyncKitClient(account["url"], api_key=account["api_key"], state=state, encrypt=encrypt)
     client.authenticate(account["email"], account["password"])
@@ -198,8 +202,8 @@ def _client(account: Account, state: str | None = None, passphrase: str | None =
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Turn what the SDK and the arguments may raise into one sentence and exit status 1; its foreign parts escaped."""
+def _errors_as_messages() -> Iterator[None]:
+    """Print an error of the SDK or of an argument as one message, with control characters escaped; exit with 1."""
     try:
         yield
     except (SyncKitError, ValueError) as error:

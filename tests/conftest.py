@@ -1,50 +1,37 @@
-"""Fixtures and makers that every test may use."""
+"""Fixtures that every test may use."""
 
-import json
-import os
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import jwt
 import pytest
+from argon2 import PasswordHasher
 
-if TYPE_CHECKING:
-    from .support.browser import Browser
+from synckit_notify.backend import passwords
 
-KEY = "an example key of 32 bytes, or more"
-
-
-def need(program: str, *folders: Path) -> str:
-    """Return the path of a program; skip the test by its name where it is absent, fail under CI.
-
-    `folders` are looked into after those of the environment.
-    """
-    path = shutil.which(program) or shutil.which(program, path=os.pathsep.join(map(str, reversed(folders))))
-    if path is None:
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"needs {program}")
-    return path
-
-
-def make_token(
-    user: object = "alice", app: object = "notes", *, key: str = KEY, life: float = 3600, **claims: Any
-) -> str:
-    """Return a signed token; claims given as None are left out."""
-    now = int(time.time())
-    every: dict[str, Any] = {"sub": user, "app": app, "iat": now, "exp": now + life} | claims
-    headers = every.pop("headers", None)
-    algorithm = every.pop("algorithm", "HS256")
-    payload = json.dumps({name: value for name, value in every.items() if value is not None}).encode()
-    return jwt.PyJWS().encode(payload, key, algorithm=algorithm, headers=headers)
+from .support.browser import Browser
+from .support.valkey import Valkey
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Browser"]:
-    """A browser for all the tests of a file."""
-    from .support.browser import Browser  # which imports from here
-
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One browser for all tests of a file."""
     browser = Browser(tmp_path_factory.mktemp("chromium"))
     yield browser
     browser.close()
+
+
+@pytest.fixture(scope="module")
+def quick_passwords() -> Iterator[None]:
+    """Hash passwords with the cheapest parameters, for tests that log in hundreds of times and do not test hashing."""
+    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passwords, "_hasher", quick)
+        patch.setattr(passwords, "_DUMMY_HASH", quick.hash("nobody's"))
+        yield
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    """A Valkey server, which speaks the protocol of Redis."""
+    with Valkey(tmp_path) as server:
+        yield server

@@ -1,4 +1,4 @@
-"""A wall clock that is stepped by an hour, either way: no change is lost, and nobody is woken again and again."""
+"""A wall clock that is stepped by an hour, either way: no change is lost, and no channel is woken repeatedly."""
 
 import random
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ STEPS = pytest.mark.parametrize("step", [-HOUR, HOUR, -7.0, 7.0])
 
 
 @STEPS
-def test_channels_that_changed_before_are_woken_at_most_once(world: World, step: float) -> None:
+def test_a_channel_that_changed_before_a_clock_step_is_woken_at_most_once(world: World, step: float) -> None:
     told, early, late = (ChannelKey("notes", user) for user in ("told", "early", "late"))
     streams = [world.registry.subscribe(key, "phone") for key in (told, early)]
     for key in (told, early, late):
@@ -79,7 +79,7 @@ def test_channels_that_changed_before_are_woken_at_most_once(world: World, step:
 
 
 @STEPS
-def test_who_pushed_is_not_woken_by_it_and_the_others_once(world: World, step: float) -> None:
+def test_a_push_wakes_every_other_device_once_and_not_its_own(world: World, step: float) -> None:
     key = ChannelKey("notes", "alice")
     laptop, phone = world.registry.subscribe(key, "laptop"), world.registry.subscribe(key, "phone")
     world.push(key, told=True)
@@ -116,7 +116,7 @@ def test_a_change_whose_notice_is_lost_is_found_by_the_sweep_after_its_commit(
             assert woken(phone) == 1, (takes, first)
 
 
-def test_a_long_time_of_steps_and_lost_notices_loses_nothing(world: World) -> None:
+def test_many_clock_steps_and_lost_notices_lose_no_change(world: World) -> None:
     chance = random.Random(12)
     keys = [ChannelKey("notes", str(number)) for number in range(20)]
     streams = {key: world.registry.subscribe(key, "phone") for key in keys}
@@ -131,7 +131,7 @@ def test_a_long_time_of_steps_and_lost_notices_loses_nothing(world: World) -> No
         assert all(woken(streams[key]) >= 1 for key in pushed)
 
 
-def test_a_host_that_lists_every_change_wakes_nobody_again_and_again() -> None:
+def test_a_hook_that_lists_every_change_wakes_no_channel_repeatedly() -> None:
     key, now = ChannelKey("notes", "alice"), [1000.0]
     registry = Registry(clock=lambda: now[0])
     phone = registry.subscribe(key, "phone")
@@ -142,7 +142,7 @@ def test_a_host_that_lists_every_change_wakes_nobody_again_and_again() -> None:
     assert woken(phone) <= 3
 
 
-def test_a_host_that_is_away_is_asked_again_from_where_it_was(world: World) -> None:
+def test_a_hook_that_fails_is_called_again_with_the_same_time(world: World) -> None:
     key = ChannelKey("notes", "alice")
     phone = world.registry.subscribe(key, "phone")
     away = True

@@ -1,4 +1,4 @@
-"""Which web pages may call: the decision as a table, and the Notifier in a host that knows nothing of CORS."""
+"""CORS: the decision as a table, and the Notifier in a host without CORS support of its own."""
 
 from collections.abc import Iterator
 
@@ -10,8 +10,8 @@ from werkzeug.test import TestResponse
 from synckit_notify.cors import headers_for
 from synckit_notify.testing import CONNECTED, open_stream
 
-from .conftest import make_token
 from .support import full_host
+from .support.tokens import make_token
 
 LISTED, STRANGE = "https://app.example", "https://evil.example"
 SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"
@@ -45,7 +45,7 @@ DECISIONS = [
 
 
 @pytest.mark.parametrize(("origin", "answer", "preflight"), DECISIONS)
-def test_only_an_origin_that_is_listed_letter_by_letter_gets_headers(origin, answer, preflight) -> None:
+def test_only_an_exactly_listed_origin_gets_cors_headers(origin, answer, preflight) -> None:
     assert headers_for(origin, {LISTED}, preflight=False) == answer
     assert headers_for(origin, {LISTED}, preflight=True) == preflight
     assert headers_for(origin, set(), preflight=True) == {}
@@ -62,7 +62,7 @@ def preflight(client: FlaskClient, path: str, origin: str = LISTED) -> TestRespo
 
 @pytest.fixture
 def host(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
-    """A host whose hooks let nobody in without a token, and rely on each other."""
+    """A host whose hooks refuse requests without a token, and depend on each other."""
     monkeypatch.setenv("FOREIGN_DATABASE", str(tmp_path / "foreign.db"))
     monkeypatch.setenv("SYNCKIT_CORS_ORIGINS", LISTED)
     app = full_host.create_app()
@@ -89,7 +89,7 @@ def client(host: Flask) -> FlaskClient:
 
 
 @pytest.mark.parametrize("route", ["subscribe", "live", "ready"])
-def test_a_preflight_passes_the_hosts_guards_which_it_cannot_satisfy(client: FlaskClient, route: str) -> None:
+def test_a_preflight_is_answered_before_the_hosts_access_checks(client: FlaskClient, route: str) -> None:
     answer = preflight(client, f"/v1/sync/{route}")
     assert (answer.status_code, cors_headers(answer), answer.headers["Vary"]) == (204, FOR_PREFLIGHT, "Origin")
 
@@ -132,13 +132,13 @@ def test_every_refusal_can_be_read_by_the_page(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/v1/sync/subscribers", "/v1/sync/metrics", "/nowhere"])
-def test_the_hosts_own_pages_are_not_touched(client: FlaskClient, path: str) -> None:
+def test_pages_of_the_host_get_no_cors_headers(client: FlaskClient, path: str) -> None:
     assert cors_headers(preflight(client, path)) == {}
     answer = client.get(path, headers={"Origin": LISTED, "Authorization": "Bearer x"})
     assert (cors_headers(answer), answer.headers["Vary"]) == ({}, "Accept-Language")
 
 
-def test_without_origins_nothing_is_added(monkeypatch: pytest.MonkeyPatch, host: Flask) -> None:
+def test_without_origins_no_header_is_added(monkeypatch: pytest.MonkeyPatch, host: Flask) -> None:
     monkeypatch.delenv("SYNCKIT_CORS_ORIGINS")
     bare = full_host.create_app()
     answer = preflight(bare.test_client(), SUBSCRIBE)

@@ -1,4 +1,4 @@
-"""A publisher that dies between commit and publish: the database is the truth, and the sweep tells of it."""
+"""A publisher that dies between commit and publish: the sweep finds the change in the database."""
 
 import http.client
 import json
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import KEY, make_token
 from .support.raw_client import CHANGED, Listener
 from .support.server import Server, gunicorn
+from .support.tokens import KEY, make_token
 
 HEARD_WITHIN = 5.0  # what docs/protocol.md promises
 
@@ -52,7 +52,7 @@ def test_a_device_hears_within_five_seconds_of_a_push_whose_process_died_before_
         assert [change["row_id"] for change in pulled] == ["the last one"]
 
 
-def test_in_health_the_sweep_repeats_nothing_and_the_pusher_hears_nothing(tmp_path: Path) -> None:
+def test_without_a_crash_the_sweep_repeats_nothing_and_the_pusher_gets_nothing(tmp_path: Path) -> None:
     with start(tmp_path, "server", SYNCKIT_SWEEP_SECONDS="0.2") as server:
         laptop, phone = (
             post(server, "devices", {"device_name": name, "platform": "linux"})["id"] for name in ("laptop", "phone")

@@ -1,4 +1,4 @@
-"""The documents tell the truth: their code runs, their commands exist, and what the code has is in them.
+"""The documents agree with the code: commands, settings, paths, metrics and quoted sentences exist.
 
 The Python blocks of a document are one program, and run from top to bottom. Those of the SDK talk to a real gunicorn
 with the reference backend, in the place of https://sync.example.org.
@@ -21,10 +21,10 @@ from synckit_notify.backend import admin as backend_commands
 from synckit_notify.backend import create_app
 from synckit_notify.settings import Settings
 
-from .conftest import KEY
 from .support import doc_commands
 from .support.markdown import DOCUMENTS, Block, anchors, blocks, blocks_of, inline_code, links, name_of, prose, rows
 from .support.server import ROOT
+from .support.tokens import KEY
 
 LANGUAGES = frozenset({"console", "env", "http", "json", "python", "sh", "text"})
 """Each but `text` is run or checked, `http` and `json` as the protocol's conversation, where alone they may be."""
@@ -200,7 +200,7 @@ def test_every_benchmark_is_documented() -> None:
 
 
 def _sentences() -> set[str]:
-    """Every text of the code, with a gap where something is put in."""
+    """Return every string of the code, with a gap for each value that is inserted."""
     found: set[str] = set()
     for source in SOURCES:
         for node in ast.walk(ast.parse(source.read_text())):
@@ -221,7 +221,7 @@ def test_what_troubleshooting_quotes_is_what_the_code_prints() -> None:
 
 
 def _is_said(quoted: str, sentence: str) -> bool:
-    """Whether the parts between the gaps of what is quoted stand in a sentence in this order."""
+    """Return whether the parts between the gaps of a quotation are in a sentence in this order."""
     for part in filter(None, map(str.strip, quoted.split("…"))):
         _, found, sentence = sentence.partition(part)
         if not found:

@@ -1,4 +1,4 @@
-"""The Python of the documents runs, and does what they say; what they show of a console is what a console shows.
+"""The Python of the documents runs and does what they say, and their console output is the real one.
 
 The blocks of a document are one program, run from top to bottom in a folder of its own. A real gunicorn with the
 reference backend stands in the place of https://sync.example.org; each program has an app of its own there.
@@ -26,12 +26,13 @@ from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, Sync
 from synckit_notify.client.models import to_text
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .backend.conftest import make_clone, start
-from .client.test_assembled import Service
-from .conftest import make_token, need
 from .support import doc_commands
+from .support.backend import make_clone, start
 from .support.markdown import DOCUMENTS, Block, blocks, blocks_of, name_of
+from .support.programs import need
 from .support.server import ROOT, Server, clean_environment
+from .support.service import Service
+from .support.tokens import make_token
 from .support.wait import until
 
 EMAIL, PASSWORD = "user@example.org", "password"
@@ -259,7 +260,7 @@ def test_the_account_that_the_server_prints_is_good_for_the_readme_after_everyth
             result = phone.pull(on_unreadable=lambda change: told.append(change.table))
             assert [change.data for change in result] == [{"title": "Buy milk"}] * 2
     assert (told.count("synckit_demo"), told.count("notes"), told.count("tasks") > 0) == (5, 2, True)
-    assert "changes that cannot be read are left out: " in caplog.text
+    assert "changes that cannot be read were left out: " in caplog.text
 
 
 GAP, FIGURE = "…", r"(?:under )?\d[\d.]*(?:, \d[\d.]*)*(?:, …)?(?: ms\b| s\b)?"

@@ -1,4 +1,4 @@
-"""docs/protocol.md is a conversation, and is held with the backend: each request is sent, each answer compared.
+"""The requests of docs/protocol.md are sent to the backend, and each answer is compared with the document.
 
 An answer must have the members that the document shows, no others, and the same values. Words in capitals stand for
 what the server makes up: they are noted, and put into the requests that come after. Moments may be others.
@@ -17,9 +17,9 @@ from werkzeug.test import TestResponse
 from synckit_notify.backend import Backend, create_app
 from synckit_notify.testing import CHANGED, open_stream
 
-from .conftest import KEY
 from .support.markdown import Block, blocks_of
 from .support.server import ROOT
+from .support.tokens import KEY
 
 PROTOCOL = ROOT / "docs" / "protocol.md"
 EMAIL, PASSWORD = "user@example.org", "password"
@@ -31,7 +31,7 @@ MADE_UP = re.compile(r"[A-Z]+(_[A-Z]+)*")
 
 
 class Conversation:
-    """What is known so far, by the names that the document gives it."""
+    """The values that the server generated so far, by their names in the document."""
 
     def __init__(self, app: Flask) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""However gunicorn stops a worker, every open stream ends cleanly and at once, and nobody is refused meanwhile.
+"""However gunicorn stops a worker, every open stream ends cleanly and at once, and no request is refused.
 
 Real servers without any hook: our own backend and a foreign host, both worker classes, with and without preloading.
 """
@@ -10,98 +10,28 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .conftest import KEY, make_token
+from .support.deployment import STOPS, STREAMS, Deployment, gone, hup, term
 from .support.raw_client import CHANGED, CONNECTED, Listener
-from .support.server import gunicorn
-from .support.wait import until
+from .support.tokens import make_token
+from .support.wait import wait_until
 
-STREAMS = 20
 ENDED_WITHIN = 2.5  # five times the promise
 EXITED_WITHIN = 6.0  # four times the promise
 FAREWELL = re.compile(rb": connected\n\nretry: \d+\n\n: bye draining\n\n")
 
 THOROUGH = pytest.mark.thorough
 WORKERS = ["gevent", pytest.param("parked", marks=THOROUGH), pytest.param("gthread", marks=THOROUGH)]
-APPS = {
-    "ours": ("tests.support.crashing_backend:create_app()", "/api/sync"),
-    "foreign": ("tests.support.full_host:create_app()", "/v1/sync"),
-}
-
-
-class Deployment:
-    """One gunicorn, and streams on it."""
-
-    def __init__(self, folder: Path, app: str, worker_class: str, *options: str, workers: int = 1) -> None:
-        target, self.prefix = APPS[app]
-        self._listeners: list[Listener] = []
-        threads = ("--threads", "60") if worker_class == "gthread" else ()
-        parking = "1" if worker_class == "parked" else "0"
-        worker_class = "gevent" if worker_class == "parked" else worker_class
-        env = {
-            "SYNCKIT_JWT_KEY": KEY,
-            "INSTANCE": str(folder / "instance"),
-            "FOREIGN_DATABASE": str(folder / "foreign.db"),
-            "SYNCKIT_SWEEP_SECONDS": "3",
-            "SYNCKIT_PARKING": parking,
-        }
-        self.server = gunicorn(target, folder, *threads, *options, worker_class=worker_class, workers=workers, env=env)
-
-    def listen(self, device: str | None = None) -> Listener:
-        """Subscribe; the connection is closed with the deployment at the latest."""
-        listener = Listener(self.server.port, f"{self.prefix}/subscribe?app_id=notes", make_token(device=device))
-        self._listeners.append(listener)
-        return listener
-
-    def __enter__(self) -> "Deployment":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.__exit__()
-        for listener in self._listeners:
-            listener.close()
-
-
-def gone(pid: int, within: float) -> bool:
-    """Whether a process ends in time; a zombie has ended."""
-    until = time.monotonic() + within
-    while time.monotonic() < until:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def term(deployment: Deployment) -> None:
-    deployment.server.process.send_signal(signal.SIGTERM)
-
-
-def hup(deployment: Deployment) -> None:
-    deployment.server.process.send_signal(signal.SIGHUP)
-
-
-def too_many_requests(deployment: Deployment) -> None:
-    """Send requests until the worker has had its fill (--max-requests)."""
-    for _ in range(10):
-        with socket.create_connection(("127.0.0.1", deployment.server.port), 5) as client:
-            client.sendall(f"GET {deployment.prefix}/live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
-            client.recv(4096)
-
-
-STOPS: dict[str, Callable[[Deployment], None]] = {"TERM": term, "HUP": hup, "max_requests": too_many_requests}
 
 
 @pytest.mark.parametrize(("app", "preload"), [("ours", ("--preload",)), ("foreign", ())], ids=["preloaded", "foreign"])
 @pytest.mark.parametrize("worker_class", WORKERS)
 @pytest.mark.parametrize("stop", STOPS)
-def test_every_stream_ends_cleanly_and_its_connection_and_worker_with_it(
+def test_every_stream_ends_cleanly_and_then_its_connection_and_its_worker(
     tmp_path: Path, stop: str, worker_class: str, preload: tuple[str, ...], app: str
 ) -> None:
     options = (*preload, "--max-requests", str(STREAMS + 5)) if stop == "max_requests" else preload
@@ -133,7 +63,7 @@ def test_a_new_stream_on_a_draining_worker_is_told_to_come_back(tmp_path: Path) 
         assert re.fullmatch(rb"[0-9A-F]+\r\nretry: \d+\n\n: bye draining\n\n\r\n0\r\n\r\n", body), body
 
 
-def test_a_push_to_the_old_worker_is_heard_on_the_new_one_within_five_seconds(tmp_path: Path) -> None:
+def test_a_push_to_the_old_worker_reaches_the_new_one_within_five_seconds(tmp_path: Path) -> None:
     with Deployment(tmp_path, "foreign", "gevent", "--keep-alive", "10") as deployment, Kept(deployment) as kept:
         kept.request("GET /")
         [old] = deployment.server.workers()
@@ -242,7 +172,7 @@ def replaced_master() -> Iterator[list[int]]:
 @pytest.mark.parametrize(
     "change", ["HUP", pytest.param("one worker", marks=THOROUGH), pytest.param("USR2 and TERM", marks=THOROUGH)]
 )
-def test_clients_that_come_back_meet_no_reset_and_no_refusal(
+def test_clients_that_reconnect_get_no_reset_and_no_refusal(
     tmp_path: Path, change: str, worker_class: str, replaced_master: list[int]
 ) -> None:
     with (
@@ -270,7 +200,3 @@ def test_clients_that_come_back_meet_no_reset_and_no_refusal(
             client.stop()
         assert [client.faults for client in clients] == [[]] * STREAMS
         assert sum(client.connects for client in clients) > STREAMS, "somebody must have been moved"
-
-
-def wait_until(condition: Callable[[], bool], within: float = 30.0) -> None:
-    assert until(condition, within), "it did not come to pass"

@@ -1,4 +1,4 @@
-"""Every error of both trees can be pickled and copied, so it crosses the border of a process pool unchanged."""
+"""Every error can be pickled and copied, so it can be raised across a process pool."""
 
 import copy
 import inspect
@@ -56,7 +56,7 @@ EVERY = [*tree(errors.NotifyError), *tree(client_errors.SyncKitError)]
 
 @pytest.mark.parametrize("copied", [pickled, copy.copy, copy.deepcopy])
 @pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name__)
-def test_a_copy_is_of_the_same_class_and_says_the_same(
+def test_a_copied_error_has_the_same_class_and_message(
     kind: type[Exception], copied: Callable[[Exception], Exception]
 ) -> None:
     error = make(kind)
@@ -69,7 +69,7 @@ def refuse() -> None:
     raise ServerError("the server is busy", status=503, retry_after=7.0)
 
 
-def test_an_error_of_the_sdk_leaves_a_process_pool() -> None:
+def test_an_error_of_the_sdk_can_be_raised_across_a_process_pool() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         future = pool.submit(refuse)
         with pytest.raises(ServerError, match="the server is busy") as refusal:
@@ -92,11 +92,11 @@ def test_a_refusal_answers_with_its_status_its_sentence_in_json_and_its_headers(
 
 
 @pytest.mark.parametrize("kind", [errors.BadRequest, errors.InvalidToken, errors.Forbidden, errors.HookFailed])
-def test_a_refusal_without_a_sentence_has_one_of_its_own(kind: type[errors.Refused]) -> None:
+def test_a_refusal_without_a_message_has_a_default_message(kind: type[errors.Refused]) -> None:
     assert str(kind()) == kind.description
     assert str(kind("")) == ""
 
 
-def test_the_trees_have_nothing_in_common() -> None:
+def test_the_errors_of_server_and_sdk_share_no_class() -> None:
     assert not {*tree(errors.NotifyError)} & {*tree(client_errors.SyncKitError)}
     assert all(issubclass(getattr(synckit_notify, name), errors.NotifyError) for name in ("InvalidToken", "Forbidden"))

@@ -10,7 +10,7 @@ from flask.views import MethodView
 
 from synckit_notify import Notifier
 
-from .conftest import KEY, make_token
+from .support.tokens import KEY, make_token
 
 View = Callable[[], str]
 

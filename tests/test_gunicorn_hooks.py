@@ -1,4 +1,4 @@
-"""The hooks for gunicorn by name: fair reading, deadlines, listeners that drop the deaf, a log that tells little."""
+"""The hooks for gunicorn: fair reading, deadlines, listeners that drop clients which do not read, and a limited log."""
 
 import logging
 import signal
@@ -15,8 +15,8 @@ from gunicorn.http import parser
 from synckit_notify import gunicorn_hooks
 from synckit_notify.gunicorn_hooks import FairUnreader, RedactingFilter
 
-from .conftest import KEY
 from .support.server import gunicorn
+from .support.tokens import KEY
 
 pytestmark = pytest.mark.thorough
 
@@ -32,14 +32,14 @@ def pair() -> Iterator[Pair]:
         end.close()
 
 
-def test_a_body_that_does_not_come_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_body_that_does_not_arrive_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gunicorn_hooks, "BODY_SECONDS", 0.05)
     with pytest.raises(ConnectionResetError, match="too slow"):
         FairUnreader(pair[1]).chunk()
     assert pair[1].gettimeout() is None, "writing must wait as before"
 
 
-def test_a_body_that_drips_is_given_up_too(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_body_that_arrives_too_slowly_is_given_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gunicorn_hooks, "BODY_SECONDS", 0.2)
     client, server = pair
     over = threading.Event()
@@ -55,7 +55,7 @@ def test_a_body_that_drips_is_given_up_too(pair: Pair, monkeypatch: pytest.Monke
     dripping.join()
 
 
-def test_a_body_that_comes_fast_enough_has_longer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_body_at_a_sufficient_rate_has_more_time(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gunicorn_hooks, "BODY_SECONDS", 0.2)
     client, server = pair
     reader = FairUnreader(server)
@@ -66,14 +66,14 @@ def test_a_body_that_comes_fast_enough_has_longer(pair: Pair, monkeypatch: pytes
     assert reader.chunk() == b"y"
 
 
-def test_a_deadline_of_gunicorns_own_is_kept_if_it_is_shorter(pair: Pair) -> None:
+def test_a_shorter_timeout_of_gunicorn_is_kept(pair: Pair) -> None:
     pair[1].settimeout(0.05)
     with pytest.raises(ConnectionResetError):
         FairUnreader(pair[1]).chunk()
     assert pair[1].gettimeout() == 0.05
 
 
-def test_a_piece_is_small_however_much_is_wanted(pair: Pair) -> None:
+def test_a_read_returns_a_small_piece_however_much_is_requested(pair: Pair) -> None:
     client, server = pair
     for end in pair:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * gunicorn_hooks.PIECE)
@@ -81,7 +81,7 @@ def test_a_piece_is_small_however_much_is_wanted(pair: Pair) -> None:
     assert len(FairUnreader(server).chunk(2**20)) <= gunicorn_hooks.PIECE
 
 
-def test_a_request_lets_the_others_go_once_and_each_that_came_with_it_again(
+def test_each_request_yields_to_the_hub_once_also_if_several_arrive_in_one_piece(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
@@ -95,7 +95,7 @@ def test_a_request_lets_the_others_go_once_and_each_that_came_with_it_again(
         assert len(pauses) == 1 + request
 
 
-def test_the_others_go_after_each_piece_of_a_body(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_a_body_yields_to_the_hub_after_each_piece(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(gunicorn_hooks.time, "sleep", pauses.append)
     client, server = pair
@@ -106,7 +106,7 @@ def test_the_others_go_after_each_piece_of_a_body(pair: Pair, monkeypatch: pytes
         assert len(pauses) == 1 + piece
 
 
-def test_whoever_takes_no_answer_is_dropped_by_the_kernel() -> None:
+def test_a_client_that_does_not_read_its_answer_is_dropped_by_the_kernel() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         gunicorn_hooks.when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listening)]))
         with socket.create_connection(listening.getsockname()), listening.accept()[0] as accepted:
@@ -114,7 +114,7 @@ def test_whoever_takes_no_answer_is_dropped_by_the_kernel() -> None:
             assert option == gunicorn_hooks.DEAF_SECONDS * 1000
 
 
-def test_a_listener_on_a_unix_socket_is_left_as_it_is() -> None:
+def test_a_listener_on_a_unix_socket_is_not_changed() -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         gunicorn_hooks.when_ready(SimpleNamespace(LISTENERS=[SimpleNamespace(sock=listening)]))
 
@@ -133,7 +133,7 @@ def test_malformed_requests_write_ten_lines_a_second() -> None:
 
 
 @pytest.mark.parametrize("quote", ["'", '"'])
-def test_what_was_in_a_malformed_request_is_not_written(quote: str) -> None:
+def test_the_log_does_not_contain_the_malformed_request(quote: str) -> None:
     record = line(f"Invalid request from ip=127.0.0.1: Invalid HTTP Header: {quote}Authorization Bearer abc{quote}")
     assert RedactingFilter().filter(record)
     assert record.getMessage() == "Invalid request from ip=127.0.0.1: Invalid HTTP Header: "
@@ -145,7 +145,7 @@ def test_a_client_that_was_dropped_writes_no_traceback() -> None:
     assert record.exc_info is None
 
 
-def test_all_other_lines_are_left_as_they_are() -> None:
+def test_other_log_lines_are_not_changed() -> None:
     sparing = RedactingFilter()
     records = [line("Error handling request 'x'", ValueError("the application's")) for _ in range(100)]
     assert all(sparing.filter(record) for record in records)
@@ -186,7 +186,7 @@ HALF_SENT = {
 
 
 @pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
-def test_on_a_real_server_what_is_half_sent_gives_its_place_back(tmp_path: Path, worker_class: str) -> None:
+def test_on_a_real_server_a_half_sent_request_frees_its_connection(tmp_path: Path, worker_class: str) -> None:
     configuration = tmp_path / "hooks.py"
     configuration.write_text(CONFIGURATION)
     env = {"SYNCKIT_JWT_KEY": KEY, "INSTANCE": str(tmp_path / "instance")}
@@ -202,7 +202,7 @@ def test_on_a_real_server_what_is_half_sent_gives_its_place_back(tmp_path: Path,
         assert "Traceback" not in server.log
 
 
-def test_a_worker_that_stops_answers_nothing_to_a_kept_connection_that_asks_nothing(tmp_path: Path) -> None:
+def test_a_stopping_worker_sends_nothing_on_an_idle_connection(tmp_path: Path) -> None:
     """gunicorn's own 500, sent when its grace is over, would be taken for the answer to the next request."""
     configuration = tmp_path / "hooks.py"
     configuration.write_text(CONFIGURATION + "graceful_timeout = 1\nkeepalive = 30\ngunicorn_hooks.BODY_SECONDS = 30\n")

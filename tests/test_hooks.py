@@ -1,4 +1,4 @@
-"""A hook that fails or answers wrongly is named once, the client gets JSON, and nobody else is harmed."""
+"""A hook that fails or returns a wrong value is logged once, the client gets JSON, and no other client is affected."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ from synckit_notify.runtime.logs import MAX_KINDS, RateLimitedLog
 from synckit_notify.streams import recovery
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .conftest import KEY, make_token
+from .support.tokens import KEY, make_token
 from .support.wait import until
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
@@ -90,7 +90,7 @@ WRONG_PRINCIPALS = {
 
 @pytest.mark.parametrize(("authenticate", "words"), WRONG_PRINCIPALS.values(), ids=WRONG_PRINCIPALS)
 @pytest.mark.parametrize("debug", [False, True], ids=["production", "debug"])
-def test_authenticate_that_fails_is_a_503_and_named_once(
+def test_authenticate_that_fails_is_a_503_and_logged_once(
     authenticate: Callable[[Any], Any], words: str, debug: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, _ = host(authenticate)
@@ -121,7 +121,7 @@ REFUSALS: dict[str, tuple[Callable[[Any], Any], int]] = {
 
 
 @pytest.mark.parametrize(("authenticate", "status"), REFUSALS.values(), ids=REFUSALS)
-def test_what_authenticate_refuses_keeps_its_status_in_json(
+def test_a_refusal_by_authenticate_keeps_its_status_in_json(
     authenticate: Callable[[Any], Any], status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, _ = host(authenticate)
@@ -153,7 +153,7 @@ def test_authenticate_on_flask_jwt_extended_needs_no_translation(
     subscribed.close()
 
 
-def test_a_handler_of_the_host_for_everything_says_nothing_about_tokens() -> None:
+def test_a_catch_all_error_handler_of_the_host_does_not_replace_the_503() -> None:
     app, _ = host(raises(OSError("the database is away")))
     app.register_error_handler(Exception, lambda error: ("<h1>wrong</h1>", 400))
     app.register_error_handler(OSError, lambda error: ("<h1>broken</h1>", 500))
@@ -182,7 +182,7 @@ WRONG_SINCE = {
 
 
 @pytest.mark.parametrize(("valid_since", "words"), WRONG_SINCE.values(), ids=WRONG_SINCE)
-def test_valid_since_that_fails_is_a_503_named_once_and_leaves_no_stream(
+def test_valid_since_that_fails_is_a_503_logged_once_and_leaves_no_stream(
     valid_since: Callable[[Any], Any], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, notifier = host()
@@ -286,7 +286,7 @@ WRONG_ROWS = {
 
 
 @pytest.mark.parametrize(("wrong", "words"), WRONG_ROWS.values(), ids=WRONG_ROWS)
-def test_a_sweep_that_fails_is_named_once_and_made_up_for(
+def test_a_failed_sweep_is_logged_once_and_made_up_for(
     wrong: Callable[[Any], Any], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, notifier = host()
@@ -304,7 +304,7 @@ def test_a_sweep_that_fails_is_named_once_and_made_up_for(
     assert words in line
 
 
-def test_rows_before_an_error_are_told() -> None:
+def test_rows_before_an_error_wake_their_channels() -> None:
     app, notifier = host()
 
     @notifier.changed_channels
@@ -339,7 +339,7 @@ def test_ready_check_says_whether_the_host_can_serve(
     assert words in "".join(errors_in(caplog))
 
 
-def test_a_fault_is_told_again_after_a_minute_with_how_often_it_came(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_is_logged_again_after_a_minute_with_its_count(caplog: pytest.LogCaptureFixture) -> None:
     now = [0.0]
     faults = RateLimitedLog(clock=lambda: now[0])
     for now[0] in (0.0, 1.0, 59.0, 60.0, 61.0):
@@ -353,7 +353,7 @@ def test_a_fault_is_told_again_after_a_minute_with_how_often_it_came(caplog: pyt
     ]
 
 
-def test_kinds_of_faults_without_end_are_not_remembered_without_end() -> None:
+def test_the_number_of_remembered_faults_is_bounded() -> None:
     faults = RateLimitedLog()
     for number in range(10 * MAX_KINDS):
         faults.error(number, "a fault")

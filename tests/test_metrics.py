@@ -1,4 +1,4 @@
-"""What Prometheus is told, by one worker and by several; and the lines that tell of ended streams and refusals."""
+"""The metrics of one worker and of several, and the log lines of ended streams and refusals."""
 
 import logging
 import re
@@ -12,10 +12,10 @@ from flask import Flask
 from synckit_notify.runtime.logs import RateLimitedLog, log
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .conftest import make_token
 from .support import minimal_host
 from .support.raw_client import Listener
 from .support.server import Server, gunicorn
+from .support.tokens import make_token
 from .support.wait import until
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
@@ -38,7 +38,7 @@ def ended(told: dict[str, float]) -> float:
 
 
 class Scrapes:
-    """What changed between two looks at one application's metrics, other tests of the process left out."""
+    """The difference between two readings of one application's metrics, without other tests of the process."""
 
     def __init__(self, app: Flask) -> None:
         self._client = app.test_client()
@@ -58,7 +58,7 @@ def app() -> Flask:
     return minimal_host.create_app(SYNCKIT_METRICS="1")
 
 
-def test_every_number_tells_what_happened(app: Flask) -> None:
+def test_every_metric_counts_its_event(app: Flask) -> None:
     scrapes = Scrapes(app)
     client = app.test_client()
     with open_stream(client, "notes", make_token(), device_id="phone") as stream:
@@ -87,7 +87,7 @@ def test_without_the_setting_there_is_no_route() -> None:
     assert minimal_host.create_app().test_client().get("/api/sync/metrics").status_code == 404
 
 
-def test_two_workers_answer_for_both(tmp_path: Path) -> None:
+def test_either_of_two_workers_answers_with_the_metrics_of_both(tmp_path: Path) -> None:
     (tmp_path / "prometheus").mkdir()
     env = {"SYNCKIT_METRICS": "1", "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "prometheus")}
     with gunicorn("tests.support.minimal_host:create_app()", tmp_path, workers=2, env=env) as server:
@@ -110,20 +110,20 @@ class TestLines:
         with caplog.at_level(logging.INFO, logger=log.name):
             yield caplog
 
-    def test_an_ended_stream_tells_reason_age_and_app_and_nothing_of_its_user(self, lines) -> None:
+    def test_the_line_of_an_ended_stream_has_reason_age_and_app_but_no_user(self, lines) -> None:
         app, token = minimal_host.create_app(), make_token("alice@example.org", "tracker")
         with open_stream(app.test_client(), "tracker", token) as stream:
             stream.next_frame()
         [line] = [record.getMessage() for record in lines.records]
         assert re.fullmatch(r"stream ended reason=closed age=\d+\.\d app=tracker", line)
 
-    def test_a_refusal_tells_its_status_and_why(self, lines) -> None:
+    def test_the_line_of_a_refusal_has_status_and_reason(self, lines) -> None:
         token = make_token(life=-1)
         minimal_host.create_app().test_client().get(SUBSCRIBE, headers={"Authorization": f"Bearer {token}"})
         [line] = [record.getMessage() for record in lines.records]
         assert line == "subscribe refused status=401: the token has expired"
 
-    def test_a_flood_is_cut_and_what_was_left_out_is_told(self, lines) -> None:
+    def test_a_flood_of_lines_is_limited_and_the_omitted_ones_are_counted(self, lines) -> None:
         now = [100.0]
         sparing = RateLimitedLog(3, seconds=1.0, clock=lambda: now[0])
         for number in range(10):

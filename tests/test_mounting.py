@@ -1,4 +1,4 @@
-"""The user's main use: mounted into a Flask application that has a life of its own."""
+"""The Notifier mounted into an existing Flask application with routes, errors and hooks of its own."""
 
 import gc
 import threading
@@ -18,8 +18,8 @@ from synckit_notify import ConfigurationError, InvalidToken, Notifier, Principal
 from synckit_notify.errors import Refused
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from .conftest import KEY, make_token
 from .support import full_host, minimal_host
+from .support.tokens import KEY, make_token
 
 SUBSCRIBE = "/v1/sync/subscribe?app_id=notes"
 
@@ -37,7 +37,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 class TestForeignHost:
-    def test_it_hears_of_a_push_under_the_hosts_prefix(self, host: Flask) -> None:
+    def test_a_stream_under_the_hosts_prefix_receives_a_push(self, host: Flask) -> None:
         client = host.test_client()
         with open_stream(client, "notes", make_token(), device_id="phone") as stream:
             assert stream.next_frame() == CONNECTED
@@ -79,7 +79,7 @@ class TestForeignHost:
         with open_stream(client, "notes", make_token()) as again:
             assert again.next_frame() == CONNECTED
 
-    def test_the_sweep_tells_of_a_commit_whose_process_died_before_it_published(self, host: Flask) -> None:
+    def test_the_sweep_finds_a_commit_whose_process_died_before_publish(self, host: Flask) -> None:
         client, before = host.test_client(), set(threading.enumerate())
         with open_stream(client, "notes", make_token()) as stream:
             assert stream.next_frame() == CONNECTED
@@ -146,7 +146,7 @@ class TestPublish:
             notifier.publish(7, "alice")
             assert stream.next_frame() == CHANGED
 
-    def test_from_another_thread(self) -> None:
+    def test_publish_works_from_another_thread(self) -> None:
         app = Flask(__name__)
         app.config["SYNCKIT_JWT_KEY"] = KEY
         notifier = Notifier(app)
@@ -170,7 +170,7 @@ class TestPublish:
             Notifier().publish("notes", "alice")
 
 
-def test_two_applications_in_one_process_hear_only_their_own() -> None:
+def test_two_applications_in_one_process_receive_only_their_own_notices() -> None:
     one, two = minimal_host.create_app(), minimal_host.create_app(SYNCKIT_URL_PREFIX="/two")
     with (
         open_stream(one.test_client(), "notes", make_token()) as first,
@@ -199,7 +199,7 @@ def test_an_application_that_matches_host_names_has_the_routes_on_each_of_them()
     assert app.test_client().get("/", base_url="http://sync.example.org").status_code == 404
 
 
-def test_a_rate_limit_of_the_host_leaves_the_routes_alone_by_the_blueprints_name() -> None:
+def test_a_rate_limit_of_the_host_can_exempt_the_blueprint_by_name() -> None:
     app = minimal_host.create_app()
     limiter = Limiter(get_remote_address, app=app, default_limits=["2/hour"], storage_uri="memory://")
     limiter.exempt(app.blueprints["synckit_notify"])
@@ -208,7 +208,7 @@ def test_a_rate_limit_of_the_host_leaves_the_routes_alone_by_the_blueprints_name
     assert [client.get("/log/alice").status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_a_ready_check_may_add_fields_that_json_has_and_change_none_of_ours() -> None:
+def test_a_ready_check_may_add_json_fields_but_not_replace_ours() -> None:
     app = Flask("host")
     app.config["SYNCKIT_JWT_KEY"] = KEY
     notifier = Notifier(app)
@@ -252,7 +252,7 @@ def test_a_host_checks_its_own_requests_the_same_way() -> None:
 
 
 def mounted(*handlers: type[Exception] | int) -> FlaskClient:
-    """A host with a route that asks who is there, and handlers of its own."""
+    """A host with a route that authenticates, and error handlers of its own."""
     app = Flask(__name__)
     app.config["SYNCKIT_JWT_KEY"] = KEY
     for error in handlers:
@@ -270,7 +270,7 @@ def test_a_bad_token_in_the_hosts_own_route_is_a_401_in_json(handlers: tuple[typ
 
 
 @pytest.mark.parametrize("error", [401, Unauthorized, HTTPException, Refused, InvalidToken])
-def test_a_handler_of_the_hosts_own_wins(error: type[Exception] | int) -> None:
+def test_an_error_handler_of_the_host_takes_precedence(error: type[Exception] | int) -> None:
     assert mounted(error).get("/push", headers=bearer("nonsense")).status_code == 418
 
 

@@ -1,4 +1,4 @@
-"""What a process holds: made late, once, per process; its threads run only while somebody listens."""
+"""The parts of a node are made once per process, on first use; its threads run only while streams are open."""
 
 import os
 import signal
@@ -121,7 +121,7 @@ def test_the_broker_starts_with_the_first_stream_and_once(make_worker) -> None:
     assert broker.starts == 1
 
 
-def test_an_announcement_is_delivered_here_and_handed_on(make_worker) -> None:
+def test_a_notice_is_delivered_here_and_passed_to_the_broker(make_worker) -> None:
     broker = BrokerThatRemembers()
     node = make_worker(broker)
     laptop, phone = node.open(ALICE, "laptop"), node.open(ALICE, "phone")
@@ -133,7 +133,7 @@ def test_an_announcement_is_delivered_here_and_handed_on(make_worker) -> None:
     assert broker.sent == messages
 
 
-def test_a_message_from_elsewhere_is_delivered_and_not_handed_on(make_worker) -> None:
+def test_a_message_of_another_process_is_delivered_and_not_passed_on(make_worker) -> None:
     broker = BrokerThatRemembers()
     node = make_worker(broker)
     subscriber = node.open(ALICE, None)
@@ -157,7 +157,7 @@ def test_every_stream_ends_when_gunicorn_stops_the_worker(make_worker, sigterm) 
 
 
 class TestPeriodic:
-    def test_it_runs_while_it_is_needed_and_starts_again(self) -> None:
+    def test_a_thread_runs_while_it_is_needed_and_starts_again(self) -> None:
         needed = threading.Event()
         runs = []
         periodic = Periodic("test", 0.01, lambda: runs.append(1), needed.is_set)
@@ -197,7 +197,7 @@ class TestPeriodic:
         assert "the database is away" in caplog.text
 
 
-def test_without_a_thread_to_be_had_no_subscriber_is_left_behind(make_worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_no_thread_can_be_started_no_subscriber_is_left(make_worker, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -214,7 +214,7 @@ def test_without_a_thread_to_be_had_no_subscriber_is_left_behind(make_worker, mo
 
 
 class TestSweep:
-    def test_it_asks_from_a_little_before_the_last_time(self) -> None:
+    def test_the_sweep_asks_from_a_little_before_the_last_time(self) -> None:
         asked: list[datetime] = []
 
         def changed_channels(since: datetime) -> list:
@@ -229,13 +229,13 @@ class TestSweep:
         assert abs(asked[0] - began + timedelta(seconds=5)) < timedelta(seconds=1)
         assert timedelta() <= asked[1] - asked[0] < timedelta(seconds=1)
 
-    def test_it_wakes_whom_it_names(self) -> None:
+    def test_the_sweep_wakes_the_channels_that_the_hook_names(self) -> None:
         registry = Registry()
         alice, bob = registry.subscribe(ALICE), registry.subscribe(ChannelKey("notes", "bob"))
         Sweep(registry, lambda since: [(ALICE, None), (ChannelKey("notes", "nobody"), None)]).run()
         assert (len(alice.pending), len(bob.pending)) == (1, 0)
 
-    def test_after_a_failure_it_looks_back_as_far_as_before(self) -> None:
+    def test_after_a_failure_the_sweep_asks_from_the_same_time(self) -> None:
         asked: list[datetime] = []
 
         def fail_once(since: datetime) -> list:
@@ -251,7 +251,7 @@ class TestSweep:
         sweep.run()
         assert asked[0] == asked[1]
 
-    def test_it_runs_only_while_streams_are_open(self, make_worker) -> None:
+    def test_the_sweep_runs_only_while_streams_are_open(self, make_worker) -> None:
         sweeps = []
         node = make_worker(changed_channels=lambda s: sweeps.append(s) or [], sweep_seconds=0.01)
         assert not running("synckit-sweep")

@@ -1,4 +1,4 @@
-"""A client that leaves is no error to those who look on: Sentry, OpenTelemetry, the debugger, the server's log."""
+"""A client that disconnects is not reported as an error by Sentry, OpenTelemetry, the debugger or the server's log."""
 
 import json
 import urllib.error
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_token
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import Server, flask_run, gunicorn
+from .support.tokens import make_token
 from .support.wait import until
 
 THOROUGH = pytest.mark.thorough
@@ -26,7 +26,7 @@ SERVERS: dict[str, Callable[[Path, dict[str, str]], Server]] = {
 
 
 class Watched:
-    """A server, and what its onlookers have reported."""
+    """A server, and what its monitoring tools have reported."""
 
     def __init__(self, server: Server, errors: Path, spans: Path) -> None:
         self.server = server
@@ -65,7 +65,9 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.mark.parametrize("leave", [Listener.close, Listener.reset])
-def test_a_client_that_leaves_is_no_error(watched: Watched, leave: Callable[[Listener], None]) -> None:
+def test_a_client_that_disconnects_is_not_reported_as_an_error(
+    watched: Watched, leave: Callable[[Listener], None]
+) -> None:
     spans_before = len(watched.spans(SUBSCRIBE))
     listeners = [Listener(watched.server.port, f"{SUBSCRIBE}?app_id=notes", make_token()) for _ in range(5)]
     assert [listener.next_frame() for listener in listeners] == [CONNECTED] * 5

@@ -1,4 +1,4 @@
-"""Several processes, several machines: a broker makes it fast, and what it loses the sweep or a gap's repair tells.
+"""Several processes and machines: the broker is fast, and a sweep or a recovery finds what it loses.
 
 Two gunicorns stand for two machines, A and B; the device listens on B and the push lands on A. One pair of tests really
 has two machines, with a cable between them that is pulled.
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_token
 from .support.netns import OtherMachine
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import ROOT, Server, clean_environment, gunicorn
+from .support.tokens import make_token
 from .support.valkey import Valkey
-from .support.wait import until
+from .support.wait import wait_until
 
 PUSHED_WITHIN = 2.5
 """Seconds; five times what a push may take, and half of what it takes to wait for a broker that hangs."""
@@ -66,10 +66,6 @@ def post(url: str, **headers: str) -> None:
     urllib.request.urlopen(urllib.request.Request(url, method="POST", headers=headers), timeout=10).close()
 
 
-def wait_until(condition: Callable[[], bool], within: float = 20.0) -> None:
-    assert until(condition, within), "it did not come to pass"
-
-
 def read_all(listener: Listener, seconds: float = 0.3) -> int:
     """Read what comes for a while; return how often `changed` was in it."""
     before = listener.body.count(CHANGED)
@@ -101,7 +97,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Pair]]:
         yield start_pair
 
 
-def test_a_push_on_one_machine_is_heard_on_the_other_but_not_by_its_own_device(start, broker: Valkey) -> None:
+def test_a_push_on_one_machine_reaches_the_other_but_not_its_own_device(start, broker: Valkey) -> None:
     pair = start(PLAIN, broker.url)
     with pair.listen("phone") as phone, pair.listen("laptop") as laptop:
         pair.wait_until_joined()
@@ -127,7 +123,7 @@ def test_a_log_out_on_one_machine_ends_the_streams_on_the_other_within_a_second(
 
 
 @pytest.mark.parametrize("fault", ["dead", "hung"])
-def test_without_the_broker_a_push_waits_for_nothing_and_the_sweep_tells(start, broker: Valkey, fault: str) -> None:
+def test_without_the_broker_a_push_does_not_wait_and_the_sweep_finds_it(start, broker: Valkey, fault: str) -> None:
     pair = start(FOREIGN, broker.url)
     with pair.listen() as phone:
         pair.wait_until_joined()
@@ -143,7 +139,7 @@ def test_without_the_broker_a_push_waits_for_nothing_and_the_sweep_tells(start, 
 
 
 @pytest.mark.thorough
-def test_a_broker_that_is_dead_from_the_start_costs_no_more_than_a_sweep(start, tmp_path: Path) -> None:
+def test_a_broker_that_is_down_from_the_start_delays_a_notice_by_one_sweep(start, tmp_path: Path) -> None:
     pair = start(FOREIGN, "redis://127.0.0.1:9")
     with pair.listen() as phone:
         assert pair.push() < PUSHED_WITHIN
@@ -152,7 +148,7 @@ def test_a_broker_that_is_dead_from_the_start_costs_no_more_than_a_sweep(start, 
 
 
 @pytest.mark.thorough
-def test_a_host_without_a_sweep_hears_after_the_broker_is_back(start, broker: Valkey) -> None:
+def test_a_host_without_a_sweep_gets_notices_after_the_broker_is_back(start, broker: Valkey) -> None:
     pair = start(PLAIN, broker.url)
     with pair.listen() as phone:
         pair.wait_until_joined()
@@ -164,7 +160,9 @@ def test_a_host_without_a_sweep_hears_after_the_broker_is_back(start, broker: Va
 
 
 @pytest.mark.thorough
-def test_a_log_out_that_nobody_heard_of_is_found_after_the_next_gap(start, broker: Valkey, tmp_path: Path) -> None:
+def test_a_log_out_that_was_not_published_ends_streams_after_the_next_gap(
+    start, broker: Valkey, tmp_path: Path
+) -> None:
     pair = start(FOREIGN, broker.url)
     with pair.listen() as phone:
         pair.wait_until_joined()
@@ -177,7 +175,7 @@ def test_a_log_out_that_nobody_heard_of_is_found_after_the_next_gap(start, broke
 
 
 @pytest.mark.thorough
-def test_a_script_that_publishes_and_exits_is_heard(start, broker: Valkey) -> None:
+def test_a_notice_of_a_script_that_exits_at_once_arrives(start, broker: Valkey) -> None:
     pair = start(PLAIN, broker.url)
     with pair.listen() as phone:
         pair.wait_until_joined()
@@ -194,7 +192,7 @@ def test_a_script_that_publishes_and_exits_is_heard(start, broker: Valkey) -> No
 
 
 @pytest.mark.thorough
-def test_a_worker_that_is_killed_and_replaced_joins_again(start, broker: Valkey) -> None:
+def test_a_replaced_worker_subscribes_to_the_broker_again(start, broker: Valkey) -> None:
     pair = start(PLAIN, broker.url)
     with pair.listen() as phone:
         pair.wait_until_joined()
@@ -210,7 +208,7 @@ def test_a_worker_that_is_killed_and_replaced_joins_again(start, broker: Valkey)
         assert phone.next_news(1.0) == CHANGED
 
 
-def test_several_workers_of_one_master_tell_each_other(tmp_path: Path, broker: Valkey) -> None:
+def test_several_workers_of_one_master_notify_each_other(tmp_path: Path, broker: Valkey) -> None:
     env = {"SYNCKIT_BROKER_URL": broker.url}
     with gunicorn(PLAIN, tmp_path / "server", workers=2, env=env) as server:
         pair = Pair(PLAIN, server, server)
@@ -231,13 +229,13 @@ def test_several_workers_of_one_master_tell_each_other(tmp_path: Path, broker: V
 
 
 @pytest.mark.thorough
-def test_several_workers_without_a_broker_are_told_what_to_set(tmp_path: Path) -> None:
+def test_several_workers_without_a_broker_log_what_to_set(tmp_path: Path) -> None:
     with gunicorn(PLAIN, tmp_path, workers=2) as server:
         wait_until(lambda: "set SYNCKIT_BROKER_URL to redis://" in server.log)
 
 
 @pytest.mark.thorough
-def test_two_machines_whose_cable_is_pulled_lose_nothing(tmp_path: Path) -> None:
+def test_two_machines_that_are_disconnected_for_a_while_lose_nothing(tmp_path: Path) -> None:
     """The database is one file here, as the notices' way is what is tested."""
     with OtherMachine() as far, contextlib.ExitStack() as stack:
         broker = stack.enter_context(

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_token, need
-from .support.curl import Curl
-from .support.proxies import DEPLOY, Nginx, Proxy, free_port
+from .support.curl import PATIENCE_SECONDS, Curl
+from .support.programs import need
+from .support.proxies import DEPLOY, Nginx, Proxy
 from .support.proxy_leaks import believed_lies, echo, revealed_metrics
 from .support.proxy_scenarios import (
     Route,
@@ -27,11 +27,12 @@ from .support.proxy_scenarios import (
     idle_life,
     on_its_own,
     open_connections,
-    wait_until,
     whole_body,
 )
 from .support.reconnecting_devices import disturb, hang_up
-from .support.server import ROOT, Server, gunicorn
+from .support.server import ROOT, Server, free_port, gunicorn
+from .support.tokens import make_token
+from .support.wait import until
 
 pytestmark = pytest.mark.thorough
 
@@ -72,7 +73,7 @@ def route(request: pytest.FixtureRequest, service: Server, nginx: Proxy) -> Rout
     return through(nginx, service, request.param)
 
 
-def test_the_head_is_the_services_own(route: Route) -> None:
+def test_the_proxy_passes_the_response_head_unchanged(route: Route) -> None:
     with route.subscribe("alice") as stream:
         assert (stream.version, stream.status) == (f"HTTP/{route.version}", 200)
         expected = {
@@ -83,17 +84,17 @@ def test_the_head_is_the_services_own(route: Route) -> None:
         assert expected.items() <= stream.headers.items()
 
 
-def test_every_byte_up_to_the_clean_end_is_the_services_own(route: Route) -> None:
+def test_the_proxy_passes_every_byte_up_to_the_clean_end(route: Route) -> None:
     assert whole_body(route, pushes=20) == expected_body(pushes=20)
 
 
-def test_nothing_is_held_back(route: Route, service: Server) -> None:
+def test_the_proxy_does_not_buffer(route: Route, service: Server) -> None:
     direct = Route(service, service.url, "1.1", make_token)
     assert statistics.median(added_delays(direct, route, pushes=20, pause=0.01)) < 0.05
     assert statistics.median(first_bytes(route, streams=5)) < 1.0
 
 
-def test_a_refusal_is_the_services_own(nginx: Proxy) -> None:
+def test_the_proxy_passes_a_refusal_unchanged(nginx: Proxy) -> None:
     with Curl(f"{nginx.url}/api/sync/subscribe?app_id=notes", None) as refused:
         assert refused.status == 401
         assert refused.headers["www-authenticate"].startswith("Bearer")
@@ -119,7 +120,7 @@ def test_the_idle_limit_is_the_one_of_the_file(quiet: Server, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_service_is_told_when_a_device_goes(quiet: Server, tmp_path: Path, version: str) -> None:
+def test_the_proxy_closes_its_connection_when_a_device_disconnects(quiet: Server, tmp_path: Path, version: str) -> None:
     with Nginx(tmp_path, quiet.port) as proxy:
         assert departure(through(proxy, quiet, version)) < 10.0
 
@@ -132,10 +133,10 @@ def test_the_connection_of_a_stream_that_has_ended_is_not_used_again(quiet: Serv
         with stream:
             route.revoke("ending")
             stream.read_to_end()
-        assert wait_until(lambda: not connection & open_connections(quiet.port), within=20.0)
+        assert until(lambda: not connection & open_connections(quiet.port), 20.0)
 
 
-def test_a_service_that_dies_does_not_look_as_if_it_had_ended(route: Route) -> None:
+def test_a_crash_of_the_service_does_not_look_like_a_clean_end(route: Route) -> None:
     assert death(route) == "cut"
 
 
@@ -156,7 +157,7 @@ def test_streams_survive_a_reload_of_nginx(route: Route, nginx: Proxy) -> None:
     assert outcome.pushes.answers.keys() == {200}
 
 
-def test_what_an_old_nginx_still_holds_at_its_limit_comes_back(service: Server, tmp_path: Path) -> None:
+def test_streams_that_an_old_nginx_cuts_at_its_limit_come_back(service: Server, tmp_path: Path) -> None:
     with Nginx(tmp_path, service.port, shutdown_limit="1s") as proxy:
         before = proxy.workers()
         outcome = disturb(
@@ -184,22 +185,22 @@ def secretive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         yield proxy
 
 
-def test_metrics_are_not_for_the_outside(secretive: Proxy) -> None:
+def test_metrics_are_not_served_to_the_outside(secretive: Proxy) -> None:
     assert revealed_metrics(secretive.url) == []
 
 
-def test_the_service_learns_from_nginx_alone_who_asks(secretive: Proxy) -> None:
+def test_only_nginx_tells_the_service_the_client_address(secretive: Proxy) -> None:
     assert believed_lies(secretive.url) == []
 
 
-def test_no_log_holds_a_token(tmp_path: Path) -> None:
+def test_no_log_contains_a_token(tmp_path: Path) -> None:
     token = make_token()
     with Nginx(tmp_path, upstream=free_port()) as proxy:
         with Curl(f"{proxy.url}/oauth/authorize?code=secret", token) as unanswered:
             assert unanswered.status == 502
             assert list(json.loads(unanswered.read_to_end())) == ["error"]
         access_log = tmp_path / "access.log"
-        assert wait_until(lambda: "GET /oauth/authorize HTTP/2.0 502" in access_log.read_text())
+        assert until(lambda: "GET /oauth/authorize HTTP/2.0 502" in access_log.read_text(), PATIENCE_SECONDS)
         assert "secret" not in access_log.read_text()
         assert "connect() failed" in proxy.logs
         assert token not in proxy.logs
@@ -214,7 +215,7 @@ def test_a_body_over_8_mib_is_refused_in_json(secretive: Proxy, tmp_path: Path) 
         assert list(json.loads(answer.read_to_end())) == ["error"]
 
 
-def test_plain_http_leads_to_tls(secretive: Proxy) -> None:
+def test_plain_http_redirects_to_https(secretive: Proxy) -> None:
     with Curl(f"http://127.0.0.1:{secretive.plain_port}/oauth/authorize?client_id=x", None) as answer:
         assert answer.status == 301
         assert answer.headers["location"] == "https://sync.example.org/oauth/authorize?client_id=x"

@@ -51,7 +51,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 
+ROOT = PACKAGE.parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+TEST_FILES = sorted(file for folder in ("tests", "benchmarks") for file in (ROOT / folder).rglob("*.py"))
 
 
 def name_of(file: Path) -> str:
@@ -67,25 +69,33 @@ def room_of(file: Path) -> str:
     return str(inside) if str(inside) in MAY_IMPORT else inside.parts[0]
 
 
-def imports_of(file: Path) -> set[str]:
-    """The names that a file imports: modules of ours as `synckit_notify…`, foreign ones as their top package."""
-    package = file.relative_to(PACKAGE.parent).parts[:-1]
+def imported_names(file: Path) -> set[str]:
+    """Return the dotted names that a file imports, of modules and of what is in them; relative ones made absolute."""
+    package = file.relative_to(ROOT).parts[:-1]
     found: set[str] = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = (
-                ".".join((*package[: len(package) - node.level + 1], node.module or "")) if node.level else node.module
-            )
-            base = (base or "").rstrip(".")
-            inside = {f"{base}.{alias.name}" for alias in node.names}
-            found |= {name if name in MODULES else base for name in inside}
-    return {name if name in MODULES else name.split(".")[0] for name in found}
+            parts = [*(package[: len(package) - node.level + 1] if node.level else ()), *filter(None, [node.module])]
+            found |= {".".join([*parts, alias.name]) for alias in node.names}
+    return found
+
+
+def imports_of(file: Path) -> set[str]:
+    """Return what a file imports: modules of ours by their dotted names, foreign ones by their top package."""
+    return {module_of(name) for name in imported_names(file)}
+
+
+def module_of(name: str) -> str:
+    """Return the module of ours that a dotted name is in, or its top package."""
+    while "." in name and name not in MODULES:
+        name = name.rpartition(".")[0]
+    return name
 
 
 def rooms_of(file: Path) -> set[str]:
-    """The rooms and foreign packages that a file imports, its own room and the standard library left out."""
+    """Return the rooms and foreign packages that a file imports, without its own room and the standard library."""
     rooms = {room_of(MODULES[name]) if name in MODULES else name for name in imports_of(file)} - STANDARD
     return {"synckit_notify" if room == "__init__" else room for room in rooms} - {room_of(file)}
 
@@ -108,6 +118,14 @@ def test_no_room_imports_a_room_that_imports_it() -> None:
     list(TopologicalSorter(rooms).static_order())
 
 
+@pytest.mark.parametrize("file", TEST_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_tests_and_benchmarks_share_helpers_through_tests_support_alone(file: Path) -> None:
+    parts = {part for name in imported_names(file) for part in name.split(".")}
+    assert not {part for part in parts if part.startswith("test_") or part == "conftest"}
+    if (ROOT / "benchmarks") not in file.parents and (ROOT / "tests/benchmarks") not in file.parents:
+        assert "benchmarks" not in parts
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_file_opens_with_its_plan_and_is_no_longer_than_350_lines(file: Path) -> None:
     text = file.read_text()
@@ -127,16 +145,14 @@ def test_a_file_opens_with_its_plan_and_is_no_longer_than_350_lines(file: Path) 
 )
 def test_importing_brings_nothing_heavy_unasked(module: str, unwanted: set[str]) -> None:
     code = f"import sys, {module}; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent
-    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not unwanted & set(loaded.stdout.split())
 
 
 def test_the_sdk_works_where_no_server_package_is_installed() -> None:
     blocked = ("flask", "werkzeug", "gevent", "gunicorn", "sqlalchemy", "jwt")
     code = f"import sys; sys.modules |= dict.fromkeys({blocked!r}); import synckit_notify.cli"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=PACKAGE.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_the_version_is_that_of_the_package_and_of_the_command() -> None:
@@ -147,7 +163,7 @@ def test_the_version_is_that_of_the_package_and_of_the_command() -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=PACKAGE.parent,
+        cwd=ROOT,
     )
     assert said.stdout == f"synckit, version {version}\n"
 

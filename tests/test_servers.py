@@ -1,4 +1,4 @@
-"""On real servers with real sockets: who hears what, the bytes of the wire, and a registry that comes back to zero."""
+"""Real servers and sockets: which stream receives what, the bytes on the wire, and a registry that returns to zero."""
 
 import json
 import random
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import make_token
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import Server, flask_run, gunicorn
+from .support.tokens import make_token
 
 SERVERS = {
     "gevent": lambda folder, app, env: gunicorn(app, folder, env=env),
@@ -78,7 +78,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield started
 
 
-def test_three_devices_of_two_users_and_two_apps_hear_what_concerns_them(server: Server, listen) -> None:
+def test_three_devices_of_two_users_and_two_apps_get_only_their_notices(server: Server, listen) -> None:
     listeners = {
         "alice's laptop": listen(server, "alice", "notes", "laptop"),
         "alice's phone": listen(server, "alice", "notes", "phone"),
@@ -135,7 +135,7 @@ def test_a_refusal_is_json(server: Server, listen, path: str, token: str | None,
         assert list(answer.json()) == ["error"]
 
 
-def test_twenty_pushes_in_one_breath_leave_exactly_sixteen(tmp_path: Path, listen) -> None:
+def test_twenty_pushes_at_once_leave_exactly_sixteen_notices(tmp_path: Path, listen) -> None:
     with gunicorn("tests.support.minimal_host:create_app()", tmp_path) as server:
         listener = listen(server)
         post(server, "/push/notes/alice?times=20")  # one request under gevent: no stream runs in between
@@ -182,14 +182,14 @@ WAYS_TO_GO = {
 
 
 @pytest.mark.parametrize("way", WAYS_TO_GO)
-def test_the_registry_is_empty_after_every_way_to_go(server: Server, listen, way: str) -> None:
+def test_the_registry_is_empty_after_every_way_to_disconnect(server: Server, listen, way: str) -> None:
     listeners = [listen(server, life=2 if "expires" in way else 3600) for _ in range(10)]
     for listener in listeners:
         WAYS_TO_GO[way](listener)
     assert back_to_zero(server, within=5.0)
 
 
-def test_a_thousand_streams_that_go_in_every_way_leave_nothing(tmp_path: Path, listen) -> None:
+def test_a_thousand_streams_that_end_in_every_way_leave_nothing(tmp_path: Path, listen) -> None:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": "1", "SYNCKIT_MAX_STREAMS": "2000"}
     with gunicorn(
         "tests.support.minimal_host:create_app()", tmp_path, "--worker-connections", "2000", env=env

@@ -1,4 +1,4 @@
-"""Every setting is checked once, at start, and a wrong one is named."""
+"""Every setting is checked once, at start, and the error names a wrong one."""
 
 import traceback
 
@@ -8,7 +8,7 @@ from synckit_notify.backend import create_app
 from synckit_notify.errors import ConfigurationError
 from synckit_notify.settings import Settings
 
-from .conftest import KEY
+from .support.tokens import KEY
 
 WRONG = [
     ("SYNCKIT_JWT_KEY", None),
@@ -73,7 +73,7 @@ def test_the_defaults_are_those_of_the_documents() -> None:
     assert (settings.broker_url, settings.broker_namespace) == ("memory://", "synckit")
 
 
-def test_texts_from_the_environment_are_read_as_numbers() -> None:
+def test_strings_from_the_environment_are_read_as_numbers() -> None:
     texts = {"SYNCKIT_KEEPALIVE_SECONDS": "12.5", "SYNCKIT_MAX_STREAMS": "7", "SYNCKIT_MAX_STREAM_SECONDS": "600"}
     settings = Settings.read({"SYNCKIT_JWT_KEYS": f'{{"a": "{KEY}"}}', **texts}, own_tokens=False)
     assert (settings.keepalive_seconds, settings.max_streams, settings.max_stream_seconds) == (12.5, 7, 600.0)
@@ -132,7 +132,7 @@ ODD_KEYS = [
 
 
 @pytest.mark.parametrize(("config", "name"), ODD_KEYS)
-def test_a_key_with_something_at_its_ends_is_warned_of_once(
+def test_a_key_with_quotes_or_space_at_its_ends_is_warned_about_once(
     config: dict, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert Settings.read(config, own_tokens=False).verifier
@@ -141,12 +141,12 @@ def test_a_key_with_something_at_its_ends_is_warned_of_once(
     assert KEY not in line
 
 
-def test_the_included_server_warns_of_a_key_once_too(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_included_server_warns_about_such_a_key_once(tmp_path, caplog: pytest.LogCaptureFixture) -> None:
     create_app({"SYNCKIT_JWT_KEY": f"{KEY}\n", "SYNCKIT_ENV": "production"}, instance_path=tmp_path)
     assert sum("byte order mark" in record.getMessage() for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("key", [KEY, KEY.encode(), b"\x80" * 31 + b" ", "quotes 'inside' of a key, not at its ends"])
-def test_a_sound_key_is_no_news(key: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_valid_key_causes_no_warning(key: str | bytes, caplog: pytest.LogCaptureFixture) -> None:
     assert Settings.read({"SYNCKIT_JWT_KEY": key}, own_tokens=False).verifier
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""What goes on the wire: every byte, and nothing that breaks out of its line."""
+"""The encoder: every byte of each frame, and a refusal of text that would break out of its line."""
 
 import pytest
 

@@ -13,8 +13,8 @@ from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
 from synckit_notify.streams.channel import EndReason
 from synckit_notify.testing import CHANGED, CONNECTED, KEEPALIVE, open_stream
 
-from .conftest import KEY, make_token
 from .support import minimal_host
+from .support.tokens import KEY, make_token
 
 PATH = "/api/sync/subscribe"
 
@@ -87,7 +87,7 @@ BAD_AUTHORIZATIONS = [None, "", "Bearer", "Bearer ", "Basic dXNlcjpwYXNz", "bear
 
 
 @pytest.mark.parametrize("authorization", BAD_AUTHORIZATIONS)
-def test_401_without_a_token_that_counts(app: Flask, client: FlaskClient, authorization: str | None) -> None:
+def test_401_without_a_valid_token(app: Flask, client: FlaskClient, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
     answer = client.get(f"{PATH}?app_id=notes", headers=headers)
     assert_refused(answer, 401)
@@ -117,7 +117,7 @@ def test_403_for_another_app(app: Flask, client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(("limit", "status"), [("SYNCKIT_MAX_STREAMS_PER_CHANNEL", 429), ("SYNCKIT_MAX_STREAMS", 503)])
-def test_a_full_house_answers_with_retry_after(limit: str, status: int) -> None:
+def test_a_reached_limit_answers_with_retry_after(limit: str, status: int) -> None:
     client = minimal_host.create_app(**{limit: 2}).test_client()
     with open_stream(client, "notes", make_token()), open_stream(client, "notes", make_token()):
         answer = ask(client)
@@ -166,7 +166,7 @@ def test_accept_and_last_event_id_are_ignored(client: FlaskClient) -> None:
         assert stream.next_frame() == CONNECTED
 
 
-def test_a_worker_that_stops_says_goodbye_at_once(app: Flask, client: FlaskClient) -> None:
+def test_a_stream_opened_while_the_worker_stops_gets_bye_at_once(app: Flask, client: FlaskClient) -> None:
     class StoppingGunicorn:
         alive = False
 
@@ -222,7 +222,7 @@ def test_a_disconnect_ends_the_streams_of_one_device(app: Flask, client: FlaskCl
 
 
 class TestOwnAuthentication:
-    """A host with a token check of its own needs no key and answers in our words."""
+    """A host with a token check of its own needs no key, and its refusals have our JSON."""
 
     def client(self, answer: Principal | Exception) -> FlaskClient:
         def authenticate(_: object) -> Principal:
@@ -234,16 +234,16 @@ class TestOwnAuthentication:
         Notifier(app, authenticate=authenticate)
         return app.test_client()
 
-    def test_its_principal_opens_the_stream(self) -> None:
+    def test_the_principal_of_authenticate_opens_the_stream(self) -> None:
         with open_stream(self.client(Principal(app="notes", user="alice")), "notes", "anything") as stream:
             assert stream.next_frame() == CONNECTED
 
-    def test_its_ids_and_naive_times_are_read_as_everywhere(self) -> None:
+    def test_ids_and_naive_times_of_a_principal_are_normalized(self) -> None:
         soon = (datetime.now(UTC) + timedelta(seconds=2)).replace(tzinfo=None)
         with open_stream(self.client(Principal(app=7, user=uuid4(), expires_at=soon)), "7", "anything") as stream:
             assert [stream.next_frame(), stream.next_frame(3)] == [CONNECTED, b": bye token_expired\n\n"]
 
-    def test_its_valid_since_is_asked_with_the_session(self) -> None:
+    def test_valid_since_is_called_with_the_session(self) -> None:
         asked: list[Principal] = []
         app = Flask(__name__)
         who = Principal(app="notes", user="alice", session=uuid4(), issued_at=datetime.now(UTC))
@@ -253,16 +253,16 @@ class TestOwnAuthentication:
         assert [principal.session for principal in asked] == [str(who.session)]
 
     @pytest.mark.parametrize(("error", "status"), [(InvalidToken("who are you"), 401), (Forbidden("not you"), 403)])
-    def test_its_refusal_is_answered(self, error: Exception, status: int) -> None:
+    def test_a_refusal_of_authenticate_is_answered(self, error: Exception, status: int) -> None:
         answer = self.client(error).get(f"{PATH}?app_id=notes")
         assert_refused(answer, status)
         assert answer.json == {"error": str(error)}
 
-    def test_its_wrong_principal_is_refused(self) -> None:
+    def test_an_invalid_principal_is_refused(self) -> None:
         assert self.client(Principal(app="notes", user="alice")).get(f"{PATH}?app_id=tasks").status_code == 403
 
 
-def test_nothing_a_client_sends_here_is_a_500(client: FlaskClient) -> None:
+def test_no_request_is_answered_with_500(client: FlaskClient) -> None:
     for query in ("app_id=%F0%9F%98%80", "app_id[]=1", "&&&==", "app_id=" + "%C0%80" * 40, "app_id=notes;x=1"):
         for authorization in (f"Bearer {make_token()}", "Bearer " + "A" * 100_000, "Bearer .", "\x01", KEY):
             answer = client.get(f"{PATH}?{query}", headers={"Authorization": authorization})

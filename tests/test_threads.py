@@ -1,4 +1,4 @@
-"""A thread that cannot be started now is started later: the limit here is the machine's own, and passes."""
+"""A thread that cannot be started now is started later; the limit is a real one of the operating system."""
 
 import re
 import resource
@@ -22,9 +22,9 @@ from synckit_notify.streams.channel import ChannelKey, EndReason
 from synckit_notify.streams.recovery import GapRecovery
 from synckit_notify.streams.registry import Registry
 
-from .brokers.conftest import QUICK, Heard
-from .conftest import make_token
 from .support import minimal_host
+from .support.brokers import QUICK, Heard
+from .support.tokens import make_token
 from .support.valkey import Valkey
 from .support.wait import until
 
@@ -34,7 +34,7 @@ STACK_BYTES = 512 * 2**20
 
 @contextmanager
 def no_new_threads() -> Iterator[None]:
-    """Let each start of a thread fail as on a full machine: its stack is larger than what the process may still map."""
+    """Let each start of a thread fail: its stack is larger than the memory that the process may still map."""
     present = int(re.findall(r"VmSize:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024
     limits, stack = resource.getrlimit(resource.RLIMIT_AS), threading.stack_size(STACK_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (present + STACK_BYTES // 2, limits[1]))
@@ -47,7 +47,7 @@ def no_new_threads() -> Iterator[None]:
         threading.stack_size(stack)
 
 
-def test_a_gap_is_mended_when_there_are_threads_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_gap_is_recovered_when_threads_are_available_again(caplog: pytest.LogCaptureFixture) -> None:
     revoked: list[object] = []
     worker = Node(Registry(), MemoryBroker(), revoked=lambda subscriber: revoked.append(subscriber) or True)
     subscriber = worker.open(ALICE, "phone")
@@ -63,7 +63,7 @@ def test_a_gap_is_mended_when_there_are_threads_again(caplog: pytest.LogCaptureF
     worker.join_idle()
 
 
-def test_a_repair_without_a_thread_waits_for_the_next_gap_where_nobody_listens() -> None:
+def test_a_recovery_without_a_thread_waits_for_the_next_gap() -> None:
     registry = Registry()
     repair = GapRecovery(registry, None)
     subscriber = registry.subscribe(ALICE)
@@ -88,12 +88,6 @@ def test_a_stream_whose_threads_cannot_be_started_is_refused_and_the_next_one_is
     assert again.status_code == 200
     again.close()
     worker.join_idle()
-
-
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[Valkey]:
-    with Valkey(tmp_path) as server:
-        yield server
 
 
 def test_a_broker_without_threads_listens_and_sends_later(valkey: Valkey) -> None:
@@ -123,13 +117,13 @@ def test_a_broker_that_never_had_a_thread_can_be_closed(valkey: Valkey) -> None:
     broker.close()
 
 
-def test_the_sdk_reports_a_network_error_which_its_stream_waits_out() -> None:
+def test_the_sdk_raises_a_network_error_and_its_stream_retries() -> None:
     body = httpx2.ByteStream(b": connected\n\n")
     closed: list[bool] = []
     body.close = lambda: closed.append(True)  # type: ignore[method-assign]
     answers = httpx2.MockTransport(lambda request: httpx2.Response(200, stream=body))
     line = HttpClient("http://sync.example.org", httpx2.Client(transport=answers))
-    with no_new_threads(), pytest.raises(NetworkError, match="no thread"):
+    with no_new_threads(), pytest.raises(NetworkError, match="cannot start a thread"):
         line.subscribe({"app_id": "notes"}, "token", ())
     assert closed
     connection = line.subscribe({"app_id": "notes"}, "token", ())
@@ -139,6 +133,6 @@ def test_the_sdk_reports_a_network_error_which_its_stream_waits_out() -> None:
 
 def test_a_log_in_without_a_thread_leaves_no_port_open() -> None:
     callback = Callback("state")
-    with no_new_threads(), pytest.raises(NetworkError, match="no thread"), callback:
+    with no_new_threads(), pytest.raises(NetworkError, match="cannot start a thread"), callback:
         raise AssertionError("not reached")
     assert callback._server.fileno() == -1

@@ -1,4 +1,4 @@
-"""Which tokens count, and that a bad one never does more than be refused."""
+"""Which tokens are accepted, and that a bad one only leads to a refusal."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from synckit_notify import Notifier
 from synckit_notify.errors import ConfigurationError, InvalidToken
 from synckit_notify.tokens import MAX_TOKEN_LENGTH, TokenVerifier
 
-from .conftest import KEY, make_token
+from .support.tokens import KEY, make_token
 
 OTHER_KEY = "another key, which is as long as the first"
 PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"
@@ -39,7 +39,7 @@ def raw_token(header: object, claims: object, signature: bytes = b"") -> str:
 
 
 def signed(payload: bytes) -> str:
-    """A token whose payload is any bytes, rightly signed."""
+    """Return a correctly signed token with any bytes as payload."""
     return jwt.PyJWS().encode(payload, KEY.encode(), algorithm="HS256")
 
 
@@ -118,7 +118,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("token", REFUSED.values(), ids=REFUSED.keys())
-def test_refused(token: str) -> None:
+def test_a_bad_token_is_refused(token: str) -> None:
     with pytest.raises(InvalidToken) as refusal:
         verify(token)
     assert refusal.value.status == 401
@@ -127,9 +127,7 @@ def test_refused(token: str) -> None:
 
 @pytest.mark.parametrize(("ahead", "accepted"), [(0, True), (5, True), (10, True), (10.5, False), (11, False)])
 @pytest.mark.parametrize("claims", [("iat",), ("nbf",), ("iat", "nbf")])
-def test_a_time_up_to_ten_seconds_ahead_is_a_clock_that_differs(
-    claims: tuple[str, ...], ahead: float, accepted: bool
-) -> None:
+def test_a_time_up_to_ten_seconds_ahead_is_accepted(claims: tuple[str, ...], ahead: float, accepted: bool) -> None:
     now = datetime.fromtimestamp(NOW, UTC)
     times = {"iat": NOW} | dict.fromkeys(claims, NOW + ahead)
     token = make_token(exp=NOW + 60, **times)
@@ -191,7 +189,7 @@ def test_a_token_that_is_not_for_access_is_refused(claims: dict) -> None:
     ],
     ids=str,
 )
-def test_an_access_token_may_say_that_it_is_one(claims: dict) -> None:
+def test_a_token_may_declare_that_it_is_an_access_token(claims: dict) -> None:
     every = {"sub": "alice", "app": "notes", "iat": NOW, "exp": NOW + 3600} | claims
     assert accepts(jwt.encode(every, KEY, headers=every.pop("headers", None)))
 
@@ -233,7 +231,7 @@ def test_the_audience_is_checked_when_configured(claims: dict, accepted: bool) -
         (None, KEY, False),
     ],
 )
-def test_several_keys_are_told_apart_by_kid(kid: str | None, key: str, accepted: bool) -> None:
+def test_several_keys_are_distinguished_by_kid(kid: str | None, key: str, accepted: bool) -> None:
     keys = {"new": OTHER_KEY.encode(), "old": KEY.encode()}
     assert accepts(make_token(key=key, headers={"kid": kid} if kid else None), keys=keys) is accepted
 
@@ -271,7 +269,7 @@ def test_keys_that_cannot_work_are_refused_at_start(keys: dict, algorithms: tupl
 
 
 @pytest.mark.parametrize(("make", "status"), [(create_access_token, 200), (create_refresh_token, 401)])
-def test_of_flask_jwt_extended_access_tokens_are_taken_and_refresh_tokens_are_not(
+def test_access_tokens_of_flask_jwt_extended_are_accepted_and_refresh_tokens_are_not(
     make: Callable[..., str], status: int
 ) -> None:
     app = Flask("host")

@@ -1,4 +1,4 @@
-"""What is published works without the clone: the built wheel, in an environment of its own, under tests from elsewhere.
+"""The built wheel works without the clone: the tests pass with it in an environment and a folder of their own.
 
 source ── pip wheel ──▶ wheel ── pip install, with the extra `test` ──▶ venv ──▶ tests, in a folder without the package
 """

@@ -1,4 +1,4 @@
-"""A stream lives as long as somebody iterates it, and is closed once, whatever stands between it and the server."""
+"""A stream lives as long as its body is iterated, and is closed once, whatever middleware wraps the body."""
 
 import contextlib
 import gc
@@ -15,10 +15,10 @@ from werkzeug.test import EnvironBuilder
 
 from synckit_notify.streams.channel import ChannelKey, EndReason
 
-from .conftest import make_token
 from .support import minimal_host, wrapped_host
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import Server, flask_run, gunicorn
+from .support.tokens import make_token
 from .support.wait import until
 
 THOROUGH = pytest.mark.thorough
@@ -80,7 +80,7 @@ def listen(server: Server, name: str, headers: str) -> Listener:
 
 
 @pytest.mark.parametrize("headers", PLACES, ids=lambda headers: headers.strip() or "nothing")
-def test_it_hears_is_counted_and_gives_its_seat_back_when_the_client_leaves(
+def test_a_wrapped_stream_receives_is_counted_and_released_when_the_client_disconnects(
     server: Server, name: str, headers: str
 ) -> None:
     with listen(server, name, headers) as listener:
@@ -96,7 +96,7 @@ def test_it_hears_is_counted_and_gives_its_seat_back_when_the_client_leaves(
 @pytest.mark.parametrize(
     "headers", ["", "X-Middleware: loop\r\n", "X-Middleware: iterator kept\r\n", "X-Hook: iterator kept\r\n"]
 )
-def test_a_log_out_ends_it_cleanly_and_once(server: Server, name: str, headers: str) -> None:
+def test_a_log_out_ends_a_wrapped_stream_cleanly_and_once(server: Server, name: str, headers: str) -> None:
     with listen(server, name, headers) as listener:
         post(server, f"/disconnect/notes/{name}")
         assert listener.read_to_end() == CONNECTED + b": bye revoked\n\n"
@@ -156,7 +156,9 @@ def hook_that_wraps(response: Response) -> Response:
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("hook", [lambda response: response, callback_that_knows_its_response, hook_that_wraps])
-def test_the_last_reference_gives_the_seat_back_without_the_collector(hook: Callable[[Response], Response]) -> None:
+def test_dropping_the_last_reference_releases_the_stream_without_the_collector(
+    hook: Callable[[Response], Response],
+) -> None:
     app = minimal_host.create_app()
     app.after_request(hook)
     host = Host(app)
@@ -167,7 +169,7 @@ def test_the_last_reference_gives_the_seat_back_without_the_collector(hook: Call
     host.worker.join_idle()
 
 
-def test_a_body_that_is_kept_and_forgotten_goes_at_the_age_limit_where_no_socket_is_known() -> None:
+def test_a_body_that_is_kept_referenced_ends_at_the_age_limit_without_a_known_socket() -> None:
     closed: list[int] = []
     app = minimal_host.create_app(SYNCKIT_MAX_STREAM_SECONDS=0.2)
 
@@ -186,7 +188,7 @@ def test_a_body_that_is_kept_and_forgotten_goes_at_the_age_limit_where_no_socket
     host.worker.join_idle()
 
 
-def test_a_closed_body_ends_and_is_never_deaf() -> None:
+def test_a_closed_body_ends_and_its_stream_is_released() -> None:
     host = Host(minimal_host.create_app())
     body = host.open()
     body.close()
@@ -195,7 +197,7 @@ def test_a_closed_body_ends_and_is_never_deaf() -> None:
     host.worker.join_idle()
 
 
-def test_a_callback_that_fails_keeps_neither_the_others_nor_the_seat(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callback_that_fails_prevents_neither_the_others_nor_the_release(caplog: pytest.LogCaptureFixture) -> None:
     called: list[int] = []
     app = minimal_host.create_app()
 
@@ -232,7 +234,7 @@ def test_a_host_with_a_response_class_of_its_own_gets_its_class_and_its_callback
     host.worker.join_idle()
 
 
-def test_a_hook_that_answers_something_else_leaves_no_stream_behind() -> None:
+def test_a_hook_that_replaces_the_response_leaves_no_stream() -> None:
     app = minimal_host.create_app()
 
     @app.after_request
@@ -259,7 +261,7 @@ def test_the_log_names_each_stream_once_and_why_it_ended(caplog: pytest.LogCaptu
     assert [r.getMessage().partition(" age")[0] for r in caplog.records] == ["stream ended reason=revoked"]
 
 
-def test_a_log_handler_that_fails_harms_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_handler_that_fails_affects_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise OSError("the log server is away")

@@ -18,8 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.server import clean_environment
-from tests.support.valkey import free_port
+from tests.support.server import clean_environment, free_port
 
 from ..server import ROOT
 from .devices import Order

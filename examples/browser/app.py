@@ -1,8 +1,8 @@
-"""The included server, and one page of its own at /notes that syncs over it.
+"""The included server, plus a page at /notes that syncs with it.
 
     gunicorn -k gevent app:app
 
-Beside the page this serves `synckit.js`, the client for web pages. Copy that file into your own project.
+It also serves `synckit.js`, the client for web pages. Copy that file into your own project.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""Tasks with Flask-SQLAlchemy and Flask-JWT-Extended: a change is committed, then the user's other devices hear of it.
+"""Tasks with Flask-SQLAlchemy and Flask-JWT-Extended: after a commit, the user's other devices are notified.
 
     flask --app app init-db
     gunicorn -k gevent 'app:create_app()'
 
-Three hooks make it complete: `valid_since` refuses tokens that were issued before a log-out everywhere,
+Three hooks complete it: `valid_since` refuses tokens that were issued before the user logged out everywhere,
 `changed_channels` finds changes whose notice was lost, and `ready_check` tells a load balancer whether the database
 answers.
 """
@@ -21,7 +21,7 @@ from werkzeug.security import check_password_hash, generate_password_hash
 from synckit_notify import Notifier, Principal
 
 APP_ID = "tasks"
-"""One app on this backend, so one fixed name for it: in the tokens and in `publish`."""
+"""The id of the only app of this backend: in its tokens, and in `publish`."""
 
 db = SQLAlchemy()
 jwt = JWTManager()
@@ -29,7 +29,7 @@ notifier = Notifier()
 
 
 def now() -> datetime:
-    """Return the time as this database keeps it: UTC without a time zone."""
+    """Return the time as the database stores it: in UTC, without a time zone."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
@@ -88,8 +88,8 @@ def push() -> dict[str, int]:
 
 def pull() -> dict[str, list[dict[str, object]]]:
     principal = notifier.authenticate(request)
-    behind = Change.seq > int(request.args.get("cursor", "0"))
-    rows = db.session.scalars(select(Change).where(Change.user_id == int(principal.user), behind).order_by(Change.seq))
+    later = Change.seq > int(request.args.get("cursor", "0"))
+    rows = db.session.scalars(select(Change).where(Change.user_id == int(principal.user), later).order_by(Change.seq))
     return {"changes": [{"seq": row.seq, "data": row.data} for row in rows]}
 
 

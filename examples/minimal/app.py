@@ -1,4 +1,4 @@
-"""A backend in one file: it stores changes in memory and tells the user's other devices of each one.
+"""A backend in one file: it stores changes in memory and notifies the user's other devices of each one.
 
     gunicorn -k gevent app:app
 
@@ -21,7 +21,7 @@ changes: dict[str, list[dict[str, str]]] = {}
 
 @app.get("/token/<user>")
 def token(user: str) -> str:
-    """Return a token without asking for a password. Your log-in does this, and asks."""
+    """Return a token. Your log-in does the same after it has checked a password."""
     now = int(time.time())
     claims = {"sub": user, "app": "notes", "iat": now, "exp": now + 3600}
     return jwt.encode(claims, app.config["SYNCKIT_JWT_KEY"], "HS256")
@@ -29,7 +29,7 @@ def token(user: str) -> str:
 
 @app.post("/api/sync/push")
 def push() -> dict[str, int]:
-    """Store a change, then tell the other devices. With a database: commit before you publish."""
+    """Store a change, then notify the other devices. With a database, commit before you publish."""
     principal = notifier.authenticate(request)
     log = changes.setdefault(principal.user, [])
     log.append({"note": request.json["note"]})
@@ -39,7 +39,7 @@ def push() -> dict[str, int]:
 
 @app.get("/api/sync/pull")
 def pull() -> dict[str, object]:
-    """Return the changes behind a cursor, and the new cursor."""
+    """Return the changes after a cursor, and the new cursor."""
     principal = notifier.authenticate(request)
     log = changes.get(principal.user, [])
     return {"changes": log[int(request.args.get("cursor", "0")) :], "cursor": len(log)}

@@ -1,4 +1,4 @@
-"""The SDK: `SyncKitClient` and what it takes and gives; nothing of the server is imported."""
+"""The SDK for apps: `SyncKitClient`, and the values and errors of its methods. It imports nothing of the server."""
 
 from .client import SyncKitClient
 from .errors import (

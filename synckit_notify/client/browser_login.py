@@ -2,8 +2,8 @@
 
     the server's page, in the browser ──▶ a port of this machine ──▶ code ── session, with the verifier ──▶ tokens
 
-Only an answer with our `state` counts. Any other is refused and waited past, so nobody can end a log-in by knocking at
-the port. Neither the code nor the verifier is ever logged.
+Only a redirect with our `state` is accepted. Any other is refused, and the wait goes on, so that no other program can
+end a log-in by a request to the port. Neither the code nor the verifier is ever logged.
 """
 
 import base64
@@ -28,11 +28,11 @@ from .models import Account
 from .session import Session
 
 PATH = "/callback"
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 MAX_REASON_CHARACTERS = 300
 
 PAGE_SECONDS = 2.0
-"""The app waits for the browser to take its page this long, unless the browser takes it at once."""
+"""Upper bound of the wait for the browser to fetch the last page, before the port is closed."""
 
 STYLE = "body{margin:4rem auto;max-width:30rem;padding:0 1rem;font:1.125rem/1.5 system-ui,sans-serif}"
 PAGE = """<!doctype html>
@@ -61,10 +61,10 @@ log = logging.getLogger("synckit_notify.client")
 
 
 def log_in(session: Session, open_browser: Callable[[str], object], timeout: float) -> Account:
-    """Let the user log in in the browser, and return who did.
+    """Let the user log in with the browser, and return the account.
 
-    `open_browser` is given the address; `print` will do where there is no browser, and False says that none was opened.
-    Raises NotAuthenticated if the user declines, or does not come to an end within `timeout` seconds.
+    `open_browser` is called with the URL; it returns False if it could not open a browser. Raises NotAuthenticated if
+    the user declines or does not finish within `timeout` seconds.
     """
     verifier, state = secrets.token_urlsafe(64), secrets.token_urlsafe(32)
     with Callback(state) as callback:
@@ -77,12 +77,12 @@ def log_in(session: Session, open_browser: Callable[[str], object], timeout: flo
 
 
 def s256(verifier: str) -> str:
-    """Return the challenge of a verifier (RFC 7636, section 4.2)."""
+    """Return the code challenge of a verifier (RFC 7636, section 4.2)."""
     return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).decode().rstrip("=")
 
 
 class Callback:
-    """Listens on the loopback until the browser brings an answer with this `state`; use it in a `with`."""
+    """Listens on the loopback until the browser is redirected to it with this `state`; a context manager."""
 
     def __init__(self, state: str) -> None:
         self._state = state
@@ -94,26 +94,26 @@ class Callback:
         self.address = f"http://127.0.0.1:{self._server.server_address[1]}{PATH}"
 
     def wait(self, seconds: float, closed: Callable[[], bool]) -> dict[str, str]:
-        """Return the answer's parameters; raises NotAuthenticated if none comes, NetworkError if `closed` says so."""
+        """Return the parameters of the redirect; raises NotAuthenticated after `seconds`, NetworkError if `closed`."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if closed():
                 raise NetworkError("the client is closed")
             try:
-                answer = self._answers.get(timeout=min(left, LOOK_SECONDS))
+                answer = self._answers.get(timeout=min(left, POLL_SECONDS))
             except queue.Empty:
                 continue
             self._answered = True
             return answer
-        forged = f"; {self._forged} answers were not ours, their state was another" if self._forged else ""
-        raise NotAuthenticated(f"nobody finished the log-in in the browser within {seconds:g} s{forged}")
+        forged = f"; {self._forged} redirects were refused because their state was wrong" if self._forged else ""
+        raise NotAuthenticated(f"the log-in in the browser was not finished within {seconds:g} s{forged}")
 
     def __enter__(self) -> Self:
         try:
-            threading.Thread(target=self._server.serve_forever, args=(LOOK_SECONDS,), daemon=True).start()
+            threading.Thread(target=self._server.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
         except RuntimeError as error:
             self._server.server_close()
-            raise NetworkError(f"no thread can be started to wait for the browser: {error}") from None
+            raise NetworkError(f"cannot start a thread to wait for the browser: {error}") from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -123,28 +123,28 @@ class Callback:
         self._server.server_close()
 
     def _handle(self, path: str, show: Callable[[int, str, str], None]) -> None:
-        """Hand the answer over, then show the page; `__exit__` waits for the page, since the process may end then.
+        """Pass the parameters on, then show the page; `__exit__` waits for the page, since the process may end then.
 
-        In this order: the page makes the browser send what comes next, and only the first answer counts.
+        The order matters: the page lets the browser send its next request, and only the first redirect counts.
         """
-        asked = urlsplit(path)
-        answer = dict(parse_qsl(asked.query))
-        if asked.path != PATH:
-            show(404, "Nothing here", "This address is only for the end of a log-in.")
+        url = urlsplit(path)
+        answer = dict(parse_qsl(url.query))
+        if url.path != PATH:
+            show(404, "Not found", "This address is only used at the end of a log-in.")
         elif not hmac.compare_digest(answer.get("state", "").encode(), self._state.encode()):
             self._forged += 1
-            log.warning("an answer to the log-in had another state: it is not ours")
-            show(400, "Nobody asked for this log-in", "Nothing has happened. You may close this window.")
+            log.warning("refused a redirect to the log-in: its state is wrong")
+            show(400, "This log-in was not requested", "Nothing was changed. You may close this window.")
         else:
             self._answers.put(answer)
             try:
                 show(200, *_outcome(answer))
-            finally:  # also if the browser did not stay to hear it
+            finally:  # also if the browser closed the connection
                 self._shown.set()
 
 
 class _Server(ThreadingTCPServer):
-    """A thread per connection: browsers open some that they do not use, and one would hold up all others."""
+    """One thread for each connection: browsers open some that they do not use, and one would block all others."""
 
     daemon_threads = True
     block_on_close = False
@@ -156,7 +156,7 @@ class _Server(ThreadingTCPServer):
         super().__init__(address, _Request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that hangs up is no news."""
+        """Ignore the error: a browser may close its connection at any time."""
 
 
 class _Request(BaseHTTPRequestHandler):
@@ -167,7 +167,7 @@ class _Request(BaseHTTPRequestHandler):
         self.server.handle(self.path, self._show)
 
     def log_message(self, format: str, *args: object) -> None:
-        """The request line holds the code."""
+        """Log nothing: the request line contains the code."""
 
     def _show(self, status: int, title: str, text: str) -> None:
         page = PAGE.format(style=STYLE, title=html.escape(title), text=html.escape(text)).encode()
@@ -182,13 +182,13 @@ def _open(open_browser: Callable[[str], object], url: str) -> None:
     try:
         opened = open_browser(url)
     except webbrowser.Error as error:
-        raise NotAuthenticated(f"no browser could be opened: {error}") from error
-    if opened is False:  # and not None, which is what `print` says
-        raise NotAuthenticated("no browser could be opened: give open_browser a function that shows the address")
+        raise NotAuthenticated(f"cannot open a browser: {error}") from error
+    if opened is False:  # None, which `print` returns, is fine
+        raise NotAuthenticated("cannot open a browser: pass open_browser=print to show the URL instead")
 
 
 def _outcome(answer: dict[str, str]) -> tuple[str, str]:
-    """Return a title and a text for the browser; whether the code is worth anything, the app will know."""
+    """Return a title and a text for the browser; whether the code is valid is only known later, in the app."""
     if "code" in answer:
         return "Done", "Go back to the app. You may close this window."
     reason = _reason(answer)
@@ -196,8 +196,8 @@ def _outcome(answer: dict[str, str]) -> tuple[str, str]:
 
 
 def _reason(answer: dict[str, str]) -> str:
-    """Return why there is no code, in words that are safe to print."""
+    """Return why there is no code, as text that is safe to print."""
     if answer.get("error") == "access_denied":
         return "the log-in was declined in the browser"
-    said = answer.get("error_description") or answer.get("error") or "it gave no code and no reason"
-    return f"the server refused the log-in: {printable(said)[:MAX_REASON_CHARACTERS]}"
+    message = answer.get("error_description") or answer.get("error") or "it sent neither a code nor a reason"
+    return f"the server refused the log-in: {printable(message)[:MAX_REASON_CHARACTERS]}"

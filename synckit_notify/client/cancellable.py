@@ -1,8 +1,8 @@
-"""A call in a thread of its own that can be given up at any moment.
+"""Calls in a thread of their own that can be abandoned at any moment.
 
-In: a function that may block for long (a request, a name look-up, a lock). Out: a future. Cancelling it ends every wait
-for it at once, while the call itself goes on until its own time limits end it; a result that comes later is discarded.
-Nothing here is made before it is needed, and the threads never keep a process alive.
+In: a function that may block for long (a request, a name lookup, a lock). Out: a future. Cancelling it ends every wait
+for it at once; the call itself continues until its own time limits end it, and its result is discarded. The threads are
+daemons, so they never keep a process alive.
 """
 
 import contextvars
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def start(call: Callable[[], T], *, discard: Callable[[T], object] = lambda result: None) -> "Future[T]":
-    """Run the call in a daemon thread and return its future; `discard` gets the result of a call that was given up."""
+    """Run the call in a daemon thread and return its future; `discard` receives the result of a cancelled call."""
     # A future that is never marked as running can be cancelled at any moment.
     future: Future[T] = Future()
 
@@ -32,10 +32,10 @@ def start(call: Callable[[], T], *, discard: Callable[[T], object] = lambda resu
             except InvalidStateError:
                 discard(result)
 
-    context = contextvars.copy_context()  # for tracers, which hang requests on what the caller is doing
+    context = contextvars.copy_context()  # for tracers, which attach a request to the caller's span
     try:
         threading.Thread(target=context.run, args=(run,), name="synckit-call", daemon=True).start()
     except RuntimeError:
-        # No thread can be started, as in an atexit handler from Python 3.12 on: then it cannot be given up.
+        # No thread can be started, as in an atexit handler since Python 3.12: then it cannot be cancelled.
         run()
     return future

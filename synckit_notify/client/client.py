@@ -1,9 +1,9 @@
-"""`SyncKitClient`: what an app calls. Changes go in and come out, everything between is the SDK's.
+"""`SyncKitClient`: the class that an app uses to push changes, to pull them and to be notified.
 
-    push:  entries ── seal, cut into batches ──▶ state ──▶ server ──▶ answered: out of the state
-    pull:  server ──▶ page ── open, without the own echo ──▶ the app ──▶ confirmed: the cursor moves over it (LogReader)
+    push:  entries ── encrypt, split into batches ──▶ state ──▶ server ──▶ answered: removed from the state
+    pull:  server ──▶ page ── decrypt, drop own changes ──▶ the app ──▶ confirmed: the cursor moves on (LogReader)
 
-A crash anywhere repeats a change or sends it later; it never skips or doubles one. Any thread may call anything.
+After a crash, a change may be sent late or pulled again, but is never skipped or stored twice. Thread-safe.
 """
 
 import os
@@ -40,7 +40,7 @@ from .stream import StreamState, SyncNotifyStream
 
 
 class Resources:
-    """What each process has of a client for itself: state, session, reader of the log, locks and streams."""
+    """The parts of a client that each process makes for itself: state, session, log reader, locks and streams."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Resources:
         self.streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
 
     def close(self) -> None:
-        """End the streams and the waits of other threads, close connections and file."""
+        """End the streams and the waits of other threads; close the connections and the state file."""
         for stream in list(self.streams):
             stream.close()
         self.session.close()
@@ -73,13 +73,22 @@ class Resources:
 
 
 class SyncKitClient:
-    """One installation of an app; close it, or use it in a `with`.
+    """A client for one installation of an app; close it, or use it as a context manager.
 
-    `state` is a file that survives the process, None is memory. The master key is never in it: set up encryption in
-    each process. With `strict` a change that cannot be read stops a pull instead of being left out. A process that is
-    forked later can use the client too, with connections of its own, if `state` is a file and `http` is not given; else
-    its calls raise StateError. Raises ValueError for an address that is none, StateError for a file that cannot be
-    used. Every call may raise NetworkError, ServerError, ProtocolError, NotAuthenticated and StateError.
+    - `server_url` is an http or https URL without `/api/sync`.
+    - `api_key` identifies the app to the server.
+    - `state` is the path of a file that keeps the session, the cursor and unsent changes; None keeps them in memory.
+      The file never contains the master key, so set up encryption in each process.
+    - `encrypt=False` sends data as JSON that the server can read.
+    - `strict=True` raises DecryptionFailed where a pull would leave out a change that cannot be read.
+    - `http` is an `httpx2.Client` to use instead of one made here. It must not use HTTP/2, and it is not closed.
+    - `clock` returns the time of day in seconds, `wait` sleeps for a number of seconds; both are for tests.
+
+    Thread-safe. A child process that is forked later can use the client, with connections of its own, if `state` is a
+    file and `http` is not given; otherwise its calls raise StateError.
+
+    Raises ValueError if `server_url` is not such a URL, and StateError if the state file cannot be used. Methods that
+    ask the server may raise NetworkError, ServerError, ProtocolError, NotAuthenticated and StateError.
     """
 
     def __init__(
@@ -117,27 +126,40 @@ class SyncKitClient:
         return self._here.get().log
 
     def authenticate(self, email: str, password: str) -> Account:
-        """Log in; raises NotAuthenticated for wrong credentials, StateError if the state is another account's."""
+        """Log in with a password.
+
+        Raises NotAuthenticated for wrong credentials, and StateError if the state belongs to another account.
+        """
         return self._session.authenticate(email, password)
 
     def login(self, *, open_browser: Callable[[str], object] = webbrowser.open, timeout: float = 300.0) -> Account:
-        """Log in in the browser; `open_browser` is given the address. Raises as `authenticate`, and if declined."""
+        """Log in on the server's page in a browser (OAuth2 with PKCE); return when the user has finished.
+
+        `open_browser` is called with the URL of that page; pass `print` where no browser can be opened. `timeout` is in
+        seconds. Raises NotAuthenticated if the user declines or does not finish in time, and StateError if the state
+        belongs to another account.
+        """
         return log_in(self._session, open_browser, timeout)
 
     def register_device(self, name: str, platform: str) -> Device:
-        """Register this installation, or rename it; needed before push and pull, again if the server forgot it."""
+        """Register this installation as a device of the account, or rename it.
+
+        Call this once before `push` and `pull`, and again if the server answers 404 because it deleted the device.
+        `platform` is one of macos, windows, linux, ios, android and web.
+        """
         body = {"device_name": name, "platform": platform, "installation_id": self._state.installation_id}
         device = read_device(self._session.call("POST", "/api/sync/devices", body, idempotent=True), platform)
         self._state.keep_device(device)
         return device
 
     def push(self, entries: Iterable[ChangeEntry]) -> int:
-        """Send changes, those that are still pending first; return the server's cursor after the last one.
+        """Send changes, after those still pending from earlier calls; return the server's cursor after the last one.
 
-        They are in the state before anything is sent: after an error or a crash `push([])` sends the rest, and the same
-        entries given again meanwhile count once. A batch that the server refuses stays, and holds up what is behind it:
-        register the device again after a 404, else `discard_pending()`. Raises ValueError for an entry that no server
-        takes, and NoMasterKey; then nothing is kept.
+        The changes are written to the state before anything is sent. After an error or a crash, `push([])` sends the
+        rest, and a call with the same entries while they are pending adds nothing. A batch that the server refuses
+        stays pending and blocks later ones: after a 404 register the device again, otherwise call `discard_pending()`.
+
+        Raises ValueError for an entry that no server accepts, and NoMasterKey; in both cases no entry is kept.
         """
         entries = list(entries)
         device = self._state.device_id()
@@ -151,11 +173,11 @@ class SyncKitClient:
 
     @property
     def pending_changes(self) -> int:
-        """Return how many pushed changes the server has not answered yet."""
+        """The number of pushed changes that the server has not answered yet."""
         return self._state.count_pending()
 
     def discard_pending(self) -> int:
-        """Give up what is pending, which the server may have or not; return how many changes that were."""
+        """Drop all pending changes and return their number; the server may already have stored some of them."""
         with self._here.get().pushing:
             return self._state.discard_pending()
 
@@ -165,60 +187,79 @@ class SyncKitClient:
         *,
         on_unreadable: Callable[[UnreadableChange], object] | None = None,
     ) -> PullResult:
-        """Return all changes since those that are confirmed, but this device's own.
+        """Return the changes of other devices after the last confirmed one.
 
-        With `apply`, which is called with each page in turn, a page is confirmed when it returns, and the result holds
-        no changes. Without, they come again until `confirm()`. After the server's log was replaced all changes come
-        from its beginning, the own ones too, and the result says `restarted`.
+        `apply` is called with one page of changes at a time, and each page is confirmed when it returns; the result
+        then contains no changes. After a crash in `apply` the page comes again, so `apply` must tolerate repetition.
+        Without `apply` the result contains the changes of all pages, and the next pull returns them again until
+        `confirm()` is called on it.
 
-        A change that cannot be read is left out, logged, counted in `unreadable` and given to `on_unreadable`; with
-        `strict=True` it raises DecryptionFailed instead. One under a key that is not here is left out and counted in
-        `locked`; the pull after that key was set up gives it, and all changes since, again. Raises NoMasterKey.
+        If the server's log was replaced, all changes come from the start of the new log, this device's own included,
+        and `restarted` of the result is True.
+
+        A change that cannot be read is left out, logged, counted in `unreadable` and passed to `on_unreadable`; with
+        `strict=True` it raises DecryptionFailed instead. A change that is encrypted with a key that this process does
+        not have is left out and counted in `locked`; once that key was set up, the next pull goes back to it. Raises
+        NoMasterKey.
         """
         return self._log.collect(on_unreadable) if apply is None else self._log.apply(apply, on_unreadable)
 
     def pull_filtered(
         self, chosen: PullFilter, *, on_unreadable: Callable[[UnreadableChange], object] | None = None
     ) -> PulledChanges:
-        """Return the chosen changes of the whole log, or those after the filter's position; `pull` is not touched.
+        """Return the changes that match the filter, from the whole log or after the filter's position.
 
-        What cannot be read, or not yet, is left out as in `pull`.
+        This never moves the cursor of `pull`. Changes that cannot be read are left out as in `pull`.
         """
         return self._log.choose(chosen, on_unreadable)
 
     def retry_unreadable(self) -> bool:
-        """Let the next `pull` begin at the lowest change that could not be read; return whether there was one."""
+        """Make the next `pull` start at the first change that could not be read; return whether there is one."""
         return self._state.retry_unreadable()
 
     def status(self) -> Status:
-        """Ask how far the server's log has come."""
+        """Ask the server for the state of its log."""
         return read_status(self._session.call("GET", "/api/sync/status", idempotent=True))
 
     @property
     def last_sync_time(self) -> datetime | None:
-        """Up to when, by the server's clock, all changes are confirmed; None before the first time."""
+        """The server's time up to which all changes are confirmed; None before the first complete pull."""
         return self._state.last_sync_time()
 
     def subscribe_notifications(self, on_state: Callable[[StreamState, str], None] | None = None) -> SyncNotifyStream:
-        """Return a stream that says when to pull; it connects when it is iterated."""
+        """Return an iterator that tells when to pull; it connects when the iteration starts.
+
+        `on_state` is called with each new state of the stream and the reason for it.
+        """
         stream = SyncNotifyStream(self._session, on_state=on_state)
         self._here.get().streams.add(stream)
         return stream
 
     def setup_encryption_new(self, passphrase: str) -> None:
-        """Make the account's master key, on its first device; raises EncryptionExists if there is one."""
+        """Create the account's master key, on its first device; takes about 0.2 s and 64 MiB.
+
+        The key is kept in memory; the server stores it encrypted with the passphrase. Raises EncryptionExists if the
+        account already has a master key.
+        """
         self._keys.setup_new(passphrase)
 
     def setup_encryption_existing(self, passphrase: str) -> None:
-        """Fetch the account's master key; raises NoMasterKey if it has none, InvalidEnvelope for a wrong passphrase."""
+        """Fetch the account's master key and decrypt it with the passphrase; takes about 0.2 s and 64 MiB.
+
+        Raises NoMasterKey if the account has none, and InvalidEnvelope for a wrong passphrase.
+        """
         self._keys.setup_existing(passphrase)
 
     def change_passphrase(self, old: str, new: str) -> None:
-        """Wrap the master key anew; raises as `setup_encryption_existing`, ServerError 409 if another was faster."""
+        """Encrypt the same master key with a new passphrase.
+
+        Raises what `setup_encryption_existing` raises, and ServerError with status 409 if another device changed the
+        passphrase at the same time.
+        """
         self._keys.change_passphrase(old, new)
 
     def close(self) -> None:
-        """End the streams and the waits of other threads, close connections and file; twice does nothing more."""
+        """End the streams and the waits of other threads; close connections and state file. May be called twice."""
         self._closed = True
         here = self._here.made()
         if here is not None:
@@ -231,7 +272,7 @@ class SyncKitClient:
         self.close()
 
     def _require_usable_here(self, *, in_memory: bool, shared_http: bool) -> None:
-        """Raise if this process cannot use a client that its parent made, or if the client is closed."""
+        """Raise if the client is closed, or if this process was forked and cannot share its parent's client."""
         if self._closed:
             raise NetworkError("the client is closed")
         if os.getpid() == self._maker:
@@ -239,7 +280,7 @@ class SyncKitClient:
         if in_memory:
             raise StateError(
                 "this client was made before the process was forked, and its state is in memory: two processes would "
-                "end each other's session; give it state=<file>, or make a client in each process"
+                "end each other's session; pass state=<file>, or make a client in each process"
             )
         if shared_http:
             raise StateError(

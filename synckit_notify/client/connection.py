@@ -1,12 +1,12 @@
-"""The way to a server: one request and its answer, or one subscription and its bytes as they come.
+"""HTTP to one server: requests with their responses, and subscriptions with their bytes as they arrive.
 
-In: an httpx2 client. Out: responses, and connections whose every read has its own time limit and whose end is at once.
-httpx2 fixes the limit of a read when the body begins, and waits it out in `close()`; so a thread reads without a limit
-and hands the bytes over, and closing shuts the socket down under it. "Nothing yet" is a TimeoutError. Every failure on
-the way is a NetworkError. Only the session may call this; any thread.
+In: an httpx2 client. Out: responses, and connections with a time limit for each read that can be closed at any moment.
+httpx2 fixes the time limit of reads when the body starts, and `close()` waits for a read in progress. So a thread reads
+without a limit and passes the bytes on, and closing shuts down the socket under it. "No bytes yet" is a TimeoutError;
+every failure of the network is a NetworkError. Only the session may use this file; thread-safe.
 
-Each request runs in a thread of its own, so that `close()` ends all waits at once and a server that sends its answer
-drop by drop is given up. Answers are bounded in size after they are decompressed, and in time by their size.
+Each request runs in a thread of its own, so that `close()` ends all waits at once and a response that arrives too
+slowly is abandoned. The size of a response is bounded after decompression, its time by its size.
 """
 
 import contextlib
@@ -38,22 +38,22 @@ from .responses import (
 
 LIMITS = httpx2.Timeout(30.0, connect=10.0)
 STREAM_LIMITS = {"connect": 10.0, "write": 10.0, "pool": 10.0, "read": 10.0}
-"""`read` is for the headers alone: a stream may be silent, and its watchdog is the reader's."""
+"""`read` applies to the headers only: a stream may be silent, and its reader watches for silence."""
 
 MAX_CHUNKS = 64
-"""So many are held for a reader that is busy; then the thread, and with it the server, waits."""
+"""Upper bound of the chunks that wait for a busy reader; beyond it the thread stops reading."""
 
 MAX_TEXT_BYTES, TEXT_SECONDS = 8192, 5.0
 CLOSING_SECONDS = 1.0
 
 RESPONSE_SECONDS, MIN_BYTES_PER_SECOND = 60.0, 1024
-"""A request may take this long, and longer only while its body and the answer together move at this rate."""
+"""A request may take this long, and longer only while request and response bodies move at this rate on average."""
 
 T = TypeVar("T")
 
 
 class Transfer:
-    """One request that somebody waits for, and how much of it and of its answer has moved."""
+    """A request in progress: how many bytes of it and of its response were transferred, and how to abandon it."""
 
     def __init__(self, sent: int = 0) -> None:
         self._sent = sent
@@ -61,29 +61,29 @@ class Transfer:
         self.given_up = False
 
     def seconds_left(self, seconds: float) -> float:
-        """Return how much longer it may take after these seconds; raises NetworkError if it has had its time."""
+        """Return how much longer it may take after these seconds; raises NetworkError if its time is over."""
         response = self._response
         moved = self._sent + (0 if response is None else response.num_bytes_downloaded)
         left = RESPONSE_SECONDS + moved / MIN_BYTES_PER_SECOND - seconds
         if left <= 0 or moved > self._sent + MAX_RESPONSE_BYTES:
-            raise NetworkError(f"no answer from the server: it was not complete after {seconds:.0f} s")
+            raise NetworkError(f"no complete answer from the server after {seconds:.0f} s")
         return left
 
     def answered(self, response: httpx2.Response) -> None:
-        """The head of the answer is there, so the socket is known."""
+        """Keep the response, whose headers have arrived, so that its socket can be shut down."""
         self._response = response
         if self.given_up:
             shut_down(response)
 
     def give_up(self) -> None:
-        """Nobody waits any more: end the connection, if it is known yet."""
+        """Shut down the connection, now or as soon as its response is known."""
         self.given_up = True
         if self._response is not None:
             shut_down(self._response)
 
 
 class HttpClient:
-    """Sends requests to one server; `http` is left open at the end, unless it was made here."""
+    """Sends requests to one server; `close` closes `http` only if it was made here."""
 
     def __init__(self, server_url: str, http: httpx2.Client | None) -> None:
         self.url = normalize_url(server_url)
@@ -103,7 +103,7 @@ class HttpClient:
         form: Mapping[str, str] | None = None,
         token: str | None = None,
     ) -> HttpResponse:
-        """Return the whole answer, whatever its status; raises NetworkError, and ProtocolError if it is too large."""
+        """Return the complete response, whatever its status; raises NetworkError, ProtocolError if it is too large."""
         headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
         content = None if body is None else json.dumps(body, separators=(",", ":"))
         if content is not None:
@@ -114,9 +114,9 @@ class HttpClient:
         return self._wait(lambda: self._fetch(request, transfer, path), transfer)
 
     def subscribe(self, query: Mapping[str, str], token: str, secrets: Iterable[str]) -> "HttpEventConnection":
-        """Return the answer to a subscription as soon as its headers are there.
+        """Return the response to a subscription as soon as its headers have arrived.
 
-        Raises NetworkError, ProtocolError for HTTP/2, ServerError where the server has moved for good.
+        Raises NetworkError, ProtocolError for HTTP/2, and ServerError if the server has moved permanently.
         """
         limits: dict[str, float | None] = dict(STREAM_LIMITS)
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Authorization": f"Bearer {token}"}
@@ -129,7 +129,7 @@ class HttpClient:
         def connect() -> HttpEventConnection:
             response = self._send(request)
             transfer.answered(response)
-            limits["read"] = None  # httpx2 looks again when the body begins
+            limits["read"] = None  # httpx2 reads this again when the body starts
             problem = refused_stream(response, path, secrets)
             if problem is not None:
                 response.close()
@@ -143,7 +143,7 @@ class HttpClient:
         return connection
 
     def close(self) -> None:
-        """End all connections and waits; whatever is sent after is a NetworkError."""
+        """End all connections and waits; later requests raise NetworkError."""
         self._closed = True
         with self._lock:
             calls = list(self._calls)
@@ -160,7 +160,7 @@ class HttpClient:
     def _wait(
         self, call: Callable[[], T], transfer: Transfer, discard: Callable[[T], object] = lambda result: None
     ) -> T:
-        """Run the call in a thread; give it up when the client is closed, or when it moves too slowly."""
+        """Run the call in a thread; abandon it when the client is closed or the transfer is too slow."""
         began, over = time.monotonic(), threading.Event()
         future = start(call, discard=discard)
         future.add_done_callback(lambda _: over.set())
@@ -192,13 +192,13 @@ class HttpClient:
             response.close()
 
     def _send(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the answer with its body still to come."""
+        """Return the response as soon as its headers have arrived."""
         if self._closed:
             raise NetworkError("the client is closed")
         try:
             return self._http.send(request, stream=True)
         except httpx2.HTTPError as error:
-            # Not chained: the error holds the request, with all that is secret in it.
+            # Not chained: the error references the request, which contains secrets.
             raise NetworkError(self._reason(error)) from None
         except RuntimeError:
             if self._closed or self._http.is_closed:
@@ -206,14 +206,14 @@ class HttpClient:
             raise
 
     def _reason(self, error: httpx2.HTTPError) -> str:
-        """Return why no answer came; a proxy that the environment names may be the cause."""
+        """Return why no response arrived; the proxy of the environment is named, since it may be the cause."""
         url = httpx2.URL(self.url)
         proxy = proxy_for(url.scheme, url.host) if self._owned else ""
         return reason(error) + (f" (through the proxy {proxy})" if proxy else "")
 
 
 class HttpEventConnection:
-    """See EventConnection in stream.py; one thread reads, any thread may close."""
+    """A response to a subscription, as EventConnection in stream.py says; one thread reads, any thread may close."""
 
     def __init__(
         self, response: httpx2.Response, secrets: Iterable[str] = (), redirect: Redirect | None = None
@@ -232,10 +232,10 @@ class HttpEventConnection:
             self._thread.start()
         except RuntimeError as error:
             response.close()
-            raise NetworkError(f"no thread can be started to read the stream: {error}") from None
+            raise NetworkError(f"cannot start a thread to read the stream: {error}") from None
 
     def read(self, timeout: float) -> bytes:
-        """Return the next bytes, b"" at the clean end; raises TimeoutError, NetworkError."""
+        """Return the next bytes, or b"" at the clean end; raises TimeoutError and NetworkError."""
         with self._changed:
             if not self._changed.wait_for(lambda: self._closed or self._pieces or self._ended, timeout):
                 raise TimeoutError
@@ -249,7 +249,7 @@ class HttpEventConnection:
             return b""
 
     def text(self) -> str:
-        """Return the server's words of an answer that is no stream, as much as comes in a few seconds."""
+        """Return the error message of a response that is not a stream, from what arrives within TEXT_SECONDS."""
         if self._redirect is not None:
             return self._redirect.message(self._secrets)
         content, until = b"", time.monotonic() + TEXT_SECONDS
@@ -259,24 +259,24 @@ class HttpEventConnection:
         return error_message(self.status, content[:MAX_TEXT_BYTES], self._secrets)
 
     def close(self) -> None:
-        """Shut the socket down; any thread, any number of times."""
+        """Shut the socket down; may be called more than once."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         shut_down(self._response)
 
     def join(self, seconds: float) -> None:
-        """Wait until the thread of a closed connection has let go of it."""
+        """Wait until the thread of a closed connection has ended."""
         self._thread.join(seconds)
 
     def _receive(self) -> None:
         try:
             for piece in self._response.iter_raw():
-                if piece and not self._hand_over(piece):
+                if piece and not self._pass_on(piece):
                     break
         except (httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
             self._failure = reason(error)
-        except Exception as error:  # of a transport that is not httpx2's own
+        except Exception as error:  # raised by a transport that is not part of httpx2
             self._failure = f"the connection broke ({type(error).__name__})"
         finally:
             with contextlib.suppress(Exception):
@@ -285,8 +285,8 @@ class HttpEventConnection:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _hand_over(self, piece: bytes) -> bool:
-        """Wait for room; False if nobody wants more."""
+    def _pass_on(self, piece: bytes) -> bool:
+        """Queue a chunk, waiting for room; return False if the connection was closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or len(self._pieces) < MAX_CHUNKS)
             self._pieces.append(piece)
@@ -295,23 +295,23 @@ class HttpEventConnection:
 
 
 def shut_down(response: httpx2.Response) -> None:
-    """End the connection of an answer, under whoever is reading it."""
+    """Shut down the connection of a response, even while another thread reads from it."""
     stream = response.extensions.get("network_stream")
     raw = stream.get_extra_info("socket") if stream is not None else None
     if raw is not None:
         with contextlib.suppress(OSError):
-            # Not the SSLSocket's own, which takes the TLS state away from the thread that is reading.
+            # The method of the plain socket: that of SSLSocket would discard the TLS state of the thread that reads.
             socket.socket.shutdown(raw, socket.SHUT_RDWR)
 
 
 def reason(error: Exception) -> str:
-    """Return why no answer came, in words that cannot hold what was sent: an illegal header would be quoted."""
-    told = str(error) if isinstance(error, httpx2.ConnectError | httpx2.ProxyError) else ""
-    return f"no answer from the server: {printable(told) or type(error).__name__}"
+    """Return why no response arrived; the text of most errors is left out, since it may quote the request."""
+    detail = str(error) if isinstance(error, httpx2.ConnectError | httpx2.ProxyError) else ""
+    return f"no answer from the server: {printable(detail) or type(error).__name__}"
 
 
 def normalize_url(server_url: str) -> str:
-    """Return an address without a slash or `/api/sync` at its end; raises ValueError."""
+    """Return a URL without a slash or `/api/sync` at its end; raises ValueError."""
     try:
         url = httpx2.URL(server_url)
     except (httpx2.InvalidURL, TypeError):

@@ -1,10 +1,11 @@
-"""End-to-end encryption: a passphrase opens the master key, the master key opens the changes.
+"""End-to-end encryption: a passphrase decrypts the master key, and the master key encrypts the changes.
 
     passphrase ──Argon2id──▶ wrapping key ──▶ envelope, kept by the server ──▶ master key, in memory only ──▶ Cipher
 
-XChaCha20-Poly1305 wraps the master key and encrypts each change's `data`. What a ciphertext belongs to (app, user,
-table, row, operation, time) is authenticated with it, so a server can neither read, alter, swap nor forge; it can still
-withhold changes or send old ones again. The format is ours; the Rust SDK's is another one. No network and no clock.
+XChaCha20-Poly1305 encrypts the master key and the `data` of each change. The context of a change (app, user, table,
+row, operation, time) is authenticated with its ciphertext. So a server cannot read, alter, move or forge a change; it
+can still withhold changes or send old ones again. The format is this SDK's own, not that of the Rust SDK. No network
+and no clock.
 """
 
 import base64
@@ -31,29 +32,29 @@ SALT_BYTES = 32
 NONCE_BYTES = sodium.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
 TAG_BYTES = sodium.crypto_aead_xchacha20poly1305_ietf_ABYTES
 HEADER_BYTES = 1 + KEY_ID_BYTES
-"""Of each ciphertext: the format, then which key it needs. Readable by everybody, and authenticated."""
+"""Each ciphertext starts with the format version and the id of its key, readable and authenticated."""
 
 MAX_ENVELOPE_CHARACTERS = 4096
 
 MEMORY_KIB, PASSES, LANES = 64 * 1024, 3, 1
 BOUNDS = {"memory_kib": (MEMORY_KIB, 256 * 1024), "passes": (PASSES, 10), "lanes": (LANES, 4)}
-"""What an envelope may ask for: never weaker than ours, never more than a phone can give."""
+"""Accepted parameters of an envelope: at least as strong as ours, and within the memory and time of a phone."""
 
 _ENTRY_LABEL = b"synckit_notify entry"
 _KEY_ID_LABEL = b"synckit_notify key id"
 
 
 class Unreadable(Exception):
-    """A change that cannot be read here; its text is the reason, for a person."""
+    """A change cannot be read; its text is the reason, for a person."""
 
 
 class Locked(Unreadable):
-    """The ciphertext names a key that is not here; it may come yet."""
+    """The ciphertext is encrypted with a key that this process does not have, but may get later."""
 
 
 @dataclass(frozen=True, slots=True)
 class EntryContext:
-    """Where a ciphertext belongs; `timestamp` is the very text that is sent."""
+    """The context that a ciphertext is bound to; `timestamp` is the exact text that is sent."""
 
     app: str
     user: str
@@ -64,7 +65,7 @@ class EntryContext:
 
 
 class Cipher:
-    """The master key of one account, in memory only; immutable, any thread may use it."""
+    """The master key of one account, in memory only; immutable and thread-safe."""
 
     __slots__ = ("_header", "_key")
 
@@ -75,11 +76,11 @@ class Cipher:
 
     @property
     def key_ids(self) -> frozenset[str]:
-        """The ids of the keys that this cipher opens with; no secrets, each ciphertext holds one."""
+        """The ids of the keys that this cipher decrypts with; not secret, each ciphertext contains one."""
         return frozenset({self._header[1:].hex()})
 
     def seal(self, context: EntryContext, data: Any) -> str:
-        """Return `data`, any JSON value, as ciphertext text; raises ValueError or TypeError if it is none."""
+        """Encrypt `data`, any JSON value, and return text; raises ValueError or TypeError for other values."""
         plain = json_text.encode(data, separators=(",", ":")).encode()
         nonce = random_bytes(NONCE_BYTES)
         sealed = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(
@@ -88,29 +89,29 @@ class Cipher:
         return _to_base64(self._header + nonce + sealed)
 
     def open(self, context: EntryContext, text: str | None) -> Any:
-        """Return the JSON value; raises Unreadable for anything our devices did not put exactly there.
+        """Decrypt and return the JSON value; raises Unreadable if this account did not encrypt it in this context.
 
-        That is Locked where the ciphertext names another key. A deletion without ciphertext is refused too: a server
-        could have made it up.
+        Raises the subclass Locked if the ciphertext is encrypted with another key. A deletion without ciphertext is
+        refused too, because a server could have forged it.
         """
         if text is None:
-            raise Unreadable("it came without ciphertext, so nothing proves that a device made it")
+            raise Unreadable("it has no ciphertext, so it may not come from a device of this account")
         raw = ciphertext_of(text)
         if raw is None:
-            raise Unreadable("it was not encrypted, or not by this version of the SDK")
-        header, nonce, sealed = _cut(raw, HEADER_BYTES, NONCE_BYTES)
+            raise Unreadable("it is not encrypted, or not in a format of this SDK")
+        header, nonce, sealed = _split(raw, HEADER_BYTES, NONCE_BYTES)
         if header != self._header:
-            raise Locked("it was encrypted with a key that is not here")
+            raise Locked("it is encrypted with a key that this process does not have")
         try:
             plain = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
                 sealed, self._authenticated(context), nonce, self._key
             )
         except CryptoError as error:
-            raise Unreadable("it was altered, moved, or not encrypted by this account") from error
-        return decoded(plain)
+            raise Unreadable("it was altered or moved, or is not encrypted by this account") from error
+        return decode_data(plain)
 
     def wrap(self, app: str, user: str, passphrase: str) -> str:
-        """Return the master key as an envelope that only the passphrase opens; takes about 0.2 s and 64 MiB."""
+        """Encrypt the master key with the passphrase; return the envelope. Takes about 0.2 s and 64 MiB."""
         public: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "kdf": "argon2id",
@@ -121,18 +122,21 @@ class Cipher:
             "nonce": _to_base64(random_bytes(NONCE_BYTES)),
         }
         wrapped = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(
-            self._key, _bound_to(public, app, user), _from_base64(public["nonce"]), _wrapping_key(public, passphrase)
+            self._key,
+            _associated_data(public, app, user),
+            _from_base64(public["nonce"]),
+            _wrapping_key(public, passphrase),
         )
         return _canonical(public | {"wrapped": _to_base64(wrapped)})
 
     def _authenticated(self, context: EntryContext) -> bytes:
-        """Return the one encoding of where an entry belongs: each part behind its length, so no two places meet."""
+        """Encode the context, each part after its length, so that no two contexts have the same encoding."""
         parts = [_ENTRY_LABEL, self._header, *(part.encode() for part in astuple(context))]
         return b"".join(struct.pack(">I", len(part)) + part for part in parts)
 
 
 def ciphertext_of(text: str) -> bytes | None:
-    """Return the bytes of a text that has the form of our ciphertext, whoever wrote it; None for any other text."""
+    """Return the bytes of text that has the form of our ciphertext, or None for any other text."""
     try:
         raw = _from_base64(text)
     except ValueError:
@@ -140,8 +144,8 @@ def ciphertext_of(text: str) -> bytes | None:
     return raw if len(raw) >= HEADER_BYTES + NONCE_BYTES + TAG_BYTES and raw[0] == FORMAT_VERSION else None
 
 
-def decoded(plain: bytes | str) -> Any:
-    """Return the JSON value of plain data; raises Unreadable."""
+def decode_data(plain: bytes | str) -> Any:
+    """Return the JSON value of decrypted data; raises Unreadable."""
     try:
         return json_text.decode(plain if isinstance(plain, str) else plain.decode())
     except json_text.NestedTooDeeply as error:
@@ -156,24 +160,27 @@ def new_cipher() -> Cipher:
 
 
 def unwrap(envelope: str, app: str, user: str, passphrase: str) -> Cipher:
-    """Return the cipher inside an envelope; raises InvalidEnvelope for a wrong passphrase or an altered envelope."""
+    """Return the cipher of an envelope; raises InvalidEnvelope for a wrong passphrase or an altered envelope."""
     try:
-        public = _parsed(envelope)
+        public = _read_envelope(envelope)
         wrapped = _from_base64(public.pop("wrapped"))
         key = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
-            wrapped, _bound_to(public, app, user), _from_base64(public["nonce"]), _wrapping_key(public, passphrase)
+            wrapped,
+            _associated_data(public, app, user),
+            _from_base64(public["nonce"]),
+            _wrapping_key(public, passphrase),
         )
     except CryptoError as error:
-        raise InvalidEnvelope("the passphrase does not open this account's master key") from error
+        raise InvalidEnvelope("the passphrase does not decrypt this account's master key") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InvalidEnvelope("the server's envelope is not one of this SDK") from error
+        raise InvalidEnvelope("the server's envelope was not made by this SDK, or was altered") from error
     if len(key) != KEY_BYTES:
-        raise InvalidEnvelope("the server's envelope is not one of this SDK")
+        raise InvalidEnvelope("the server's envelope was not made by this SDK, or was altered")
     return Cipher(key)
 
 
-def _parsed(envelope: str) -> dict[str, Any]:
-    """Return the fields of an envelope whose every byte is as we write it and whose numbers are within bounds."""
+def _read_envelope(envelope: str) -> dict[str, Any]:
+    """Return the fields of an envelope; raises ValueError unless it is exactly as `wrap` writes it, within BOUNDS."""
     if len(envelope) > MAX_ENVELOPE_CHARACTERS:
         raise ValueError("too long")
     public = json.loads(envelope)
@@ -189,9 +196,9 @@ def _parsed(envelope: str) -> dict[str, Any]:
 
 def _wrapping_key(public: dict[str, Any], passphrase: str) -> bytes:
     if not passphrase:
-        raise InvalidEnvelope("the passphrase is empty")
+        raise InvalidEnvelope("the passphrase must not be empty")
     return hash_secret_raw(
-        secret=unicodedata.normalize("NFC", passphrase).encode(),  # as typed on any keyboard
+        secret=unicodedata.normalize("NFC", passphrase).encode(),  # keyboards differ in how they encode accents
         salt=_from_base64(public["salt"]),
         time_cost=public["passes"],
         memory_cost=public["memory_kib"],
@@ -201,7 +208,7 @@ def _wrapping_key(public: dict[str, Any], passphrase: str) -> bytes:
     )
 
 
-def _bound_to(public: dict[str, Any], app: str, user: str) -> bytes:
+def _associated_data(public: dict[str, Any], app: str, user: str) -> bytes:
     return _canonical({"app": app, "user": user, "envelope": public}).encode()
 
 
@@ -209,7 +216,7 @@ def _canonical(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _cut(raw: bytes, *lengths: int) -> list[bytes]:
+def _split(raw: bytes, *lengths: int) -> list[bytes]:
     parts = []
     for length in lengths:
         part, raw = raw[:length], raw[length:]
@@ -222,7 +229,7 @@ def _to_base64(raw: bytes) -> str:
 
 
 def _from_base64(text: str) -> bytes:
-    """Return the bytes of the one text that encodes them; unused bits and white space would allow others."""
+    """Decode canonical base64; white space and unused bits, which would allow several texts, are a ValueError."""
     try:
         raw = base64.b64decode(text, validate=True)
     except binascii.Error as error:

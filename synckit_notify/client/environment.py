@@ -1,7 +1,6 @@
-"""What the environment says about the way out: proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) and certificates.
+"""HTTP clients that obey the environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE, SSL_CERT_DIR.
 
-Out: an httpx2 client that obeys it, or ValueError with one sentence that names the variable. A proxy's password is
-never shown.
+Out: an httpx2 client, or a ValueError that names the variable to correct. A proxy's password is never shown.
 """
 
 import os
@@ -14,21 +13,21 @@ PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 def make_http_client(timeout: float | None = None) -> httpx2.Client:
-    """Return a client with the proxies and certificates of the environment; raises ValueError, naming the variable."""
+    """Return a client with the environment's proxies and certificates; `timeout` is in seconds. Raises ValueError."""
     _check_proxies()
     try:
         return httpx2.Client() if timeout is None else httpx2.Client(timeout=timeout)
     except ImportError:
         name = next((name for name, url in _proxies() if url.startswith("socks")), "ALL_PROXY")
         raise ValueError(
-            f"{_variable(name)} names a SOCKS proxy, which needs the package socksio: pip install socksio"
+            f"{_variable(name)} names a SOCKS proxy, which requires the package socksio: pip install socksio"
         ) from None
     except OSError as error:  # ssl.SSLError is one
         raise ValueError(certificate_problem(error)) from None
 
 
 def make_ssl_context() -> ssl.SSLContext:
-    """Return the settings for TLS that such a client uses; raises ValueError, naming the variable."""
+    """Return the TLS settings that such a client uses; raises ValueError."""
     try:
         return httpx2.create_ssl_context()
     except OSError as error:
@@ -36,16 +35,16 @@ def make_ssl_context() -> ssl.SSLContext:
 
 
 def certificate_problem(error: OSError) -> str:
-    """Return the sentence for certificates that cannot be loaded."""
+    """Return what to correct where certificates cannot be loaded."""
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         if os.environ.get(name):
-            why = error.reason if isinstance(error, ssl.SSLError) else error.strerror
-            return f"{name}={os.environ[name]} cannot be used: {why or error}. Correct or unset it."
+            reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+            return f"{name}={os.environ[name]} cannot be used: {reason or error}. Correct or unset it."
     return f"the certificates of this machine cannot be loaded: {error}"
 
 
 def proxy_for(scheme: str, host: str) -> str:
-    """Return the proxy for requests to this host, without its password; empty if there is none."""
+    """Return the proxy for requests to this host, without user and password; empty if there is none."""
     proxies = urllib.request.getproxies()
     proxy = proxies.get(scheme) or proxies.get("all") or ""
     return "" if not proxy or urllib.request.proxy_bypass(host) else proxy.rpartition("@")[2]
@@ -74,6 +73,6 @@ def _proxies() -> list[tuple[str, str]]:
 
 
 def _variable(name: str) -> str:
-    """Return the variable as it is written here, or say that the system's settings are meant."""
+    """Return the name of the variable as it is set, or a description of the system's setting."""
     upper = f"{name.upper()}_PROXY"
     return next((each for each in (upper, upper.lower()) if os.environ.get(each)), f"the system's {name} proxy")

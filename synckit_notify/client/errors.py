@@ -1,18 +1,18 @@
 """The errors of the SDK; standard library only.
 
     SyncKitError
-    ├── NetworkError         no answer came: nobody knows whether the server acted
-    ├── ServerError          the server answered with an error; its status and its words
-    ├── ProtocolError        the answer is not what a SyncKit server says
-    ├── NotAuthenticated     log in, or log in again
-    ├── StateError           the state file is damaged, foreign or in use for something else
+    ├── NetworkError         no complete answer arrived; the server may or may not have acted
+    ├── ServerError          the server answered with an error; carries its status and its message
+    ├── ProtocolError        the answer is not that of a SyncKit server
+    ├── NotAuthenticated     the user must log in, or log in again
+    ├── StateError           the state file cannot be used: damaged, of another program, or of another account
     ├── NoMasterKey          encryption was not set up in this process
-    ├── EncryptionExists     this account has a master key already
-    ├── InvalidEnvelope      the stored master key cannot be unwrapped: a wrong passphrase, or a forgery
+    ├── EncryptionExists     this account already has a master key
+    ├── InvalidEnvelope      the stored master key cannot be decrypted: wrong passphrase, or an altered envelope
     └── DecryptionFailed     a change cannot be read, and the client was made with strict=True
 
-`str(error)` is a sentence for a person: it never holds a token, a key or a password. All of them can be pickled and
-copied, whatever their constructors take, so they cross the border of a process pool.
+`str(error)` is one sentence for a person and never contains a token, a key or a password. All errors can be pickled and
+copied, whatever arguments their constructors take, so they can be raised across a process pool.
 """
 
 import copyreg
@@ -20,52 +20,59 @@ from typing import Any
 
 
 class SyncKitError(Exception):
-    """Anything the SDK raises on purpose."""
+    """Base class of every error that the SDK raises."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Make a copy without the constructor, whose arguments may differ from `args`."""
+        """Rebuild a copy without calling the constructor, whose arguments may differ from `args`."""
         return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
 
 
 class NetworkError(SyncKitError):
-    """No answer came, or only a part of one; a repeat may be needed and must be safe."""
+    """No complete answer arrived, so the server may or may not have acted; every SDK call is safe to repeat."""
 
 
 class ServerError(SyncKitError):
-    """The server refused; `retry_after` is in seconds, None where it did not say."""
+    """The server refused a request.
 
-    def __init__(self, sentence: str, *, status: int, retry_after: float | None = None) -> None:
-        super().__init__(sentence)
+    `status` is the HTTP status. `retry_after` is the time in seconds that the server asks the client to wait, or None
+    if it did not say.
+    """
+
+    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
+        super().__init__(message)
         self.status = status
         self.retry_after = retry_after
 
 
 class ProtocolError(SyncKitError):
-    """The answer is not what a SyncKit server says."""
+    """The answer is not that of a SyncKit server; check the address, or a log-in page on the network."""
 
 
 class NotAuthenticated(SyncKitError):
-    """There is no token that counts, and none can be had without the user."""
+    """There is no valid token, and the user must log in to get one."""
 
 
 class StateError(SyncKitError):
-    """The state cannot be used; its file is left as it is."""
+    """The state cannot be used; its file is left unchanged."""
 
 
 class NoMasterKey(SyncKitError):
-    """Encryption must be set up before anything is pushed or read."""
+    """The master key is missing here: set up encryption in this process before pushing or pulling."""
 
 
 class EncryptionExists(SyncKitError):
-    """Another device has set up encryption; use its passphrase."""
+    """Another device has already set up encryption; use the passphrase that was chosen there."""
 
 
 class InvalidEnvelope(SyncKitError):
-    """The envelope is no envelope of ours, or the passphrase does not open it."""
+    """The envelope was not made by this SDK or was altered, or the passphrase does not decrypt it."""
 
 
 class DecryptionFailed(SyncKitError):
-    """A change cannot be read, and the client was made with strict=True; the fields of an UnreadableChange."""
+    """A change cannot be read, and the client was made with strict=True.
+
+    Carries the fields of an `UnreadableChange`: `seq`, `table`, `row_id`, `device_id` and `reason`.
+    """
 
     def __init__(self, *, seq: int, table: str, row_id: str, device_id: str, reason: str) -> None:
         super().__init__(

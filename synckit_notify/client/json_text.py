@@ -1,7 +1,7 @@
-"""The data of a change as JSON text: what an app may send, and what may be believed of text that came.
+"""The data of a change as JSON text, encoded and decoded within the same bounds.
 
-Both directions hold to the same bounds, so that no device sends what another one cannot read: JSON as RFC 8259 has it
-(no NaN, no lone surrogates), nested at most 100 deep. Whatever breaks them is a ValueError. Pure.
+So no device sends what another one cannot read: JSON by RFC 8259 (no NaN, no lone surrogates), nested at most 100
+levels deep. Anything else is a ValueError. Pure functions.
 """
 
 import json
@@ -9,20 +9,20 @@ import re
 from typing import Any, NoReturn
 
 MAX_NESTING = 100
-"""Levels. Python's decoder stops somewhere below 1000, depending on who calls it; that of Rust's serde at 128."""
+"""Levels. Python's decoder fails below 1000, depending on the depth of the call stack; that of Rust's serde at 128."""
 
 _STRUCTURE = re.compile(r'["\\\[\]{}]')
 
 
 class NestedTooDeeply(ValueError):
-    """More than MAX_NESTING lists and objects inside one another."""
+    """Lists and objects are nested deeper than MAX_NESTING levels."""
 
     def __init__(self) -> None:
         super().__init__(f"must not be nested deeper than {MAX_NESTING} levels")
 
 
 def encode(data: Any, *, separators: tuple[str, str] | None = None) -> str:
-    """Return JSON text; raises ValueError or TypeError for what is no JSON value."""
+    """Return JSON text; raises ValueError or TypeError for a value that JSON cannot represent."""
     try:
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=separators)
     except RecursionError:
@@ -34,7 +34,7 @@ def encode(data: Any, *, separators: tuple[str, str] | None = None) -> str:
 
 
 def decode(text: str) -> Any:
-    """Return the value of JSON text; raises ValueError."""
+    """Return the value of JSON text; raises ValueError for text that is not JSON within the bounds."""
     if is_nested_too_deeply(text):
         raise NestedTooDeeply
     text.encode()

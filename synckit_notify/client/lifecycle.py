@@ -1,10 +1,11 @@
-"""The life of a subscription by rules alone: what to do next and when, and what to tell the app.
+"""The rules of a subscription: which action comes next and when, and what the app is told. Pure logic.
 
-    task, at ──▶ SyncNotifyStream does it ──▶ answered, received, silent, lost, refreshed, polled … ──▶ task, at
+    action, at ──▶ SyncNotifyStream acts ──▶ answered, received, silent, lost, refreshed, polled … ──▶ action, at
 
-Only SyncNotifyStream may call this. Nothing here waits, reads a clock or touches a socket: times come in as seconds of
-the monotonic clock, chance as a function from 0 to 1. "Nothing yet" is an `at` in the future, or None from `tell`.
-Raised is what waiting cannot mend: NotAuthenticated, and ServerError for a refusal that no repeat will change.
+Only SyncNotifyStream may call this. Nothing here waits, reads a clock or uses a socket: times are arguments in seconds
+of the monotonic clock, `random` returns a number from 0 to 1. "Nothing to do yet" is an `at` in the future, or None
+from `Notices.take`. Errors are raised only where waiting does not help: NotAuthenticated, and ServerError for a
+permanent refusal.
 """
 
 import math
@@ -14,53 +15,56 @@ from enum import Enum, auto
 from .. import sse
 from .errors import NotAuthenticated, ServerError
 from .schedule import (
-    MAX_HURRIED_SECONDS,
+    MAX_SHORTENED_SECONDS,
     Notices,
     Polling,
     RetryPolicy,
     StreamState,
+    is_temporary,
     keepalive_period,
-    passes,
     retry_after,
 )
 
 OPENING_SECONDS = 10.0
-"""A server of ours says `: connected` at once (docs/protocol.md); if nothing came by then, a proxy holds it back."""
+"""The server sends `: connected` at once (docs/protocol.md); if nothing arrives within this time, a proxy buffers."""
 
 SLOW_FAILURE_SECONDS = 5.0
-"""An attempt that fails later than this ran into a time limit: nginx, when it buffers, holds even the headers back."""
+"""An attempt that takes longer to fail ran into a time limit: nginx, when it buffers, holds back even the headers."""
 
-CONVICTION = 2
-"""So many of those in a row make a proxy, if the server answers otherwise: one may have been an outage that is over."""
+MIN_SLOW_FAILURES = 2
+"""After this many slow failures in a row a proxy is assumed to buffer, if other requests are answered.
+
+A single one may be an outage that is over.
+"""
 
 SILENT_PERIODS = 2.5
-"""Two keepalives may be lost or late before a stream counts as dead."""
+"""Keepalive periods without any bytes after which a stream counts as dead: two keepalives may be lost or late."""
 
 STABLE_SECONDS = 10.0
-"""A stream that has lived this long worked, whatever ended it: the next attempt comes soon, the backoff begins anew.
+"""A stream that lived this long counts as a success, whatever ended it: the backoff is reset.
 
-Shorter than the limits that proxies and mobile networks put on a request; long enough that a server which cannot keep
-its streams is not asked again and again.
+This is shorter than the time limits that proxies and mobile networks put on a request, and long enough that a server
+which cannot keep its streams open is not asked in a tight loop.
 """
 
 ORDERLY_SECONDS = 1.0
-"""A stream that the server ended on purpose worked even if it lived only this long."""
+"""The same for a stream that the server ended with a `bye`."""
 
 RECENT_SECONDS = 5.0
-"""A stream this young was opened on the network of now, so `retry_now` leaves it alone."""
+"""`retry_now` keeps a stream that is younger than this: it was opened on the current network."""
 
 MIN_RETRY_SECONDS = 1.0
-"""Between two attempts that `retry_now` asks for, however often it is called."""
+"""Lower bound between two attempts of `retry_now`, however often it is called."""
 
 FRESH_SECONDS = 60.0
-"""A token this young that is refused makes no case for another one at once."""
+"""If a token that is younger than this is refused, another one is not requested at once."""
 
 GATHER_SECONDS = 2.0
-"""The `CHANGED` after a reconnect waits up to this long, so that a fleet does not pull in the same second."""
+"""Upper bound of the random delay of `CHANGED` after a reconnect, so that not all devices pull in the same second."""
 
 
 class Action(Enum):
-    """What is to be done next."""
+    """What the stream must do next."""
 
     CONNECT = auto()
     READ = auto()
@@ -70,7 +74,7 @@ class Action(Enum):
 
 
 class Lifecycle:
-    """The rules; `action` is due at `at`, but READ at once."""
+    """The rules; `action` is due at the time `at`, except READ, which is due at once."""
 
     def __init__(
         self, announce: Callable[[StreamState, str], None], *, policy: RetryPolicy, random: Callable[[], float]
@@ -85,21 +89,21 @@ class Lifecycle:
         self._was_live = self._live = self._token_unproven = False
         self._opened_at = self._last_bytes_at = self._silent_at = self._silence = self._floor = 0.0
         self._refreshed_at = self._tried_at = self._not_before = -math.inf
-        self._suspicion = 0
-        self._hurried = False
+        self._slow_failures = 0
+        self._shortened = False
 
     @property
     def next_deadline(self) -> float:
-        """Return when there is something to do or to tell, even if no bytes come."""
+        """Return when to act or to notify the app next, even if no bytes arrive."""
         return min(self._silent_at if self.action is Action.READ else self.at, self.notices.due_at)
 
     def connecting(self, reason: str = "") -> None:
-        """An attempt begins; while polling it is only a probe."""
+        """Record that an attempt starts; while polling it is only a probe and is not reported."""
         if not self._polling.active:
             self._announce(StreamState.CONNECTING, reason)
 
-    def answered(self, status: int, headers: Mapping[str, str], words: str, now: float, wall: float) -> None:
-        """The server answered the attempt; `wall` is the time of day, for a Retry-After that is a date."""
+    def answered(self, status: int, headers: Mapping[str, str], message: str, now: float, wall: float) -> None:
+        """Record the server's answer to the attempt; `wall` is the time of day, for a Retry-After that is a date."""
         self._tried_at = now
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if status == 200 and media_type == "text/event-stream":
@@ -109,19 +113,21 @@ class Lifecycle:
         elif status == 204:
             self.action = Action.STOP
         else:
-            said = words or ("the answer is no event stream" if status == 200 else f"the server answered {status}")
-            self._refused(ServerError(said, status=status, retry_after=retry_after(headers, wall)), now)
+            if not message:
+                not_a_stream = "the server's answer is not an event stream"
+                message = not_a_stream if status == 200 else f"the server answered {status}"
+            self._refused(ServerError(message, status=status, retry_after=retry_after(headers, wall)), now)
 
     def connect_failed(self, reason: str, now: float, *, took: float) -> None:
-        """The attempt got no answer."""
+        """Record that the attempt got no answer."""
         self._tried_at = now
         if took >= SLOW_FAILURE_SECONDS:
-            self._suspect_a_proxy(reason, now, suspicion=1)
+            self._suspect_proxy(reason, now, slow_failures=1)
         else:
             self.lost(reason, now)
 
     def received(self, messages: list[sse.Message], now: float) -> None:
-        """Bytes came, and these messages with them, if any."""
+        """Record bytes that arrived, and the messages that they completed."""
         self._last_bytes_at = now
         if self._live:
             self._silent_at = now + self._silence
@@ -136,16 +142,16 @@ class Lifecycle:
                     self._hear(message, now)
 
     def silent(self, now: float) -> None:
-        """No bytes came for a while."""
+        """Record that no bytes arrived for a while."""
         if self.action is not Action.READ or now < self._silent_at:
             return
         if self._live:
-            self.lost(f"nothing heard for {self._silence:g} s", now, life=self._life(self._last_bytes_at))
+            self.lost(f"nothing received for {self._silence:g} s", now, life=self._life(self._last_bytes_at))
         else:
-            self._suspect_a_proxy("the connection holds its bytes back", now, suspicion=CONVICTION)
+            self._suspect_proxy("the connection delivers no bytes", now, slow_failures=MIN_SLOW_FAILURES)
 
     def ended(self, reason: str, now: float) -> None:
-        """The connection of a stream ended, in whichever way."""
+        """Record that the connection of a stream ended, in whatever way."""
         self.lost(reason, now, life=self._life(now))
 
     def lost(
@@ -157,8 +163,11 @@ class Lifecycle:
         at_least: float = 0.0,
         life: float | None = None,
     ) -> None:
-        """The stream is over, or did not come about: wait, then do the task. `life` is of one that worked."""
-        drained = self._floor > 0  # it keeps its own `retry:`, which the server has spread already
+        """Schedule `action` after the end of a stream, or after an attempt that failed.
+
+        `life` is how long a stream lived that counts as a success, else None.
+        """
+        drained = self._floor > 0  # then the server's own `retry:` counts, which is already spread at random
         self._settle(life)
         if self._polling.active:
             self._polling.plan_probe(now, at_least=at_least)
@@ -169,33 +178,34 @@ class Lifecycle:
         else:
             delay, self._policy = self._policy.apply(self._random(), at_least=at_least)
         self.action, self.at = action, now + delay
-        self._not_before, self._hurried = now + max(self._policy.floor, at_least), False
-        self._announce(StreamState.WAITING, f"{reason}; again in {delay:.1f} s")
+        self._not_before, self._shortened = now + max(self._policy.floor, at_least), False
+        self._announce(StreamState.WAITING, f"{reason}; next attempt in {delay:.1f} s")
 
     def request_succeeded(self, at: float, now: float) -> None:
-        """Another request was answered at this moment, so the server can be reached: wait for a few seconds at most.
+        """Shorten the wait to a few seconds, because another request was answered at this moment.
 
-        Once for each wait, and no sooner than the server asked: it may answer requests and have no place for a stream.
+        This happens once for each wait, and never before the time that the server asked for: a server may answer
+        requests and have no room for a stream.
         """
         if (
-            self._hurried
+            self._shortened
             or self._polling.active
             or self.action not in (Action.CONNECT, Action.REFRESH)
             or self.at <= now
         ):
             return
-        self._hurried = True
-        soon = max(self._not_before, at + MAX_HURRIED_SECONDS * self._random(), now)
+        self._shortened = True
+        soon = max(self._not_before, at + MAX_SHORTENED_SECONDS * self._random(), now)
         if soon < self.at:
             self.at = soon
-            self._announce(StreamState.WAITING, f"the server answers requests; again in {soon - now:.1f} s")
+            self._announce(StreamState.WAITING, f"the server answers requests; next attempt in {soon - now:.1f} s")
 
     def retry_now(self, now: float) -> None:
-        """The app says that the network is back, or another one: try at once, but no sooner than the server asked."""
+        """Connect at once, since the app says that the network changed; never before the time the server asked for."""
         if self.action is Action.READ:
             if not self._live or now - self._opened_at < RECENT_SECONDS:
                 return
-            self.notices.hurry(now)
+            self.notices.changed_now(now)
             self._settle(self._life(self._last_bytes_at))
             self.action, self.at = Action.CONNECT, now
         elif self._polling.active:
@@ -205,54 +215,54 @@ class Lifecycle:
             self.at = min(self.at, max(now, self._not_before, self._tried_at + MIN_RETRY_SECONDS))
 
     def slept(self, missed: float, now: float) -> None:
-        """The machine was asleep; `missed` are the seconds of it that its clock left out: they count as waited."""
-        self.notices.hurry(now)
+        """Record that the machine slept; `missed` is the part in seconds that `now` does not count, taken as waited."""
+        self.notices.changed_now(now)
         self._refreshed_at = -math.inf
         self._polling.probe_at -= missed
         self.at -= missed
         if self.action is Action.READ:
-            # A stream can only be checked by its next keepalive, half a minute away: a new one is the quicker check.
+            # Only the next keepalive could prove that the stream still works, and it may be 30 s away: reconnect.
             self._settle(self._life(self._last_bytes_at))
             self.action, self.at = Action.CONNECT, now
 
     def refreshed(self, now: float) -> None:
-        """There is a new token."""
+        """Record that there is a new token."""
         self._refreshed_at = now
         self._token_unproven = True
         self.action, self.at = Action.CONNECT, now
 
     def refresh_failed(self, reason: str, now: float, *, at_least: float = 0.0) -> None:
-        """No word about the token: it is kept, and a new one is asked for later."""
+        """Record that the token could not be renewed; it is kept, and the renewal is repeated later."""
         self.lost(reason, now, action=Action.REFRESH, at_least=at_least)
 
     def needs_auth(self, reason: str) -> None:
-        """Only the user can help; what comes next is a fresh attempt with whatever token there is then."""
+        """Record that the user must log in; the next attempt uses the token that there is then."""
         self._refreshed_at = -math.inf
         self._polling.stop()
         self.action, self.at = Action.CONNECT, -math.inf
         self._announce(StreamState.NEEDS_AUTH, reason)
 
     def polled(self, position: tuple[str, int], now: float) -> None:
-        """The server's position is known; the first one has moved by definition."""
+        """Record the server's position; the first one counts as moved."""
         if self._polling.moved(position):
             self.notices.changed(now)
-        if not self._polling.active and self._suspicion < CONVICTION:
+        if not self._polling.active and self._slow_failures < MIN_SLOW_FAILURES:
             self.lost("the server answers again", now)
             return
         if not self._polling.active:
             self._polling.plan_probe(now)
-            self._announce(StreamState.POLLING, "a proxy holds the stream back")
+            self._announce(StreamState.POLLING, "a proxy buffers the stream")
         self._plan_poll(now)
 
     def poll_failed(self, reason: str, now: float) -> None:
-        """The network is down, so it is not, or not only, a proxy."""
-        self._suspicion = 0
+        """Record that a poll got no answer: the network is down, so a proxy is not, or not alone, the cause."""
+        self._slow_failures = 0
         self._polling.stop()
         self.lost(reason, now)
 
     def poll_refused(self, error: ServerError, now: float) -> None:
-        """The server answered, but without a position."""
-        if self._polling.active and passes(error.status):
+        """Record that the server refused a poll."""
+        if self._polling.active and is_temporary(error.status):
             self._plan_poll(now, at_least=error.retry_after or 0.0)
         else:
             self._refused(error, now)
@@ -266,27 +276,27 @@ class Lifecycle:
             self.notices.changed(now)
 
     def _go_live(self, now: float) -> None:
-        """The first words came through: no proxy holds them, the token counts, and changes may have passed before."""
+        """Record the first message: no proxy buffers, the token is accepted, and changes may have been missed."""
         self.notices.changed(now + GATHER_SECONDS * self._random() if self._was_live else now)
         self._was_live = self._live = True
         self._opened_at, self._silent_at = now, now + self._silence
-        self._token_unproven, self._suspicion = False, 0
+        self._token_unproven, self._slow_failures = False, 0
         self._polling.stop()
         self._announce(StreamState.CONNECTED, "")
 
-    def _bye(self, words: str, now: float) -> None:
-        if words in ("bye token_expired", "bye revoked"):
-            self._renew_token(words, now)
+    def _bye(self, text: str, now: float) -> None:
+        if text in ("bye token_expired", "bye revoked"):
+            self._renew_token(text, now)
         else:
-            # What the server ends on purpose worked, unless it does so again and again at once.
-            self.lost(words, now, life=self._life(now, enough=ORDERLY_SECONDS))
+            # An end on purpose is a success, unless it follows at once on every connect.
+            self.lost(text, now, life=self._life(now, enough=ORDERLY_SECONDS))
 
     def _refused(self, error: ServerError, now: float) -> None:
         if error.status == 401 and self._token_unproven and self._is_fresh(now):
-            raise NotAuthenticated("the server refuses a token that was only just renewed")
+            raise NotAuthenticated("the server refuses a token that was renewed a moment ago")
         if error.status == 401:
             self._renew_token("the server refuses the token", now)
-        elif passes(error.status):
+        elif is_temporary(error.status):
             self.lost(str(error), now, at_least=error.retry_after or 0.0)
         else:
             raise error
@@ -302,24 +312,24 @@ class Lifecycle:
     def _is_fresh(self, now: float) -> bool:
         return now - self._refreshed_at < FRESH_SECONDS
 
-    def _suspect_a_proxy(self, reason: str, now: float, *, suspicion: int) -> None:
-        """An ordinary request will show whether it is one."""
-        self._suspicion += suspicion
+    def _suspect_proxy(self, reason: str, now: float, *, slow_failures: int) -> None:
+        """Poll once, to find out whether the server answers an ordinary request."""
+        self._slow_failures += slow_failures
         if self._polling.active:
             self.lost(reason, now)
         else:
             self.action, self.at = Action.POLL, now
 
     def _life(self, until: float, *, enough: float = STABLE_SECONDS) -> float | None:
-        """Return how long the stream has lived, None if that is not enough to say that it worked."""
+        """Return how long the stream lived in seconds, or None if that is too short to count as a success."""
         life = until - self._opened_at
         return life if self._live and life >= enough else None
 
     def _settle(self, life: float | None) -> None:
-        """Take stock of a stream that is over; if it worked, the backoff begins anew."""
+        """Reset what belongs to the stream that is over; after a success reset the backoff too."""
         if life is not None:
             self._policy = self._first_policy
-            self._polling.forget()
+            self._polling.reset_probes()
         self._policy = self._policy.raised(self._floor)
         self._live, self._floor = False, 0.0
 

@@ -1,11 +1,11 @@
-"""Pulling: from the server's log to the app, page by page, and how far that is confirmed.
+"""Pulls: read the server's log page by page, give the changes to the app, and move the confirmed cursor.
 
-    cursor ──▶ page ──▶ opened: changes ──▶ the app ──▶ confirmed: the cursor moves over the page
-                           ├── unreadable: left out, logged, told; `retry_unreadable` goes back to the lowest one
-                           └── locked: left out; the next pull goes back to the lowest one once another key is here
+    cursor ──▶ page ──▶ decrypted: changes ──▶ the app ──▶ confirmed: the cursor moves past the page
+                           ├── unreadable: left out, logged, reported; `retry_unreadable` goes back to the first one
+                           └── locked: left out; the next pull with another key goes back to the first one
 
-No change can stop a device, and no server can keep it busy without giving it anything: a pull ends in a ProtocolError
-where the cursor does not rise, or where the log is replaced a second time. Only the client may use it; any thread.
+No change can stop a device, and no server can keep it in an endless pull: ProtocolError is raised if the cursor does
+not advance, or if the log is replaced twice during one pull. Only the client uses this; thread-safe.
 """
 
 import logging
@@ -21,7 +21,7 @@ from .session import Session
 from .state import LeftOut, State
 
 MAX_LOGGED = 10_000
-"""Unreadable changes that are remembered as logged; beyond, some are logged again."""
+"""Upper bound of unreadable changes that are remembered as logged; beyond it, some are logged again."""
 
 Apply = Callable[[list[PulledChange]], object]
 OnUnreadable = Callable[[UnreadableChange], object]
@@ -30,7 +30,7 @@ log = logging.getLogger("synckit_notify.client")
 
 
 class MasterKeys(Keys, Protocol):
-    """What opens changes, and what is known of the keys; an `Encryption`, or `NoEncryption`."""
+    """The keys of this process and their ids: an `Encryption`, or `NoEncryption`."""
 
     @property
     def key_ids(self) -> frozenset[str]: ...
@@ -38,7 +38,7 @@ class MasterKeys(Keys, Protocol):
 
 
 class LogReader:
-    """Reads one account's log for one device; `strict` raises DecryptionFailed where a change cannot be read."""
+    """Reads one account's log for one device; with `strict` it raises DecryptionFailed for an unreadable change."""
 
     def __init__(self, session: Session, state: State, keys: MasterKeys, *, strict: bool) -> None:
         self._session, self._state, self._keys, self._strict = session, state, keys, strict
@@ -46,7 +46,7 @@ class LogReader:
         self._logged: set[tuple[str | None, int]] = set()
 
     def apply(self, apply: Apply, on_unreadable: OnUnreadable | None) -> PullResult:
-        """Give page by page to `apply`, and confirm each when it returned."""
+        """Pass each page to `apply`, and confirm it when `apply` has returned."""
         with self._applying:
             start, restarting = self._start()
             end, unreadable, locked = start, 0, 0
@@ -55,7 +55,7 @@ class LogReader:
                     unreadable = locked = 0
                 if opened.changes:
                     apply(opened.changes)
-                _tell(opened.unreadable, on_unreadable)
+                _report_to_app(opened.unreadable, on_unreadable)
                 self._confirm(page.start, page, opened.left_out())
                 end = page.end
                 unreadable += len(opened.unreadable)
@@ -63,24 +63,24 @@ class LogReader:
         return PullResult([], end, page.restarted, lambda: None, unreadable=unreadable, locked=locked)
 
     def collect(self, on_unreadable: OnUnreadable | None) -> PullResult:
-        """Return the changes of all pages, to be confirmed by the app."""
+        """Return the changes of all pages, for the app to confirm."""
         start, restarting = self._start()
         first, last, total = _gather(start, self._pages(start, restarting, {}, self._restart))
-        _tell(total.unreadable, on_unreadable)
+        _report_to_app(total.unreadable, on_unreadable)
         left_out = total.left_out()
 
         def confirm() -> None:
             self._confirm(first, last, left_out)
 
-        if not total.changes:  # but an echo perhaps, and nobody will confirm nothing
+        if not total.changes:  # only changes of this device, perhaps: the app has nothing to confirm
             confirm()
         return PullResult(total.changes, last.end, last.restarted, confirm, **_counts(total))
 
     def choose(self, chosen: PullFilter, on_unreadable: OnUnreadable | None) -> PulledChanges:
-        """Return the chosen changes; the state is not touched."""
+        """Return the changes that match the filter; the state does not change."""
         pages = self._pages(chosen.position, False, chosen.body(), lambda _: (BEGINNING, True))
         _, last, total = _gather(chosen.position, pages)
-        _tell(total.unreadable, on_unreadable)
+        _report_to_app(total.unreadable, on_unreadable)
         return PulledChanges(total.changes, last.end, last.restarted, **_counts(total))
 
     def _start(self) -> tuple[Position, bool]:
@@ -94,7 +94,7 @@ class LogReader:
         query: Mapping[str, Any],
         restart: Callable[[Position], tuple[Position, bool]],
     ) -> Iterator[tuple[Page, Opened]]:
-        """Yield pages from a position on, at least one; from the beginning again if the log was replaced, once."""
+        """Yield pages from a position on, at least one; start again, once, if the log was replaced."""
         device, account = self._state.device_id(), self._session.account()
         replaced = is_newest = False
         while True:
@@ -102,15 +102,15 @@ class LogReader:
             if answer is None:
                 if replaced:
                     raise ProtocolError(
-                        "the server's log was replaced twice during one pull: do servers with different databases "
-                        "answer at this address?"
+                        "the server's log was replaced twice during one pull: check that all servers at this address "
+                        "use the same database"
                     )
-                log.warning("the server's log was replaced: it is read again from its beginning")
+                log.warning("the server's log was replaced: reading it again from the start")
                 position, restarted = restart(position)
                 replaced = True
                 continue
             page = Page.read(answer, position, restarted, filtered=bool(query))
-            opened = page.opened(self._keys, account, device)
+            opened = page.open(self._keys, account, device)
             if opened.locked and not is_newest:
                 self._keys.require_newest()
                 is_newest = True
@@ -121,7 +121,7 @@ class LogReader:
             position = page.end
 
     def _ask(self, body: dict[str, Any], position: Position) -> Mapping[str, Any] | None:
-        """Return the server's answer, None if its log is not that of the position."""
+        """Return the server's answer, or None if its log is not the one of the position."""
         try:
             answer = self._session.call("POST", "/api/sync/pull", body | {"epoch": position.epoch}, idempotent=True)
         except ServerError as error:
@@ -139,7 +139,7 @@ class LogReader:
         self._state.advance(start.cursor, last.end, complete_until, left_out)
 
     def _report(self, page: Page, unreadable: list[UnreadableChange]) -> None:
-        """Log what is left out, each change once; or raise DecryptionFailed."""
+        """Log the changes that are left out, each once; raise DecryptionFailed if strict."""
         if self._strict and unreadable:
             raise DecryptionFailed(**asdict(unreadable[0]))
         new = [change for change in unreadable if (page.end.epoch, change.seq) not in self._logged]
@@ -148,14 +148,14 @@ class LogReader:
         self._logged |= {(page.end.epoch, change.seq) for change in new}
         if new:
             log.warning(
-                "changes that cannot be read are left out: %d. The first is %d (table %.130r, row %.260r, "
+                "changes that cannot be read were left out: %d. The first is %d (table %.130r, row %.260r, "
                 "device %.130r): %s",
                 *(len(new), new[0].seq, new[0].table, new[0].row_id, new[0].device_id, new[0].reason),
             )
 
 
 def _gather(start: Position, pages: Iterable[tuple[Page, Opened]]) -> tuple[Position, Page, Opened]:
-    """Return where pages begin, the last one, and what they hold; pages of a log that was replaced are dropped."""
+    """Return the start of the pages, the last page and all changes; pages of a log that was replaced are dropped."""
     total, end = Opened(), start
     for page, opened in pages:
         if page.start != end:
@@ -165,7 +165,7 @@ def _gather(start: Position, pages: Iterable[tuple[Page, Opened]]) -> tuple[Posi
     return start, page, total
 
 
-def _tell(unreadable: list[UnreadableChange], on_unreadable: OnUnreadable | None) -> None:
+def _report_to_app(unreadable: list[UnreadableChange], on_unreadable: OnUnreadable | None) -> None:
     if on_unreadable is not None:
         for change in unreadable:
             on_unreadable(change)

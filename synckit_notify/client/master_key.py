@@ -1,8 +1,8 @@
-"""What opens changes in this process: the account's master key once it is set up, or nothing for data in the clear.
+"""The account's master key in this process, or no key for a client that does not encrypt.
 
-A session in, asked for anew at each use, and a Codec out. The server keeps the key's envelope and cannot open it. Only
-the client may use it; any thread. A repeat of a request whose answer was lost meets the own envelope: that counts as
-done. Raises what the session's `call` raises, and InvalidEnvelope.
+In: a function that returns the session. Out: a Codec. The server stores the key in an envelope that it cannot decrypt.
+If the answer to a PUT was lost, the repetition finds the same envelope on the server, which counts as success. Only the
+client uses this; thread-safe. Raises what the session's `call` raises, and InvalidEnvelope.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ PATH = "/api/sync/keys"
 
 
 class NoEncryption:
-    """In place of an Encryption, for a client made with `encrypt=False`."""
+    """Replaces Encryption in a client made with `encrypt=False`."""
 
     key_ids: frozenset[str] = ClearText.key_ids
 
     def setup_new(self, passphrase: str) -> NoReturn:
-        """Raise ValueError, as the others do."""
+        """Raise ValueError."""
         raise ValueError("this client was made with encrypt=False")
 
     setup_existing = setup_new
@@ -32,7 +32,7 @@ class NoEncryption:
         self.setup_new(new)
 
     def codec(self) -> ClearText:
-        """Return what reads and writes data as JSON."""
+        """Return the codec that reads and writes data as JSON."""
         return ClearText()
 
     def require_newest(self) -> None:
@@ -45,30 +45,30 @@ class _Key(NamedTuple):
 
 
 class Encryption:
-    """One account's master key; none before one of the first three is called."""
+    """One account's master key; it is missing until one of the first two methods is called."""
 
     def __init__(self, session: Callable[[], Session]) -> None:
         self._session = session
         self._key: _Key | None = None
 
     def setup_new(self, passphrase: str) -> None:
-        """Make a master key and keep it at the server; raises EncryptionExists, and never overwrites one."""
+        """Create a master key and store its envelope on the server; raises EncryptionExists if there is one."""
         cipher = new_cipher()
         account = self._session().account()
         try:
             version = self._put({"envelope": cipher.wrap(account.app_id, account.user_id, passphrase)})
         except ServerError as error:
             if error.status == 409:
-                raise EncryptionExists("this account has a master key: use the passphrase it was made with") from error
+                raise EncryptionExists("this account already has a master key: use its passphrase") from error
             raise
         self._key = _Key(cipher, version)
 
     def setup_existing(self, passphrase: str) -> None:
-        """Fetch the master key; raises NoMasterKey if there is none."""
+        """Fetch the master key; raises NoMasterKey if the account has none."""
         self._key = self._fetch(passphrase)
 
     def change_passphrase(self, old: str, new: str) -> None:
-        """Wrap the same master key anew; raises NoMasterKey, and ServerError 409 if another device was faster."""
+        """Encrypt the same master key with a new passphrase; raises NoMasterKey, and ServerError 409 on a conflict."""
         account = self._session().account()
         cipher, version = self._fetch(old)
         envelope = cipher.wrap(account.app_id, account.user_id, new)
@@ -76,24 +76,24 @@ class Encryption:
 
     @property
     def key_ids(self) -> frozenset[str]:
-        """The ids of the keys that are here."""
+        """The ids of the keys that this process has."""
         key = self._key
         return frozenset() if key is None else key.cipher.key_ids
 
     def codec(self) -> Cipher:
-        """Return what seals and opens; raises NoMasterKey."""
+        """Return the cipher; raises NoMasterKey before encryption is set up."""
         if self._key is None:
-            raise NoMasterKey("set up encryption first, in each process")
+            raise NoMasterKey("set up encryption in this process first")
         return self._key.cipher
 
     def require_newest(self) -> None:
-        """Raise NoMasterKey if the server's envelope is newer than the key here, so it may hold the missing one."""
+        """Raise NoMasterKey if the server has a newer envelope, which may contain a key that is missing here."""
         try:
             version = self._get()[1]
         except NoMasterKey:
             return
         if self._key is None or version > self._key.envelope_version:
-            raise NoMasterKey("the passphrase was changed: set up encryption again, with the new one")
+            raise NoMasterKey("the passphrase was changed: set up encryption again with the new passphrase")
 
     def _fetch(self, passphrase: str) -> _Key:
         account = self._session().account()

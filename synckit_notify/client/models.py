@@ -1,7 +1,6 @@
-"""What the SDK takes and gives, as values: changes to push and changes pulled, devices, positions, filters, results.
+"""The values that the SDK takes and returns: changes, devices, positions, filters and results.
 
-Anybody may make and keep them. No network, no clock, no state; what the server may not be sent is a ValueError here, at
-the line that wrote it.
+No network, no clock, no state. A value that no server accepts is a ValueError when it is constructed.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ MAX_TABLE_CHARACTERS, MAX_ROW_ID_CHARACTERS, MAX_TABLES = 128, 256, 100
 
 
 class Account(NamedTuple):
-    """Whose changes they are; unpacks as upstream's `authenticate` answers."""
+    """The user who is logged in, and the app; it unpacks into `user_id, app_id`."""
 
     user_id: str
     app_id: str
@@ -22,10 +21,14 @@ class Account(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ChangeEntry:
-    """One change to push; `data` is any JSON value, None for a DELETE. Raises ValueError for what no server takes.
+    """One change to push.
 
-    Every device sees all changes in the server's order, but not its own: to end up with the same rows, an app lets the
-    later `timestamp` win, whichever change it sees first.
+    `table` has 1 to 128 characters, `row_id` 1 to 256. `op` is "INSERT", "UPDATE" or "DELETE". `timestamp` is a
+    datetime with a time zone. `data` is any JSON value; for a DELETE it must be None. Raises ValueError for a value
+    that no server accepts.
+
+    A device is not given its own changes when it pulls. To end with the same rows on every device, an app must let the
+    later `timestamp` win, in whatever order the changes arrive.
     """
 
     table: str
@@ -39,14 +42,18 @@ class ChangeEntry:
         _check_name("row_id", self.row_id, MAX_ROW_ID_CHARACTERS)
         _check_aware("timestamp", self.timestamp)
         if self.op not in OPERATIONS:
-            raise ValueError(f"op: one of {', '.join(OPERATIONS)}")
+            raise ValueError(f"op must be one of {', '.join(OPERATIONS)}")
         if self.op == "DELETE" and self.data is not None:
-            raise ValueError("data: a DELETE has none")
+            raise ValueError("data must be None for a DELETE")
 
 
 @dataclass(frozen=True, slots=True)
 class PulledChange:
-    """One change of the log; `received_at` is the server's clock, `timestamp` that of the device that made it."""
+    """One change of the server's log, decrypted.
+
+    `seq` is its position in the log. `timestamp` is by the clock of the device that made the change, `received_at` by
+    the server's clock; both have a time zone.
+    """
 
     table: str
     op: str
@@ -60,7 +67,10 @@ class PulledChange:
 
 @dataclass(frozen=True, slots=True)
 class UnreadableChange:
-    """A change that a pull left out because it cannot be read; `table` and `row_id` are empty where it has none."""
+    """A change that a pull left out because it cannot be read.
+
+    `reason` is a sentence for a person. `table` and `row_id` are empty strings if the change has none.
+    """
 
     seq: int
     table: str
@@ -71,7 +81,7 @@ class UnreadableChange:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A registered device."""
+    """A registered device; `platform` is one of macos, windows, linux, ios, android and web."""
 
     id: str
     name: str
@@ -81,7 +91,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How far the server's log has come."""
+    """The state of the server's log: the number of changes, the last `seq`, and the log's identifier."""
 
     change_count: int
     cursor: int
@@ -90,7 +100,10 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a reader has come; `epoch` names the life of the log that `cursor` counts in."""
+    """How far a reader has read: `cursor` is the last `seq` read, `epoch` identifies the log that it counts in.
+
+    A server that is restored from a backup starts a log with a new epoch. None is the log of the first answer.
+    """
 
     epoch: str | None = None
     cursor: int = 0
@@ -101,7 +114,11 @@ BEGINNING = Position()
 
 @dataclass(frozen=True, slots=True)
 class PullFilter:
-    """What `pull_filtered` asks for; immutable, each call returns another one. Raises ValueError."""
+    """Which changes `pull_filtered` returns.
+
+    Immutable: each method returns a new filter. Without a table, changes of all tables match. The methods raise
+    ValueError for an argument that no server accepts.
+    """
 
     _tables: tuple[str, ...] = ()
     _since: datetime | None = None
@@ -109,27 +126,27 @@ class PullFilter:
     position: Position = BEGINNING
 
     def table(self, name: str) -> "PullFilter":
-        """Ask for this table, and for those named before."""
+        """Return a filter that also matches this table; at most 100 tables."""
         _check_name("table", name, MAX_TABLE_CHARACTERS)
         tables = (*self._tables, *(() if name in self._tables else (name,)))
         if len(tables) > MAX_TABLES:
-            raise ValueError(f"table: at most {MAX_TABLES}")
+            raise ValueError(f"a filter must name at most {MAX_TABLES} tables")
         return replace(self, _tables=tables)
 
     def since(self, moment: datetime | None) -> "PullFilter":
-        """Ask for what the server received at this moment or later; None, as before the first pull, is always."""
+        """Return a filter for changes that the server received at this moment or later; None removes this limit."""
         return self._within(moment, self._until)
 
     def until(self, moment: datetime | None) -> "PullFilter":
-        """Ask for what the server received before this moment."""
+        """Return a filter for changes that the server received before this moment; None removes this limit."""
         return self._within(self._since, moment)
 
     def after(self, position: Position) -> "PullFilter":
-        """Go on where another result ended."""
+        """Return a filter for changes after this position, such as the `position` of an earlier result."""
         return replace(self, position=position)
 
     def body(self) -> dict[str, Any]:
-        """Return the fields of the request, without the position."""
+        """Return the fields of the pull request, without the position."""
         moments = {"since": self._since, "until": self._until}
         fields = {name: to_text(moment) for name, moment in moments.items() if moment is not None}
         return fields | ({"tables": list(self._tables)} if self._tables else {})
@@ -144,10 +161,20 @@ class PullFilter:
 
 
 class PulledChanges(Sequence[PulledChange]):
-    """Changes in the server's order; `position` is where they end, `restarted` says that the log was replaced.
+    """A sequence of changes in the server's order."""
 
-    `unreadable` and `locked` count what was left out: what cannot be read, and what needs a key that is not here.
-    """
+    position: Position
+    """Where the changes end."""
+
+    restarted: bool
+    """Whether the server's log was replaced, for example by a restore from a backup; the changes then start at the
+    beginning of the new log."""
+
+    unreadable: int
+    """The number of changes that were left out because they cannot be read."""
+
+    locked: int
+    """The number of changes that were left out because they need a key that this process does not have."""
 
     def __init__(
         self, changes: list[PulledChange], position: Position, restarted: bool, *, unreadable: int = 0, locked: int = 0
@@ -167,7 +194,7 @@ class PulledChanges(Sequence[PulledChange]):
 
 
 class PullResult(PulledChanges):
-    """The result of `pull`; until `confirm()` is called, the same changes come again."""
+    """The changes that `pull` returns; the next `pull` returns them again unless `confirm()` was called."""
 
     def __init__(
         self,
@@ -183,26 +210,26 @@ class PullResult(PulledChanges):
         self._confirm = confirm
 
     def confirm(self) -> None:
-        """Never give these changes again; what other results hold is not touched. Any number of times."""
+        """Mark these changes as applied, so that no later `pull` returns them; may be called more than once."""
         self._confirm()
 
 
 def to_text(moment: datetime) -> str:
-    """Return RFC 3339 in UTC with six digits, so that texts sort as moments do."""
+    """Return RFC 3339 in UTC with six digits, so that the strings sort in the order of time."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _check_name(field: str, value: str, longest: int) -> None:
-    if not isinstance(value, str) or not 1 <= len(value) <= longest:
-        raise ValueError(f"{field}: a text of 1 to {longest} characters")
+def _check_name(field: str, value: str, max_characters: int) -> None:
+    if not isinstance(value, str) or not 1 <= len(value) <= max_characters:
+        raise ValueError(f"{field} must be a string of 1 to {max_characters} characters")
     if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{field}: NUL and lone surrogates are not allowed")
+        raise ValueError(f"{field} must not contain NUL or a lone surrogate")
 
 
 def _check_aware(field: str, value: datetime) -> None:
     if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise ValueError(f"{field}: a datetime with a time zone")
+        raise ValueError(f"{field} must be a datetime with a time zone")
     try:
         value.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"{field}: must be within the years 1 to 9999 in UTC") from None
+        raise ValueError(f"{field} must be within the years 1 to 9999 in UTC") from None

@@ -1,10 +1,9 @@
-"""A session with one server: requests with a token that is kept fresh, and the rules for trying again.
+"""A session with one server: requests with a token that is renewed in time, and the rules for retries.
 
-    call ──▶ token, renewed in time ──▶ request ──▶ 401: renew once, again ──▶ passing trouble: wait, again ──▶ answer
+    call ──▶ token, renewed in time ──▶ request ──▶ 401: renew, repeat once ──▶ temporary error: wait, retry ──▶ answer
 
-In: the server's address, an app's API key and a State. Out: JSON objects, and one connection per subscription. Any
-thread may call anything. Tokens, keys and passwords leave this file only in requests: never in a log, a repr or an
-error's sentence.
+In: the server's URL, an app's API key and a State. Out: JSON objects, and one connection per subscription. Thread-safe.
+Tokens, keys and passwords leave this file only in requests, never in a log, a repr or an error message.
 """
 
 import logging
@@ -29,27 +28,30 @@ from .state import State, Tokens
 from .stream import EventConnection, SyncNotifyStream
 
 EARLY_SECONDS = 30.0
-"""A token is renewed so long before its end, so that it does not expire on the way (upstream's number)."""
+"""A token is renewed this long before it expires, so that it does not expire on the way to the server."""
 
 RETRIES = 3
 POLICY = RetryPolicy(base=0.5, cap=8.0)
 
 RETRY_SECONDS = 60.0
-"""Nothing is tried again after this long: a server that answers drop by drop must not hold a call four times over."""
+"""No retry starts later than this: a server that answers very slowly must not delay a call four times."""
 
 LEASE_SECONDS = 60.0
-"""Longer than a renewal may take; a process that dies in one keeps the others waiting for so long."""
+"""How long a process may hold the right to renew the token: longer than a renewal takes.
 
-LEASE_LOOK_SECONDS = 0.1
+If the process dies during the renewal, the others wait this long.
+"""
+
+LEASE_POLL_SECONDS = 0.1
 log = logging.getLogger("synckit_notify.client")
 
 
 class Session:
-    """Speaks for one installation; satisfies StreamSession.
+    """The session of one installation; implements StreamSession.
 
-    `http` is used as it is, and left open; it must not speak HTTP/2, where a stream has no socket of its own. `clock`
-    is the time of day in seconds, which goes on while no process runs. Raises ValueError for an address that is none,
-    StateError for a state that is another server's.
+    `http` is used as it is, and not closed; it must not use HTTP/2, where a stream has no socket of its own. `clock`
+    returns the time of day in seconds. Raises ValueError if `server_url` is not an http or https URL, and StateError
+    if the state belongs to another server.
     """
 
     def __init__(
@@ -77,20 +79,20 @@ class Session:
         self._streams_lock = threading.Lock()
 
     def authenticate(self, email: str, password: str) -> Account:
-        """Log in; one attempt. Raises NotAuthenticated for wrong credentials, StateError for another account."""
+        """Log in, in one attempt; raises NotAuthenticated for wrong credentials, StateError for another account."""
         credentials = {"email": email, "password": password, "api_key": self._api_key} | self._device()
         response = self._http.send("POST", "/api/sync/auth", body=credentials)
         if response.status == 401:
             raise NotAuthenticated(response.message((password, self._api_key)))
         return self._enter(self._answer(response, password), "token")
 
-    def authorize_url(self, **asked: str) -> str:
-        """Return the address of the server's page for a log-in in the browser."""
-        query = {"response_type": "code", "client_id": self._api_key, "code_challenge_method": "S256"} | asked
+    def authorize_url(self, **parameters: str) -> str:
+        """Return the URL of the server's page for a log-in in the browser."""
+        query = {"response_type": "code", "client_id": self._api_key, "code_challenge_method": "S256"} | parameters
         return f"{self._http.url}/oauth/authorize?{urlencode(query)}"
 
     def exchange(self, **proof: str) -> Account:
-        """Trade an authorization code for tokens; one attempt. Raises NotAuthenticated, StateError as a log-in."""
+        """Exchange an authorization code for tokens, in one attempt; raises what `authenticate` raises."""
         form = {"grant_type": "authorization_code", "client_id": self._api_key} | proof | self._device()
         response = self._http.send("POST", "/oauth/token", form=form)
         if response.status in (400, 401):
@@ -100,9 +102,10 @@ class Session:
     def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, idempotent: bool
     ) -> dict[str, Any]:
-        """Return the answer to a request with the token; where a repeat is `idempotent`, passing trouble is waited out.
+        """Send a request with the token and return the JSON object of the answer.
 
-        Raises NetworkError, ServerError, ProtocolError, NotAuthenticated.
+        A request that is `idempotent` is sent up to three times more after a temporary error. Raises NetworkError,
+        ServerError, ProtocolError and NotAuthenticated.
         """
         policy, retries = POLICY, RETRIES if idempotent else 0
         began = time.monotonic()
@@ -117,38 +120,38 @@ class Session:
                     raise
                 delay, policy = policy.apply(self._random(), at_least=asked)
                 retries -= 1
-                log.info("%s; again in %.1f s", error, delay)
+                log.info("%s; next attempt in %.1f s", error, delay)
             else:
                 self._tell_streams()
                 return answer
             self._wait(delay)
 
     def refresh(self) -> None:
-        """Get a new token in place of the one that was subscribed with, or of the present one; one attempt.
+        """Replace the token of the last subscription, or the current one, in one attempt.
 
-        Raises NotAuthenticated if it is refused, NetworkError or ServerError to try later.
+        Raises NotAuthenticated if the server refuses, NetworkError or ServerError to try later.
         """
         present = self._present()
         self._renew(self._subscribed_with or present)
 
     def connect(self) -> EventConnection:
-        """Subscribe, one attempt; raises NetworkError, NotAuthenticated."""
+        """Subscribe, in one attempt; raises NetworkError, ServerError, ProtocolError and NotAuthenticated."""
         account = self.account()
         tokens = self._subscribed_with = self._fresh()
         return self._http.subscribe({"app_id": account.app_id} | self._device(), tokens.access, self._secrets())
 
     def position(self) -> tuple[str, int]:
-        """Return the server's epoch and cursor; one attempt. Raises as `call` does."""
+        """Return the server's epoch and cursor, in one attempt; raises what `call` raises."""
         answer = self.call("GET", "/api/sync/status", idempotent=False)
         return member(answer, "epoch", str), member(answer, "cursor", int)
 
     def watch(self, stream: SyncNotifyStream) -> None:
-        """Tell the stream about each request that succeeds; it is held weakly."""
+        """Tell this stream about each successful request; it is referenced weakly."""
         with self._streams_lock:
             self._streams.add(stream)
 
     def close(self) -> None:
-        """End waits and connections; calls after raise NetworkError."""
+        """End waits and close connections; later calls raise NetworkError."""
         self._closed.set()
         self._http.close()
 
@@ -157,7 +160,7 @@ class Session:
         return self._closed.is_set()
 
     def account(self) -> Account:
-        """Return who is logged in; raises NotAuthenticated."""
+        """Return the account that is logged in; raises NotAuthenticated without one."""
         found = self._state.account()
         if found is None:
             raise NotAuthenticated("log in first")
@@ -181,7 +184,7 @@ class Session:
         return account
 
     def _device(self) -> dict[str, str]:
-        """Name the device, once it is registered."""
+        """Return the request field that names the device; empty before it is registered."""
         device = self._state.device()
         return {} if device is None else {"device_id": device.id}
 
@@ -193,11 +196,11 @@ class Session:
         self._renew(tokens)
         response = self._http.send(method, path, body=body, token=self._present().access)
         if response.status == 401:
-            raise NotAuthenticated("the server refuses a token that was only just renewed")
+            raise NotAuthenticated("the server refuses a token that was renewed a moment ago")
         return response
 
     def _fresh(self) -> Tokens:
-        """Return the tokens, renewed if they are about to expire; if that fails, the present ones while they last."""
+        """Return the tokens, renewed if they expire soon; if the renewal fails, the current ones while valid."""
         tokens = self._present()
         left = self._left(tokens)
         if left > EARLY_SECONDS or tokens.refresh is None:
@@ -212,27 +215,27 @@ class Session:
         return self._present()
 
     def _renew(self, stale: Tokens) -> None:
-        """Replace these tokens, if that has not happened: one renewal at a time among all threads and processes.
+        """Replace these tokens unless that has already happened; one renewal at a time among all threads and processes.
 
-        All of them are compared: two access tokens of the same second are the same text.
+        All fields are compared, because two access tokens of the same second are equal.
         """
         with self._renewing:
             while self._present() == stale:
                 if not self._state.take_lease(self._name, self._clock(), LEASE_SECONDS):
-                    self._wait(LEASE_LOOK_SECONDS)
+                    self._wait(LEASE_POLL_SECONDS)
                     if self._closed.is_set():
                         raise NetworkError("the client is closed")
                     continue
                 try:
-                    if self._present() == stale:  # again: whoever had the lease before may have renewed them
-                        self._trade(stale.refresh)
+                    if self._present() == stale:  # again: the last holder of the lease may have renewed them
+                        self._use_refresh_token(stale.refresh)
                         return
                 finally:
                     self._state.release_lease(self._name)
 
-    def _trade(self, refresh_token: str | None) -> None:
+    def _use_refresh_token(self, refresh_token: str | None) -> None:
         if refresh_token is None:
-            raise NotAuthenticated("the token does not count any more: log in again")
+            raise NotAuthenticated("the token is no longer valid: log in again")
         form = {"grant_type": "refresh_token", "refresh_token": refresh_token, "client_id": self._api_key}
         response = self._http.send("POST", "/oauth/token", form=form)
         secrets, answer = self._secrets(), parse_json(response.content)
@@ -245,7 +248,7 @@ class Session:
         self._state.replace_tokens(refresh_token, renewed)
 
     def _left(self, tokens: Tokens) -> float:
-        """Return the seconds that a token still counts; a clock that was set back says nothing."""
+        """Return how many seconds a token is still valid; 0 if the clock was set back, since then nobody knows."""
         if tokens.life is None:
             return float("inf")
         age = self._clock() - tokens.received_at
@@ -262,11 +265,11 @@ class Session:
         return (self._api_key, *(() if tokens is None else (tokens.access, tokens.refresh or "")))
 
     def _answer(self, response: HttpResponse, *secrets: str) -> dict[str, Any]:
-        """Return the JSON object of a good answer, empty where there is no body."""
+        """Return the JSON object of a successful answer, empty without a body; raises ServerError, ProtocolError."""
         if not response.is_success:
-            said = response.message((*secrets, *self._secrets()))
-            raise ServerError(said, status=response.status, retry_after=retry_after(response.headers, self._clock()))
+            message = response.message((*secrets, *self._secrets()))
+            raise ServerError(message, status=response.status, retry_after=retry_after(response.headers, self._clock()))
         answer = parse_json(response.content) if response.content else {}
         if not isinstance(answer, dict):
-            raise ProtocolError("the answer is no JSON object: is this the address of a SyncKit server?")
+            raise ProtocolError("the answer is not a JSON object: check that this is the address of a SyncKit server")
         return answer

@@ -1,13 +1,13 @@
-"""What survives the process: one SQLite file, or the same in memory.
+"""The state that survives the process: one SQLite file, or the same tables in memory.
 
-    belonging      the installation, made once; the server, API key and account it belongs to; the device
-    tokens         with their life in the server's seconds, and the lease of whoever is renewing them
+    owner          the id of the installation; the server, API key and account that it belongs to; the device
+    tokens         with their lifetime in seconds, and the lease of the process that is renewing them
     position       cursor, epoch and last_sync_time of the confirmed pulls
-    left out       the lowest `seq` among the confirmed changes that could not be read, and among those without a key
+    left out       the lowest `seq` of the confirmed changes that are unreadable, and of those that are locked
     pending        batches that the server has not answered yet, oldest first
 
-Any thread may call any method, and several processes may share a file: each method is one short transaction, and none
-waits for a network. What cannot be used raises StateError, and its file is left byte for byte as it is.
+Thread-safe, and several processes may share a file: each method is one short transaction, and none waits for the
+network. A file that cannot be used raises StateError and is left unchanged.
 """
 
 import hashlib
@@ -27,12 +27,12 @@ from .errors import StateError
 from .models import Account, Device, Position
 
 MAX_LEASE_SECONDS = 120.0
-"""A lease that runs longer was taken before the clock was set back."""
+"""A lease that ends later than this from now was taken before the clock was set back, and is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What the server gave; `life` in its seconds from `received_at` on, by the local time of day."""
+    """Tokens of the server; valid for `life` seconds after `received_at`, which is the local time of day in seconds."""
 
     access: str = field(repr=False)
     refresh: str | None = field(repr=False)
@@ -42,7 +42,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A batch to send; `changes` are sent as they are, again and again until they are answered."""
+    """A batch to send; `changes` are sent unchanged until the server answers."""
 
     push_id: str
     changes: list[Any] = field(repr=False)
@@ -50,9 +50,9 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What an app was not given of the changes that it confirms: the lowest `seq` of each kind.
+    """The lowest `seq` of the unreadable and of the locked changes that a pull left out.
 
-    `key_ids` are the keys that were here; only another one is a reason to look at what is locked again.
+    `key_ids` are the keys that the process had then; locked changes are read again only with another key.
     """
 
     unreadable: int | None = None
@@ -64,62 +64,62 @@ NOTHING = LeftOut()
 
 
 class State:
-    """The state of one installation; `open` it, `close` it."""
+    """The state of one installation; make it with `open`, end it with `close`."""
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None) -> "State":
-        """Open a file, made if it is not there, readable by its owner only; None is memory. Raises StateError."""
-        return cls(statefile.in_memory() if path is None else statefile.opened(Path(path)))
+        """Open a file, created if missing and readable by its owner only; None is memory. Raises StateError."""
+        return cls(statefile.open_memory() if path is None else statefile.open_file(Path(path)))
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
     def close(self) -> None:
-        """Close the file; whatever is called after raises StateError."""
+        """Close the file; later calls raise StateError."""
         with statefile.access():
             self._connection.close()
 
     def bind(self, server_url: str, api_key: str) -> None:
-        """Make this the state of one app on one server; raises StateError if it is another's."""
+        """Bind the state to one app on one server; raises StateError if it is bound to another."""
         mine = (server_url, hashlib.sha256(api_key.encode()).hexdigest())
         with self._transaction() as row:
             if row["server_url"] is None:
                 self._set(server_url=mine[0], api_key_hash=mine[1])
             elif (row["server_url"], row["api_key_hash"]) != mine:
-                raise StateError("the state belongs to another server or API key: use another file")
+                raise StateError("the state file belongs to another server or API key: use another file")
 
     @property
     def installation_id(self) -> str:
-        """The id of this installation, made with its state."""
+        """The id of this installation, created with its state."""
         return str(self._row()["installation_id"])
 
     def account(self) -> Account | None:
-        """Return who is, or was, logged in."""
+        """Return the account that is, or was last, logged in."""
         row = self._row()
         return None if row["user_id"] is None else Account(row["user_id"], row["app_id"])
 
     def log_in(self, account: Account, tokens: Tokens) -> None:
-        """Keep the tokens of a log-in; raises StateError for another account than before, whose changes these are."""
+        """Keep the tokens of a log-in; raises StateError if the state belongs to another account."""
         with self._transaction() as row:
             if row["user_id"] is not None and Account(row["user_id"], row["app_id"]) != account:
-                raise StateError("the state belongs to another account: use another file")
+                raise StateError("the state file belongs to another account: use another file")
             self._set(user_id=account.user_id, app_id=account.app_id, **_columns(tokens))
 
     def tokens(self) -> Tokens | None:
-        """Return the present tokens, None if nobody is logged in."""
+        """Return the current tokens, or None if nobody is logged in."""
         row = self._row()
         if row["access_token"] is None:
             return None
         return Tokens(row["access_token"], row["refresh_token"], row["life"], row["received_at"])
 
     def replace_tokens(self, refresh_token: str, tokens: Tokens | None) -> None:
-        """Replace the tokens that came with this refresh token; if others took their place meanwhile, leave those."""
+        """Replace the tokens that have this refresh token; do nothing if they were replaced already."""
         with self._transaction() as row:
             if row["refresh_token"] == refresh_token:
                 self._set(**_columns(tokens))
 
     def take_lease(self, holder: str, now: float, seconds: float) -> bool:
-        """Be the one who renews the tokens, until `release_lease` or for so long; False if somebody else is."""
+        """Take the right to renew the tokens for so many seconds; return False if another process has it."""
         with self._transaction() as row:
             held = row["lease_holder"] not in (None, holder) and 0 < row["lease_until"] - now <= MAX_LEASE_SECONDS
             if not held:
@@ -127,13 +127,13 @@ class State:
             return not held
 
     def release_lease(self, holder: str) -> None:
-        """Let others renew; nothing happens if the lease ran out and is another's."""
+        """Give up the right to renew; do nothing if the lease has expired and another process took it."""
         with self._transaction() as row:
             if row["lease_holder"] == holder:
                 self._set(lease_holder=None)
 
     def device(self) -> Device | None:
-        """Return the registered device."""
+        """Return the registered device, or None."""
         row = self._row()
         if row["device_id"] is None:
             return None
@@ -144,7 +144,7 @@ class State:
         """Return the registered device's id; raises StateError before it is registered."""
         device = self.device()
         if device is None:
-            raise StateError("this installation is no device yet: call register_device first")
+            raise StateError("this installation is not registered as a device: call register_device first")
         return device.id
 
     def keep_device(self, device: Device) -> None:
@@ -158,17 +158,20 @@ class State:
             )
 
     def position(self) -> tuple[Position, bool]:
-        """Return how far pulls are confirmed, and whether that is after a restart that is not complete."""
+        """Return the confirmed position, and whether the app is still reading a replaced log from its start."""
         row = self._row()
         return Position(row["epoch"], row["cursor"]), bool(row["restarting"])
 
     def last_sync_time(self) -> datetime | None:
-        """Return up to when, by the server's clock, everything is confirmed."""
+        """Return the time, by the server's clock, up to which all changes are confirmed."""
         text = self._row()["last_sync_time"]
         return None if text is None else datetime.fromisoformat(text)
 
     def advance(self, start: int, end: Position, complete_until: str | None, left_out: LeftOut = NOTHING) -> None:
-        """Confirm what lies between, if all before `start` is; `complete_until` only if nothing is left after it."""
+        """Confirm the changes from `start` to `end`, if all before are confirmed.
+
+        `complete_until` is the server's time if there are no changes after `end`, else None.
+        """
         with self._transaction() as row:
             if row["cursor"] < start or row["epoch"] not in (None, end.epoch):
                 return
@@ -181,14 +184,14 @@ class State:
                 self._remember("locked", left_out.locked, end.epoch, left_out.key_ids)
 
     def restart(self, stale: Position) -> None:
-        """Start again from the beginning of the log, unless that happened since `stale` was read."""
+        """Return to the start of the log, unless that happened since `stale` was read."""
         with self._transaction() as row:
             if row["epoch"] in (None, stale.epoch):
                 self._set(cursor=0, epoch=None, last_sync_time=None, restarting=1)
                 self._connection.execute("DELETE FROM left_out")
 
     def unlock(self, key_ids: frozenset[str]) -> None:
-        """Go back to before the lowest locked change if a key is here now that was not when it was left out."""
+        """Go back to the first locked change if one of these keys was missing when it was left out."""
         if self._fetch("SELECT 1 FROM left_out WHERE kind = 'locked'") is None:
             return
         with self._transaction() as row:
@@ -197,7 +200,7 @@ class State:
                 self._go_back("locked", row["cursor"], locked["seq"])
 
     def retry_unreadable(self) -> bool:
-        """Go back to before the lowest unreadable change; return whether there was one."""
+        """Go back to the first unreadable change; return whether there was one."""
         with self._transaction() as row:
             unreadable = self._left_out("unreadable", row["epoch"])
             if unreadable is not None:
@@ -205,7 +208,7 @@ class State:
             return unreadable is not None
 
     def add_pending(self, digest: str, batches: Sequence[Sequence[str]]) -> None:
-        """Keep all batches of one push, or none if the same push is pending already."""
+        """Add all batches of one push, or none if the same push is already pending."""
         rows = [(str(uuid.uuid4()), digest, len(batch), f"[{','.join(batch)}]") for batch in batches]
         with self._transaction():
             if self._connection.execute("SELECT 1 FROM pending WHERE digest = ?", (digest,)).fetchone() is None:
@@ -213,7 +216,7 @@ class State:
                 self._connection.executemany(statement, rows)
 
     def next_pending(self) -> Pending | None:
-        """Return the oldest batch that is not answered."""
+        """Return the oldest batch that is not answered, or None."""
         row = self._fetch("SELECT push_id, changes FROM pending ORDER BY number LIMIT 1")
         if row is None:
             return None
@@ -223,44 +226,44 @@ class State:
             raise StateError("the state file is damaged: a pending batch cannot be read") from error
 
     def count_pending(self) -> int:
-        """Return how many changes are not answered."""
+        """Return the number of changes that are not answered."""
         return int(self._fetch("SELECT coalesce(sum(CAST(count AS INTEGER)), 0) AS total FROM pending")["total"])
 
     def finish_pending(self, push_id: str, cursor: int) -> None:
-        """Forget a batch that was answered with this cursor."""
+        """Remove a batch that the server answered with this cursor."""
         with self._transaction():
             self._connection.execute("DELETE FROM pending WHERE push_id = ?", (push_id,))
             self._set(pushed_to=cursor)
 
     def discard_pending(self) -> int:
-        """Forget all batches; return how many changes they held."""
+        """Remove all batches; return the number of their changes."""
         with self._transaction():
             count = self.count_pending()
             self._connection.execute("DELETE FROM pending")
         return count
 
     def pushed_to(self) -> int:
-        """Return the cursor of the last batch that was answered, 0 before any."""
+        """Return the cursor of the last batch that was answered; 0 before the first."""
         return int(self._row()["pushed_to"])
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Row]:
-        """One at a time among all threads and processes; gives the row of the state as it is in it."""
+        """Run a transaction, one at a time among all threads and processes; give the row of the table `state`."""
         with statefile.access():
             self._connection.execute("BEGIN IMMEDIATE")
             with self._connection:
                 yield self._row()
 
     def _left_out(self, kind: str, epoch: str | None) -> Any:
-        """Return the row of a kind; one of another epoch counts in a log that is gone."""
+        """Return the row of a kind, or None; a row of another epoch refers to a log that was replaced."""
         query = "SELECT seq, key_ids FROM left_out WHERE kind = ? AND epoch = ?"
         row = self._connection.execute(query, (kind, epoch)).fetchone()
         if row is not None and not (isinstance(row["seq"], int) and row["seq"] > 0 and isinstance(row["key_ids"], str)):
-            raise StateError("the state file is damaged")
+            raise StateError("the state file is damaged: use another file")
         return row
 
     def _remember(self, kind: str, seq: int, epoch: str | None, key_ids: frozenset[str]) -> None:
-        """Keep the lower `seq`, and of the keys those that were here for both."""
+        """Keep the lower `seq`, and the keys that the process had both times."""
         before = self._left_out(kind, epoch)
         if before is not None:
             seq, key_ids = min(seq, before["seq"]), key_ids & frozenset(before["key_ids"].split())
@@ -278,7 +281,7 @@ class State:
     def _row(self) -> Any:
         row = self._fetch("SELECT * FROM state")
         if row is None or not statefile.is_sound(row):
-            raise StateError("the state file is damaged")
+            raise StateError("the state file is damaged: use another file")
         return row
 
     def _fetch(self, query: str) -> Any:

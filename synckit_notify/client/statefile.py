@@ -1,8 +1,8 @@
-"""The file behind a State: recognised before it is touched, made private, opened.
+"""The SQLite file of a State: checked before it is changed, made private, and opened.
 
-A path in, a connection to a database with our tables out. A StateError is everything else: a device, a pipe, another
-user's file, another program's, a later version's, a damaged one. That is found out by reading only: SQLite itself,
-opening a foreign file, would finish that program's work in it. Only State may call this.
+In: a path. Out: a connection to a database with our tables. Everything else raises StateError: a device, a pipe, a file
+of another user, of another program or of a later version, a damaged file. The check only reads: if SQLite opened the
+file of another program, it could roll back a transaction of that program. Only State may call this.
 """
 
 import os
@@ -19,19 +19,19 @@ from ..runtime.per_process import PerProcess
 from .errors import StateError
 
 APPLICATION_ID = 0x53594E4B
-"""Says "SYNK"; SQLite keeps it in the file's header for telling one program's files from another's."""
+"""The ASCII codes of "SYNK"; a field of the SQLite header that tells the files of one program from another's."""
 
 VERSION = 1
 BUSY_SECONDS = 10.0
 
 MAGIC, HEADER_BYTES = b"SQLite format 3\0", 100
 VERSION_AT, APPLICATION_ID_AT = 60, 68
-"""Where the header holds them, as four bytes, big-endian (sqlite.org/fileformat.html, 1.3)."""
+"""Their offsets in the header: four bytes each, big-endian (sqlite.org/fileformat.html, section 1.3)."""
 
 FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_NOCTTY", "O_CLOEXEC"))
 PRIVATE = 0o600
 SUFFIXES = ("-journal", "-wal", "-shm")
-"""What SQLite opens beside a database."""
+"""The files that SQLite opens beside a database."""
 
 _TEXT, _REAL = (str, type(None)), (float, type(None))
 COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -47,7 +47,7 @@ COLUMNS: dict[str, dict[str, type | tuple[type, ...]]] = {
     },
     "pending": {"number": int, "push_id": str, "digest": str, "count": int, "changes": str},
 }
-"""The columns of each table, and the types that State writes into them."""
+"""The columns of each table, and the Python types that State writes into them."""
 
 _TABLES = (
     """CREATE TABLE state (
@@ -67,7 +67,7 @@ _TABLES = (
 
 _ADDED = """CREATE TABLE IF NOT EXISTS left_out (
     kind TEXT PRIMARY KEY, seq INTEGER NOT NULL, epoch TEXT NOT NULL, key_ids TEXT NOT NULL)"""
-"""What files of earlier versions lack. Those versions do not mind it, so the file's version stays."""
+"""A table that files of earlier versions lack. Those versions ignore it, so the version number stays."""
 
 
 _lock = PerProcess(threading.RLock)
@@ -76,50 +76,50 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=lambda: _lock.get().acquire(), after_in_parent=lambda: _lock.get().release())
 
 
-def in_memory() -> sqlite3.Connection:
-    """Return a database that ends with its connection."""
+def open_memory() -> sqlite3.Connection:
+    """Return a connection to a new database in memory."""
     with access():
-        return _connected(":memory:")
+        return _connect(":memory:")
 
 
-def opened(file: Path) -> sqlite3.Connection:
-    """Return the database in a file, made if it is not there; raises StateError.
+def open_file(file: Path) -> sqlite3.Connection:
+    """Return a connection to the database in a file, created if missing; raises StateError.
 
-    A symbolic link is followed once, here. What it leads to must be a regular file of this user, and everything that is
-    done to it is done to the descriptor that was checked.
+    A symbolic link is followed once, here. Its target must be a regular file of this user, and only the descriptor that
+    was checked is read or changed.
     """
     real = Path(os.path.realpath(file))
-    with access(), _explained(file), _descriptor(real) as descriptor:
-        _recognise(file.name, descriptor)
+    with access(), _os_errors_as_ours(file), _descriptor(real) as descriptor:
+        _require_state_file(file.name, descriptor)
         for suffix in SUFFIXES:
             _require_own_file(real.with_name(real.name + suffix))
-        connection = _connected(str(real))
+        connection = _connect(str(real))
         if not os.path.samestat(os.fstat(descriptor), real.lstat()):
             connection.close()
-            raise StateError(f"the state file {file.name} was replaced while it was being opened; try again")
-        _make_private(descriptor)  # of a copy that others may read
+            raise StateError(f"the state file {file.name} was replaced while it was being opened: try again")
+        _make_private(descriptor)  # a copy may be readable by others
     return connection
 
 
 @contextmanager
 def access() -> Iterator[None]:
-    """Be the only thread of this process that uses a state file, and turn SQLite's errors into ours.
+    """Let one thread of this process at a time use state files, and raise SQLite's errors as StateError.
 
-    One lock for all files: closing a descriptor releases every lock that the process holds on that file (fcntl(2)), so
-    nobody may open one while another State is in a transaction. A fork waits for it too: SQLite's memory of a lock that
-    the parent holds would lock the child out for ever.
+    There is one lock for all files: closing a descriptor releases every lock that the process has on that file
+    (fcntl(2)), so no file may be opened while another State is in a transaction. A fork takes the lock too: the child
+    would inherit SQLite's record of a lock of the parent, and wait for it without end.
     """
     with _lock.get():
         try:
             yield
         except sqlite3.Error as error:
-            raise StateError(f"the state cannot be used: {error}") from error
-        except UnicodeDecodeError as error:  # of a damaged name, which SQLite puts into its own error
-            raise StateError("the state file is damaged") from error
+            raise StateError(f"the state file cannot be used: {error}") from error
+        except UnicodeDecodeError as error:  # SQLite quotes a damaged name in its error
+            raise StateError("the state file is damaged: use another file") from error
 
 
 def is_sound(row: sqlite3.Row) -> bool:
-    """Return whether the row of the state holds what State writes: SQLite itself keeps values of any type."""
+    """Return whether the row of the table `state` is as State writes it; SQLite accepts values of any type."""
     columns = COLUMNS["state"]
     if set(row.keys()) != columns.keys() or not all(isinstance(row[name], columns[name]) for name in columns):
         return False
@@ -137,7 +137,7 @@ def _is_time(text: str | None) -> bool:
 
 
 @contextmanager
-def _explained(file: Path) -> Iterator[None]:
+def _os_errors_as_ours(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -146,9 +146,9 @@ def _explained(file: Path) -> Iterator[None]:
 
 @contextmanager
 def _descriptor(file: Path) -> Iterator[int]:
-    """Give a descriptor of a regular file of this user, made readable for nobody else if it is not there.
+    """Open a regular file of this user and give its descriptor; a missing file is created, readable by its owner only.
 
-    Devices and pipes are not even opened: opening alone may start something, or wait for ever.
+    Devices and pipes are never opened: opening alone may have an effect, or block without end.
     """
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | FLAGS, 0o600)
@@ -163,41 +163,43 @@ def _descriptor(file: Path) -> Iterator[int]:
 
 
 def _require_own_file(file: Path) -> None:
-    """Raise StateError if something is there that is no regular file of this user."""
+    """Raise StateError if the path exists and is not a regular file of this user."""
     with suppress(FileNotFoundError):
         _check(file.lstat(), file.name)
 
 
 def _check(found: os.stat_result, name: str) -> None:
     if stat.S_ISDIR(found.st_mode):
-        raise StateError(f"{name} is a directory; the state needs a file of its own")
+        raise StateError(f"{name} must be a file, not a directory: pass another path as state")
     if not stat.S_ISREG(found.st_mode):
-        raise StateError(f"{name} is not a regular file; the state needs a file of its own, or no file (state=None)")
+        raise StateError(
+            f"{name} must be a regular file: pass another path as state, or None to keep the state in memory"
+        )
     if hasattr(os, "geteuid") and found.st_uid != os.geteuid():
-        raise StateError(f"{name} belongs to another user; run as that user, or use another file")
+        raise StateError(f"the state file {name} belongs to another user: run as that user, or use another file")
 
 
 def _make_private(descriptor: int) -> None:
-    """Let nobody but the owner read a file; SQLite gives its journal the same mode."""
+    """Make a file readable by its owner only; SQLite gives its journal the same mode."""
     if hasattr(os, "fchmod") and stat.S_IMODE(os.fstat(descriptor).st_mode) != PRIVATE:
         os.fchmod(descriptor, PRIVATE)
 
 
-def _recognise(name: str, descriptor: int) -> None:
-    """Raise StateError unless a file is empty or, by its first bytes, one of ours."""
+def _require_state_file(name: str, descriptor: int) -> None:
+    """Raise StateError unless the header is that of a state file; an empty file is accepted and made private."""
     header = os.read(descriptor, HEADER_BYTES)
     if not header:
         _make_private(descriptor)
         return
     if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
-        raise StateError(f"{name} is not a state file, or it is damaged")
+        raise StateError(f"{name} is not a state file, or is damaged: use another file")
     if _number(header, APPLICATION_ID_AT) != APPLICATION_ID:
-        raise StateError(f"{name} is another program's file")
+        raise StateError(f"{name} is a database of another program: use another file")
     if _number(header, VERSION_AT) > VERSION:
-        raise StateError(f"{name} was written by a later version of this SDK")
+        raise StateError(f"the state file {name} was written by a later version of this SDK: update the SDK")
 
 
-def _connected(database: str) -> sqlite3.Connection:
+def _connect(database: str) -> sqlite3.Connection:
     connection = sqlite3.connect(database, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         _prepare(connection)
@@ -208,11 +210,11 @@ def _connected(database: str) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Check a database that has our tables, else make them; a second process finds them made."""
+    """Create the tables unless another process has, then check them."""
     connection.row_factory = sqlite3.Row
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise StateError("the state file is damaged")
-    connection.execute("PRAGMA secure_delete = ON")  # old tokens do not stay behind in free pages
+        raise StateError("the state file is damaged: use another file")
+    connection.execute("PRAGMA secure_delete = ON")  # so that old tokens do not stay in free pages
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
         connection.execute("BEGIN IMMEDIATE")
         with connection:
@@ -220,10 +222,10 @@ def _prepare(connection: sqlite3.Connection) -> None:
     for table, columns in COLUMNS.items():
         found = connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
         if {name for (name,) in found} != columns.keys():
-            raise StateError("the state file is damaged")
+            raise StateError("the state file is damaged: use another file")
     rows = connection.execute("SELECT * FROM state").fetchall()
     if len(rows) != 1 or not is_sound(rows[0]):
-        raise StateError("the state file is damaged")
+        raise StateError("the state file is damaged: use another file")
     connection.execute(_ADDED)
 
 

@@ -1,10 +1,10 @@
-"""`SyncNotifyStream`: an iterator that says when to pull, and keeps itself connected.
+"""`SyncNotifyStream`: an iterator that tells when to pull, and reconnects by itself.
 
-    lifecycle says what and when ──▶ this file does it: connect, read, refresh, ask, wait ──▶ lifecycle is told
+    lifecycle: next action and its time ──▶ this file: connect, read, refresh, poll, wait ──▶ lifecycle: the outcome
 
-No rule is written here, only doing and waiting. The network comes in as a `StreamSession`, which the session
-implements; time and chance come in as functions. One thread iterates; any thread may call `close()` and `retry_now()`.
-Calls of the session run in threads of their own, so that closing does not wait for them.
+This file only acts and waits; the rules are in lifecycle.py. The network is a `StreamSession`, which the session
+implements; clocks and randomness are passed in as functions. One thread iterates; any thread may call `close()` and
+`retry_now()`. Calls of the session run in threads of their own, so that closing does not wait for them.
 """
 
 import logging
@@ -26,10 +26,10 @@ from .schedule import RetryPolicy, SleepWatch, StreamState, SyncNotification
 __all__ = ["EventConnection", "RetryPolicy", "StreamSession", "StreamState", "SyncNotification", "SyncNotifyStream"]
 
 SLICE_SECONDS = 5.0
-"""No wait is longer: the clock that time limits count by stands still in sleep, and a waker must be noticed soon."""
+"""Upper bound of one wait: time limits do not count while the machine sleeps, and its wake-up must be noticed soon."""
 
 MAX_READS = 100
-"""So many pieces are read into one notification at most, so that a flood cannot keep it from the app."""
+"""Upper bound of reads before a notification is returned, so that a flood of data cannot hold it back."""
 
 DEFAULT_POLICY = RetryPolicy()
 
@@ -39,49 +39,60 @@ T = TypeVar("T")
 
 
 class EventConnection(Protocol):
-    """One answer to a subscription; `headers` has its keys in lower case."""
+    """One response to a subscription; the keys of `headers` are in lower case."""
 
     status: int
     headers: Mapping[str, str]
 
     def read(self, timeout: float) -> bytes:
-        """Return the next bytes, b"" at the clean end of the body.
+        """Return the next bytes, or b"" at the clean end of the body.
 
-        Raises TimeoutError if none come within `timeout` seconds, and can then be called again; 0 returns what is
-        there already. Raises NetworkError if the connection broke.
+        Raises TimeoutError if none arrive within `timeout` seconds, after which it may be called again; a timeout of 0
+        returns what has already arrived. Raises NetworkError if the connection broke.
         """
 
     def text(self) -> str:
-        """Return the server's words of an answer that is no stream."""
+        """Return the error message of a response that is not a stream."""
 
     def close(self) -> None:
-        """Shut the socket down; any thread, any number of times. A read elsewhere ends at once with NetworkError."""
+        """Shut the socket down; a read in another thread raises NetworkError at once. May be called more than once."""
 
 
 class StreamSession(Protocol):
-    """What the stream needs of a session."""
+    """The calls that a stream makes to its session."""
 
     def connect(self) -> EventConnection:
-        """Subscribe with the present token, one attempt; raises NetworkError, or NotAuthenticated without a token."""
+        """Subscribe with the current token, in one attempt; raises NetworkError, NotAuthenticated without a token."""
 
     def refresh(self) -> None:
-        """Get a new token; raises NotAuthenticated if refused, NetworkError or ServerError to try later."""
+        """Get a new token; raises NotAuthenticated if it is refused, NetworkError or ServerError to try later."""
 
     def position(self) -> tuple[str, int]:
         """Return the server's epoch and cursor; raises NetworkError, ServerError, NotAuthenticated."""
 
     def watch(self, stream: "SyncNotifyStream") -> None:
-        """Call the stream's `request_succeeded` after each request that succeeds; it is held weakly."""
+        """Call the stream's `request_succeeded` after each successful request; the stream is referenced weakly."""
 
 
 class SyncNotifyStream:
-    """Yields `CHANGED` when there may be something to pull, `KEEPALIVE` when the server says that it is there.
+    """An iterator over the notifications of one account; it reconnects and renews its token by itself.
 
-    Raises NotAuthenticated when the user must log in again, after which iterating goes on where it stopped; raises
-    ServerError when the server refuses for good, which closes the stream. `close()` ends the iteration at once, also
-    while a connection is being made or a token renewed. `on_state` is called from the iterating thread, or from the one
-    that closes.
+    It yields `CHANGED` when there may be something to pull, which includes every time it connects, and `KEEPALIVE` when
+    the server confirms that the connection works.
+
+    The iteration raises NotAuthenticated when the user must log in again; it may be continued after that. It raises
+    ServerError when the server refuses permanently, which closes the stream.
+
+    One thread iterates; any thread may call the other methods. `close()` ends the iteration at once, also while it
+    connects or renews a token. `on_state` is called with each new state and its reason, in the iterating thread or in
+    the thread that closes. `SyncKitClient.subscribe_notifications` makes a stream; the other arguments are for tests.
     """
+
+    state: StreamState
+    """What the stream is doing now."""
+
+    reason: str
+    """Why it is in this state, as text for a person; may be empty."""
 
     def __init__(
         self,
@@ -95,7 +106,7 @@ class SyncNotifyStream:
         random: Callable[[], float] = chance.random,
     ) -> None:
         self.state = StreamState.CONNECTING
-        self.reason = "not begun"
+        self.reason = "not started"
         self._session = session
         self._on_state = on_state
         self._clock, self._wall_clock = clock, wall_clock
@@ -123,30 +134,30 @@ class SyncNotifyStream:
             )
         while not self._closed.is_set():
             self._notice_sleep()
-            self._notice_wishes()
-            notification = self._life.notices.tell(self._clock())
+            self._apply_requests()
+            notification = self._life.notices.take(self._clock())
             if notification is not None:
                 return notification
             self._step()
         raise StopIteration
 
     def close(self) -> None:
-        """End the iteration, whichever thread it runs in; closing twice, or in a forked process, does nothing more."""
+        """End the iteration, in whatever thread it runs; may be called twice, and does nothing in a forked process."""
         if os.getpid() == self._maker:
             self._close("closed by the app")
 
     def retry_now(self) -> None:
-        """Connect now instead of waiting for the next attempt; any thread.
+        """Connect now instead of at the next scheduled attempt.
 
-        Call it when the operating system reports that the network is back, or that it is another one: a stream that is
-        connected is then replaced within 5 s, since its connection may have gone with the network before. It never
-        connects sooner than the server asked (`Retry-After`, `retry:`).
+        Call this when the operating system reports that the network is back or has changed. A connected stream is
+        replaced within 5 s, because its connection may be lost with the old network. The stream connects at most once
+        a second, and never earlier than the server asked (`Retry-After`, `retry:`).
         """
         self._retry_wanted = True
         self._woken.set()
 
     def request_succeeded(self) -> None:
-        """Another request was answered, so a waiting stream need not wait much longer; for the session, any thread."""
+        """Shorten the current wait, because another request was just answered; called by the session."""
         self._succeeded_at = self._clock()
         self._woken.set()
 
@@ -187,7 +198,7 @@ class SyncNotifyStream:
             case Action.POLL:
                 self._poll()
             case Action.STOP:
-                self._close("the server said to stop (204)")
+                self._close("the server ended the subscription (204)")
 
     def _connect(self) -> None:
         started = self._clock()
@@ -195,15 +206,15 @@ class SyncNotifyStream:
         try:
             connection = self._run(self._session.connect, lambda connection: connection.close())
             self._adopt(connection)
-            words = connection.text() if connection.status >= 300 else ""
-        except (NetworkError, ProtocolError) as error:  # the latter: a captive portal answers for the server
+            message = connection.text() if connection.status >= 300 else ""
+        except (NetworkError, ProtocolError) as error:  # a ProtocolError comes from a captive portal, say
             now = self._clock()
             self._life.connect_failed(str(error), now, took=now - started)
         else:
-            self._life.answered(connection.status, connection.headers, words, self._clock(), self._wall_clock())
+            self._life.answered(connection.status, connection.headers, message, self._clock(), self._wall_clock())
 
     def _read(self, connection: EventConnection) -> None:
-        """Wait for bytes, then take all that are there: what came while the app was busy is one notification."""
+        """Wait for bytes, then read all that have arrived: notices that came while the app was busy become one."""
         try:
             timeout = self._begin_wait()
             for _ in range(MAX_READS):
@@ -242,7 +253,7 @@ class SyncNotifyStream:
             self._life.polled(position, self._clock())
 
     def _run(self, call: Callable[[], T], discard: Callable[[T], object] = lambda result: None) -> T:
-        """Return what a call of the session returns; raises CancelledError as soon as the stream is closed."""
+        """Return the result of a call of the session; raises CancelledError as soon as the stream is closed."""
         future = start(call, discard=discard)
         with self._lock:
             self._call = future
@@ -251,11 +262,11 @@ class SyncNotifyStream:
         try:
             return future.result()
         except BaseException:
-            future.cancel()  # after Ctrl-C, say: whatever comes of it is discarded
+            future.cancel()  # after Ctrl-C, for example: its result is discarded
             raise
 
-    def _notice_wishes(self) -> None:
-        """Tell the rules what other threads have said meanwhile."""
+    def _apply_requests(self) -> None:
+        """Apply the requests that other threads made in the meantime."""
         succeeded_at, self._succeeded_at = self._succeeded_at, None
         if succeeded_at is not None:
             self._life.request_succeeded(succeeded_at, self._clock())
@@ -275,7 +286,7 @@ class SyncNotifyStream:
         now = self._clock()
         missed = self._sleep.missed(now, self._wall_clock())
         if missed is not None:
-            log.info("woke from sleep")
+            log.info("the machine was asleep")
             self._life.slept(missed, now)
             if self._life.action is not Action.READ:
                 self._drop()
@@ -304,7 +315,7 @@ class SyncNotifyStream:
         self._drop()
 
     def _announce(self, state: StreamState, reason: str) -> None:
-        """Nothing comes after CLOSED; a callback that fails must not end the stream."""
+        """Log and report a new state; no state follows CLOSED, and an error in the callback does not end the stream."""
         with self._lock:
             if self.state is StreamState.CLOSED or (self.state, self.reason) == (state, reason):
                 return
@@ -315,4 +326,4 @@ class SyncNotifyStream:
         try:
             self._on_state(state, reason)
         except Exception:
-            log.exception("the callback for states failed")
+            log.exception("on_state raised an error")

@@ -1,103 +1,20 @@
 """The backend on an empty database, devices that talk to it, and a clone that gunicorn can be started in."""
 
-import http.client
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from argon2 import PasswordHasher
 from flask import Flask
 
-from synckit_notify.backend import Backend, accounts, create_app, passwords
+from synckit_notify.backend import Backend, create_app
 
-from ..conftest import KEY, make_token
+from ..support.backend import Answer, Caller, Run, Send, add_account, full, make_clone, start
 from ..support.postgresql import PostgreSQL
-from ..support.server import GUNICORN, ROOT, Server
-
-Answer = tuple[int, Any]
-Send = Callable[[str, str, Any, dict[str, str]], Answer]
-
-SQLITE_ONLY = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
-"""For a test in which the kind of database makes no difference."""
-
-AT = "2026-01-31T12:00:00Z"
-PASSWORD = "correct horse"
-
-
-class Caller:
-    """Somebody with a token; `send` carries a request to the backend, by whatever way."""
-
-    def __init__(self, send: Send, token: str | None) -> None:
-        self._send = send
-        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
-
-    def get(self, path: str) -> Answer:
-        return self._send("GET", path, None, self.headers)
-
-    def post(self, path: str, body: Any = None) -> Answer:
-        return self._send("POST", path, body, self.headers)
-
-    def put(self, path: str, body: Any = None) -> Answer:
-        return self._send("PUT", path, body, self.headers)
-
-    def delete(self, path: str) -> Answer:
-        return self._send("DELETE", path, None, self.headers)
-
-    def register(self, name: str = "laptop", **fields: object) -> str:
-        """Register a device and return its id."""
-        status, answer = self.post("/devices", {"device_name": name, "platform": "linux"} | fields)
-        assert status == 200, answer
-        return str(answer["id"])
-
-    def push(self, device: str, *changes: dict[str, object], **fields: object) -> int:
-        """Push, and return the cursor."""
-        status, answer = self.post("/push", {"device_id": device, "changes": changes or [change()]} | fields)
-        assert status == 200, answer
-        return int(answer["cursor"])
-
-    def pull(self, device: str, cursor: int = 0, **fields: object) -> Any:
-        """Pull one page and return the answer."""
-        status, answer = self.post("/pull", {"device_id": device, "cursor": cursor} | fields)
-        assert status == 200, answer
-        return answer
-
-
-def change(row_id: str = "1", **fields: object) -> dict[str, object]:
-    """One change that is right, but for the fields given."""
-    return {"table": "tasks", "op": "INSERT", "row_id": row_id, "timestamp": AT, "data": "ciphertext"} | fields
-
-
-def full(path: str) -> str:
-    """Return a whole path: what is not OAuth's is under the prefix."""
-    return path if path.startswith("/oauth/") else f"/api/sync{path}"
-
-
-def add_account(backend: Backend) -> dict[str, str]:
-    """Store an app and a user; return what they log in with."""
-    password_hash = passwords.hash_password(PASSWORD)
-    _, api_key = backend.store.write(lambda connection: accounts.add_app(connection, "notes"))
-    backend.store.write(lambda connection: accounts.add_user(connection, "Alice@Example.org", password_hash))
-    return {"email": "alice@example.org", "password": PASSWORD, "api_key": api_key}
-
-
-def over_http(url: str) -> Send:
-    """Send over a connection of its own per request."""
-
-    def send(method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
-        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
-        try:
-            connection.request(method, full(path), None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            return response.status, json.loads(response.read() or b"null")
-        finally:
-            connection.close()
-
-    return send
+from ..support.server import Server
+from ..support.tokens import KEY, make_token
 
 
 def _forget_settings(patch: pytest.MonkeyPatch) -> None:
@@ -134,16 +51,6 @@ def database(request: pytest.FixtureRequest) -> dict[str, str]:
         return {}
     server: PostgreSQL = request.getfixturevalue("postgresql")
     return {"SYNCKIT_DATABASE_URL": server.emptied()}
-
-
-@pytest.fixture(scope="module")
-def quick_passwords() -> Iterator[None]:
-    """Hash passwords in no time, for tests that log in by the hundred and are not about hashing."""
-    quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passwords, "_hasher", quick)
-        patch.setattr(passwords, "_DUMMY_HASH", quick.hash("nobody's"))
-        yield
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
@@ -227,24 +134,21 @@ def log_in(send: Send, credentials: dict[str, str]) -> Callable[..., Any]:
 
 
 @pytest.fixture
+def run(app: Flask) -> Run:
+    """Run a command and return what it printed; its exit status must be 0."""
+
+    def run(*words: str, stdin: str = "") -> str:
+        result = app.test_cli_runner().invoke(args=["synckit", *words], input=stdin)
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    return run
+
+
+@pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A folder in which plain `gunicorn` starts the service; its instance folder is its own."""
     return make_clone(tmp_path)
-
-
-def make_clone(parent: Path) -> Path:
-    """Return a folder with what a clone needs to start plain `gunicorn`."""
-    folder = parent / "clone"
-    folder.mkdir()
-    for name in ("wsgi.py", "gunicorn.conf.py"):
-        shutil.copy(ROOT / name, folder)
-    return folder
-
-
-def start(clone: Path, **settings: str) -> Server:
-    """Start plain `gunicorn` in a clone, with the settings in its environment."""
-    env = {"SYNCKIT_BIND": "127.0.0.1:0"} | settings
-    return Server([GUNICORN], clone, r"Listening at: http://127\.0\.0\.1:(\d+)", env)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from flask import Flask
 from synckit_notify.backend import Backend, accounts, api, last_seen, sessions
 from synckit_notify.backend.database import schema
 
-from ..conftest import KEY
+from ..support.backend import SQLITE_ONLY, Caller, Send, change
+from ..support.tokens import KEY
 from ..support.visitor import Visitor
-from .conftest import SQLITE_ONLY, Caller, Send, change
 
 LONG_KEY = "an example key of 48 bytes, or a little more than that"
 

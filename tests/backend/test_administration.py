@@ -14,11 +14,8 @@ from synckit_notify.backend.admin import account_deletion
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CONNECTED, open_stream
 
+from ..support.backend import PASSWORD, SQLITE_ONLY, Caller, Run, Send, change, last_word, refused
 from ..support.visitor import Visitor, grant
-from .conftest import PASSWORD, SQLITE_ONLY, Caller, Send, change
-from .test_commands import Run, last_word, refused, run
-
-__all__ = ["run"]
 
 pytestmark = pytest.mark.usefixtures("quick_passwords")
 

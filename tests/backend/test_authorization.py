@@ -17,10 +17,10 @@ from synckit_notify.backend.oauth import clients, codes
 from synckit_notify.backend.oauth.clients import Client
 from synckit_notify.testing import CONNECTED, open_stream
 
-from ..conftest import KEY
+from ..support.backend import Answer, Caller, Send
 from ..support.shared_app import app, credentials
+from ..support.tokens import KEY
 from ..support.visitor import CALLBACK, CHALLENGE, Visitor, grant, sent_to
-from .conftest import Answer, Caller, Send
 
 __all__ = ["app", "credentials"]
 

@@ -11,8 +11,8 @@ from synckit_notify.backend import Backend, changelog
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from ..conftest import make_token
-from .conftest import Caller, Send, change
+from ..support.backend import Caller, Send, change
+from ..support.tokens import make_token
 
 
 def seqs(answer: dict[str, list[dict[str, int]]]) -> list[int]:

@@ -12,9 +12,10 @@ from flask import Flask
 
 from synckit_notify.backend import Backend, create_app, sessions
 
-from ..conftest import KEY, need
+from ..support.backend import PASSWORD, SQLITE_ONLY, Caller, Send, add_account, over_http, start
+from ..support.programs import need
 from ..support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
-from .conftest import PASSWORD, SQLITE_ONLY, Caller, Send, add_account, over_http, start
+from ..support.tokens import KEY
 
 HOUR = 3600
 

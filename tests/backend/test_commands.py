@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,33 +13,9 @@ from synckit_notify.backend import Backend, changelog
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
-from ..conftest import KEY, make_token
+from ..support.backend import SQLITE_ONLY, Caller, Run, Send, change, last_word, refused
 from ..support.server import ROOT, clean_environment
-from .conftest import SQLITE_ONLY, Caller, Send, change
-
-Run = Callable[..., str]
-
-
-@pytest.fixture
-def run(app: Flask) -> Run:
-    """Run a command and return what it printed; its exit status must be 0."""
-
-    def run(*words: str, stdin: str = "") -> str:
-        result = app.test_cli_runner().invoke(args=["synckit", *words], input=stdin)
-        assert result.exit_code == 0, result.output
-        return result.output
-
-    return run
-
-
-def refused(app: Flask, *words: str) -> str:
-    result = app.test_cli_runner().invoke(args=["synckit", *words])
-    assert result.exit_code == 1, result.output
-    return result.output
-
-
-def last_word(output: str) -> str:
-    return output.split()[-1]
+from ..support.tokens import KEY, make_token
 
 
 def test_from_nothing_to_a_log_in(run: Run, send: Send) -> None:

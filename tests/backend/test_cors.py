@@ -13,9 +13,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from ..conftest import KEY, make_token, need
+from ..support.backend import Caller, full, over_http, start
+from ..support.programs import need
 from ..support.raw_client import CHANGED, CONNECTED
-from .conftest import Caller, full, over_http, start
+from ..support.tokens import KEY, make_token
 
 LISTED = "https://app.example"
 QUIET = "--disable-gpu --disable-quic --disable-background-networking --disable-component-update --disable-sync"

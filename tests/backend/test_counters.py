@@ -10,10 +10,11 @@ from flask import Flask
 from synckit_notify.backend import counters
 from synckit_notify.backend.counters import Counters, Table
 
-from ..conftest import KEY
+from ..support.backend import SQLITE_ONLY, add_account, over_http, start
 from ..support.login_attempts import Attempts
-from ..support.valkey import Valkey, free_port
-from .conftest import SQLITE_ONLY, add_account, over_http, start
+from ..support.server import free_port
+from ..support.tokens import KEY
+from ..support.valkey import Valkey
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ import pytest
 
 import synckit_notify
 
-from ..conftest import KEY
+from ..support.backend import start
 from ..support.proxies import DEPLOY, shipped
-from ..support.proxy_scenarios import wait_until
 from ..support.raw_client import Listener
 from ..support.server import GUNICORN, ROOT, Server
-from .conftest import start
+from ..support.tokens import KEY
+from ..support.wait import until
 
 pytestmark = pytest.mark.thorough
 
@@ -90,7 +90,7 @@ def test_the_copied_files_serve_are_healthy_and_end_on_term(image: dict[str, lis
     assert program == "gunicorn"
     with Server([GUNICORN, *options], tmp_path / workdir.strip("/"), LISTENING, env) as server:
         check = image["HEALTHCHECK"][0].partition("CMD ")[2].replace(":8000", f":{server.port}")
-        assert wait_until(lambda: healthy(check))
+        assert until(lambda: healthy(check), 60.0)
         assert server.stop(signal.SIGTERM, within=30) == 0
     assert not healthy(check)
     assert (tmp_path / "data" / "synckit.db").exists()

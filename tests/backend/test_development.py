@@ -11,7 +11,7 @@ from flask import Flask
 from synckit_notify import ConfigurationError
 from synckit_notify.backend import Backend, accounts, create_app, development
 
-from ..conftest import KEY
+from ..support.tokens import KEY
 
 LOOPBACK = ("127.0.0.1", 8000)
 

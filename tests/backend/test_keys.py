@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from .conftest import Caller
+from ..support.backend import Caller
 
 
 def test_an_envelope_is_returned_unchanged_with_its_version(alice: Caller) -> None:

@@ -13,10 +13,10 @@ from synckit_notify import ConfigurationError
 from synckit_notify.backend import accounts, passwords, rate_limit
 from synckit_notify.backend.database import store as database_store
 
-from ..conftest import make_token
+from ..support.backend import PASSWORD, SQLITE_ONLY
 from ..support.login_attempts import Attempts
+from ..support.tokens import make_token
 from ..support.visitor import Visitor
-from .conftest import PASSWORD, SQLITE_ONLY
 
 pytestmark = [pytest.mark.usefixtures("quick_passwords"), SQLITE_ONLY]
 

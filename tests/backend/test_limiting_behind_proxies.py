@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import KEY, need
+from ..support.programs import need
 from ..support.proxies import Caddy, Haproxy, Nginx, Proxy
 from ..support.server import ROOT, gunicorn
+from ..support.tokens import KEY
 
 pytestmark = pytest.mark.thorough
 

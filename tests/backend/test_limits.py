@@ -11,7 +11,7 @@ from flask import Flask, Request
 from synckit_notify.backend import request_limits
 from synckit_notify.backend.database import store
 
-from .conftest import SQLITE_ONLY, Caller, Send, change
+from ..support.backend import SQLITE_ONLY, Caller, Send, change
 
 NASTY_BODIES: list[bytes] = [
     b"",

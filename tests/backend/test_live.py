@@ -11,8 +11,8 @@ from flask import Flask
 from synckit_notify.backend import Backend, development, live
 from synckit_notify.backend.database import schema
 
-from ..conftest import KEY
-from .conftest import SQLITE_ONLY, Caller, Send, change
+from ..support.backend import SQLITE_ONLY, Caller, Send, change
+from ..support.tokens import KEY
 
 HERE = {"Host": "127.0.0.1:8000", "Origin": "http://127.0.0.1:8000", "Sec-Fetch-Site": "same-origin"}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ..client.test_login_in_chromium import CONTRASTS, READABLE
+from ..support.backend import start
 from ..support.browser import ENTER, TAB, Browser
+from ..support.contrast import CONTRASTS, READABLE
 from ..support.server import Server
-from .conftest import start
 
 CONNECTED = """
 return [...document.querySelectorAll(".state")].every(element => element.dataset.state === "connected")

@@ -12,8 +12,8 @@ from werkzeug.test import TestResponse
 
 from synckit_notify.backend import Backend, accounts
 
-from ..conftest import KEY
-from .conftest import SQLITE_ONLY, Caller, Send
+from ..support.backend import SQLITE_ONLY, Caller, Send
+from ..support.tokens import KEY
 
 FORM = "application/x-www-form-urlencoded"
 Ask = Callable[..., TestResponse]

@@ -22,10 +22,9 @@ from synckit_notify.backend.database.health import LOG_SECONDS, TRIAL_SECONDS, F
 from synckit_notify.backend.database.store import Store
 from synckit_notify.backend.errors import Busy
 
-from ..conftest import KEY, make_token
+from ..support.backend import PASSWORD, SQLITE_ONLY, Caller, add_account, change, settings
 from ..support.server import ROOT, clean_environment
-from .conftest import PASSWORD, SQLITE_ONLY, Caller, add_account, change
-from .test_store import settings
+from ..support.tokens import KEY, make_token
 
 BUSY = {"error": "the server is busy, try again"}
 UNWRITABLE = {"error": "the server cannot store anything at the moment, try again later"}

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ..conftest import KEY, make_token, need
+from ..support.backend import Caller, change, over_http, start
 from ..support.postgresql import PostgreSQL
+from ..support.programs import need
 from ..support.raw_client import CHANGED, CONNECTED, Listener
 from ..support.server import GUNICORN, Server
+from ..support.tokens import KEY, make_token
 from ..support.wait import until
-from .conftest import Caller, change, over_http, start
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 WORKERS = 2

@@ -11,9 +11,9 @@ from werkzeug.test import TestResponse
 from synckit_notify.backend import Backend, accounts, passwords, sessions
 from synckit_notify.backend.oauth import pages
 
+from ..support.backend import PASSWORD, SQLITE_ONLY, add_account
 from ..support.shared_app import app, credentials
 from ..support.visitor import CALLBACK, Visitor, sent_to
-from .conftest import PASSWORD, SQLITE_ONLY, add_account
 
 __all__ = ["app", "credentials"]
 

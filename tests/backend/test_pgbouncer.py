@@ -15,12 +15,12 @@ from sqlalchemy import Connection, text
 
 from synckit_notify.backend import Backend, changelog, create_app
 
-from ..conftest import KEY, make_token, need
+from ..support.backend import Caller, change, over_http, postgres_setting, start
 from ..support.postgresql import PostgreSQL, unprivileged
-from ..support.valkey import free_port
+from ..support.programs import need
+from ..support.server import free_port
+from ..support.tokens import KEY, make_token
 from ..support.wait import until
-from .conftest import Caller, change, over_http, start
-from .test_postgres import shown
 
 pytestmark = pytest.mark.thorough
 
@@ -108,7 +108,7 @@ def test_every_transaction_has_our_settings_and_leaves_none_behind(
     monkeypatch.setattr(changelog, "_move_head", move_head_and_look)
     alice.push(laptop)
     assert seen == [("on", "5s", "10s", "30s")]
-    assert [shown(backend, name) for name in names[1:]] == ["5s", "10s", "30s"]
+    assert [postgres_setting(backend, name) for name in names[1:]] == ["5s", "10s", "30s"]
     with PostgreSQLSession(url) as session:
         assert session.show("lock_timeout") == "0"
         assert session.show("synchronous_commit") == "off"

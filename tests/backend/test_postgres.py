@@ -17,12 +17,11 @@ from synckit_notify.backend import Backend, accounts, changelog, sessions
 from synckit_notify.backend.database import postgres, schema
 from synckit_notify.backend.errors import Busy, Conflict
 
-from ..conftest import KEY, make_token
+from ..support.backend import Caller, change, over_http, postgres_setting, readiness, run_python, start
 from ..support.postgresql import PostgreSQL
 from ..support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
 from ..support.server import ROOT, clean_environment
-from .conftest import Caller, change, over_http, start
-from .test_store import run
+from ..support.tokens import KEY, make_token
 
 pytestmark = pytest.mark.thorough
 
@@ -64,18 +63,8 @@ def database(url: str) -> dict[str, str]:
     return {"SYNCKIT_DATABASE_URL": url}
 
 
-def shown(backend: Backend, name: str) -> str:
-    found: str = backend.store.read(lambda connection: connection.execute(text(f"SHOW {name}")).scalar_one())
-    return found
-
-
-def ready(app: Flask) -> tuple[int, bool]:
-    answer = app.test_client().get("/api/sync/ready")
-    return answer.status_code, answer.get_json()["host"]
-
-
 def test_several_processes_starting_at_once_make_one_schema(bare: str, postgresql: PostgreSQL, tmp_path: Path) -> None:
-    processes = [run(START_TWICE, tmp_path, bare) for _ in range(3)]
+    processes = [run_python(START_TWICE, tmp_path, bare) for _ in range(3)]
     (tmp_path / "go").touch()
     assert [(process.communicate(timeout=30)[0], process.returncode) for process in processes] == [("", 0)] * 3
     with postgresql.connect("bare") as connection:
@@ -99,7 +88,7 @@ def test_a_session_has_our_limits_and_commits_synchronously(
         try:
             backend: Backend = make_app().extensions["synckit_backend"]
             names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "synchronous_commit")
-            assert [shown(backend, name) for name in names[:3]] == ["5s", "10s", "30s"]
+            assert [postgres_setting(backend, name) for name in names[:3]] == ["5s", "10s", "30s"]
             assert (
                 backend.store.write(lambda connection: connection.execute(text(f"SHOW {names[3]}")).scalar_one())
                 == "on"
@@ -113,7 +102,7 @@ def test_a_url_has_one_of_three_schemes_and_its_options_take_precedence(
     url: str, scheme: str, make_app: Callable[..., Flask]
 ) -> None:
     app = make_app(SYNCKIT_DATABASE_URL=url.replace("postgresql", scheme, 1) + "&application_name=ours")
-    assert shown(app.extensions["synckit_backend"], "application_name") == "ours"
+    assert postgres_setting(app.extensions["synckit_backend"], "application_name") == "ours"
 
 
 def test_a_statement_that_takes_too_long_is_ended(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +133,9 @@ class TestAServerThatBecomesUnavailable:
     ) -> None:
         laptop = alice.register()
         alice.push(laptop)
-        assert ready(app) == (200, True)
+        assert readiness(app) == (200, True)
         with postgresql.away():
-            assert ready(app) == (503, False)
+            assert readiness(app) == (503, False)
             response = app.test_client().post(
                 "/api/sync/pull", json={"device_id": laptop, "cursor": 0}, headers=alice.headers
             )
@@ -155,7 +144,7 @@ class TestAServerThatBecomesUnavailable:
             assert "unavailable or busy, requests that need it are answered with 503: conn" in caplog.text
             assert "psycopg" not in caplog.text  # no traceback of the driver
             assert "secret" not in caplog.text
-        assert ready(app) == (200, True)
+        assert readiness(app) == (200, True)
         assert alice.push(laptop) == 2
 
     def test_and_has_restarted_unnoticed_answers_at_once(
@@ -289,7 +278,7 @@ def test_of_two_accounts_with_one_email_made_at_once_the_second_is_refused(backe
 
 
 def test_psycopg_that_was_loaded_before_gevent_patched_is_refused(url: str, tmp_path: Path) -> None:
-    printed = run(LOADED_TOO_EARLY, tmp_path, url).communicate(timeout=20)[0]
+    printed = run_python(LOADED_TOO_EARLY, tmp_path, url).communicate(timeout=20)[0]
     assert printed.startswith("Busy the database cannot be used: psycopg was loaded before gevent patched")
 
 

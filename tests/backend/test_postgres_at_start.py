@@ -9,9 +9,8 @@ import pytest
 from synckit_notify import ConfigurationError
 from synckit_notify.backend import create_app
 
+from ..support.backend import readiness, settings
 from ..support.postgresql import PostgreSQL
-from .test_postgres import ready
-from .test_store import settings
 
 pytestmark = pytest.mark.thorough
 
@@ -33,7 +32,7 @@ class TestAServerThatIsUnavailableAtTheStart:
             app = create_app(settings(url))
             line = [record.message for record in caplog.records if "the service starts without" in record.message][-1]
             assert "secret" not in caplog.text
-            assert ready(app) == (503, False)
+            assert readiness(app) == (503, False)
             app.extensions["synckit_backend"].store.dispose()
             return line
 

@@ -11,9 +11,9 @@ from flask import Flask
 from synckit_notify.backend import Backend, accounts, passwords, sessions
 from synckit_notify.testing import CONNECTED, OpenStream, open_stream
 
+from ..support.backend import PASSWORD, Answer, Caller, Send
 from ..support.shared_app import app
 from ..support.visitor import Visitor, grant
-from .conftest import PASSWORD, Answer, Caller, Send
 
 __all__ = ["app"]
 

@@ -13,11 +13,11 @@ import pytest
 
 from synckit_notify.backend import create_app
 
-from ..conftest import KEY
+from ..support.backend import PASSWORD, Caller, add_account, over_http, start
 from ..support.raw_client import CONNECTED, Listener
 from ..support.server import ROOT, Server, clean_environment
+from ..support.tokens import KEY
 from ..support.valkey import Valkey
-from .conftest import PASSWORD, Caller, add_account, over_http, start
 
 pytestmark = pytest.mark.thorough
 

@@ -13,10 +13,11 @@ import pytest
 
 from synckit_notify.backend import Backend, create_app
 
-from ..conftest import KEY, make_token, need
+from ..support.backend import SQLITE_ONLY, Caller, add_account, change, over_http, start
+from ..support.programs import need
 from ..support.raw_client import Listener
 from ..support.server import ROOT, Server, clean_environment
-from .conftest import SQLITE_ONLY, Caller, add_account, change, over_http, start
+from ..support.tokens import KEY, make_token
 
 HUB_CEILING_MS = 250.0  # five times the promise; a hash on the hub would make it 600, a busy database 5,000
 

@@ -13,7 +13,7 @@ from synckit_notify.backend import Backend, accounts, sessions
 from synckit_notify.backend.database import schema
 from synckit_notify.backend.sessions import Holder, Refusal, Session
 
-from .conftest import SQLITE_ONLY, Caller, Send
+from ..support.backend import SQLITE_ONLY, Caller, Send
 
 Renew = Callable[..., Session | Refusal]
 Clock = Callable[[timedelta], None]

@@ -10,8 +10,8 @@ import pytest
 from synckit_notify import ConfigurationError
 from synckit_notify.backend import create_app
 
-from ..conftest import KEY
-from .test_store import run, settings
+from ..support.backend import run_python, settings
+from ..support.tokens import KEY
 
 START_SIX_TIMES = """
 import sys, time
@@ -32,7 +32,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_several_processes_starting_at_once_make_one_database_and_one_key(tmp_path: Path) -> None:
-    processes = [run(START_SIX_TIMES, tmp_path) for _ in range(4)]
+    processes = [run_python(START_SIX_TIMES, tmp_path) for _ in range(4)]
     (tmp_path / "go").touch()
     answers = {process.communicate(timeout=30)[0] for process in processes}
     assert [process.returncode for process in processes] == [0] * 4

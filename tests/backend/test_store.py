@@ -1,7 +1,5 @@
 """Store on SQLite and PostgreSQL: schema, upgrades, transactions, and 503 when the database is busy."""
 
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,9 +15,8 @@ from synckit_notify.backend.database import postgres, schema, sqlite, store
 from synckit_notify.backend.database.store import Store
 from synckit_notify.backend.errors import Busy
 
-from ..conftest import KEY, make_token
-from ..support.server import ROOT, clean_environment
-from .conftest import Caller, change
+from ..support.backend import Caller, change, run_python, settings
+from ..support.tokens import KEY, make_token
 
 MIB = 2**20
 
@@ -80,10 +77,6 @@ def lock(app: Flask, database: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
     other.dispose()
 
 
-def settings(url: str) -> dict[str, str]:
-    return {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_DATABASE_URL": url}
-
-
 def execute(url: str, statement: str) -> None:
     database = Store(url)
     database.write(lambda connection: connection.execute(text(statement)) and None)
@@ -130,18 +123,6 @@ def stored(url: str, table: Table) -> list[tuple[object, ...]]:
     rows = database.read(lambda connection: [tuple(row) for row in connection.execute(table.select())])
     database.dispose()
     return rows
-
-
-def run(code: str, folder: Path, *words: str) -> subprocess.Popen[str]:
-    env = clean_environment() | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        cwd=folder,
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_a_restart_keeps_the_data(alice: Caller, make_app: Callable[..., Flask]) -> None:
@@ -196,7 +177,7 @@ class TestADatabaseOfAnOlderRelease:
             "import sys; from synckit_notify.backend import create_app; print('started'); sys.stdin.read()\n"
             f"create_app({{'SYNCKIT_JWT_KEY': {KEY!r}, 'SYNCKIT_DATABASE_URL': sys.argv[1]}}); print('done')"
         )
-        processes = [run(code, tmp_path, older) for _ in range(2)]
+        processes = [run_python(code, tmp_path, older) for _ in range(2)]
         assert [process.communicate(timeout=60)[0] for process in processes] == ["started\ndone\n"] * 2
         assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
         assert described(older) == described_anew(older)
@@ -396,7 +377,7 @@ def test_write_alone_waits_for_another_write_alone(backend: Backend) -> None:
 
 def test_a_killed_greenlet_leaves_no_half_transaction(url: str, tmp_path: Path) -> None:
     """SQLite's native thread completes it, PostgreSQL rolls it back; and its connection is no longer used."""
-    found = run(KILL_A_WRITER, tmp_path, url).communicate(timeout=20)[0]
+    found = run_python(KILL_A_WRITER, tmp_path, url).communicate(timeout=20)[0]
     assert found == ("1 2 3 3 3 3 3 3\n" if url.startswith("sqlite") else "3 3 3 3 3 3\n")
 
 

@@ -13,9 +13,9 @@ import pytest
 from synckit_notify.backend import live
 from synckit_notify.sse import MAX_CHARACTERS, Comment, Event, Retry
 
-from ..client.test_assembled import EMAIL, PASSWORD, Service
 from ..support.browser import Browser
-from ..test_decoder import CASES
+from ..support.decoder_cases import CASES
+from ..support.service import EMAIL, PASSWORD, Service
 
 pytestmark = pytest.mark.thorough
 

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import fairness
 
-from ..conftest import need
 from ..support.postgresql import DEBIAN
+from ..support.programs import need
 
 
 def row(without: float, during: float, refused: int = 0) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from benchmarks.contenders import CONTENDERS, start_floor
 from benchmarks.generator import Generator, Programs, subscriptions
 from benchmarks.trials import verified
 
-from ..conftest import need
+from ..support.programs import need
 
 pytestmark = pytest.mark.thorough
 

@@ -15,7 +15,7 @@ from benchmarks.torture.clock import Clock
 from benchmarks.torture.ledger import Episode, Ledger, Row
 from benchmarks.torture.network import Network
 
-from ..conftest import need
+from ..support.programs import need
 
 pytestmark = pytest.mark.thorough
 

@@ -1,4 +1,4 @@
-"""What holds for every broker, whoever is behind it."""
+"""The promises of every broker."""
 
 import threading
 from collections.abc import Iterator
@@ -7,8 +7,9 @@ import pytest
 
 from synckit_notify.brokers import Broker, Disconnect, Gap, Message, Notice, connect
 
+from ..support.brokers import Process
 from ..support.valkey import Valkey
-from .conftest import Process, until
+from ..support.wait import until
 
 MESSAGES: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone"), Gap()]
 
@@ -21,11 +22,11 @@ def any_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     broker.close()
 
 
-def test_its_name_is_that_of_its_scheme(any_broker: Broker) -> None:
+def test_the_name_of_a_broker_is_its_url_scheme(any_broker: Broker) -> None:
     assert any_broker.name in ("memory", "redis")
 
 
-def test_once_it_is_started_it_hears_itself_and_nothing_waits(any_broker: Broker) -> None:
+def test_a_started_broker_receives_its_own_probe_and_has_nothing_queued(any_broker: Broker) -> None:
     process = Process(any_broker)
     for message in MESSAGES:
         any_broker.publish(message)
@@ -44,7 +45,7 @@ def test_what_a_process_publishes_does_not_come_back_to_it(any_broker: Broker) -
     assert (process.heard.messages, process.heard.gaps) == ([], gaps)
 
 
-def test_it_publishes_without_being_started(any_broker: Broker) -> None:
+def test_a_broker_publishes_without_being_started(any_broker: Broker) -> None:
     any_broker.publish(MESSAGES[0])
     assert until(lambda: any_broker.status().pending == 0)
 
@@ -60,7 +61,7 @@ def test_after_close_it_keeps_no_thread_and_publishes_nothing(any_broker: Broker
     assert any_broker.status().pending == 0
 
 
-def test_it_may_be_made_and_closed_without_any_use(valkey: Valkey) -> None:
+def test_a_broker_may_be_created_and_closed_unused(valkey: Valkey) -> None:
     before = threading.active_count()
     for url in ("memory://", valkey.url):
         connect(url).close()

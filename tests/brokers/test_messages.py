@@ -1,4 +1,4 @@
-"""What travels between processes: exactly what we would write, or nothing."""
+"""Messages between processes: only exactly the bytes that a broker writes are accepted."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What waits for a broker that is away: one notice per channel, and never a device forgotten."""
+"""The queue for a broker that is down: one notice per channel, and no device is skipped wrongly."""
 
 import pytest
 from hypothesis import example, given, settings
@@ -38,7 +38,7 @@ def test_two_notices_of_one_channel_become_one(first: Notice, second: Notice, me
     assert merge(second, first) == merged
 
 
-def test_channels_and_disconnects_wait_side_by_side_in_order() -> None:
+def test_channels_and_disconnects_are_queued_in_order() -> None:
     outbox = Outbox()
     waiting: list[Message] = [
         Notice("notes", "alice"),
@@ -53,7 +53,7 @@ def test_channels_and_disconnects_wait_side_by_side_in_order() -> None:
     assert len(outbox) == 0
 
 
-def test_too_many_become_one_gap_that_stands_for_later_ones_too() -> None:
+def test_too_many_messages_become_one_gap_that_covers_later_ones() -> None:
     outbox = Outbox(limit=3)
     for number in range(9):
         outbox.add(Notice("notes", str(number)))
@@ -62,7 +62,7 @@ def test_too_many_become_one_gap_that_stands_for_later_ones_too() -> None:
     assert outbox.take(100) == [Notice("notes", "later")]
 
 
-def test_a_gap_put_back_stands_for_what_came_meanwhile() -> None:
+def test_a_gap_that_is_put_back_covers_what_was_added_since() -> None:
     outbox = Outbox()
     outbox.add(Notice("notes", "alice"))
     outbox.add(Gap())
@@ -108,7 +108,7 @@ CHANGES = st.lists(
 @settings(max_examples=300, deadline=None)
 @example([("laptop", OURS_LATER, False), ("phone", OTHERS_LOST, False), ("laptop", OURS_LATER, True)])
 @given(CHANGES)
-def test_no_change_is_lost_by_waiting_and_merging(changes: list[tuple[str, str, bool]]) -> None:
+def test_queueing_and_merging_lose_no_change(changes: list[tuple[str, str, bool]]) -> None:
     """One process publishes late and merged, others in time or never; a sweep at the end repairs the rest."""
     outbox, receiver = Outbox(), Receiver()
     times = [START - 2 + 0.01 * (number + 1) for number in range(len(changes))]

@@ -12,9 +12,10 @@ import pytest
 from synckit_notify.brokers import Disconnect, Gap, Message, Notice, connect
 from synckit_notify.errors import ConfigurationError
 
+from ..support.brokers import QUICK, Heard, MakeBroker, MakeProcess
 from ..support.server import ROOT
 from ..support.valkey import Valkey
-from .conftest import QUICK, Heard, MakeBroker, MakeProcess, until
+from ..support.wait import until
 
 ALICE = Notice("notes", "alice", "laptop", 1790000000.5, 1790000000.25)
 BOB = Notice("notes", "bob")
@@ -43,7 +44,7 @@ def test_a_gap_of_another_process_is_one_here(valkey: Valkey, process: MakeProce
     assert one.broker.status().gaps == 2
 
 
-def test_namespaces_part_and_database_numbers_do_not(valkey: Valkey, process: MakeProcess) -> None:
+def test_namespaces_separate_services_and_database_numbers_do_not(valkey: Valkey, process: MakeProcess) -> None:
     one, same, foreign = process(valkey.url), process(f"{valkey.url}/7"), process(valkey.url, "staging")
     one.broker.publish(ALICE)
     assert until(lambda: same.heard.messages == [ALICE])
@@ -101,7 +102,7 @@ def test_a_user_that_may_do_nothing_else_is_enough(valkey: Valkey, process: Make
     assert until(lambda: other.heard.messages == [ALICE])
 
 
-def test_what_is_none_of_ours_is_dropped_counted_and_told_once(
+def test_an_invalid_message_is_dropped_counted_and_logged_once(
     valkey: Valkey, process: MakeProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = process(valkey.url), process(valkey.url)
@@ -133,7 +134,7 @@ def test_a_receiver_that_raises_does_not_stop_the_listening(
     assert {record.levelno for record in caplog.records} == {logging.ERROR}
 
 
-def test_a_receiver_that_takes_its_time_costs_no_connection(valkey: Valkey, broker: MakeBroker) -> None:
+def test_a_slow_receiver_does_not_lose_the_connection(valkey: Valkey, broker: MakeBroker) -> None:
     """The lateness is ours: a PONG that has come is not looked for in vain."""
     one, other, seen = broker(valkey.url, timing=QUICK._replace(answer=0.3)), broker(valkey.url), Heard()
 
@@ -150,7 +151,7 @@ def test_a_receiver_that_takes_its_time_costs_no_connection(valkey: Valkey, brok
     assert one.status().gaps == 1
 
 
-def test_an_id_that_others_would_refuse_wakes_everybody_instead(
+def test_an_id_that_receivers_refuse_wakes_every_device_instead(
     valkey: Valkey, process: MakeProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = process(valkey.url), process(valkey.url)
@@ -168,7 +169,7 @@ def test_without_redis_py_the_error_names_what_to_install() -> None:
     assert "pip install 'synckit-notify[redis]'" in run.stderr
 
 
-def test_a_url_of_another_kind_is_refused() -> None:
+def test_a_url_of_another_scheme_is_refused() -> None:
     for url in ("amqp://localhost", "localhost:6379", "redis:localhost", ""):
         with pytest.raises(ConfigurationError, match="SYNCKIT_BROKER_URL"):
             connect(url)

@@ -11,9 +11,10 @@ import pytest
 from synckit_notify.brokers import Disconnect, Notice
 from synckit_notify.brokers.sender import BATCH
 
+from ..support.brokers import QUICK, Heard, MakeBroker, MakeProcess, Process
 from ..support.tcp_proxy import Proxy
 from ..support.valkey import Valkey
-from .conftest import QUICK, Heard, MakeBroker, MakeProcess, Process, until
+from ..support.wait import until
 
 pytestmark = pytest.mark.thorough
 
@@ -70,7 +71,7 @@ OUTAGES = [killed_and_started_again, hung_and_resumed, subscribers_killed, every
 
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.__name__)
-def test_after_an_outage_everybody_looks_and_hears_again(outage, valkey: Valkey, process: MakeProcess) -> None:
+def test_after_an_outage_every_stream_is_woken_and_receives_again(outage, valkey: Valkey, process: MakeProcess) -> None:
     one, other = process(valkey.url, timing=QUICK), process(valkey.url, timing=QUICK)
     both = (one, other)
     outage(valkey, lambda: all(each.heard.gaps > 1 or not each.broker.status().connected for each in both))
@@ -81,7 +82,7 @@ def test_after_an_outage_everybody_looks_and_hears_again(outage, valkey: Valkey,
     assert one.heard.messages == []
 
 
-def test_what_is_published_during_an_outage_waits_merged_and_is_sent(valkey: Valkey, process: MakeProcess) -> None:
+def test_notices_during_an_outage_are_merged_and_sent_afterwards(valkey: Valkey, process: MakeProcess) -> None:
     one = process(valkey.url, timing=QUICK)
     valkey.kill()
     assert until(lambda: not one.broker.status().connected)
@@ -123,7 +124,7 @@ def test_publishing_never_waits(outage: str, valkey: Valkey, process: MakeProces
     assert one.broker.status().pending > 0
 
 
-def test_a_slow_line_is_no_lost_broker(valkey: Valkey, process: MakeProcess, proxy: Proxy) -> None:
+def test_a_slow_connection_does_not_count_as_lost(valkey: Valkey, process: MakeProcess, proxy: Proxy) -> None:
     """A PONG takes longer than we wait for one, but as long as anything comes there is somebody."""
     one, other = process(url_of(proxy), timing=QUICK), process(valkey.url)
     proxy.delay = 0.6
@@ -137,7 +138,7 @@ def test_a_slow_line_is_no_lost_broker(valkey: Valkey, process: MakeProcess, pro
     assert one.broker.status().gaps == other.broker.status().gaps == 1
 
 
-def test_a_message_cut_in_its_middle_is_a_gap_and_nothing_half_is_delivered(
+def test_a_message_cut_in_the_middle_is_a_gap_and_no_part_is_delivered(
     valkey: Valkey, process: MakeProcess, proxy: Proxy
 ) -> None:
     one, other = process(url_of(proxy), timing=QUICK), process(valkey.url)
@@ -157,7 +158,7 @@ def test_flushing_every_database_loses_nothing(valkey: Valkey, process: MakeProc
     assert other.heard.gaps == 1
 
 
-def test_a_wrong_password_is_never_shown_and_the_right_one_is_tried_for_ever(
+def test_a_wrong_password_is_never_shown_and_the_broker_retries_without_end(
     tmp_path: Path, broker: MakeBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -185,7 +186,7 @@ def test_a_password_that_the_broker_repeats_is_not_shown_either(
     assert "hunter2" not in caplog.text
 
 
-def test_more_than_can_wait_becomes_one_gap(valkey: Valkey, process: MakeProcess, proxy: Proxy) -> None:
+def test_more_messages_than_can_be_queued_become_one_gap(valkey: Valkey, process: MakeProcess, proxy: Proxy) -> None:
     one, other = process(url_of(proxy), timing=QUICK, limit=100), process(valkey.url)
     proxy.mode = "refuse"
     proxy.cut()
@@ -201,7 +202,7 @@ def test_more_than_can_wait_becomes_one_gap(valkey: Valkey, process: MakeProcess
     assert len(other.heard.messages) <= 100
 
 
-def test_a_subscription_left_behind_by_a_failover_is_noticed_by_the_missing_echo(
+def test_a_stale_subscription_after_a_failover_is_detected_by_the_missing_echo(
     valkey: Valkey, tmp_path: Path, process: MakeProcess, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The old server still answers every PING of the listener, while everybody else has moved to the new one."""
@@ -217,7 +218,7 @@ def test_a_subscription_left_behind_by_a_failover_is_noticed_by_the_missing_echo
     assert len([record for record in caplog.records if "do not come back" in record.message]) == 1
 
 
-def test_a_publisher_without_a_way_out_says_so_and_keeps_its_subscription(
+def test_a_publisher_that_cannot_send_logs_it_and_keeps_its_subscription(
     valkey: Valkey, process: MakeProcess, broker: MakeBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Subscribing again would help nothing, and each time it would wake every device."""
@@ -233,7 +234,7 @@ def test_a_publisher_without_a_way_out_says_so_and_keeps_its_subscription(
     assert (one.status().connected, one.status().echo, heard.gaps, one.status().pending) == (True, False, 1, 1)
 
 
-def test_a_broker_that_lets_nobody_stay_is_asked_ever_more_rarely(valkey: Valkey, process: MakeProcess) -> None:
+def test_a_broker_that_closes_every_connection_is_retried_with_backoff(valkey: Valkey, process: MakeProcess) -> None:
     """Each new subscription wakes every device, so the pauses grow even though every single one succeeds."""
     one = process(valkey.url)
     operator = valkey.client()
@@ -247,7 +248,7 @@ def test_a_broker_that_lets_nobody_stay_is_asked_ever_more_rarely(valkey: Valkey
     assert fourth - third > second - first
 
 
-def test_what_is_no_broker_at_all_is_lost_like_any_other(broker: MakeBroker, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_server_that_is_not_a_broker_counts_as_lost(broker: MakeBroker, caplog: pytest.LogCaptureFixture) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         one = broker(f"redis://127.0.0.1:{listener.getsockname()[1]}", timing=QUICK)
         one.start(Heard())

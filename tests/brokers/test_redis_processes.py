@@ -9,9 +9,10 @@ import pytest
 
 from synckit_notify.brokers import Notice
 
+from ..support.brokers import MakeProcess
 from ..support.server import ROOT, clean_environment
 from ..support.valkey import Valkey
-from .conftest import MakeProcess, until
+from ..support.wait import until
 
 pytestmark = pytest.mark.thorough
 

@@ -1,4 +1,4 @@
-"""What a process published is sent before it ends, also where it ends by os._exit, as pools and Celery do."""
+"""A process sends what it published before it ends, also if it ends with os._exit like pools and Celery."""
 
 import os
 import subprocess
@@ -14,18 +14,19 @@ from synckit_notify import Notifier
 from synckit_notify.brokers import Broker, Notice
 from synckit_notify.brokers.redis import RedisBroker
 
-from ..conftest import KEY
-from ..support.server import ROOT, clean_environment
-from ..support.valkey import Valkey, free_port
-from .conftest import MakeProcess, Process, until
-from .slow_line import slow_line
+from ..support.brokers import MakeProcess, Process
+from ..support.server import ROOT, clean_environment, free_port
+from ..support.slow_connection import slow_connection
+from ..support.tokens import KEY
+from ..support.valkey import Valkey
+from ..support.wait import until
 
 CHILDREN = 3
 THOROUGH = ("executor", "forkserver", "spawn", "pool", "billiard", "os._exit")
 
 
 def run(url: str, method: str) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "tests.brokers.short_lived", url, method, str(CHILDREN)]
+    command = [sys.executable, "-W", "ignore", "-m", "tests.support.short_lived_processes", url, method, str(CHILDREN)]
     ended = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (0, "")
 
@@ -40,7 +41,7 @@ def users(heard: Process) -> list[str]:
 )
 def test_what_short_lived_children_publish_arrives(method: str, valkey: Valkey, process: MakeProcess) -> None:
     listener = process(valkey.url)
-    with slow_line(valkey.port, 0.3) as url:
+    with slow_connection(valkey.port, 0.3) as url:
         run(url, method)
     expected = [] if method == "os._exit" else [str(number) for number in range(CHILDREN)]
     assert until(lambda: users(listener) == expected), users(listener)
@@ -52,7 +53,7 @@ def test_what_short_lived_children_publish_arrives(method: str, valkey: Valkey, 
 TASKS = f"""
 from celery import Celery
 from synckit_notify.brokers import redis
-from tests.brokers.short_lived import job
+from tests.support.short_lived_processes import job
 
 redis.CLOSING_SECONDS = 20.0
 app = Celery("tasks", broker="filesystem://")
@@ -79,7 +80,7 @@ def test_what_celerys_children_publish_arrives(valkey: Valkey, process: MakeProc
     for folder in "queue", "control":
         (tmp_path / folder).mkdir()
     env = clean_environment() | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "PYTHONWARNINGS": "ignore"}
-    with slow_line(valkey.port, 2.0) as url:
+    with slow_connection(valkey.port, 2.0) as url:
         send = [sys.executable, "-c", "import sys, tasks; tasks.send(sys.argv[1])", url]
         subprocess.run(send, cwd=tmp_path, env=env, check=True, timeout=60)
         command = [sys.executable, "-m", "celery", "--app", "tasks", "worker", "--pool", "prefork"]

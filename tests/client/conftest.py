@@ -1,19 +1,36 @@
 """Fixtures for the tests of the SDK."""
 
 import hashlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from synckit_notify.client import encryption
 
-from ..backend.conftest import quick_passwords  # noqa: F401 - a fixture
+from ..support.scripted_clients import ScriptedClients
+from ..support.service import Service
 
 
 @pytest.fixture
 def quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Derive keys from passphrases in no time, for tests that are not about what that costs."""
+    """Derive keys from passphrases with a fast hash, for tests that do not test the derivation."""
 
     def derive(secret: bytes, **_: object) -> bytes:
         return hashlib.blake2b(secret, digest_size=32).digest()
 
     monkeypatch.setattr(encryption, "hash_secret_raw", derive)
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    started = Service(tmp_path_factory.mktemp("service"))
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def clients(tmp_path: Path) -> Iterator[ScriptedClients]:
+    clients = ScriptedClients(tmp_path)
+    yield clients
+    clients.close()

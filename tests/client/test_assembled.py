@@ -1,11 +1,10 @@
-"""The assembled SDK against a real gunicorn, through everything that goes wrong between them."""
+"""The complete SDK against a real gunicorn, with faults of the network and of the server."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from synckit_notify.backend import create_app
 from synckit_notify.client import (
     ChangeEntry,
     NetworkError,
@@ -22,53 +20,14 @@ from synckit_notify.client import (
     StreamState,
     SyncKitClient,
     SyncNotification,
-    SyncNotifyStream,
 )
 
-from ..support.server import ROOT, Server, clean_environment, gunicorn
+from ..support.server import ROOT, clean_environment
+from ..support.service import EMAIL, PASSWORD, Service, StreamRecorder
 from ..support.tcp_proxy import Proxy
+from ..support.wait import until
 
-EMAIL, PASSWORD = "alice@example.org", "correct horse battery"
 CHANGED = SyncNotification.CHANGED
-
-
-class Service:
-    """A server with one app and one account, on a port that stays the same when it is restarted."""
-
-    def __init__(self, folder: Path, **settings: str) -> None:
-        self.folder = folder
-        self.env = {"INSTANCE": str(folder / "instance"), "SYNCKIT_KEEPALIVE_SECONDS": "0.4"} | settings
-        self._app = create_app(instance_path=folder / "instance")
-        self.runner = self._app.test_cli_runner()
-        self.api_key = self.runner.invoke(args=["synckit", "app", "add", "notes"]).output.split()[-1]
-        self.runner.invoke(args=["synckit", "user", "add", EMAIL, "--password", PASSWORD])
-        self.server = self.start()
-        self._clients: list[SyncKitClient] = []
-
-    def start(self, port: int = 0) -> Server:
-        return gunicorn(
-            "tests.support.short_lived_tokens:create()", self.folder, "--bind", f"127.0.0.1:{port}", env=self.env
-        )
-
-    def client(self, url: str | None = None, name: str = "laptop", **options: object) -> SyncKitClient:
-        client = SyncKitClient(url or self.server.url, api_key=self.api_key, **({"encrypt": False} | options))
-        self._clients.append(client)
-        client.authenticate(EMAIL, PASSWORD)
-        client.register_device(name, "linux")
-        return client
-
-    def close(self) -> None:
-        for client in self._clients:
-            client.close()
-        self.server.__exit__()
-        self._app.extensions["synckit_backend"].store.dispose()
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tmp_path_factory.mktemp("service"))
-    yield started
-    started.close()
 
 
 @pytest.fixture
@@ -88,106 +47,66 @@ def entry(row: str) -> ChangeEntry:
     return ChangeEntry(table="tasks", op="INSERT", row_id=row, timestamp=datetime.now(UTC), data={"title": row})
 
 
-class StreamRecorder:
-    """A stream that is iterated in a thread; `changed` counts, `error` is what ended it."""
-
-    def __init__(self, client: SyncKitClient) -> None:
-        self.states: list[tuple[StreamState, str]] = []
-        self.stream: SyncNotifyStream = client.subscribe_notifications(
-            on_state=lambda state, reason: self.states.append((state, reason))
-        )
-        self.changed = self.keepalives = 0
-        self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._listen, daemon=True)
-
-    def hears(self, more_than: int, within: float = 10.0) -> bool:
-        return self.until(lambda: self.changed > more_than, within)
-
-    def until(self, condition: Callable[[], bool], within: float = 10.0) -> bool:
-        end = time.monotonic() + within
-        while not condition() and time.monotonic() < end:
-            time.sleep(0.01)
-        return condition()
-
-    def __enter__(self) -> "StreamRecorder":
-        self._thread.start()
-        assert self.hears(0), self.states
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stream.close()
-        self._thread.join(5)
-        assert not self._thread.is_alive()
-
-    def _listen(self) -> None:
-        try:
-            for notification in self.stream:
-                self.changed += notification is CHANGED
-                self.keepalives += notification is not CHANGED
-        except Exception as error:
-            self.error = error
-
-
 def test_a_push_is_heard_and_pulled_by_the_other_device_and_hidden_from_its_own(service: Service) -> None:
     laptop, phone = service.client(name="laptop 1"), service.client(name="phone 1")
     phone.pull().confirm()
-    with StreamRecorder(phone) as ear, StreamRecorder(laptop) as own_ear:
-        before, own_before = ear.changed, own_ear.changed
+    with StreamRecorder(phone) as recorder, StreamRecorder(laptop) as own_recorder:
+        before, own_before = recorder.changed, own_recorder.changed
         laptop.push([entry("first")])
-        assert ear.hears(before, within=2.0)
+        assert recorder.hears(before, within=2.0)
         assert [change.row_id for change in phone.pull()] == ["first"]
         assert [change.row_id for change in laptop.pull() if change.row_id == "first"] == []
-        assert ear.until(lambda: own_ear.keepalives > 0)
-        assert own_ear.changed == own_before
+        assert until(lambda: own_recorder.keepalives > 0)
+        assert own_recorder.changed == own_before
 
 
-def test_the_first_connect_says_changed(service: Service) -> None:
+def test_the_first_connect_yields_changed(service: Service) -> None:
     with service.client().subscribe_notifications() as stream:
         assert next(stream) is CHANGED
         assert stream.state is StreamState.CONNECTED
 
 
 def test_closing_from_another_thread_ends_it_within_a_tenth_of_a_second(service: Service) -> None:
-    with StreamRecorder(service.client()) as ear:
+    with StreamRecorder(service.client()) as recorder:
         began = time.monotonic()
-        ear.stream.close()
-        ear._thread.join(1)
+        recorder.stream.close()
+        recorder._thread.join(1)
         assert time.monotonic() - began < 0.5
-    assert ear.stream.state is StreamState.CLOSED
+    assert recorder.stream.state is StreamState.CLOSED
 
 
 def test_a_stream_survives_its_tokens_and_misses_nothing(own_service: Callable[..., Service]) -> None:
     service = own_service(TOKEN_SECONDS="2")
     laptop, phone = service.client(name="laptop"), service.client(name="phone")
     rows: set[str] = set()
-    with StreamRecorder(phone) as ear:
+    with StreamRecorder(phone) as recorder:
         for number in range(3):
-            before = ear.changed
+            before = recorder.changed
             laptop.push([entry(f"row {number}")])
-            assert ear.hears(before)
+            assert recorder.hears(before)
             rows |= {change.row_id for change in phone.pull()}
             time.sleep(1.0)
         assert rows == {f"row {number}" for number in range(3)}
-        assert ear.error is None
-        assert sum(state is StreamState.CONNECTED for state, _ in ear.states) >= 2
+        assert recorder.error is None
+        assert sum(state is StreamState.CONNECTED for state, _ in recorder.states) >= 2
 
 
-def test_a_log_out_everywhere_ends_in_needs_auth_until_the_user_logs_in_again(
+def test_after_a_log_out_everywhere_the_stream_needs_auth_until_the_next_log_in(
     own_service: Callable[..., Service],
 ) -> None:
     service = own_service(TOKEN_SECONDS="3")
     phone = service.client()
-    with StreamRecorder(phone) as ear:
+    with StreamRecorder(phone) as recorder:
         service.runner.invoke(args=["synckit", "user", "logout", EMAIL])
-        assert ear.until(lambda: ear.error is not None)
-        assert isinstance(ear.error, NotAuthenticated)
-        assert ear.stream.state is StreamState.NEEDS_AUTH
+        assert until(lambda: recorder.error is not None)
+        assert isinstance(recorder.error, NotAuthenticated)
+        assert recorder.stream.state is StreamState.NEEDS_AUTH
     phone.authenticate(EMAIL, PASSWORD)
     with StreamRecorder(phone):
         pass
 
 
-def test_another_app_is_refused_at_once_with_the_servers_words(service: Service) -> None:
+def test_another_app_is_refused_at_once_with_the_servers_message(service: Service) -> None:
     wrong = service.client()
     wrong._state._set(app_id="another-app")
     with pytest.raises(ServerError, match="the token is for another app") as refusal:
@@ -198,28 +117,28 @@ def test_another_app_is_refused_at_once_with_the_servers_words(service: Service)
 def test_a_server_that_is_killed_and_comes_back_loses_nothing(own_service: Callable[..., Service]) -> None:
     service = own_service()
     laptop, phone = service.client(name="laptop"), service.client(name="phone")
-    with StreamRecorder(phone) as ear:
+    with StreamRecorder(phone) as recorder:
         phone.pull().confirm()
-        port, before = service.server.port, ear.changed
+        port, before = service.server.port, recorder.changed
         for pid in service.server.workers():
             os.kill(pid, signal.SIGKILL)
         service.server.process.kill()
         service.server.process.wait()
-        assert ear.until(lambda: ear.stream.state is not StreamState.CONNECTED)
+        assert until(lambda: recorder.stream.state is not StreamState.CONNECTED)
         service.server = service.start(port)
         laptop.push([entry("while the phone was away")])
-        assert ear.hears(before, within=15.0)
+        assert recorder.hears(before, within=60.0)
         assert "while the phone was away" in {change.row_id for change in phone.pull()}
 
 
-def test_a_clean_restart_is_a_goodbye_and_a_spread_return(own_service: Callable[..., Service]) -> None:
+def test_a_clean_restart_sends_bye_and_devices_return_spread_out(own_service: Callable[..., Service]) -> None:
     service = own_service()
-    with StreamRecorder(service.client()) as ear:
-        port, before = service.server.port, ear.changed
+    with StreamRecorder(service.client()) as recorder:
+        port, before = service.server.port, recorder.changed
         service.server.stop()
-        assert ear.until(lambda: any("draining" in reason for _, reason in ear.states)), ear.states
+        assert until(lambda: any("draining" in reason for _, reason in recorder.states)), recorder.states
         service.server = service.start(port)
-        assert ear.hears(before, within=15.0)
+        assert recorder.hears(before, within=60.0)
 
 
 @pytest.fixture
@@ -228,50 +147,50 @@ def proxied(service: Service) -> Iterator[tuple[Proxy, SyncKitClient]]:
         yield proxy, service.client(proxy.url, name="behind a proxy")
 
 
-def test_a_half_open_connection_is_noticed_by_its_silence(proxied: tuple[Proxy, SyncKitClient]) -> None:
+def test_a_half_open_connection_is_detected_by_its_silence(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
-    with StreamRecorder(phone) as ear:
-        before = ear.changed
+    with StreamRecorder(phone) as recorder:
+        before = recorder.changed
         proxy.mode = "silence"
-        assert ear.until(lambda: ear.stream.state is not StreamState.CONNECTED, within=5.0), "2.5 keepalives are 1 s"
+        assert until(lambda: recorder.stream.state is not StreamState.CONNECTED, 5.0), "2.5 keepalives are 1 s"
         proxy.mode = "pass"
         proxy.cut()
-        assert ear.hears(before, within=15.0)
+        assert recorder.hears(before, within=60.0)
 
 
-def test_a_reset_connection_comes_back_by_itself(proxied: tuple[Proxy, SyncKitClient]) -> None:
+def test_a_reset_connection_is_replaced_automatically(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
-    with StreamRecorder(phone) as ear:
-        before = ear.changed
+    with StreamRecorder(phone) as recorder:
+        before = recorder.changed
         proxy.cut()
-        assert ear.hears(before, within=15.0)
+        assert recorder.hears(before, within=60.0)
 
 
 @pytest.mark.thorough
-def test_a_proxy_that_holds_bytes_back_is_found_out_and_polled_through(proxied: tuple[Proxy, SyncKitClient]) -> None:
+def test_a_proxy_that_buffers_is_detected_and_the_sdk_polls(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
     proxy.mode = "hold"
-    ear = StreamRecorder(phone)
-    ear._thread.start()
+    recorder = StreamRecorder(phone)
+    recorder._thread.start()
     try:
-        assert ear.hears(0, within=15.0), "one attempt that held back its bytes is enough to look"
-        assert ear.until(lambda: ear.stream.state is StreamState.POLLING, within=20.0), ear.states
+        assert recorder.hears(0, within=60.0), "one attempt that held back its bytes is enough to look"
+        assert until(lambda: recorder.stream.state is StreamState.POLLING), recorder.states
     finally:
-        ear.__exit__()
+        recorder.__exit__()
 
 
 def test_a_storm_of_503_is_waited_out_as_the_server_asks(proxied: tuple[Proxy, SyncKitClient]) -> None:
     proxy, phone = proxied
-    with StreamRecorder(phone) as ear:
-        before = ear.changed
+    with StreamRecorder(phone) as recorder:
+        before = recorder.changed
         proxy.mode = "busy"
         proxy.cut()
-        assert ear.until(lambda: ear.stream.state is StreamState.WAITING)
+        assert until(lambda: recorder.stream.state is StreamState.WAITING)
         knocks = proxy.connections
         time.sleep(2.5)
         assert proxy.connections - knocks <= 3, "Retry-After is a second"
         proxy.mode = "pass"
-        assert ear.hears(before, within=20.0)
+        assert recorder.hears(before, within=60.0)
 
 
 def test_a_push_whose_answer_was_lost_is_stored_once(service: Service) -> None:
@@ -353,7 +272,7 @@ def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> 
     assert [line["row"] for line in seen if line["what"] == "pulled"] == ["seen"]
 
 
-def test_listen_goes_on_on_a_console_that_cannot_show_a_row_and_shows_no_control_characters(
+def test_listen_escapes_control_characters_and_what_the_console_cannot_show(
     own_service: Callable[..., Service],
 ) -> None:
     service = own_service()
@@ -371,7 +290,7 @@ def test_listen_goes_on_on_a_console_that_cannot_show_a_row_and_shows_no_control
     assert pulled == [r"\u4efb\u52a1", r"\x1b[2Jrow"]
 
 
-def test_a_wrong_password_is_one_sentence(service: Service) -> None:
+def test_a_wrong_password_prints_one_line(service: Service) -> None:
     listening = command(service, "listen", SYNCKIT_PASSWORD="not this one")
     said, _ = listening.communicate(timeout=30)
     assert listening.returncode == 1

@@ -1,4 +1,4 @@
-"""The SDK in asyncio as docs/sdk.md says: the stream in a thread, closed by whoever leaves."""
+"""The SDK in asyncio as docs/sdk.md shows it: the stream runs in a thread, and is closed at the end."""
 
 import asyncio
 import socket
@@ -11,7 +11,7 @@ from synckit_notify.client.models import Account
 from synckit_notify.client.state import Tokens
 from synckit_notify.client.stream import SyncNotifyStream
 
-from .test_closing import BlockingConnection, RealSession
+from ..support.blocking_session import BlockingConnection, RealSession
 
 
 async def listen(stream: SyncNotifyStream, heard: list[object]) -> None:
@@ -39,7 +39,7 @@ def test_a_cancelled_task_lets_the_loop_end_at_once_while_it_reads() -> None:
     assert len(heard) == 1
 
 
-def test_and_while_it_connects_to_a_server_that_accepts_and_never_answers() -> None:
+def test_a_cancelled_task_lets_the_loop_end_at_once_while_it_connects() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as deaf,
         SyncKitClient(f"http://127.0.0.1:{deaf.getsockname()[1]}", api_key="key", encrypt=False) as client,

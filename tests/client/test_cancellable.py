@@ -1,4 +1,4 @@
-"""A call in a thread of its own: its result, its error, its end at any moment, and what comes after that."""
+"""A call in a thread of its own: its result, its error, and its cancellation at any moment."""
 
 import contextvars
 import subprocess
@@ -14,13 +14,13 @@ from synckit_notify.client.cancellable import start
 CALLER = contextvars.ContextVar("caller", default="nobody")
 
 
-def test_a_result_and_an_error_are_the_callers() -> None:
+def test_the_caller_gets_the_result_or_the_error() -> None:
     assert start(lambda: 7).result(5) == 7
     with pytest.raises(ZeroDivisionError):
         start(lambda: 1 / 0).result(5)
 
 
-def test_it_runs_elsewhere_in_the_context_of_the_caller() -> None:
+def test_the_call_runs_in_another_thread_with_the_callers_context() -> None:
     CALLER.set("somebody")
     thread, caller = start(lambda: (threading.current_thread(), CALLER.get())).result(5)
     assert thread is not threading.current_thread()
@@ -38,7 +38,7 @@ def test_a_call_that_is_given_up_ends_the_wait_and_its_result_is_discarded() -> 
     assert discarded.wait(5)
 
 
-def test_where_no_thread_can_be_started_the_call_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_thread_the_call_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -54,7 +54,7 @@ atexit.register(lambda: print(start(lambda: "pushed").result(5)))
 
 
 def test_a_call_from_an_exit_handler_works() -> None:
-    """Python 3.12 and later start no thread then."""
+    """Since Python 3.12 no thread can be started in an exit handler."""
     done = subprocess.run(
         [sys.executable, "-c", AT_EXIT], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )

@@ -1,17 +1,17 @@
-"""A captive portal answers every request with a page of its own: the stream waits, and the app never hears of it."""
+"""A captive portal answers every request with its own page: the stream waits, and the app gets no error."""
 
 from synckit_notify.client import StreamState, SyncNotifyStream
 from synckit_notify.client.errors import NetworkError, ProtocolError
 
 
 class CaptivePortal:
-    """Answers where the server should."""
+    """Answers instead of the server."""
 
     def connect(self):
-        raise ProtocolError("the answer is no JSON object")
+        raise ProtocolError("the answer is not a JSON object")
 
     def refresh(self) -> None:
-        raise ProtocolError("the answer is no JSON object")
+        raise ProtocolError("the answer is not a JSON object")
 
     def position(self) -> tuple[str, int]:
         raise NetworkError("not asked in this story")

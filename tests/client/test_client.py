@@ -1,9 +1,9 @@
-"""What an app may rely on: nothing is lost, nothing is doubled, and what is wrong is told before anything happens."""
+"""The promises to an app: no change is lost or stored twice, and an invalid argument is refused before any request."""
 
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from synckit_notify.client.errors import (
     ServerError,
     StateError,
 )
-from synckit_notify.client.models import BEGINNING, ChangeEntry, Position, PulledChange, PullFilter, UnreadableChange
+from synckit_notify.client.models import BEGINNING, Position, PulledChange, PullFilter, UnreadableChange
 from synckit_notify.client.stream import SyncNotifyStream
 
-from ..backend.conftest import add_account
-from ..conftest import KEY
+from ..support.backend import add_account
+from ..support.scripted_clients import AT, AT_TEXT, LAPTOP, LOGIN, ScriptedClients, action, page, pulled
 from ..support.scripted_server import (
     API_KEY,
     AUTH,
@@ -39,77 +39,13 @@ from ..support.scripted_server import (
     PUSH,
     Answer,
     AnswerWithPage,
-    FakeClock,
     LoseAnswer,
     LoseRequest,
     Refuse,
-    Script,
 )
+from ..support.tokens import KEY
 
-AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
-AT_TEXT = "2026-01-31T12:00:00.000000Z"
-LOGIN = {"token": "access", "user_id": "alice", "app_id": "notes", "expires_in": 1e9, "refresh_token": "refresh"}
-LAPTOP = {"id": "d1", "device_name": "Laptop", "created_at": AT_TEXT}
-
-
-def action(row: object = 1, **fields: Any) -> ChangeEntry:
-    return ChangeEntry(**{"table": "tasks", "op": "INSERT", "row_id": str(row), "timestamp": AT, "data": row} | fields)
-
-
-def pulled(seq: int, device: str = "d2", **fields: object) -> dict[str, object]:
-    change = {"table": "tasks", "op": "INSERT", "row_id": str(seq), "timestamp": AT_TEXT, "data": str(seq)}
-    return change | {"seq": seq, "device_id": device, "received_at": AT_TEXT} | fields
-
-
-def page(*changes: dict[str, object], cursor: int, more: bool = False, epoch: str = "e1", **fields: object) -> Answer:
-    answer = {"changes": list(changes), "cursor": cursor, "has_more": more, "epoch": epoch, "server_time": AT_TEXT}
-    return Answer(answer | fields)
-
-
-Tell = Callable[..., SyncKitClient]
-
-
-class Narrator:
-    """Makes clients of one story: one state file, one script; the second of them is the app started again."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file, self.clock = folder / "tasks.state", FakeClock()
-        self.server = Script({})
-        self._open: list[SyncKitClient] = []
-
-    def client(
-        self, *, encrypt: bool = False, strict: bool = False, registered: bool = True, **steps: list[Any]
-    ) -> SyncKitClient:
-        places = {"push": PUSH, "pull": PULL, "devices": DEVICES, "keys": KEYS, "auth": AUTH}
-        self.server = Script({places[name]: told for name, told in steps.items()})
-        made = SyncKitClient(
-            "http://server",
-            api_key=API_KEY,
-            state=self.file,
-            encrypt=encrypt,
-            strict=strict,
-            http=httpx2.Client(transport=self.server),
-            clock=self.clock.time,
-            wait=self.clock.wait,
-        )
-        self._open.append(made)
-        if registered and made._state.device() is None:
-            self.server.steps |= {AUTH: [Answer(LOGIN)], DEVICES: [Answer(LAPTOP), *self.server.steps.get(DEVICES, [])]}
-            made.authenticate("alice@example.org", PASSWORD)
-            made.register_device("Laptop", "linux")
-            self.server.asked.clear()
-        return made
-
-    def close(self) -> None:
-        for client in self._open:
-            client.close()
-
-
-@pytest.fixture
-def story(tmp_path: Path) -> Iterator[Narrator]:
-    narrator = Narrator(tmp_path)
-    yield narrator
-    narrator.close()
+MakeClient = Callable[..., SyncKitClient]
 
 
 class TestEntries:
@@ -128,21 +64,21 @@ class TestEntries:
     )
 
     @pytest.mark.parametrize("wrong", WRONG)
-    def test_what_no_server_takes_is_refused_where_it_is_written(self, wrong: dict[str, Any]) -> None:
+    def test_an_entry_that_no_server_accepts_is_a_value_error(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(ValueError, match=next(iter(wrong)) if "op" not in wrong or len(wrong) == 1 else "data"):
             action(**wrong)
 
-    def test_entries_are_values(self) -> None:
+    def test_entries_are_immutable_values(self) -> None:
         assert action() == action()
         with pytest.raises(AttributeError):
             action().op = "DELETE"  # type: ignore[misc]
 
 
 class TestPushing:
-    def test_changes_go_out_with_the_device_and_a_push_id(self, story: Narrator) -> None:
-        client = story.client(push=[Answer({"cursor": 2})])
+    def test_changes_go_out_with_the_device_and_a_push_id(self, clients: ScriptedClients) -> None:
+        client = clients.open(push=[Answer({"cursor": 2})])
         assert client.push([action(1, data={"é": [1.5, None]}), action(2, op="DELETE", data=None)]) == 2
-        (body,) = story.server.bodies(PUSH)
+        (body,) = clients.server.bodies(PUSH)
         assert body["device_id"] == "d1"
         assert body["push_id"]
         fields = {"table": "tasks", "timestamp": AT_TEXT}
@@ -152,87 +88,95 @@ class TestPushing:
         ]
         assert client.pending_changes == 0
 
-    def test_a_timestamp_is_sent_in_utc(self, story: Narrator) -> None:
-        client = story.client(push=[Answer({"cursor": 1})])
+    def test_a_timestamp_is_sent_in_utc(self, clients: ScriptedClients) -> None:
+        client = clients.open(push=[Answer({"cursor": 1})])
         client.push([action(timestamp=datetime.fromisoformat("2026-01-31T14:00:00+02:00"))])
-        assert story.server.bodies(PUSH)[0]["changes"][0]["timestamp"] == AT_TEXT
+        assert clients.server.bodies(PUSH)[0]["changes"][0]["timestamp"] == AT_TEXT
 
-    def test_more_than_500_are_cut_into_batches(self, story: Narrator) -> None:
-        client = story.client(push=[Answer({"cursor": n}) for n in (500, 1000, 1001)])
+    def test_more_than_500_are_cut_into_batches(self, clients: ScriptedClients) -> None:
+        client = clients.open(push=[Answer({"cursor": n}) for n in (500, 1000, 1001)])
         assert client.push(action(row) for row in range(1001)) == 1001
-        sent = story.server.bodies(PUSH)
+        sent = clients.server.bodies(PUSH)
         assert [len(body["changes"]) for body in sent] == [500, 500, 1]
         assert len({body["push_id"] for body in sent}) == 3
 
-    def test_a_batch_stays_within_six_mebibytes(self, story: Narrator) -> None:
-        client = story.client(push=[Answer({"cursor": n}) for n in (1, 2)])
+    def test_a_batch_stays_within_six_mebibytes(self, clients: ScriptedClients) -> None:
+        client = clients.open(push=[Answer({"cursor": n}) for n in (1, 2)])
         client.push(action(row, data="x" * 250_000) for row in range(30))
-        sizes = [len(json.dumps(body)) for body in story.server.bodies(PUSH)]
+        sizes = [len(json.dumps(body)) for body in clients.server.bodies(PUSH)]
         assert len(sizes) == 2
         assert max(sizes) <= 6 * 2**20 + 1000
 
-    def test_one_change_that_is_too_large_stops_all_before_anything_is_kept(self, story: Narrator) -> None:
-        client = story.client()
-        with pytest.raises(ValueError, match=r"changes\[2\].data: is larger"):
+    def test_a_change_that_is_too_large_is_refused_and_nothing_is_kept(self, clients: ScriptedClients) -> None:
+        client = clients.open()
+        with pytest.raises(ValueError, match=r"changes\[2\].data must be at most 262144 bytes long"):
             client.push([action(1), action(2), action(3, data="x" * 256 * 1024)])
         assert client.pending_changes == 0
 
     @pytest.mark.parametrize("data", [float("nan"), {1, 2}, object(), b"bytes"])
-    def test_what_is_no_json_is_refused_too_without_repeating_it(self, story: Narrator, data: Any) -> None:
-        client = story.client()
-        with pytest.raises(ValueError, match=r"changes\[1\].data: is no JSON value$"):
+    def test_data_that_is_not_json_is_refused_and_not_repeated_in_the_error(
+        self, clients: ScriptedClients, data: Any
+    ) -> None:
+        client = clients.open()
+        with pytest.raises(ValueError, match=r"changes\[1\].data must be a JSON value$"):
             client.push([action(1), action(2, data=data)])
         assert client.pending_changes == 0
 
-    def test_keys_that_are_numbers_are_texts_in_json(self, story: Narrator) -> None:
-        client = story.client(push=[Answer({"cursor": 1})])
+    def test_number_keys_become_strings_in_json(self, clients: ScriptedClients) -> None:
+        client = clients.open(push=[Answer({"cursor": 1})])
         client.push([action(data={1: "one", "two": 2})])
-        assert story.server.bodies(PUSH)[0]["changes"][0]["data"] == '{"1": "one", "two": 2}'
+        assert clients.server.bodies(PUSH)[0]["changes"][0]["data"] == '{"1": "one", "two": 2}'
 
     @pytest.mark.parametrize("trouble", [LoseRequest(), LoseAnswer(), Refuse(503)])
-    def test_a_repeat_is_the_very_same_request(self, story: Narrator, trouble: Any) -> None:
-        client = story.client(push=[trouble, trouble, Answer({"cursor": 1})])
+    def test_a_retry_sends_exactly_the_same_request(self, clients: ScriptedClients, trouble: Any) -> None:
+        client = clients.open(push=[trouble, trouble, Answer({"cursor": 1})])
         client.push([action()])
-        first, second, third = story.server.bodies(PUSH)
+        first, second, third = clients.server.bodies(PUSH)
         assert first == second == third
 
-    def test_after_a_crash_the_next_process_sends_what_is_pending_first_and_the_same(self, story: Narrator) -> None:
-        client = story.client(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
+    def test_after_a_crash_the_next_process_first_sends_the_same_pending_batches(
+        self, clients: ScriptedClients
+    ) -> None:
+        client = clients.open(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
         with pytest.raises(NetworkError):
             client.push(action(row) for row in range(600))
-        lost = story.server.bodies(PUSH)[-1]
-        again = story.client(push=[Answer({"cursor": 600}), Answer({"cursor": 601})])
+        lost = clients.server.bodies(PUSH)[-1]
+        again = clients.open(push=[Answer({"cursor": 600}), Answer({"cursor": 601})])
         assert again.pending_changes == 100
         assert again.push([action("new")]) == 601
-        assert story.server.bodies(PUSH)[0] == lost
-        assert story.server.bodies(PUSH)[1]["changes"][0]["row_id"] == "new"
+        assert clients.server.bodies(PUSH)[0] == lost
+        assert clients.server.bodies(PUSH)[1]["changes"][0]["row_id"] == "new"
 
-    def test_nothing_to_push_sends_what_is_pending_and_returns_the_last_cursor(self, story: Narrator) -> None:
-        client = story.client(push=[LoseAnswer()] * 4)
+    def test_push_without_entries_sends_what_is_pending_and_returns_the_last_cursor(
+        self, clients: ScriptedClients
+    ) -> None:
+        client = clients.open(push=[LoseAnswer()] * 4)
         assert client.push([]) == 0
         with pytest.raises(NetworkError):
             client.push([action()])
-        again = story.client(push=[Answer({"cursor": 7})])
+        again = clients.open(push=[Answer({"cursor": 7})])
         assert again.push([]) == 7
         assert again.push([]) == 7
-        assert story.server.over()
+        assert clients.server.over()
 
-    def test_the_same_call_again_while_it_is_pending_counts_once(self, story: Narrator) -> None:
-        """Also those of its batches that are answered already do not go out again."""
+    def test_the_same_push_while_it_is_pending_adds_nothing(self, clients: ScriptedClients) -> None:
+        """This includes its batches that were answered already."""
         entries = [action(row, data={"b": 1, "a": row}) for row in range(600)]
-        client = story.client(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
+        client = clients.open(push=[Answer({"cursor": 500}), *[LoseAnswer()] * 4])
         with pytest.raises(NetworkError):
             client.push(entries)
-        again = story.client(push=[Answer({"cursor": 600})])
+        again = clients.open(push=[Answer({"cursor": 600})])
         same = [action(row, data={"a": row, "b": 1}) for row in range(600)]
         assert again.push(same) == 600
-        assert story.server.over()
-        third = story.client(push=[Answer({"cursor": n}) for n in (1100, 1200)])
+        assert clients.server.over()
+        third = clients.open(push=[Answer({"cursor": n}) for n in (1100, 1200)])
         assert third.push(same) == 1200, "once answered it is a new push"
 
     @pytest.mark.parametrize("status", [400, 402, 403, 409, 413, 422])
-    def test_a_refused_batch_stays_until_the_app_gives_it_up(self, story: Narrator, status: int) -> None:
-        client = story.client(push=[Refuse(status, "not this"), Refuse(status, "not this"), Answer({"cursor": 1})])
+    def test_a_refused_batch_stays_pending_until_the_app_discards_it(
+        self, clients: ScriptedClients, status: int
+    ) -> None:
+        client = clients.open(push=[Refuse(status, "not this"), Refuse(status, "not this"), Answer({"cursor": 1})])
         for entries in [action(1)], [action(2)]:
             with pytest.raises(ServerError, match="not this") as raised:
                 client.push(entries)
@@ -241,61 +185,61 @@ class TestPushing:
         assert client.discard_pending() == 2
         assert client.push([action(3)]) == 1
 
-    def test_after_an_unknown_device_registering_again_is_enough(self, story: Narrator) -> None:
-        client = story.client(push=[Refuse(404, "there is no such device"), Answer({"cursor": 1})])
+    def test_after_a_404_for_the_device_registering_again_is_enough(self, clients: ScriptedClients) -> None:
+        client = clients.open(push=[Refuse(404, "there is no such device"), Answer({"cursor": 1})])
         with pytest.raises(ServerError):
             client.push([action()])
-        story.server.steps[DEVICES] = [Answer(LAPTOP | {"id": "d9"})]
+        clients.server.steps[DEVICES] = [Answer(LAPTOP | {"id": "d9"})]
         client.register_device("Laptop", "linux")
         client.push([])
-        first, second = story.server.bodies(PUSH)
+        first, second = clients.server.bodies(PUSH)
         assert (first["device_id"], second["device_id"]) == ("d1", "d9")
         assert first["push_id"] == second["push_id"]
 
-    def test_the_pull_cursor_does_not_move(self, story: Narrator) -> None:
-        client = story.client(push=[Answer({"cursor": 9})], pull=[page(cursor=9)])
+    def test_the_pull_cursor_does_not_move(self, clients: ScriptedClients) -> None:
+        client = clients.open(push=[Answer({"cursor": 9})], pull=[page(cursor=9)])
         client.push([action()])
         client.pull()
-        assert story.server.bodies(PULL)[0]["cursor"] == 0
+        assert clients.server.bodies(PULL)[0]["cursor"] == 0
 
-    def test_before_a_device_is_registered_nothing_is_kept(self, story: Narrator) -> None:
-        client = story.client(registered=False)
+    def test_before_a_device_is_registered_nothing_is_kept(self, clients: ScriptedClients) -> None:
+        client = clients.open(registered=False)
         for call in (lambda: client.push([action()]), client.pull):
             with pytest.raises(StateError, match="register_device"):
                 call()
         assert client.pending_changes == 0
 
-    def test_an_installation_is_made_once(self, story: Narrator) -> None:
+    def test_an_installation_keeps_its_id(self, clients: ScriptedClients) -> None:
         ids = []
         for each in "the first", "started again":
-            client = story.client(registered=each == "the first")
-            story.server.steps[DEVICES] = [Answer(LAPTOP)]
+            client = clients.open(registered=each == "the first")
+            clients.server.steps[DEVICES] = [Answer(LAPTOP)]
             client.register_device("Laptop", "linux")
-            ids.append(story.server.bodies(DEVICES)[-1]["installation_id"])
+            ids.append(clients.server.bodies(DEVICES)[-1]["installation_id"])
         assert ids[0] == ids[1]
 
 
 class TestPulling:
-    def test_all_pages_come_at_once_without_the_own_echo(self, story: Narrator) -> None:
-        client = story.client(pull=[page(pulled(1), pulled(2, "d1"), cursor=2, more=True), page(pulled(3), cursor=3)])
+    def test_a_pull_returns_all_pages_without_this_devices_own_changes(self, clients: ScriptedClients) -> None:
+        client = clients.open(pull=[page(pulled(1), pulled(2, "d1"), cursor=2, more=True), page(pulled(3), cursor=3)])
         result = client.pull()
         assert [change.seq for change in result] == [1, 3]
         assert result[0] == PulledChange("tasks", "INSERT", "1", AT, 1, 1, "d2", AT)
         assert result[-1:] == [result[1]]
-        assert [(body["cursor"], body["epoch"]) for body in story.server.bodies(PULL)] == [(0, None), (2, "e1")]
+        assert [(body["cursor"], body["epoch"]) for body in clients.server.bodies(PULL)] == [(0, None), (2, "e1")]
 
-    def test_what_is_not_confirmed_comes_again(self, story: Narrator) -> None:
-        client = story.client(pull=[page(pulled(1), cursor=1)] * 2)
+    def test_unconfirmed_changes_come_again(self, clients: ScriptedClients) -> None:
+        client = clients.open(pull=[page(pulled(1), cursor=1)] * 2)
         client.pull()
         assert client.last_sync_time is None
         client.pull().confirm()
         assert client.last_sync_time == AT
-        again = story.client(pull=[page(cursor=1)])
+        again = clients.open(pull=[page(cursor=1)])
         again.pull()
-        assert story.server.bodies(PULL)[0] == {"cursor": 1, "device_id": "d1", "epoch": "e1"}
+        assert clients.server.bodies(PULL)[0] == {"cursor": 1, "device_id": "d1", "epoch": "e1"}
 
-    def test_a_result_confirms_only_what_it_held(self, story: Narrator) -> None:
-        client = story.client(
+    def test_a_result_confirms_only_its_own_changes(self, clients: ScriptedClients) -> None:
+        client = clients.open(
             pull=[page(pulled(1), cursor=1), page(pulled(1), pulled(2), cursor=2), page(pulled(3), cursor=3)]
         )
         older, newer = client.pull(), client.pull()
@@ -306,13 +250,13 @@ class TestPulling:
         newest.confirm()
         assert client._state.position()[0].cursor == 3
 
-    def test_an_echo_alone_is_confirmed_by_itself(self, story: Narrator) -> None:
-        client = story.client(pull=[page(pulled(1, "d1"), cursor=1)])
+    def test_a_pull_of_own_changes_alone_is_confirmed_automatically(self, clients: ScriptedClients) -> None:
+        client = clients.open(pull=[page(pulled(1, "d1"), cursor=1)])
         assert len(client.pull()) == 0
         assert client._state.position()[0] == Position("e1", 1)
 
-    def test_with_apply_each_page_is_confirmed_after_it_returned(self, story: Narrator) -> None:
-        client = story.client(
+    def test_with_apply_each_page_is_confirmed_after_it_returned(self, clients: ScriptedClients) -> None:
+        client = clients.open(
             pull=[
                 page(pulled(1), cursor=1, more=True),
                 page(pulled(2, "d1"), cursor=2, more=True),
@@ -329,8 +273,8 @@ class TestPulling:
         assert (len(result), result.position, client.last_sync_time) == (0, Position("e1", 3), AT)
         result.confirm()
 
-    def test_a_crash_in_apply_repeats_that_page_and_no_other(self, story: Narrator) -> None:
-        client = story.client(pull=[page(pulled(1), cursor=1, more=True), page(pulled(2), cursor=2)])
+    def test_a_crash_in_apply_repeats_that_page_and_no_other(self, clients: ScriptedClients) -> None:
+        client = clients.open(pull=[page(pulled(1), cursor=1, more=True), page(pulled(2), cursor=2)])
         applied = []
 
         def apply(changes: list[PulledChange]) -> None:
@@ -340,14 +284,14 @@ class TestPulling:
 
         with pytest.raises(KeyboardInterrupt):
             client.pull(apply=apply)
-        again = story.client(pull=[page(pulled(2), cursor=2)])
+        again = clients.open(pull=[page(pulled(2), cursor=2)])
         again.pull(apply=lambda changes: applied.append(changes[0].seq))
         assert applied == [1, 2, 2]
 
-    def test_a_replaced_log_is_read_from_its_beginning_with_the_own_changes_and_says_so(
-        self, story: Narrator, caplog: pytest.LogCaptureFixture
+    def test_a_replaced_log_is_read_from_its_start_with_own_changes_and_restarted_is_true(
+        self, clients: ScriptedClients, caplog: pytest.LogCaptureFixture
     ) -> None:
-        client = story.client(
+        client = clients.open(
             pull=[page(pulled(1), cursor=7), Refuse(409), page(pulled(1, "d1"), cursor=1, epoch="e2")]
         )
         client.pull().confirm()
@@ -356,14 +300,14 @@ class TestPulling:
         assert [change.device_id for change in result] == ["d1"]
         assert "replaced" in caplog.text
         assert client.last_sync_time is None
-        again = story.client(pull=[page(pulled(1, "d1"), cursor=1, epoch="e2"), page(cursor=1, epoch="e2")])
+        again = clients.open(pull=[page(pulled(1, "d1"), cursor=1, epoch="e2"), page(cursor=1, epoch="e2")])
         repeated = again.pull()
         assert repeated.restarted, "the app may have died before it heard of it"
         repeated.confirm()
         assert not again.pull().restarted
 
-    def test_a_log_that_is_replaced_between_two_pages_mixes_nothing(self, story: Narrator) -> None:
-        client = story.client(
+    def test_pages_of_two_logs_are_never_mixed(self, clients: ScriptedClients) -> None:
+        client = clients.open(
             pull=[
                 page(pulled(4), cursor=4),
                 page(pulled(5), cursor=5, more=True),
@@ -378,9 +322,9 @@ class TestPulling:
         result.confirm()
         assert client._state.position() == (Position("e2", 1), False)
 
-    def test_a_conflict_at_the_beginning_is_no_replaced_log(self, story: Narrator) -> None:
+    def test_a_409_at_the_start_of_the_log_is_raised(self, clients: ScriptedClients) -> None:
         with pytest.raises(ServerError):
-            story.client(pull=[Refuse(409)]).pull()
+            clients.open(pull=[Refuse(409)]).pull()
 
     WRONG: tuple[Answer | AnswerWithPage, ...] = (
         AnswerWithPage(200),
@@ -403,15 +347,15 @@ class TestPulling:
     )
 
     @pytest.mark.parametrize("answer", WRONG)
-    def test_an_answer_that_is_none_moves_nothing(self, story: Narrator, answer: Any) -> None:
-        client = story.client(pull=[answer])
+    def test_an_invalid_answer_does_not_move_the_cursor(self, clients: ScriptedClients, answer: Any) -> None:
+        client = clients.open(pull=[answer])
         with pytest.raises(ProtocolError):
             client.pull()
         assert client._state.position() == (BEGINNING, False)
 
 
 class TestFilters:
-    def test_a_filter_is_immutable_and_says_what_it_asks(self) -> None:
+    def test_a_filter_is_immutable_and_becomes_the_request_body(self) -> None:
         tasks = PullFilter().table("tasks")
         later = tasks.since(AT).until(AT + timedelta(days=1)).table("notes").table("tasks")
         assert tasks.body() == {"tables": ["tasks"]}
@@ -431,12 +375,12 @@ class TestFilters:
             lambda f: [f := f.table(str(number)) for number in range(101)],
         ],
     )
-    def test_a_filter_that_asks_for_nothing_is_refused(self, build: Callable[[PullFilter], object]) -> None:
+    def test_an_invalid_filter_is_a_value_error(self, build: Callable[[PullFilter], object]) -> None:
         with pytest.raises(ValueError):
             build(PullFilter())
 
-    def test_a_filtered_pull_leaves_the_cursor_and_goes_on_by_its_own(self, story: Narrator) -> None:
-        client = story.client(
+    def test_a_filtered_pull_has_a_position_of_its_own_and_leaves_the_cursor(self, clients: ScriptedClients) -> None:
+        client = clients.open(
             pull=[page(pulled(1), cursor=1, more=True), page(pulled(3), cursor=9), page(cursor=9)], push=[]
         )
         tasks = PullFilter().table("tasks").since(client.last_sync_time)
@@ -445,31 +389,31 @@ class TestFilters:
         assert client._state.position() == (BEGINNING, False)
         assert client.last_sync_time is None
         assert len(client.pull_filtered(tasks.after(found.position))) == 0
-        assert story.server.bodies(PULL)[-1] == {"tables": ["tasks"], "device_id": "d1", "cursor": 9, "epoch": "e1"}
+        assert clients.server.bodies(PULL)[-1] == {"tables": ["tasks"], "device_id": "d1", "cursor": 9, "epoch": "e1"}
 
-    def test_a_replaced_log_restarts_it_alone(self, story: Narrator) -> None:
-        client = story.client(pull=[Refuse(409), page(pulled(1), cursor=1, epoch="e2")])
+    def test_a_replaced_log_restarts_only_the_filtered_pull(self, clients: ScriptedClients) -> None:
+        client = clients.open(pull=[Refuse(409), page(pulled(1), cursor=1, epoch="e2")])
         found = client.pull_filtered(PullFilter().after(Position("e1", 5)))
         assert (found.restarted, found.position) == (True, Position("e2", 1))
         assert client._state.position() == (BEGINNING, False)
 
 
 class TestWithoutAKey:
-    def test_nothing_is_pushed_in_the_clear_by_accident(self, story: Narrator) -> None:
-        client = story.client(encrypt=True)
+    def test_nothing_is_pushed_in_the_clear_by_accident(self, clients: ScriptedClients) -> None:
+        client = clients.open(encrypt=True)
         with pytest.raises(NoMasterKey):
             client.push([action()])
         assert client.pending_changes == 0
 
-    def test_changes_are_not_skipped_but_the_echo_and_an_empty_page_need_no_key(self, story: Narrator) -> None:
-        client = story.client(encrypt=True, pull=[page(pulled(1, "d1"), cursor=1), page(pulled(2), cursor=2)])
+    def test_changes_need_a_key_but_own_changes_and_empty_pages_do_not(self, clients: ScriptedClients) -> None:
+        client = clients.open(encrypt=True, pull=[page(pulled(1, "d1"), cursor=1), page(pulled(2), cursor=2)])
         assert len(client.pull()) == 0
         with pytest.raises(NoMasterKey):
             client.pull(apply=lambda changes: None)
         assert client._state.position()[0].cursor == 1
 
-    def test_a_client_in_the_clear_makes_no_key(self, story: Narrator) -> None:
-        client = story.client()
+    def test_a_client_without_encryption_creates_no_master_key(self, clients: ScriptedClients) -> None:
+        client = clients.open()
         for call in (client.setup_encryption_new, client.setup_encryption_existing):
             with pytest.raises(ValueError, match="encrypt=False"):
                 call("passphrase")
@@ -477,8 +421,8 @@ class TestWithoutAKey:
             client.change_passphrase("passphrase", "another")
 
 
-def test_closing_ends_streams_and_twice_is_no_harm(story: Narrator) -> None:
-    client = story.client()
+def test_closing_ends_the_streams_and_may_be_repeated(clients: ScriptedClients) -> None:
+    client = clients.open()
     stream = client.subscribe_notifications()
     assert isinstance(stream, SyncNotifyStream)
     client.close()
@@ -486,9 +430,9 @@ def test_closing_ends_streams_and_twice_is_no_harm(story: Narrator) -> None:
     assert list(stream) == []
 
 
-def test_a_state_of_another_account_is_not_taken_over(story: Narrator) -> None:
-    client = story.client()
-    story.server.steps[AUTH] = [Answer(LOGIN | {"user_id": "bob"})]
+def test_a_state_of_another_account_is_refused(clients: ScriptedClients) -> None:
+    client = clients.open()
+    clients.server.steps[AUTH] = [Answer(LOGIN | {"user_id": "bob"})]
     with pytest.raises(StateError, match="another account"):
         client.authenticate("bob@example.org", PASSWORD)
 
@@ -500,7 +444,7 @@ def test_a_client_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("quick_passwords")
 class TestAgainstTheBackend:
-    """Everything together, with the real routes and the real encryption."""
+    """The client with the routes of the reference backend and real encryption."""
 
     @pytest.fixture
     def make(self, tmp_path: Path) -> Iterator[Callable[..., SyncKitClient]]:
@@ -522,7 +466,7 @@ class TestAgainstTheBackend:
             each.close()
         backend.store.dispose()
 
-    def test_two_devices_share_what_the_server_cannot_read(self, make: Tell) -> None:
+    def test_two_devices_share_what_the_server_cannot_read(self, make: MakeClient) -> None:
         laptop, phone, stranger = make("laptop"), make("phone"), make("clear", encrypt=False)
         laptop.setup_encryption_new("correct horse")
         with pytest.raises(EncryptionExists):
@@ -541,13 +485,13 @@ class TestAgainstTheBackend:
 
     @pytest.fixture
     def log(self, tmp_path: Path) -> Iterator[sqlite3.Connection]:
-        """The server's log, for what no route lets through (any more)."""
+        """The server's database, to store what no route accepts."""
         connection = sqlite3.connect(tmp_path / "instance" / "synckit.db", isolation_level=None)
         yield connection
         connection.close()
 
     @pytest.mark.usefixtures("quick_passphrases")
-    def test_no_change_in_the_log_stops_a_device(self, make: Tell, log: sqlite3.Connection) -> None:
+    def test_no_change_in_the_log_stops_a_device(self, make: MakeClient, log: sqlite3.Connection) -> None:
         laptop, stranger = make("laptop"), make("clear", encrypt=False)
         laptop.setup_encryption_new("correct horse")
         laptop.push([action(row) for row in range(6)])
@@ -583,7 +527,7 @@ class TestAgainstTheBackend:
         assert [change.seq for change in mended.pull()] == [2, 6]
 
     @pytest.mark.usefixtures("quick_passphrases")
-    def test_what_another_key_locks_comes_when_its_envelope_was_opened(self, make: Tell) -> None:
+    def test_a_change_under_another_key_is_pulled_after_its_envelope_was_decrypted(self, make: MakeClient) -> None:
         laptop, phone = make("laptop"), make("phone")
         laptop.setup_encryption_new("first")
         phone.setup_encryption_existing("first")
@@ -605,7 +549,7 @@ class TestAgainstTheBackend:
         phone.setup_encryption_existing("second")
         assert [change.row_id for change in phone.pull()] == ["2", "3", "4"]
 
-    def test_a_passphrase_is_changed_and_the_master_key_is_the_same(self, make: Tell) -> None:
+    def test_a_passphrase_is_changed_and_the_master_key_is_the_same(self, make: MakeClient) -> None:
         laptop, phone = make("laptop"), make("phone")
         with pytest.raises(NoMasterKey):
             phone.setup_encryption_existing("first")
@@ -617,7 +561,7 @@ class TestAgainstTheBackend:
         phone.setup_encryption_existing("second")
         assert [change.data for change in phone.pull()] == [1]
 
-    def test_the_seeds_sample_and_what_was_missed_after_it(self, make: Tell) -> None:
+    def test_a_filter_by_table_and_time_leaves_the_cursor_of_pull(self, make: MakeClient) -> None:
         laptop, phone = make("laptop", encrypt=False), make("phone", encrypt=False)
         laptop.push([action(1)])
         phone.pull().confirm()
@@ -627,7 +571,7 @@ class TestAgainstTheBackend:
         assert phone.status().cursor == 3
         assert [change.row_id for change in phone.pull()] == ["2", "3"]
 
-    def test_the_session_goes_on_by_its_refresh_token(self, make: Tell) -> None:
+    def test_the_session_continues_with_its_refresh_token(self, make: MakeClient) -> None:
         laptop = make("laptop", encrypt=False)
         for _ in range(3):
             laptop._session.refresh()
@@ -635,18 +579,18 @@ class TestAgainstTheBackend:
         assert laptop.status().change_count == 1
 
 
-def test_an_envelope_whose_answer_was_lost_is_ours(story: Narrator) -> None:
-    client = story.client(encrypt=True, keys=[LoseAnswer(), Refuse(409)])
+def test_a_repeated_put_finds_its_own_envelope_and_succeeds(clients: ScriptedClients) -> None:
+    client = clients.open(encrypt=True, keys=[LoseAnswer(), Refuse(409)])
 
     def own_envelope() -> Answer:
-        return Answer({"envelope": story.server.bodies(KEYS)[0]["envelope"], "version": 1})
+        return Answer({"envelope": clients.server.bodies(KEYS)[0]["envelope"], "version": 1})
 
-    story.server.steps[KEYS].append(own_envelope)
+    clients.server.steps[KEYS].append(own_envelope)
     client.setup_encryption_new("correct horse")
 
 
-def test_whoever_is_logged_out_must_log_in(story: Narrator) -> None:
-    client = story.client(registered=False)
+def test_after_a_log_out_calls_are_not_authenticated(clients: ScriptedClients) -> None:
+    client = clients.open(registered=False)
     for call in (client.status, lambda: client.register_device("Laptop", "linux")):
         with pytest.raises(NotAuthenticated):
             call()

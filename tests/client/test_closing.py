@@ -1,4 +1,4 @@
-"""The end of the iteration, asked for by the app: from its own thread, and from another one in real time."""
+"""The app closes a stream: from its own thread, and from another one in real time."""
 
 import socket
 import threading
@@ -12,6 +12,7 @@ from synckit_notify.client.session import Session
 from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamState, SyncNotification, SyncNotifyStream
 
+from ..support.blocking_session import BlockingConnection, RealSession
 from ..support.fake_transport import CONNECTED, HaveNoToken, Story, StreamOf
 
 QUIET = StreamOf(CONNECTED)
@@ -39,59 +40,8 @@ def test_a_stream_that_is_closed_while_it_connects_raises_nothing_more() -> None
     assert list(story.stream) == []
 
 
-class BlockingConnection:
-    """A read that waits for real, until another thread closes."""
-
-    status = 200
-    headers = {"content-type": "text/event-stream"}  # noqa: RUF012
-
-    def __init__(self) -> None:
-        self._coming = [CONNECTED]
-        self.shut = threading.Event()
-
-    def read(self, timeout: float) -> bytes:
-        if self._coming:
-            return self._coming.pop()
-        if self.shut.wait(timeout):
-            raise NetworkError("shut down")
-        raise TimeoutError
-
-    def text(self) -> str:
-        return ""
-
-    def close(self) -> None:
-        self.shut.set()
-
-
-class RealSession:
-    """A session whose calls wait until `release`, and then give what it was made with."""
-
-    def __init__(self, outcome: BlockingConnection | Exception, *, blocks: bool = False) -> None:
-        self._outcome = outcome
-        self._released = threading.Event()
-        if not blocks:
-            self._released.set()
-
-    def connect(self) -> BlockingConnection:
-        self._released.wait(30)
-        if isinstance(self._outcome, Exception):
-            raise self._outcome
-        return self._outcome
-
-    def refresh(self) -> None:
-        self._released.wait(30)
-
-    def release(self) -> None:
-        self._released.set()
-
-    def watch(self, stream: SyncNotifyStream) -> None:
-        pass
-
-    position = None
-
-
 class ExpiredSession(RealSession):
-    """The token is refused, and the renewal waits."""
+    """The token is refused, and its renewal blocks."""
 
     def connect(self) -> BlockingConnection:
         refused = BlockingConnection()
@@ -100,7 +50,7 @@ class ExpiredSession(RealSession):
 
 
 def close_while_iterating(session: RealSession, *, after: float = 0.2) -> float:
-    """Iterate in a thread, close from this one, and return how long the thread lived on."""
+    """Iterate in a thread, close from this one, and return how many seconds later the thread ended."""
     stream = SyncNotifyStream(session, random=lambda: 1.0)
     thread = threading.Thread(target=lambda: list(stream), daemon=True)
     thread.start()
@@ -128,7 +78,7 @@ def test_closing_does_not_wait_for_a_connect_or_a_refresh(kind: type[RealSession
     session.release()
 
 
-def test_a_connection_that_comes_after_closing_is_closed() -> None:
+def test_a_connection_that_arrives_after_closing_is_closed() -> None:
     connection = BlockingConnection()
     session = RealSession(connection, blocks=True)
     close_while_iterating(session)
@@ -136,14 +86,14 @@ def test_a_connection_that_comes_after_closing_is_closed() -> None:
     assert connection.shut.wait(5)
 
 
-def test_an_error_that_comes_after_closing_is_nobodys() -> None:
+def test_an_error_after_closing_is_discarded() -> None:
     session = RealSession(ServerError("no such app", status=403), blocks=True)
     close_while_iterating(session)
     session.release()
 
 
 def test_closing_a_client_ends_its_calls_and_its_stream_where_a_server_accepts_and_never_answers() -> None:
-    """What a machine in a swap storm does, or a firewall that takes connections for it."""
+    """A machine that swaps behaves like this, or a firewall that accepts connections for it."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         state = State.open(None)
         session = Session(f"http://127.0.0.1:{deaf.getsockname()[1]}", "the-api-key", state)

@@ -1,4 +1,4 @@
-"""Whatever is pushed, pulled, lost or crashed, in any order: in the end all devices hold the rows of the server's log.
+"""Pushes, pulls, faults and crashes in any order: all devices end with the rows of the server's log.
 
 The devices are real clients with state files, the server is the real backend, batches and pages are small. Between them
 is a line that loses requests and answers, and lets a process die before a request, after its answer, and in the middle
@@ -25,7 +25,7 @@ from synckit_notify.client.errors import NetworkError, ServerError
 from synckit_notify.client.models import Account, ChangeEntry, PulledChange
 from synckit_notify.client.state import Tokens
 
-from ..conftest import KEY, make_token
+from ..support.tokens import KEY, make_token
 
 ROWS, DEVICES = "abcdefgh", ("laptop", "phone", "tablet")
 START = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -37,11 +37,11 @@ Rows = dict[str, Row]
 
 
 class Crash(BaseException):
-    """The process dies here."""
+    """Simulates that the process dies here."""
 
 
 class BadLine(httpx2.BaseTransport):
-    """Carries requests to the backend, but for the faults that are next."""
+    """Passes requests to the backend, except for the scheduled faults."""
 
     def __init__(self, transport: httpx2.BaseTransport) -> None:
         self._transport = transport
@@ -65,7 +65,7 @@ class BadLine(httpx2.BaseTransport):
 
 
 def apply(rows: Rows, change: ChangeEntry | PulledChange) -> None:
-    """The later change wins."""
+    """Let the later change win."""
     if change.row_id not in rows or change.timestamp > rows[change.row_id][0]:
         rows[change.row_id] = (change.timestamp, change.op, change.data)
 
@@ -94,7 +94,7 @@ class App:
         self.outbox.append(change)
 
     def push(self) -> None:
-        """As an app does: what is not known to be sent is pushed again, the very same; then what came since."""
+        """Push like an app: repeat the same entries until they are known to be sent, then push new ones."""
         while self.handing_over or self.outbox:
             if not self.handing_over:
                 self.handing_over, self.outbox = self.outbox, []
@@ -117,7 +117,7 @@ class App:
             apply(self.rows, change)
 
     def survive(self, work: Any, faults: list[str]) -> None:
-        """Work on a bad line; whoever dies is started again."""
+        """Work on a bad connection; a process that dies is started again."""
         self.line.faults = list(faults)
         try:
             work()
@@ -162,7 +162,7 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, A
 
 
 def log_of(backend: Backend, account: Account, device_id: str) -> list[Any]:
-    """The server's log, but for what nobody can read."""
+    """Return the server's log without unreadable changes."""
     query = changelog.Query(cursor=0)
     page = backend.store.read(lambda c: changelog.pull(c, account.app_id, account.user_id, device_id, query))
     assert not page.has_more
@@ -177,7 +177,7 @@ def push_as_a_stranger(backend: Backend, one: "App") -> None:
 
 
 def rows_of(log: list[Any]) -> dict[str, tuple[str, str]]:
-    """The rows that the log stands for."""
+    """Return the rows that result from the log."""
     latest: dict[str, Any] = {}
     for row in log:
         if row.row_id not in latest or row.timestamp > latest[row.row_id].timestamp:
@@ -210,7 +210,7 @@ def tell(app: dict[str, App], story: list[Any], backend: Backend) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(story=stories)
-def test_in_the_end_all_devices_hold_the_rows_of_the_log(backend: Mapping[str, Any], story: list[Any]) -> None:
+def test_all_devices_end_with_the_rows_of_the_log(backend: Mapping[str, Any], story: list[Any]) -> None:
     account = Account(f"user {next(backend['users'])}", "notes")
     folder = Path(tempfile.mkdtemp())
     app = {name: App(name, folder, account, backend["transport"]) for name in DEVICES}

@@ -1,4 +1,4 @@
-"""Only this account's devices can read or write, and only exactly where they wrote."""
+"""Only devices of the account can read or write a change, and only in its context."""
 
 import base64
 import hashlib
@@ -52,7 +52,7 @@ def test_what_is_sealed_opens_again(cipher: Cipher, data: object) -> None:
 
 
 @pytest.mark.parametrize("data", [float("nan"), float("inf"), object(), {1, 2}, b"bytes"])
-def test_what_is_no_json_is_refused(cipher: Cipher, data: object) -> None:
+def test_data_that_is_not_json_is_refused(cipher: Cipher, data: object) -> None:
     with pytest.raises((ValueError, TypeError)):
         cipher.seal(HERE, data)
 
@@ -77,12 +77,12 @@ def test_a_shortened_ciphertext_is_refused(cipher: Cipher, cut: int) -> None:
 
 
 @pytest.mark.parametrize("field", ["app", "user", "table", "row_id", "op", "timestamp"])
-def test_a_ciphertext_opens_only_where_it_belongs(cipher: Cipher, field: str) -> None:
+def test_a_ciphertext_can_only_be_decrypted_in_its_context(cipher: Cipher, field: str) -> None:
     with pytest.raises(Unreadable):
         cipher.open(replace(HERE, **{field: "elsewhere"}), cipher.seal(HERE, "x"))
 
 
-def test_two_places_never_share_an_encoding(cipher: Cipher) -> None:
+def test_two_contexts_never_have_the_same_encoding(cipher: Cipher) -> None:
     text = cipher.seal(replace(HERE, table="ab", row_id="c"), "x")
     with pytest.raises(Unreadable):
         cipher.open(replace(HERE, table="a", row_id="bc"), text)
@@ -94,20 +94,20 @@ def test_a_deletion_that_nobody_encrypted_is_refused(cipher: Cipher, forged: str
         cipher.open(replace(HERE, op="DELETE"), forged)
 
 
-def test_another_accounts_key_opens_nothing(cipher: Cipher) -> None:
+def test_the_key_of_another_account_decrypts_nothing(cipher: Cipher) -> None:
     with pytest.raises(Locked):
         new_cipher().open(HERE, cipher.seal(HERE, "x"))
 
 
 def test_a_ciphertext_says_which_key_it_needs(cipher: Cipher) -> None:
-    """In the clear and authenticated, so nobody can make a change of ours look locked without changing it."""
+    """The key id is readable and authenticated, so a readable change cannot be made to look locked."""
     raw = base64.b64decode(cipher.seal(HERE, "x"))
     assert {raw[1:9].hex()} == cipher.key_ids
     assert cipher.key_ids.isdisjoint(new_cipher().key_ids)
 
 
 def test_a_ciphertext_of_the_first_release_still_opens() -> None:
-    """Sealed by release 0.1.0 under this key; the format must not change without a new version byte."""
+    """Encrypted by release 0.1.0 with this key; a change of the format needs a new version byte."""
     text = FIRST_RELEASE
     assert Cipher(bytes(range(32))).open(HERE, text) == {"title": "milk"}
 
@@ -116,7 +116,7 @@ def test_a_ciphertext_of_the_first_release_still_opens() -> None:
 def test_sealed_data_that_is_not_json_is_unreadable(
     cipher: Cipher, plain: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A device of the account sealed it, so only its form is wrong."""
+    """A device of the account encrypted it, so only its content is invalid."""
 
     class Sealed(str):
         def encode(self, *_: str) -> bytes:
@@ -134,7 +134,7 @@ def test_the_passphrase_opens_the_envelope(cipher: Cipher, envelope: str) -> Non
     assert len(envelope) < 4096
 
 
-def test_a_passphrase_is_the_same_on_every_keyboard(cipher: Cipher) -> None:
+def test_accents_may_be_encoded_differently_in_a_passphrase(cipher: Cipher) -> None:
     envelope = cipher.wrap("notes", "alice", "caf\u00e9")
     assert unwrap(envelope, "notes", "alice", "cafe\u0301")
 
@@ -148,13 +148,13 @@ def test_a_passphrase_is_the_same_on_every_keyboard(cipher: Cipher) -> None:
         ("notes", "bob", "correct horse"),
     ],
 )
-def test_nothing_else_opens_it(envelope: str, app: str, user: str, passphrase: str) -> None:
+def test_nothing_but_the_passphrase_opens_the_envelope(envelope: str, app: str, user: str, passphrase: str) -> None:
     with pytest.raises(InvalidEnvelope):
         unwrap(envelope, app, user, passphrase)
 
 
 def test_every_altered_byte_of_an_envelope_is_refused(envelope: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The derivation is made cheap here, and still depends on every input."""
+    """A cheap key derivation is used, which still depends on every input."""
 
     def cheap(secret: bytes, salt: bytes, **cost: object) -> bytes:
         return hashlib.blake2b(repr((secret, salt, cost)).encode(), digest_size=32).digest()
@@ -188,7 +188,9 @@ WRONG_ENVELOPES = {
 
 
 @pytest.mark.parametrize("damage", WRONG_ENVELOPES)
-def test_a_foreign_envelope_is_refused_before_any_work(envelope: str, damage: str, monkeypatch) -> None:
+def test_an_envelope_of_another_format_is_refused_before_the_key_is_derived(
+    envelope: str, damage: str, monkeypatch
+) -> None:
     monkeypatch.setattr(encryption, "hash_secret_raw", None)  # it must not come that far
     with pytest.raises(InvalidEnvelope):
         unwrap(WRONG_ENVELOPES[damage](envelope), "notes", "alice", "correct horse")

@@ -1,4 +1,4 @@
-"""Proxy and certificate variables that cannot be used: one sentence that names the variable, in SDK and commands."""
+"""Invalid proxy and certificate variables: SDK and commands print one sentence that names the variable."""
 
 import socket
 import sys
@@ -14,13 +14,13 @@ from synckit_notify.client import NetworkError, SyncKitClient
 
 VARIABLES = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"]
 MUST = "must be the URL of a proxy, such as http://proxy.example.org:3128. Correct or unset it."
-SOCKS = "names a SOCKS proxy, which needs the package socksio: pip install socksio"
+SOCKS = "names a SOCKS proxy, which requires the package socksio: pip install socksio"
 BROKEN = [
-    ("ALL_PROXY", "socks5://127.0.0.1:1080", "ALL_PROXY names a SOCKS proxy, which needs the package socksio"),
+    ("ALL_PROXY", "socks5://127.0.0.1:1080", "ALL_PROXY names a SOCKS proxy, which requires the package socksio"),
     (
         "all_proxy",
         "socks5h://u:s3cret@127.0.0.1:1080",
-        "all_proxy names a SOCKS proxy, which needs the package socksio",
+        "all_proxy names a SOCKS proxy, which requires the package socksio",
     ),
     ("HTTPS_PROXY", "ftp://proxy", f"HTTPS_PROXY {MUST}"),
     ("HTTP_PROXY", "http://u:s3cret@proxy:port", f"HTTP_PROXY {MUST}"),
@@ -45,7 +45,7 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("name", "value", "sentence"), BROKEN)
-def test_a_client_says_which_variable_to_correct(
+def test_an_error_names_the_variable_to_correct(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -66,7 +66,7 @@ def test_a_client_says_which_variable_to_correct(
     ],
     ids=["listen", "demo", "doctor", "doctor-json"],
 )
-def test_a_command_says_it_in_one_line(
+def test_a_command_prints_that_error_on_one_line(
     monkeypatch: pytest.MonkeyPatch, command: list[str], name: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -77,7 +77,7 @@ def test_a_command_says_it_in_one_line(
     assert "Traceback" not in done.output
 
 
-def test_no_proxy_for_anybody_makes_a_bad_proxy_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_proxy_star_disables_an_invalid_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "ftp://proxy")
     monkeypatch.setenv("NO_PROXY", "*")
     SyncKitClient("https://server", api_key="key").close()
@@ -85,7 +85,7 @@ def test_no_proxy_for_anybody_makes_a_bad_proxy_harmless(monkeypatch: pytest.Mon
 
 @pytest.fixture
 def strict_proxy() -> Iterator[int]:
-    """A proxy that asks for a password, its port."""
+    """The port of a proxy that requires a password."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -114,7 +114,7 @@ def test_a_proxy_that_refuses_is_named_without_its_password(monkeypatch: pytest.
     )
 
 
-def test_a_proxy_where_nobody_listens_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_that_refuses_the_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{port}")

@@ -1,8 +1,7 @@
-"""A client made before a fork works in both processes, or says what to do (preloaded workers, Celery)."""
+"""A client made before a fork works in both processes, or raises what to do (preloaded workers, Celery)."""
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,18 +9,11 @@ import httpx2
 import pytest
 
 from ..support.server import ROOT, clean_environment, gunicorn
-from .test_assembled import EMAIL, PASSWORD, Service
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tmp_path_factory.mktemp("service"))
-    yield started
-    started.close()
+from ..support.service import EMAIL, PASSWORD, Service
 
 
 def run(case: str, service: Service, folder: Path) -> list[str]:
-    """Run one of the programs in `forking`; return its lines in order."""
+    """Run one of the programs in `forking`; return the lines that it printed, sorted."""
     command = [sys.executable, "-W", "ignore", "-m", "tests.support.forking"]
     command += [case, service.server.url, service.api_key, str(folder / "tasks.state")]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, timeout=60)
@@ -29,12 +21,12 @@ def run(case: str, service: Service, folder: Path) -> list[str]:
     return sorted(done.stdout.splitlines())
 
 
-def test_no_process_gets_anothers_answers(service: Service, tmp_path: Path) -> None:
+def test_forked_processes_never_get_each_others_answers(service: Service, tmp_path: Path) -> None:
     assert run("together", service, tmp_path) == ["child ended with 0"] * 2 + ["wrong: {}"] * 3
 
 
 @pytest.mark.thorough
-def test_no_process_ends_anothers_session_by_renewing_its_tokens(service: Service, tmp_path: Path) -> None:
+def test_forked_processes_renew_tokens_without_ending_each_others_session(service: Service, tmp_path: Path) -> None:
     assert run("renewals", service, tmp_path) == ["child ended with 0", "child: right", *["parent: right"] * 4]
 
 
@@ -42,7 +34,9 @@ def test_no_process_ends_anothers_session_by_renewing_its_tokens(service: Servic
     ("case", "advice"),
     [("in_memory", "state=<file>"), pytest.param("given_http", "leave http out", marks=pytest.mark.thorough)],
 )
-def test_what_cannot_be_shared_says_what_to_do(service: Service, tmp_path: Path, case: str, advice: str) -> None:
+def test_a_client_that_cannot_be_shared_after_a_fork_tells_what_to_do(
+    service: Service, tmp_path: Path, case: str, advice: str
+) -> None:
     *ended, told, parent = run(case, service, tmp_path)
     assert set(ended) == {"child ended with 0"}
     assert told.startswith("child: StateError: this client was made before the process was forked")

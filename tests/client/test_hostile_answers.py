@@ -1,4 +1,4 @@
-"""What a server, or something in its place, may answer: too much, too slowly, elsewhere, or what was sent to it."""
+"""Hostile answers: too large, too slow, a redirect, or a repetition of the secrets in the request."""
 
 import logging
 import threading
@@ -21,8 +21,8 @@ from synckit_notify.client.state import State, Tokens
 from synckit_notify.client.stream import StreamState, SyncNotifyStream
 from synckit_notify.doctor import Address, examine
 
-from ..doctor.test_network import HEALTH, Scripted, head
-from ..doctor.test_network import Script as Bytes
+from ..support.byte_server import HEALTH, Scripted, head
+from ..support.byte_server import Script as Bytes
 from ..support.scripted_server import API_KEY, AUTH, STATUS, SUBSCRIBE, Answer, FakeClock, Refuse, Script, logged_in
 
 WRONG_CREDENTIALS = str(WrongCredentials())
@@ -32,7 +32,7 @@ Serve = Callable[..., Session]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start a server that answers by a script of bytes and pauses, and return a session of somebody logged in there."""
+    """Start a server that answers with a script of bytes and pauses; return a session that is logged in there."""
     running: list[Scripted] = []
     sessions: list[Session] = []
     states: list[State] = []
@@ -60,7 +60,7 @@ def serve() -> Iterator[Serve]:
 
 
 def bomb(mebibytes: int) -> bytes:
-    """JSON of this size, which gzip makes a thousand times smaller."""
+    """Return JSON of this size that gzip compresses a thousand times."""
     squeeze = zlib.compressobj(1, zlib.DEFLATED, 31)
     pieces = [b'{"x": "', *[b"0" * 2**20] * mebibytes, b'"}']
     return b"".join(squeeze.compress(piece) for piece in pieces) + squeeze.flush()
@@ -84,7 +84,7 @@ def test_an_answer_is_bounded_after_it_is_decompressed(serve: Serve) -> None:
         tracemalloc.stop()
 
 
-def test_of_an_error_only_the_beginning_is_read(serve: Serve) -> None:
+def test_only_the_beginning_of_an_error_response_is_read(serve: Serve) -> None:
     session = serve(status=gzipped(bomb(50), "502 Bad Gateway"))
     with pytest.raises(ServerError, match="the server answered 502"):
         session.call("GET", STATUS, idempotent=False)
@@ -103,7 +103,7 @@ def test_a_body_that_decompresses_to_nothing_for_ever_is_given_up(
     empty = zlib.compressobj(9, zlib.DEFLATED, 31)
     begin, nothing = empty.flush(zlib.Z_FULL_FLUSH), empty.flush(zlib.Z_FULL_FLUSH) * 20_000
     session = serve(status=[head("200 OK", "Content-Encoding: gzip"), begin, *[nothing, 0.01] * 1000])
-    with pytest.raises(NetworkError, match="not complete"):
+    with pytest.raises(NetworkError, match="no complete answer"):
         session.call("GET", STATUS, idempotent=False)
 
 
@@ -118,37 +118,37 @@ def test_a_body_that_decompresses_to_nothing_for_ever_is_given_up(
     ],
     ids=["body", "headers"],
 )
-def test_an_answer_that_comes_drop_by_drop_is_given_up(
+def test_a_response_that_arrives_too_slowly_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, drip: Bytes
 ) -> None:
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
     session = serve(status=drip)
     began = time.monotonic()
-    with pytest.raises(NetworkError, match="not complete"):
+    with pytest.raises(NetworkError, match="no complete answer"):
         session.call("GET", STATUS, idempotent=False)
     assert time.monotonic() - began < 5
 
 
-def test_and_not_asked_for_again_however_safe_that_is(
+def test_a_slow_answer_is_not_retried(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.3)
     monkeypatch.setattr(session_module, "RETRY_SECONDS", 0.3)
     session = serve(status=[head("200 OK", "Content-Length: 100000"), *[b" ", 0.05] * 400])
-    with pytest.raises(NetworkError, match="not complete"):
+    with pytest.raises(NetworkError, match="no complete answer"):
         session.call("GET", STATUS, idempotent=True)
     assert "again in" not in caplog.text
 
 
-def test_so_are_the_headers_of_a_stream(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_headers_of_a_stream_are_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
     session = serve(subscribe=[b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n", 0.05] * 400])
-    with pytest.raises(NetworkError, match="not complete"):
+    with pytest.raises(NetworkError, match="no complete answer"):
         session.connect()
 
 
-def test_a_slow_line_that_moves_has_more_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_response_at_a_sufficient_rate_has_more_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.3)
     body = b'{"x": 1' + b" " * 2000 + b"}"
     drops: Bytes = []
@@ -166,7 +166,7 @@ def test_a_slow_line_that_moves_has_more_time(serve: Serve, monkeypatch: pytest.
     ],
     ids=["body", "headers"],
 )
-def test_the_doctor_gives_it_up_too(drip: Bytes) -> None:
+def test_the_doctor_gives_up_a_slow_response_too(drip: Bytes) -> None:
     server = Scripted({**HEALTH, "GET /api/sync/live": drip})
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     began = time.monotonic()
@@ -180,8 +180,8 @@ def test_the_doctor_gives_it_up_too(drip: Bytes) -> None:
 
 # Somewhere else.
 
-MOVED = 'the server has moved: make the client with server_url="https://new.example.org'
-INSTEAD = "a log-in page or a captive portal answers in the server's place"
+MOVED = 'the server has moved: create the client with server_url="https://new.example.org'
+INSTEAD = "a log-in page or a captive portal answers instead of the server"
 PORTAL = f"redirected to https://hotel.example.org/welcome: {INSTEAD}"
 
 
@@ -198,7 +198,7 @@ PORTAL = f"redirected to https://hotel.example.org/welcome: {INSTEAD}"
         ("{path}", f"redirected to http://server{{path}}: {INSTEAD}"),
     ],
 )
-def test_where_a_redirection_leads_is_told(status: int, location: str, sentence: str) -> None:
+def test_an_error_tells_where_a_redirect_leads(status: int, location: str, sentence: str) -> None:
     tale = Story(status=[Answer({}, status, {"location": location.format(path=STATUS)})])
     with pytest.raises(ServerError) as raised:
         tale.session.call("GET", STATUS, idempotent=True)
@@ -209,7 +209,7 @@ def test_where_a_redirection_leads_is_told(status: int, location: str, sentence:
 
 
 class Story:
-    """A session of somebody who is logged in at a scripted server."""
+    """A session that is logged in at a scripted server."""
 
     def __init__(self, **steps: list[Any]) -> None:
         places = {"status": STATUS, "auth": AUTH, "subscribe": SUBSCRIBE}
@@ -248,7 +248,7 @@ def test_a_stream_ends_with_that_sentence_where_the_server_has_moved_for_good(st
         (301, "https://hotel.example.org/welcome", PORTAL),
     ],
 )
-def test_elsewhere_it_waits_and_says_why(status: int, location: str, sentence: str) -> None:
+def test_a_stream_waits_after_other_redirects_and_tells_why(status: int, location: str, sentence: str) -> None:
     tale, reasons = Story(subscribe=[Answer({}, status, {"location": location})]), []
 
     def note(state: StreamState, reason: str) -> None:
@@ -258,7 +258,7 @@ def test_elsewhere_it_waits_and_says_why(status: int, location: str, sentence: s
 
     stream = SyncNotifyStream(tale.session, on_state=note)
     assert list(stream) == []
-    assert reasons[1].startswith(f"{sentence}; again in ")
+    assert reasons[1].startswith(f"{sentence}; next attempt in ")
     tale.close()
 
 
@@ -288,11 +288,11 @@ def test_the_sentence_of_the_included_backend_is_known() -> None:
 
 
 @pytest.mark.parametrize("password", ["password", "e-mail", "is", "a", " ", "or"])
-def test_a_password_that_is_a_common_word_garbles_no_sentence(password: str) -> None:
+def test_a_password_that_is_a_common_word_does_not_garble_messages(password: str) -> None:
     assert log_in_error(password, WRONG_CREDENTIALS) == WRONG_CREDENTIALS
     assert log_in_error(password, "account locked until 12:00") in (
         "account locked until 12:00",
-        "the server answered 401; its sentence is not shown because it contains a secret of this request",
+        "the server answered 401; its message is not shown because it contains a secret of this request",
     )
 
 

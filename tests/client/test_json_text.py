@@ -1,4 +1,4 @@
-"""The data of a change: what one device may send, every other can read."""
+"""The data of a change: every device can read what another one may send."""
 
 import sys
 import time
@@ -32,7 +32,7 @@ def test_beyond_the_bound_it_is_neither_sent_nor_read(depth: int) -> None:
         decode('{"k":[' * depth + "0" + "]}" * depth)
 
 
-def test_what_was_sent_is_read_also_far_down_in_an_apps_call_stack() -> None:
+def test_decoding_does_not_depend_on_the_depth_of_the_call_stack() -> None:
     text = encode(nested(MAX_NESTING))
     spare = sys.getrecursionlimit() - 300
     assert deeper(spare, lambda: decode(text)) == nested(MAX_NESTING)
@@ -55,8 +55,8 @@ def test_a_surrogate_pair_is_a_character() -> None:
     assert decode('"\\ud83d\\ude00"') == "\U0001f600"
 
 
-def test_hostile_text_takes_no_time() -> None:
-    """256 KiB is the most that a change holds."""
+def test_256_kib_of_hostile_text_are_refused_quickly() -> None:
+    """256 KiB is the upper bound of a change."""
     for text in ('"' + '\\"' * 131_000, "[" * 262_144, '["\\\\",' * 37_000, "[]," * 87_000):
         began = time.thread_time()
         with pytest.raises(ValueError):

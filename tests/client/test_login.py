@@ -1,4 +1,4 @@
-"""A log-in in the browser, as the SDK sees it: a listener on the loopback, and a browser that follows a script."""
+"""The SDK's side of a browser log-in: a listener on the loopback, and a scripted browser."""
 
 import contextlib
 import inspect
@@ -41,7 +41,7 @@ GOOD = Answer({"change_count": 1, "cursor": 1, "epoch": "e"})
 
 
 class Browser:
-    """Brings answers to the address that the log-in named; each is a change of the right one, or a path."""
+    """Requests the redirect URL of the log-in; each answer changes some parameters, or is another path."""
 
     def __init__(self, *answers: dict[str, str | None] | str, opened: object = None) -> None:
         self._answers = answers
@@ -57,7 +57,7 @@ class Browser:
 
     @property
     def asked(self) -> dict[str, str]:
-        """What the server was asked for."""
+        """Return the parameters of the authorization request."""
         return dict(parse_qsl(urlsplit(self.url).query))
 
     def callback(self, changed: dict[str, str | None]) -> str:
@@ -91,7 +91,7 @@ def client() -> Iterator[Callable[..., tuple[SyncKitClient, Script]]]:
 Make = Callable[..., tuple[SyncKitClient, Script]]
 
 
-def test_afterwards_the_client_is_logged_in_as_after_authenticate(client: Make) -> None:
+def test_after_a_browser_log_in_the_client_is_logged_in_as_after_authenticate(client: Make) -> None:
     phone, server = client(token=[GRANTED], status=[GOOD])
     browser = Browser({})
     assert phone.login(open_browser=browser) == ("alice", "notes")
@@ -152,7 +152,7 @@ def test_the_browser_is_told_that_it_may_be_closed_and_keeps_nothing(client: Mak
     assert "the-code" not in page
 
 
-def test_a_registered_device_is_named(client: Make) -> None:
+def test_the_log_in_names_a_registered_device(client: Make) -> None:
     phone, server = client(token=[GRANTED], auth=[Answer(tokens("x", token="t", user_id="alice", app_id="notes"))])
     phone._state.keep_device(Device("d1", "phone", "android", datetime.now(UTC)))
     phone.login(open_browser=Browser({}))
@@ -163,7 +163,9 @@ def test_a_registered_device_is_named(client: Make) -> None:
 @pytest.mark.parametrize(
     "forged", [{"state": "guessed"}, {"state": None}, {"state": "é"}, {"state": None, "error": "x"}]
 )
-def test_an_answer_with_another_state_is_refused_and_waited_past(client: Make, forged: dict[str, str | None]) -> None:
+def test_a_redirect_with_another_state_is_refused_and_the_wait_goes_on(
+    client: Make, forged: dict[str, str | None]
+) -> None:
     phone, server = client(token=[GRANTED])
     browser = Browser(forged | {"code": "forged"}, {})
     phone.login(open_browser=browser)
@@ -171,13 +173,13 @@ def test_an_answer_with_another_state_is_refused_and_waited_past(client: Make, f
     assert [body["code"] for body in server.bodies(TOKEN)] == ["the-code"]
 
 
-def test_only_the_first_answer_counts(client: Make) -> None:
+def test_only_the_first_redirect_counts(client: Make) -> None:
     phone, server = client(token=[GRANTED])
     phone.login(open_browser=Browser({"code": "first"}, {"code": "second"}))
     assert [body["code"] for body in server.bodies(TOKEN)] == ["first"]
 
 
-def test_the_first_answer_counts_even_if_its_page_is_slow_to_be_shown() -> None:
+def test_the_first_redirect_counts_even_if_its_page_is_shown_late() -> None:
     pages: list[str] = []
 
     def show_slowly(status: int, title: str, text: str) -> None:
@@ -193,7 +195,9 @@ def test_the_first_answer_counts_even_if_its_page_is_slow_to_be_shown() -> None:
     slow.join()
 
 
-def test_a_browser_that_does_not_take_its_page_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_in_does_not_wait_long_for_a_browser_that_does_not_fetch_its_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(browser_login, "PAGE_SECONDS", 0.1)
     left = threading.Event()
     with Callback("ours") as callback:
@@ -206,7 +210,7 @@ def test_a_browser_that_does_not_take_its_page_is_not_waited_for_long(monkeypatc
 
 
 @pytest.mark.parametrize("path", ["/", "/favicon.ico", "/callback/", "/callback%00"])
-def test_other_addresses_lead_nowhere(client: Make, path: str) -> None:
+def test_other_paths_of_the_callback_are_404(client: Make, path: str) -> None:
     phone, _ = client(token=[GRANTED])
     browser = Browser(path, {})
     phone.login(open_browser=browser)
@@ -219,10 +223,10 @@ def test_other_addresses_lead_nowhere(client: Make, path: str) -> None:
         ({"error": "access_denied"}, "the log-in was declined in the browser"),
         ({"error": "server_error"}, "the server refused the log-in: server_error"),
         ({"error": "x", "error_description": "<b>no\n\x1b[31m"}, r"the server refused the log-in: <b>no \\x1b\[31m"),
-        ({}, "the server refused the log-in: it gave no code and no reason"),
+        ({}, "the server refused the log-in: it sent neither a code nor a reason"),
     ],
 )
-def test_why_there_is_no_code_is_told_the_user_and_the_app(
+def test_the_user_and_the_app_are_told_why_there_is_no_code(
     client: Make, answer: dict[str, str | None], sentence: str
 ) -> None:
     phone, server = client()
@@ -250,7 +254,7 @@ def test_why_there_is_no_code_is_told_the_user_and_the_app(
         (LoseAnswer(), NetworkError, "no answer"),
     ],
 )
-def test_why_a_code_is_not_traded_is_told_without_it(
+def test_the_error_of_a_refused_code_does_not_contain_the_code(
     client: Make, step: Any, error: type[Exception], sentence: str
 ) -> None:
     phone, _ = client(token=[step])
@@ -259,26 +263,28 @@ def test_why_a_code_is_not_traded_is_told_without_it(
     assert phone._state.tokens() is None
 
 
-def test_another_account_does_not_get_this_ones_state(client: Make) -> None:
+def test_the_log_in_of_another_account_is_refused_by_the_state_file(client: Make) -> None:
     phone, _ = client(token=[Answer(tokens("x", user_id="bob", app_id="notes"))])
     logged_in(phone._state, FakeClock())
     with pytest.raises(StateError, match="belongs to another account"):
         phone.login(open_browser=Browser({}))
 
 
-def test_who_does_not_come_to_an_end_is_not_waited_for(client: Make) -> None:
+def test_a_log_in_that_is_not_finished_in_time_is_not_authenticated(client: Make) -> None:
     phone, _ = client()
     began = time.monotonic()
-    with pytest.raises(NotAuthenticated, match=r"^nobody finished the log-in in the browser within 0\.2 s$"):
+    with pytest.raises(NotAuthenticated, match=r"^the log-in in the browser was not finished within 0\.2 s$"):
         phone.login(open_browser=Browser(), timeout=0.2)
     assert 0.2 <= time.monotonic() - began < 2.0
-    with pytest.raises(NotAuthenticated, match=r"within 0\.2 s; 2 answers were not ours, their state was another$"):
+    with pytest.raises(
+        NotAuthenticated, match=r"within 0\.2 s; 2 redirects were refused because their state was wrong$"
+    ):
         phone.login(open_browser=Browser({"state": "x"}, {"state": "y"}), timeout=0.2)
 
 
-def test_nobody_is_waited_for_where_no_browser_is(client: Make) -> None:
+def test_without_a_browser_the_log_in_fails_at_once(client: Make) -> None:
     phone, _ = client(token=[GRANTED])
-    with pytest.raises(NotAuthenticated, match="no browser could be opened"):
+    with pytest.raises(NotAuthenticated, match="cannot open a browser"):
         phone.login(open_browser=Browser(opened=False))
 
     def broken(url: str) -> None:
@@ -288,12 +294,12 @@ def test_nobody_is_waited_for_where_no_browser_is(client: Make) -> None:
         phone.login(open_browser=broken)
 
 
-def test_the_browser_is_the_users_own_and_the_time_five_minutes_unless_the_app_says_otherwise() -> None:
+def test_the_defaults_are_the_default_browser_and_five_minutes() -> None:
     parameters = inspect.signature(SyncKitClient.login).parameters
     assert (parameters["open_browser"].default, parameters["timeout"].default) == (webbrowser.open, 300.0)
 
 
-def test_closing_ends_the_wait(client: Make) -> None:
+def test_closing_the_client_ends_the_wait_for_the_browser(client: Make) -> None:
     phone, _ = client()
     threading.Timer(0.1, phone.close).start()
     began = time.monotonic()
@@ -302,7 +308,7 @@ def test_closing_ends_the_wait(client: Make) -> None:
     assert time.monotonic() - began < 2.0
 
 
-def test_a_connection_that_a_browser_opens_and_does_not_use_holds_nothing_up(client: Make) -> None:
+def test_an_unused_connection_of_the_browser_blocks_nothing(client: Make) -> None:
     phone, _ = client(token=[GRANTED])
     idle: list[socket.socket] = []
 
@@ -318,7 +324,7 @@ def test_a_connection_that_a_browser_opens_and_does_not_use_holds_nothing_up(cli
         each.close()
 
 
-def test_whatever_happened_nothing_listens_afterwards(client: Make) -> None:
+def test_the_port_is_closed_after_every_outcome(client: Make) -> None:
     phone, _ = client(token=[GRANTED, Refuse(400)])
     for browser, timeout in (Browser({}), 5.0), (Browser({}), 5.0), (Browser(), 0.05):
         with contextlib.suppress(NotAuthenticated):
@@ -327,7 +333,9 @@ def test_whatever_happened_nothing_listens_afterwards(client: Make) -> None:
             socket.create_connection(("127.0.0.1", urlsplit(browser.asked["redirect_uri"]).port))
 
 
-def test_what_is_no_http_ends_nothing_and_prints_nothing(client: Make, capfd: pytest.CaptureFixture[str]) -> None:
+def test_bytes_that_are_not_http_do_not_end_the_log_in_and_print_nothing(
+    client: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
     phone, _ = client(token=[GRANTED])
     browser = Browser()
 
@@ -354,6 +362,6 @@ def test_no_secret_is_logged(client: Make, caplog: pytest.LogCaptureFixture, cap
     browser = Browser({"state": "forged"}, "/other", {})
     phone.login(open_browser=browser)
     said = caplog.text + "".join(capfd.readouterr())
-    assert "had another state" in said
+    assert "its state is wrong" in said
     secrets = ["the-code", browser.asked["state"], server.bodies(TOKEN)[0]["code_verifier"], API_KEY, "access-granted"]
     assert not [secret for secret in secrets if secret in said]

@@ -1,8 +1,8 @@
-"""The SDK's log-in through the real pages in a real browser: by mouse, by keyboard, on a phone, by night."""
+"""The SDK's log-in with the real pages in a real browser: by mouse, by keyboard, on a phone, in dark mode."""
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -11,46 +11,24 @@ import pytest
 from synckit_notify.client import Account, NotAuthenticated, SyncKitClient
 
 from ..support.browser import ENTER, TAB, Browser
-from .test_assembled import EMAIL, PASSWORD, Service
+from ..support.contrast import CONTRASTS, READABLE
+from ..support.service import EMAIL, PASSWORD, Service
 
 pytestmark = pytest.mark.thorough
 
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
-READABLE = 4.5
-"""The contrast that WCAG 2.2, criterion 1.4.3, asks of text."""
-
-CONTRASTS = """
-const light = c => { c /= 255; return c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4; };
-const parts = css => css.match(/[\\d.]+/g).map(Number);
-const luminance = css => { const [r, g, b] = parts(css).map(light); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-const ground = element => {
-    const css = getComputedStyle(element).backgroundColor;
-    return parts(css).length === 4 && parts(css)[3] === 0 ? ground(element.parentElement) : css;
-};
-return [...document.querySelectorAll("h1, p, li, label, input:not([type=hidden]), button, strong")].map(element => {
-    const two = [luminance(getComputedStyle(element).color), luminance(ground(element))].sort((a, b) => b - a);
-    return [element.outerHTML, (two[0] + 0.05) / (two[1] + 0.05)];
-});
-"""
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tmp_path_factory.mktemp("service"))
-    yield started
-    started.close()
 
 
 @pytest.fixture
 def browser(chromium: Browser) -> Browser:
-    """Without cookies, at its usual size, by day."""
+    """A browser without cookies, in its usual size, in light mode."""
     chromium.fresh()
     chromium.look()
     return chromium
 
 
 class LoggingIn:
-    """A client that waits in a thread for its log-in; the address that it wants opened is `url`."""
+    """A client that waits in a thread for its log-in; `url` is the page to open."""
 
     def __init__(self, service: Service) -> None:
         self.client = SyncKitClient(service.server.url, api_key=service.api_key, encrypt=False)
@@ -61,7 +39,7 @@ class LoggingIn:
         self.url = urls.get(timeout=10)
 
     def outcome(self) -> Account:
-        """Return who logged in, or raise why nobody did."""
+        """Return the account that logged in, or raise the error."""
         self._thread.join(10)
         if isinstance(self._outcome, NotAuthenticated):
             raise self._outcome
@@ -140,7 +118,7 @@ def test_a_wrong_password_is_told_where_a_screen_reader_hears_it_and_the_next_tr
 
 
 @pytest.mark.parametrize("logged_in", [False, True])
-def test_who_cancels_goes_back_to_the_app_which_says_so(service: Service, browser: Browser, logged_in: bool) -> None:
+def test_cancelling_returns_to_the_app_which_reports_it(service: Service, browser: Browser, logged_in: bool) -> None:
     with LoggingIn(service) as waiting:
         browser.go(waiting.url)
         if logged_in:
@@ -152,7 +130,7 @@ def test_who_cancels_goes_back_to_the_app_which_says_so(service: Service, browse
 
 
 def authorize(service: Service, **asked: str) -> str:
-    """Return the address of a request that nobody waits for."""
+    """Return the URL of an authorization request for which no client waits."""
     usual = {"response_type": "code", "client_id": service.api_key, "redirect_uri": "http://127.0.0.1:9/", "state": "s"}
     query = usual | {"code_challenge": CHALLENGE, "code_challenge_method": "S256"} | asked
     return f"{service.server.url}/oauth/authorize?{urlencode(query)}"
@@ -160,7 +138,7 @@ def authorize(service: Service, **asked: str) -> str:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 def test_the_policy_lets_the_browser_go_on_to_any_loopback(service: Service, browser: Browser, host: str) -> None:
-    """Chromium applies `form-action` to the redirect, too; that nobody listens there is another matter."""
+    """Chromium applies `form-action` to the redirect too; that nothing listens there does not matter here."""
     browser.go(authorize(service, redirect_uri=f"http://{host}:9/callback"))
     browser.click("[value=decline]")
     assert browser.url.startswith(f"http://{host}:9/callback?error=access_denied")

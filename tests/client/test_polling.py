@@ -1,4 +1,4 @@
-"""A proxy that holds bytes back: the stream asks for the position instead, and probes. All time is the fake clock's."""
+"""Behind a proxy that buffers, the stream polls the position and probes. A fake clock replaces time."""
 
 from itertools import pairwise
 
@@ -25,43 +25,43 @@ QUIET = StreamOf(CONNECTED)
 LOGGED_OUT = NotAuthenticated("the refresh token is used up")
 
 
-def test_ten_seconds_without_a_word_lead_to_polling() -> None:
+def test_ten_seconds_without_bytes_lead_to_polling() -> None:
     story = Story(HoldBack(), positions=[7])
     assert story.next() == (10, "CHANGED")
-    assert (story.stream.state, story.stream.reason) == ("polling", "a proxy holds the stream back")
+    assert (story.stream.state, story.stream.reason) == ("polling", "a proxy buffers the stream")
     assert story.session.connections[0].closed
 
 
-def test_a_word_in_the_tenth_second_is_soon_enough() -> None:
+def test_bytes_in_the_tenth_second_are_early_enough() -> None:
     assert Story(StreamOf(Silence(9.9), CONNECTED)).next() == (9.9, "CHANGED")
 
 
-def test_a_proxy_that_holds_even_the_headers_twice_leads_to_polling() -> None:
+def test_a_proxy_that_buffers_the_headers_twice_leads_to_polling() -> None:
     story = Story(AnswerNothing(10), AnswerNothing(10), positions=[7, 8])
     assert story.take(2) == [(10, "CHANGED"), (20.1, "CHANGED")]
     assert story.stream.state is StreamState.POLLING
 
 
 @pytest.mark.parametrize("seconds", [5, 10])
-def test_an_outage_that_ends_during_an_attempt_is_no_proxy(seconds: float) -> None:
+def test_an_outage_that_ends_during_an_attempt_does_not_lead_to_polling(seconds: float) -> None:
     story = Story(AnswerNothing(seconds), QUIET, positions=[7])
     assert story.take(2) == [(seconds, "CHANGED"), (seconds + 0.1, "CHANGED")]
     assert "polling" not in dict(story.states)
 
 
-def test_outages_with_a_live_stream_between_them_do_not_add_up() -> None:
+def test_slow_failures_with_a_live_stream_between_them_are_not_added_up() -> None:
     story = Story(AnswerNothing(10), StreamOf(CONNECTED, BreakOff()), AnswerNothing(10), QUIET, positions=[7])
     story.take(3)
     assert "polling" not in dict(story.states)
 
 
-def test_an_outage_that_outlasts_a_poll_is_no_proxy_either() -> None:
+def test_an_outage_that_outlasts_a_poll_does_not_lead_to_polling() -> None:
     story = Story(AnswerNothing(10), AnswerNothing(10), QUIET, positions=[NetworkError("no answer in time"), 7])
     story.take(2)
     assert "polling" not in dict(story.states)
 
 
-def test_a_network_that_swallows_everything_does_not() -> None:
+def test_a_network_that_drops_every_packet_does_not_lead_to_polling() -> None:
     story = Story(AnswerNothing(10), QUIET, positions=[NetworkError("no answer in time")])
     assert story.next() == (10.1, "CHANGED")
     assert "polling" not in dict(story.states)
@@ -100,13 +100,13 @@ def test_a_probe_that_succeeds_ends_polling() -> None:
     assert [state for state, _ in story.states] == ["connecting", "polling", "connected"]
 
 
-def test_after_a_probe_that_succeeded_a_break_is_a_break() -> None:
+def test_after_a_successful_probe_a_broken_stream_is_reconnected() -> None:
     story = Story(HoldBack(), StreamOf(CONNECTED, BreakOff()), QUIET, positions=[7])
     story.take(3)
     assert [state for state, _ in story.states][2:] == ["connected", "waiting", "connecting", "connected"]
 
 
-def test_after_a_stream_that_lived_probes_begin_early_again() -> None:
+def test_after_a_successful_stream_the_first_probe_comes_early_again() -> None:
     lived = StreamOf(CONNECTED, Silence(61), KEEPALIVE, BreakOff())
     story = Story(HoldBack(), HoldBack(), lived, HoldBack(), positions=[7], draw=0.5)
     with pytest.raises(ScriptOver):
@@ -121,7 +121,7 @@ def test_a_probe_comes_no_sooner_than_the_server_says() -> None:
     assert story.asked("connect") == [0, 310, 310 + 900]
 
 
-def test_a_sleep_brings_the_probe_forward() -> None:
+def test_time_asleep_counts_towards_the_next_probe() -> None:
     story = Story(HoldBack(), QUIET, positions=[7])
     story.next()
     story.clock.sleep_machine(3600)

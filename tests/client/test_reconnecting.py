@@ -1,4 +1,4 @@
-"""How the stream comes back: after which wait, with which token, and when it does not. All time is the fake clock's."""
+"""Reconnection: after which wait, with which token, and when not. A fake clock replaces time."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ REFUSED = NotAuthenticated("the refresh token is used up")
 
 
 def keepalives(seconds: float) -> list[object]:
-    """What a server says in so long a life, its end left to the test."""
+    """Return what a server sends in this many seconds, without an end."""
     said: list[object] = []
     for _ in range(int(seconds // 30)):
         said += [Silence(30), KEEPALIVE]
@@ -37,14 +37,14 @@ def keepalives(seconds: float) -> list[object]:
 
 
 def hear(story: Story, changed: int) -> None:
-    """Iterate until so many CHANGED were told."""
+    """Iterate until this many CHANGED were yielded."""
     told = 0
     while told < changed:
         told += story.next()[1] == "CHANGED"
 
 
 def pauses(moments: list[float]) -> list[float]:
-    """The seconds between each moment and the next."""
+    """Return the seconds between each moment and the next."""
     return [round(later - earlier, 6) for earlier, later in pairwise(moments)]
 
 
@@ -58,7 +58,7 @@ def test_the_backoff_doubles_up_to_a_minute() -> None:
 
 
 @pytest.mark.parametrize(("life", "wait"), [(10, 0.8), (20, 1.6), (59, 4.72), (63, 5.0), (3600, 5.0)])
-def test_a_stream_that_lived_ten_seconds_is_followed_by_one_attempt_soon_and_the_backoff_begins_anew(
+def test_after_a_stream_of_ten_seconds_one_attempt_follows_soon_and_the_backoff_is_reset(
     life: float, wait: float
 ) -> None:
     lived = StreamOf(CONNECTED, *keepalives(life), BreakOff())
@@ -69,7 +69,7 @@ def test_a_stream_that_lived_ten_seconds_is_followed_by_one_attempt_soon_and_the
     assert story.asked("connect")[-2:] == pytest.approx([broke_at + 0.1 + wait, broke_at + 0.1 + wait + 1.1])
 
 
-def test_a_stream_that_lived_less_goes_on_with_the_backoff() -> None:
+def test_a_shorter_stream_continues_the_backoff() -> None:
     short = StreamOf(CONNECTED, Silence(9.9), BreakOff())
     story = Story(*[RefuseConnection()] * 5, short, QUIET, draw=1.0)
     story.next()
@@ -79,7 +79,7 @@ def test_a_stream_that_lived_less_goes_on_with_the_backoff() -> None:
 
 
 @pytest.mark.parametrize("life", [1, 9])
-def test_a_stream_that_the_server_ends_on_purpose_is_followed_by_one_attempt_soon_however_short_it_was(
+def test_after_a_bye_one_attempt_follows_soon_however_short_the_stream_was(
     life: float,
 ) -> None:
     told = StreamOf(CONNECTED, Silence(life), Bye("max_age"), EndCleanly())
@@ -90,7 +90,7 @@ def test_a_stream_that_the_server_ends_on_purpose_is_followed_by_one_attempt_soo
     assert story.asked("connect")[-1] == pytest.approx(ended_at + 0.1 + 0.08 * life)
 
 
-def test_a_server_that_says_goodbye_at_once_again_and_again_is_left_in_peace() -> None:
+def test_a_server_that_sends_bye_on_every_connect_is_backed_off() -> None:
     story = Story(*[StreamOf(CONNECTED + Bye("max_age"), EndCleanly())] * 5, draw=1.0)
     with pytest.raises(ScriptOver):
         story.take(9)
@@ -105,7 +105,7 @@ def test_a_drain_keeps_its_own_retry(life: float) -> None:
     assert story.asked("connect") == pytest.approx([0, life + 3 + 1])
 
 
-def test_silence_is_no_life() -> None:
+def test_the_silence_before_a_timeout_does_not_count_as_lifetime() -> None:
     story = Story(*[QUIET] * 4, draw=1.0)
     story.take(4)
     assert pauses(story.asked("connect")) == [76.1, 77.1, 79.1]
@@ -141,16 +141,16 @@ def test_retry_after_is_bounded() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 599])
-def test_what_may_pass_is_tried_again(status: int) -> None:
+def test_a_temporary_error_is_retried(status: int) -> None:
     story = Story(RejectWith(status, "try later"), QUIET)
     assert story.next() == (0.1, "CHANGED")
-    assert ("waiting", "try later; again in 0.1 s") in story.states
+    assert ("waiting", "try later; next attempt in 0.1 s") in story.states
 
 
-def test_a_redirect_is_not_followed_but_may_pass() -> None:
+def test_a_redirect_is_not_followed_and_is_retried() -> None:
     story = Story(RejectWith(302), QUIET)
     story.next()
-    assert ("waiting", "the server answered 302; again in 0.1 s") in story.states
+    assert ("waiting", "the server answered 302; next attempt in 0.1 s") in story.states
 
 
 def test_an_answer_of_the_wrong_type_is_tried_again() -> None:
@@ -167,7 +167,7 @@ def test_a_clean_end_reconnects_after_a_short_random_delay_never_at_once(end: tu
     assert story.asked("connect") == pytest.approx([0, 60.1 + 0.08 * 60 * draw])
 
 
-def test_a_drain_before_the_first_word_is_no_connect() -> None:
+def test_a_drain_before_the_first_message_is_not_a_connect() -> None:
     story = Story(StreamOf(sse.retry(2000) + Bye("draining"), EndCleanly()), QUIET)
     assert story.next() == (2, "CHANGED")
 
@@ -178,16 +178,16 @@ def test_streams_that_end_at_once_back_off() -> None:
     assert story.asked("connect") == pytest.approx([0, 1.1, 3.2, 7.3, 15.4])
 
 
-def test_204_stops_for_good() -> None:
+def test_status_204_closes_the_stream() -> None:
     story = Story(RejectWith(204), QUIET)
     for _ in range(2):
         with pytest.raises(StopIteration):
             story.next()
-    assert (story.stream.state, story.stream.reason) == ("closed", "the server said to stop (204)")
+    assert (story.stream.state, story.stream.reason) == ("closed", "the server ended the subscription (204)")
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 405, 410])
-def test_a_refusal_for_good_is_raised_at_once_with_the_servers_words(status: int) -> None:
+def test_a_permanent_refusal_is_raised_at_once_with_the_servers_message(status: int) -> None:
     story = Story(RejectWith(status, "the token is for another app"), QUIET)
     with pytest.raises(ServerError, match="the token is for another app") as caught:
         story.next()
@@ -257,7 +257,7 @@ def test_no_token_at_all_needs_the_user() -> None:
     assert story.stream.state is StreamState.NEEDS_AUTH
 
 
-def test_iterating_goes_on_after_the_user_logged_in_again() -> None:
+def test_the_iteration_continues_after_the_user_logged_in_again() -> None:
     story = Story(QUIET, RejectWith(401), HaveNoToken(), QUIET, refreshes=[REFUSED])
     story.next()
     for _ in range(2):
@@ -268,7 +268,7 @@ def test_iterating_goes_on_after_the_user_logged_in_again() -> None:
 
 
 @pytest.mark.parametrize("trouble", [NetworkError("no route"), ServerError("overloaded", status=503)])
-def test_trouble_while_refreshing_is_only_a_reason_to_wait(trouble: SyncKitError) -> None:
+def test_a_failed_refresh_leads_to_a_wait(trouble: SyncKitError) -> None:
     story = Story(RejectWith(401), QUIET, refreshes=[trouble, trouble, None], draw=1.0)
     assert story.next() == (1.1 + 2.1, "CHANGED")
     assert story.asked("connect") == pytest.approx([0, 3.2])
@@ -279,7 +279,7 @@ def test_a_refresh_is_asked_again_no_sooner_than_the_server_says() -> None:
     assert story.next() == (20, "CHANGED")
 
 
-def test_tokens_that_die_young_do_not_make_a_refresh_storm() -> None:
+def test_short_lived_tokens_do_not_cause_a_refresh_storm() -> None:
     short_lived = StreamOf(CONNECTED, Bye("token_expired"), EndCleanly())
     story = Story(*[short_lived] * 5, refreshes=[None] * 5, draw=1.0)
     with pytest.raises(ScriptOver):

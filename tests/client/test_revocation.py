@@ -1,9 +1,9 @@
-"""A device that is no longer welcome, on a real gunicorn: its stream ends at once, and its user must log in again."""
+"""A device is deleted or its user disabled, on a real gunicorn: its stream ends at once, and the user must log in."""
 
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
@@ -12,20 +12,14 @@ import pytest
 from synckit_notify.client import NotAuthenticated, StreamState, SyncKitClient
 
 from ..support.server import ROOT, clean_environment
+from ..support.service import EMAIL, PASSWORD, Service, StreamRecorder
 from ..support.valkey import Valkey
-from .test_assembled import EMAIL, PASSWORD, Service, StreamRecorder
+from ..support.wait import until
 
 pytestmark = pytest.mark.thorough
 
 AT_ONCE = 5.0
 """Seconds; the promise is one, measured are some hundredths."""
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    started = Service(tmp_path_factory.mktemp("service"))
-    yield started
-    started.close()
 
 
 def delete_the_phone(laptop: SyncKitClient, phone: SyncKitClient) -> None:
@@ -49,18 +43,18 @@ def test_the_stream_ends_at_once_and_the_user_must_log_in_again(
     service: Service, revoke: Callable[..., None], laptop_stays: bool, password: str
 ) -> None:
     laptop, phone = service.client(name="laptop"), service.client(name="phone")
-    with StreamRecorder(phone) as ear, StreamRecorder(laptop) as other:
+    with StreamRecorder(phone) as recorder, StreamRecorder(laptop) as other:
         revoke(laptop, phone)
         began = time.monotonic()  # not before: a password is hashed twice first
-        assert ear.until(lambda: ear.stream.state is StreamState.NEEDS_AUTH)
+        assert until(lambda: recorder.stream.state is StreamState.NEEDS_AUTH)
         assert time.monotonic() - began < AT_ONCE
-        assert ear.until(lambda: isinstance(ear.error, NotAuthenticated))
-        assert "log in again" in str(ear.error)
-        assert "bye revoked" in {reason for _, reason in ear.states}
+        assert until(lambda: isinstance(recorder.error, NotAuthenticated))
+        assert "log in again" in str(recorder.error)
+        assert "bye revoked" in {reason for _, reason in recorder.states}
         if laptop_stays:
             assert other.stream.state is StreamState.CONNECTED
         else:
-            assert other.until(lambda: other.stream.state is StreamState.NEEDS_AUTH)
+            assert until(lambda: other.stream.state is StreamState.NEEDS_AUTH)
     for call in (phone.status, phone._session.refresh, lambda: phone.register_device("phone", "linux")):
         with pytest.raises(NotAuthenticated):
             call()
@@ -75,10 +69,10 @@ def test_a_disabled_user_must_log_in_and_cannot_until_enabled(tmp_path: Path) ->
         service = Service(tmp_path, SYNCKIT_BROKER_URL=valkey.url)
         try:
             phone = service.client(name="phone")
-            with StreamRecorder(phone) as ear:
+            with StreamRecorder(phone) as recorder:
                 command(service, "disable")
                 ended = time.monotonic()
-                assert ear.until(lambda: ear.stream.state is StreamState.NEEDS_AUTH)
+                assert until(lambda: recorder.stream.state is StreamState.NEEDS_AUTH)
                 assert time.monotonic() - ended < AT_ONCE
             with pytest.raises(NotAuthenticated, match="the password is wrong"):
                 phone.authenticate(EMAIL, PASSWORD)
@@ -90,7 +84,7 @@ def test_a_disabled_user_must_log_in_and_cannot_until_enabled(tmp_path: Path) ->
 
 
 def command(service: Service, what: str) -> None:
-    """Run a command in a process of its own, which has only the broker in common with the server."""
+    """Run a command in a process of its own, which shares only the broker with the server."""
     words = ["-m", "flask", "--app", "tests.support.short_lived_tokens:create", "synckit", "user", what, EMAIL]
     env = clean_environment() | service.env | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, *words], cwd=service.folder, env=env, check=True, timeout=30, capture_output=True)

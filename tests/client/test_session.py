@@ -1,4 +1,4 @@
-"""A session keeps its token fresh, tries again where that is idempotent, and tells no secret."""
+"""A session renews its token, retries idempotent requests, and reveals no secret."""
 
 import logging
 import socket
@@ -56,7 +56,7 @@ LOGIN = {"token": "access-first", "user_id": "alice", "app_id": "notes", "expire
 
 
 class Story:
-    """A session of somebody who is logged in, with its script, its clock and its state."""
+    """A session that is logged in, with its script, its clock and its state."""
 
     def __init__(self, draw: float = 0.0, login: bool = True, **steps: list[Any]) -> None:
         places = {"status": STATUS, "push": PUSH, "token": TOKEN, "auth": AUTH, "subscribe": SUBSCRIBE}
@@ -70,7 +70,7 @@ class Story:
         return self.session.call("GET", STATUS, idempotent=idempotent)
 
     def used(self) -> list[str | None]:
-        """The bearer token of each request that had one."""
+        """Return the bearer token of each request that had one."""
         return [asked.token for asked in self.server.asked if asked.token]
 
 
@@ -78,58 +78,58 @@ class Story:
 def story() -> Iterator[Callable[..., Story]]:
     told: list[Story] = []
 
-    def tell(**parts: Any) -> Story:
+    def make(**parts: Any) -> Story:
         told.append(Story(**parts))
         return told[-1]
 
-    yield tell
+    yield make
     for each in told:
         each.session.close()
         each.state.close()
 
 
-Tell = Callable[..., Story]
+Make = Callable[..., Story]
 
 
-def test_a_session_satisfies_what_the_stream_asks_for(story: Tell) -> None:
+def test_a_session_satisfies_what_the_stream_asks_for(story: Make) -> None:
     session: StreamSession = story().session
     assert session
 
 
 class TestLoggingIn:
-    def test_the_tokens_are_kept(self, story: Tell) -> None:
+    def test_the_tokens_are_kept(self, story: Make) -> None:
         tale = story(login=False, auth=[Answer(LOGIN)], status=[GOOD])
         assert tale.session.authenticate("alice@example.org", PASSWORD) == ("alice", "notes")
         assert tale.server.asked[0].body == {"email": "alice@example.org", "password": PASSWORD, "api_key": API_KEY}
         tale.status()
         assert tale.used() == ["access-first"]
 
-    def test_wrong_credentials_are_tried_once_and_told_in_the_servers_words(self, story: Tell) -> None:
+    def test_wrong_credentials_are_tried_once_and_told_in_the_servers_words(self, story: Make) -> None:
         tale = story(login=False, auth=[Refuse(401, "the password is wrong")])
         with pytest.raises(NotAuthenticated, match="the password is wrong"):
             tale.session.authenticate("alice@example.org", PASSWORD)
 
     @pytest.mark.parametrize("step", [LoseAnswer(), Refuse(500), Busy(1)])
-    def test_trouble_is_left_to_the_user(self, story: Tell, step: Any) -> None:
+    def test_a_log_in_is_not_repeated(self, story: Make, step: Any) -> None:
         tale = story(login=False, auth=[step])
         with pytest.raises((NetworkError, ServerError)):
             tale.session.authenticate("alice@example.org", PASSWORD)
         assert tale.clock.waits == []
 
-    def test_too_many_failures_are_told_with_the_time_to_wait(self, story: Tell) -> None:
+    def test_a_log_in_that_is_limited_tells_how_long_to_wait(self, story: Make) -> None:
         tale = story(login=False, auth=[Busy(59)])
         with pytest.raises(ServerError, match="slow down") as raised:
             tale.session.authenticate("alice@example.org", PASSWORD)
         assert (raised.value.status, raised.value.retry_after) == (429, 59.0)
 
-    def test_nobody_is_logged_in_before(self, story: Tell) -> None:
+    def test_before_a_log_in_calls_are_not_authenticated(self, story: Make) -> None:
         tale = story(login=False)
         for call in (tale.status, tale.session.refresh, tale.session.connect, tale.session.position):
             with pytest.raises(NotAuthenticated):
                 call()
         assert tale.server.asked == []
 
-    def test_a_server_without_refresh_tokens_will_do_until_its_token_ends(self, story: Tell) -> None:
+    def test_without_a_refresh_token_a_session_lasts_until_its_token_expires(self, story: Make) -> None:
         upstream = {name: LOGIN[name] for name in ("token", "user_id", "app_id")}
         tale = story(login=False, auth=[Answer(upstream)], status=[GOOD, RefuseToken()])
         tale.session.authenticate("alice@example.org", PASSWORD)
@@ -142,7 +142,7 @@ class TestLoggingIn:
         "wrong",
         [{"token": None}, {"token": "two words"}, {"token": ""}, {"expires_in": "soon"}, {"user_id": 7}],
     )
-    def test_an_answer_that_is_none_changes_nothing(self, story: Tell, wrong: dict[str, Any]) -> None:
+    def test_an_invalid_answer_changes_nothing(self, story: Make, wrong: dict[str, Any]) -> None:
         tale = story(login=False, auth=[Answer(LOGIN | wrong)])
         with pytest.raises(ProtocolError):
             tale.session.authenticate("alice@example.org", PASSWORD)
@@ -150,7 +150,7 @@ class TestLoggingIn:
 
 
 class TestRenewing:
-    def test_a_token_is_renewed_thirty_seconds_before_its_end_by_the_servers_seconds(self, story: Tell) -> None:
+    def test_a_token_is_renewed_thirty_seconds_before_its_end_by_the_servers_seconds(self, story: Make) -> None:
         tale = story(status=[GOOD, GOOD], token=[Answer(tokens("second"))])
         tale.clock.now += 3600 - 31
         tale.status()
@@ -160,33 +160,33 @@ class TestRenewing:
         sent = {"grant_type": "refresh_token", "refresh_token": "refresh-first", "client_id": API_KEY}
         assert tale.server.bodies(TOKEN) == [sent]
 
-    def test_a_clock_that_was_set_back_leads_to_a_renewal(self, story: Tell) -> None:
+    def test_a_clock_that_was_set_back_leads_to_a_renewal(self, story: Make) -> None:
         tale = story(status=[GOOD], token=[Answer(tokens("second"))])
         tale.clock.now -= 1000
         tale.status()
         assert tale.used() == ["access-second"]
 
-    def test_a_refused_token_is_renewed_once_and_the_request_repeated_even_if_it_is_not_safe(self, story: Tell) -> None:
+    def test_a_refused_token_is_renewed_once_and_the_request_repeated_even_if_it_is_not_safe(self, story: Make) -> None:
         tale = story(push=[RefuseToken(), GOOD], token=[Answer(tokens("second"))])
         assert tale.session.call("POST", PUSH, {"a": 1}, idempotent=False) == {"fine": True}
         assert tale.used() == ["access-first", "access-second"]
         assert tale.server.bodies(PUSH) == [{"a": 1}, {"a": 1}]
 
-    def test_a_new_token_that_is_refused_too_is_not_renewed_for_ever(self, story: Tell) -> None:
+    def test_a_new_token_that_is_refused_too_is_not_renewed_for_ever(self, story: Make) -> None:
         tale = story(status=[RefuseToken(), RefuseToken()], token=[Answer(tokens("second"))])
-        with pytest.raises(NotAuthenticated, match="only just renewed"):
+        with pytest.raises(NotAuthenticated, match="renewed a moment ago"):
             tale.status()
         assert tale.state.tokens() is not None
 
     @pytest.mark.parametrize("step", [LoseRequest(), LoseAnswer(), Refuse(503), Busy(3), AnswerWithPage(502)])
-    def test_trouble_in_renewing_throws_no_token_away_and_the_present_one_is_used(self, story: Tell, step: Any) -> None:
+    def test_a_failed_renewal_keeps_the_tokens_and_uses_the_current_one(self, story: Make, step: Any) -> None:
         tale = story(status=[GOOD], token=[step])
         tale.clock.now += 3600 - 10
         tale.status()
         assert tale.used() == ["access-first"]
         assert tale.state.tokens().refresh == "refresh-first"  # type: ignore[union-attr]
 
-    def test_a_lost_answer_is_asked_for_again_with_the_same_token(self, story: Tell) -> None:
+    def test_after_a_lost_answer_the_renewal_is_repeated_with_the_same_token(self, story: Make) -> None:
         tale = story(status=[GOOD], token=[LoseAnswer(), Answer(tokens("second"))])
         tale.clock.now += 4000
         tale.status()
@@ -194,7 +194,7 @@ class TestRenewing:
         assert tale.used() == ["access-second"]
 
     @pytest.mark.parametrize("status", [400, 401])
-    def test_a_refused_renewal_clears_the_tokens(self, story: Tell, status: int) -> None:
+    def test_a_refused_renewal_clears_the_tokens(self, story: Make, status: int) -> None:
         tale = story(token=[Refuse(status, "invalid_grant")])
         with pytest.raises(NotAuthenticated):
             tale.session.refresh()
@@ -203,25 +203,25 @@ class TestRenewing:
             tale.status()
 
     @pytest.mark.parametrize("step", [AnswerWithPage(401), AnswerWithPage(400), Refuse(403, "invalid_grant")])
-    def test_only_the_servers_own_word_clears_them(self, story: Tell, step: Any) -> None:
-        """A hotel's network answers anything with its own page."""
+    def test_only_invalid_grant_clears_the_tokens(self, story: Make, step: Any) -> None:
+        """A captive portal answers every request with its own page."""
         tale = story(token=[step])
         with pytest.raises(ServerError):
             tale.session.refresh()
         assert tale.state.tokens() is not None
 
-    def test_an_app_whose_key_was_changed_must_log_in_again(self, story: Tell) -> None:
+    def test_an_app_whose_key_was_changed_must_log_in_again(self, story: Make) -> None:
         tale = story(token=[Refuse(401, "invalid_client")])
         with pytest.raises(NotAuthenticated):
             tale.session.refresh()
         assert tale.state.tokens() is not None
 
-    def test_a_server_that_does_not_rotate_keeps_the_refresh_token(self, story: Tell) -> None:
+    def test_a_server_that_does_not_rotate_keeps_the_refresh_token(self, story: Make) -> None:
         tale = story(token=[Answer(tokens("second", refresh_token=None))])
         tale.session.refresh()
         assert tale.state.tokens().refresh == "refresh-first"  # type: ignore[union-attr]
 
-    def test_refresh_leaves_a_token_that_was_renewed_since_the_stream_began(self, story: Tell) -> None:
+    def test_refresh_leaves_a_token_that_was_renewed_since_the_stream_began(self, story: Make) -> None:
         tale = story(
             subscribe=[Answer(), Answer()],
             token=[Answer(tokens("second")), Answer(tokens("third"))],
@@ -235,13 +235,13 @@ class TestRenewing:
         tale.session.refresh()
         assert tale.state.tokens().access == "access-third"  # type: ignore[union-attr]
 
-    def test_a_renewal_that_gives_the_same_token_again_is_not_repeated_for_ever(self, story: Tell) -> None:
-        """Two tokens of one second are the same text."""
+    def test_a_renewal_that_gives_the_same_token_again_is_not_repeated_for_ever(self, story: Make) -> None:
+        """Two access tokens of the same second are equal."""
         tale = story(token=[Answer(tokens("first"))])
         tale.session.refresh()
         assert tale.server.over()
 
-    def test_many_threads_renew_once(self, story: Tell) -> None:
+    def test_many_threads_renew_once(self, story: Make) -> None:
         tale = story(status=[GOOD] * 16, token=[Answer(tokens("second"))])
         tale.clock.now += 4000
         threads = [threading.Thread(target=tale.status) for _ in range(16)]
@@ -251,13 +251,13 @@ class TestRenewing:
             thread.join()
         assert tale.used() == ["access-second"] * 16
 
-    def test_a_dead_process_keeps_others_waiting_no_longer_than_its_lease(self, story: Tell) -> None:
+    def test_a_process_that_died_blocks_renewals_no_longer_than_its_lease(self, story: Make) -> None:
         tale = story(token=[Answer(tokens("second"))])
         assert tale.state.take_lease("the dead one", tale.clock.time(), LEASE_SECONDS)
         tale.session.refresh()
         assert LEASE_SECONDS <= sum(tale.clock.waits) < LEASE_SECONDS + 1
 
-    def test_while_another_process_renews_this_one_waits_and_takes_what_it_got(self, story: Tell) -> None:
+    def test_while_another_process_renews_this_one_waits_and_uses_its_tokens(self, story: Make) -> None:
         tale = story(status=[GOOD])
         tale.state.take_lease("another", tale.clock.time(), LEASE_SECONDS)
         tale.clock.now += 3590  # its renewal is what the next wait is for
@@ -275,7 +275,7 @@ class TestRenewing:
 
 class TestTryingAgain:
     @pytest.mark.parametrize("step", [LoseRequest(), LoseAnswer(), Refuse(500), Refuse(503), Refuse(429), Refuse(408)])
-    def test_passing_trouble_is_tried_three_times_again_where_that_is_safe(self, story: Tell, step: Any) -> None:
+    def test_an_idempotent_request_is_retried_three_times_after_temporary_errors(self, story: Make, step: Any) -> None:
         tale = story(status=[step, step, step, GOOD])
         assert tale.status() == {"fine": True}
         tale = story(status=[step] * 4)
@@ -284,49 +284,49 @@ class TestTryingAgain:
         assert tale.server.over()
 
     @pytest.mark.parametrize("step", [LoseAnswer(), Refuse(500), Refuse(429)])
-    def test_and_not_at_all_where_it_is_not(self, story: Tell, step: Any) -> None:
+    def test_any_other_request_is_not_retried(self, story: Make, step: Any) -> None:
         tale = story(status=[step])
         with pytest.raises((NetworkError, ServerError)):
             tale.status(idempotent=False)
         assert tale.clock.waits == []
 
     @pytest.mark.parametrize("status", [400, 402, 403, 404, 409, 413, 422])
-    def test_a_refusal_is_told_at_once_in_the_servers_words(self, story: Tell, status: int) -> None:
+    def test_a_refusal_is_raised_at_once_with_the_servers_message(self, story: Make, status: int) -> None:
         tale = story(status=[Refuse(status, "changes[3].table: is missing")])
         with pytest.raises(ServerError, match=r"changes\[3\].table: is missing") as raised:
             tale.status()
         assert raised.value.status == status
 
-    def test_waits_grow_with_full_jitter(self, story: Tell) -> None:
+    def test_waits_grow_with_full_jitter(self, story: Make) -> None:
         for draw, waits in (1.0, [0.6, 1.1, 2.1]), (0.0, [0.1, 0.1, 0.1]):
             tale = story(draw=draw, status=[LoseAnswer()] * 4)
             with pytest.raises(NetworkError):
                 tale.status()
             assert tale.clock.waits == waits
 
-    def test_a_retry_after_is_honoured(self, story: Tell) -> None:
+    def test_a_retry_after_is_honoured(self, story: Make) -> None:
         tale = story(status=[Busy(7), Refuse(503, retry_after="2"), GOOD])
         tale.status()
         assert tale.clock.waits == [7.0, 2.0]
 
-    def test_one_that_no_call_can_wait_for_is_told(self, story: Tell) -> None:
+    def test_a_retry_after_that_is_too_long_is_raised(self, story: Make) -> None:
         tale = story(status=[Busy(300)])
         with pytest.raises(ServerError) as raised:
             tale.status()
         assert (raised.value.status, raised.value.retry_after) == (429, 300.0)
 
-    def test_the_position_is_asked_for_once(self, story: Tell) -> None:
+    def test_a_request_for_the_position_is_not_retried(self, story: Make) -> None:
         tale = story(status=[Answer({"epoch": "e1", "cursor": 7}), Refuse(503)])
         assert tale.session.position() == ("e1", 7)
         with pytest.raises(ServerError):
             tale.session.position()
 
     @pytest.mark.parametrize("step", [AnswerWithPage(200), Answer([1]), Answer("text")])
-    def test_what_is_no_json_object_is_no_synckit_server(self, story: Tell, step: Any) -> None:
+    def test_an_answer_that_is_not_a_json_object_is_a_protocol_error(self, story: Make, step: Any) -> None:
         with pytest.raises(ProtocolError):
             story(status=[step]).status()
 
-    def test_after_close_there_is_no_network(self, story: Tell) -> None:
+    def test_after_close_calls_raise_network_error(self, story: Make) -> None:
         tale = story()
         tale.session.close()
         with pytest.raises(NetworkError, match="closed"):
@@ -337,7 +337,7 @@ ADDRESSES = ["", "server", "ftp://server", "http://", "http://alice:secret@serve
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_what_is_no_address_is_refused(address: Any) -> None:
+def test_an_invalid_server_url_is_refused(address: Any) -> None:
     state = State.open(None)
     with pytest.raises(ValueError, match="server_url") as raised:
         Session(address, API_KEY, state)
@@ -345,7 +345,7 @@ def test_what_is_no_address_is_refused(address: Any) -> None:
     state.close()
 
 
-def test_a_slash_at_the_end_makes_no_other_server() -> None:
+def test_a_slash_at_the_end_of_the_url_makes_no_difference() -> None:
     state = State.open(None)
     for address in "https://server/", "https://server", "HTTPS://SERVER":
         Session(address, API_KEY, state).close()
@@ -365,7 +365,7 @@ TROUBLE: list[Any] = [
 
 
 @pytest.mark.parametrize("step", TROUBLE)
-def test_no_secret_is_in_any_error_or_log(story: Tell, step: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_secret_is_in_any_error_or_log(story: Make, step: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     if isinstance(step, Refuse):
         log_in = Refuse(step.status, f"{PASSWORD} {API_KEY}")
@@ -381,7 +381,7 @@ def test_no_secret_is_in_any_error_or_log(story: Tell, step: Any, caplog: pytest
 
 
 class Streams(BaseHTTPRequestHandler):
-    """Answers `/api/sync/subscribe` with what the test says, then stays silent until it is left."""
+    """Answers `/api/sync/subscribe` with given bytes, then stays silent until the client disconnects."""
 
     protocol_version = "HTTP/1.1"
     mode = "silent"
@@ -445,7 +445,7 @@ def read_all(connection: Any) -> bytes:
 
 
 class TestConnection:
-    def test_bytes_come_as_they_are_sent_and_a_wait_has_its_own_limit(
+    def test_bytes_arrive_as_they_are_sent_and_each_read_has_its_own_timeout(
         self, session: Session, streams: ThreadingHTTPServer
     ) -> None:
         connection = session.connect()
@@ -463,7 +463,7 @@ class TestConnection:
         assert headers["Authorization"] == "Bearer access-first"
         assert headers["Accept-Encoding"] == "identity"
 
-    def test_close_ends_a_read_in_another_thread_at_once_and_the_server_hears_of_it(
+    def test_close_ends_a_read_in_another_thread_at_once_and_closes_the_connection(
         self, session: Session, streams: ThreadingHTTPServer
     ) -> None:
         connection = session.connect()
@@ -499,14 +499,16 @@ class TestConnection:
         with pytest.raises(NetworkError):
             read_all(session.connect())
 
-    def test_an_answer_that_is_no_stream_has_words(self, session: Session, streams: ThreadingHTTPServer) -> None:
+    def test_an_answer_that_is_not_a_stream_has_an_error_message(
+        self, session: Session, streams: ThreadingHTTPServer
+    ) -> None:
         streams.RequestHandlerClass.mode = "refuse"  # type: ignore[attr-defined]
         connection = session.connect()
         assert (connection.status, connection.headers["retry-after"]) == (429, "7")
         assert connection.text() == "too many streams"
         connection.close()
 
-    def test_nobody_there_is_a_network_error(self) -> None:
+    def test_a_refused_connection_is_a_network_error(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         state, clock = State.open(None), FakeClock()
@@ -522,7 +524,7 @@ class TestConnection:
         with pytest.raises(NetworkError):
             connection.read(1.0)
 
-    def test_a_device_names_itself(self, story: Tell) -> None:
+    def test_a_subscription_names_the_device(self, story: Make) -> None:
         tale = story(subscribe=[Answer()])
         tale.state.keep_device(Device("d1", "Laptop", "linux", datetime.now(UTC)))
         tale.session.connect().close()
@@ -558,7 +560,7 @@ state.close()
 
 
 class SlowTokens(BaseHTTPRequestHandler):
-    """Renews tokens slowly, and counts."""
+    """Renews tokens slowly, and counts the renewals."""
 
     renewals: list[float]
 

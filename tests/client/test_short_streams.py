@@ -1,4 +1,4 @@
-"""A line that cuts streams again and again: how much of the time a device is connected, simulated and for real."""
+"""Streams that are cut again and again: the share of time that a device is connected, simulated and real."""
 
 import random
 import threading
@@ -21,21 +21,23 @@ from ..support.fake_transport import (
     Story,
     StreamOf,
 )
+from ..support.service import EMAIL, PASSWORD, Service
 from ..support.tcp_proxy import Proxy
-from .test_assembled import EMAIL, PASSWORD, Service
 
 CONNECT_SECONDS = 0.05
 
 
 def share_connected(moments: list[tuple[float, StreamState]], until: float) -> float:
-    """The share of the time that was spent connected, from the changes of state and their moments."""
+    """Return the share of time in the state connected, from the changes of state and their times."""
     spans = pairwise([*moments, (until, StreamState.CLOSED)])
     return sum(later - at for (at, state), (later, _) in spans if state is StreamState.CONNECTED) / until
 
 
 @pytest.mark.parametrize("life", [20, 30, 45, 59])
 @pytest.mark.parametrize("end", [(BreakOff(),), (EndCleanly(),), (Bye("max_age"), EndCleanly())])
-def test_a_line_that_cuts_every_stream_leaves_it_connected_19_of_20_seconds(life: int, end: tuple[object, ...]) -> None:
+def test_streams_that_are_cut_early_leave_the_device_connected_95_percent_of_the_time(
+    life: int, end: tuple[object, ...]
+) -> None:
     cut = StreamOf(CONNECTED, *[Silence(30), KEEPALIVE] * (life // 30), Silence(life % 30), *end)
     story = Story(*[cut] * 100, draw=random.Random(life).random)
     moments: list[tuple[float, StreamState]] = []
@@ -53,7 +55,7 @@ def test_a_line_that_cuts_every_stream_leaves_it_connected_19_of_20_seconds(life
 
 
 @pytest.mark.thorough
-def test_a_line_that_cuts_a_real_stream_every_twenty_seconds_does_too(tmp_path: Path) -> None:
+def test_the_same_holds_for_a_real_stream_that_is_cut_every_twenty_seconds(tmp_path: Path) -> None:
     service = Service(tmp_path)
     moments: list[tuple[float, StreamState]] = []
     try:

@@ -1,4 +1,4 @@
-"""The state survives the process, is read by its owner only, and is never taken from somebody else's file."""
+"""The state survives the process, is private to its owner, and is never written into a foreign file."""
 
 import contextlib
 import os
@@ -67,7 +67,7 @@ def test_everything_survives_the_process(file: Path) -> None:
     again.close()
 
 
-def test_in_memory_it_is_the_same_but_ends_with_the_process() -> None:
+def test_a_state_in_memory_works_the_same_and_ends_with_the_process() -> None:
     state, other = State.open(None), State.open(None)
     fill(state)
     assert everything(state)[1:4] == (ALICE, TOKENS, LAPTOP)
@@ -155,7 +155,7 @@ UNUSABLE = [a_foreign_database, a_later_version, cut_in_half, overwritten_within
 
 
 @pytest.mark.parametrize("make", UNUSABLE)
-def test_a_foreign_or_damaged_file_is_refused_and_left_as_it_is(file: Path, make: object) -> None:
+def test_a_file_of_another_program_or_a_damaged_one_is_refused_and_left_unchanged(file: Path, make: object) -> None:
     make(file)  # type: ignore[operator]
     file.chmod(0o640)
     before, listing = file.read_bytes(), sorted(file.parent.iterdir())
@@ -186,7 +186,7 @@ def a_folder(place: Path) -> None:
 
 @pytest.mark.parametrize("make", [a_device, a_pipe, a_socket, a_folder])
 @pytest.mark.parametrize("way", ["itself", "a link", "beside"])
-def test_what_is_no_regular_file_is_not_touched_and_never_waited_for(file: Path, make: object, way: str) -> None:
+def test_only_a_regular_file_is_opened_and_the_check_never_blocks(file: Path, make: object, way: str) -> None:
     place = {"itself": file, "a link": file.with_name("elsewhere"), "beside": file.with_name("tasks.state-journal")}[
         way
     ]
@@ -198,7 +198,7 @@ def test_what_is_no_regular_file_is_not_touched_and_never_waited_for(file: Path,
         file.symlink_to(place)
     place.chmod(0o666)
     before = place.lstat()
-    with pytest.raises(StateError, match=f"{place.name} is (not a regular file|a directory)"):
+    with pytest.raises(StateError, match=f"{place.name} must be a (regular )?file"):
         State.open(file)
     assert (place.lstat().st_mode, place.lstat().st_ctime_ns) == (before.st_mode, before.st_ctime_ns)
 
@@ -215,7 +215,7 @@ def test_a_link_to_a_file_of_ours_is_followed(file: Path) -> None:
         real.chmod(0o644)
 
 
-def test_another_users_file_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_user_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     State.open(file).close()
     file.chmod(0o644)
     monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
@@ -240,7 +240,7 @@ def test_opening_a_file_takes_no_lock_from_another_state_of_the_process(file: Pa
 
 
 def use_all(state: State) -> None:
-    """Call every method, as an app would in a while."""
+    """Call every method, as an app would."""
     state.bind("http://server", "key")
     everything(state)
     state.take_lease("me", 1000.0, 60.0)
@@ -264,7 +264,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def damaged_and_used(content: bytes) -> None:
-    """Use a file with this content; nothing but a StateError may come of it."""
+    """Use a file with this content; only StateError may be raised."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "tasks.state")
         file.write_bytes(content)
@@ -277,7 +277,7 @@ def damaged_and_used(content: bytes) -> None:
 
 
 def damages(examples: int) -> Callable[[Any], Any]:
-    """Decorate a test with some bytes of a file overwritten, and the file cut somewhere or not."""
+    """Decorate a test with files of which some bytes are overwritten, and which may be truncated."""
     places = st.integers(0, 20_479) | st.integers(0, 300) | st.integers(3_000, 4_700)
     spots = st.lists(st.tuples(places, st.integers(0, 255) | st.sampled_from([0, 1, 127, 128, 255])), max_size=5)
     given = hypothesis.given(spots=spots, end=st.none() | st.integers(0, 20_479))
@@ -294,19 +294,21 @@ def check_damage(intact: bytes, spots: list[tuple[int, int]], end: int | None) -
 
 
 @damages(60)
-def test_every_damage_is_a_state_error(intact: bytes, spots: list[tuple[int, int]], end: int | None) -> None:
+def test_each_kind_of_damage_is_a_state_error(intact: bytes, spots: list[tuple[int, int]], end: int | None) -> None:
     check_damage(intact, spots, end)
 
 
 @pytest.mark.thorough
 @damages(500)
-def test_every_one_of_hundreds_of_damages(intact: bytes, spots: list[tuple[int, int]], end: int | None) -> None:
+def test_each_of_hundreds_of_random_damages_is_a_state_error(
+    intact: bytes, spots: list[tuple[int, int]], end: int | None
+) -> None:
     check_damage(intact, spots, end)
 
 
 @pytest.mark.thorough
-def test_every_byte_of_the_tables_and_of_their_rows_may_be_wrong(intact: bytes) -> None:
-    """Names of columns that are no UTF-8, types that SQLite does not mind: each fifth used byte, once."""
+def test_a_wrong_byte_anywhere_in_the_tables_is_a_state_error(intact: bytes) -> None:
+    """Column names may then be invalid UTF-8, and types wrong. Each fifth used byte is changed once."""
     for place in [place for place, value in enumerate(intact) if value][::5]:
         damaged_and_used(intact[:place] + bytes([intact[place] ^ 0xFF]) + intact[place + 1 :])
 
@@ -351,7 +353,7 @@ def test_a_pending_batch_that_cannot_be_read_is_a_state_error(file: Path, change
     state.close()
 
 
-def test_a_folder_and_a_place_that_is_not_there_are_clear_errors(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_folder_are_clear_errors(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="directory"):
         State.open(tmp_path)
     with pytest.raises(StateError, match="No such file"):
@@ -359,7 +361,7 @@ def test_a_folder_and_a_place_that_is_not_there_are_clear_errors(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("server", "key"), [("http://other", "key"), ("http://server", "other")])
-def test_it_belongs_to_one_server_and_key(file: Path, server: str, key: str) -> None:
+def test_a_state_belongs_to_one_server_and_api_key(file: Path, server: str, key: str) -> None:
     state = State.open(file)
     state.bind("http://server", "key")
     state.bind("http://server", "key")
@@ -369,14 +371,14 @@ def test_it_belongs_to_one_server_and_key(file: Path, server: str, key: str) -> 
     assert b"other" not in file.read_bytes()
 
 
-def test_the_api_key_itself_is_not_kept(file: Path) -> None:
+def test_the_api_key_is_kept_as_a_hash_only(file: Path) -> None:
     state = State.open(file)
     state.bind("http://server", "a-key-to-find")
     state.close()
     assert b"a-key-to-find" not in file.read_bytes()
 
 
-def test_it_belongs_to_one_account() -> None:
+def test_a_state_belongs_to_one_account() -> None:
     state = State.open(None)
     state.log_in(ALICE, TOKENS)
     state.log_in(ALICE, OTHERS)
@@ -387,7 +389,7 @@ def test_it_belongs_to_one_account() -> None:
 
 
 def test_tokens_are_only_replaced_by_their_own_successors() -> None:
-    """A renewal that took too long comes after another one, or after a log-in."""
+    """A slow renewal may finish after another one, or after a log-in."""
     state = State.open(None)
     state.log_in(ALICE, OTHERS)
     state.replace_tokens("refresh-1", None)
@@ -400,7 +402,7 @@ def test_tokens_are_only_replaced_by_their_own_successors() -> None:
     state.close()
 
 
-def test_one_holds_the_lease_until_it_is_given_back_or_runs_out() -> None:
+def test_one_process_holds_the_lease_until_it_is_released_or_expires() -> None:
     state = State.open(None)
     assert state.take_lease("one", 100.0, 60.0)
     assert not state.take_lease("two", 159.0, 60.0)
@@ -424,7 +426,7 @@ ADVANCES = {
 
 
 @pytest.mark.parametrize("story", ADVANCES)
-def test_the_cursor_moves_only_over_what_was_held(story: str) -> None:
+def test_the_cursor_moves_only_over_changes_that_the_result_contained(story: str) -> None:
     state = State.open(None)
     first, second, cursor = ADVANCES[story]
     for start, end in (first, second):
@@ -433,7 +435,7 @@ def test_the_cursor_moves_only_over_what_was_held(story: str) -> None:
     state.close()
 
 
-def test_a_dead_log_confirms_nothing_in_a_new_one() -> None:
+def test_a_result_of_a_replaced_log_confirms_nothing_in_the_new_one() -> None:
     state = State.open(None)
     state.advance(0, Position("e2", 5), None)
     state.advance(0, Position("e1", 9), "2026-01-31T12:00:00.000000Z")
@@ -442,7 +444,7 @@ def test_a_dead_log_confirms_nothing_in_a_new_one() -> None:
     state.close()
 
 
-def test_the_last_sync_time_is_of_complete_pulls_and_never_goes_back() -> None:
+def test_the_last_sync_time_is_set_by_complete_pulls_and_never_decreases() -> None:
     state = State.open(None)
     state.advance(0, Position("e1", 5), "2026-01-31T12:00:00.000000Z")
     state.advance(5, Position("e1", 6), None)
@@ -451,7 +453,7 @@ def test_the_last_sync_time_is_of_complete_pulls_and_never_goes_back() -> None:
     state.close()
 
 
-def test_a_restart_happens_once_and_is_over_when_all_is_confirmed() -> None:
+def test_a_restart_happens_once_and_ends_when_all_changes_are_confirmed() -> None:
     state = State.open(None)
     state.advance(0, Position("e1", 5), "2026-01-31T12:00:00.000000Z")
     stale = state.position()[0]
@@ -466,7 +468,7 @@ def test_a_restart_happens_once_and_is_over_when_all_is_confirmed() -> None:
     state.close()
 
 
-def test_what_was_left_out_is_kept_with_the_cursor_and_the_lowest_counts(file: Path) -> None:
+def test_the_lowest_change_that_was_left_out_is_kept_with_the_cursor(file: Path) -> None:
     state = State.open(file)
     state.advance(0, Position("e1", 5), None, LeftOut(unreadable=4, locked=3, key_ids=frozenset({"k1", "k2"})))
     state.advance(5, Position("e1", 9), None, LeftOut(unreadable=8, locked=7, key_ids=frozenset({"k1"})))
@@ -484,7 +486,7 @@ def test_what_was_left_out_is_kept_with_the_cursor_and_the_lowest_counts(file: P
     state.close()
 
 
-def test_going_back_never_goes_forward() -> None:
+def test_going_back_never_moves_the_cursor_forward() -> None:
     state = State.open(None)
     state.advance(0, Position("e1", 9), None, LeftOut(unreadable=2, locked=6))
     assert state.retry_unreadable()
@@ -504,8 +506,8 @@ def test_a_restart_forgets_what_was_left_out() -> None:
     state.close()
 
 
-def test_a_file_of_the_first_release_goes_on_in_both_directions(file: Path) -> None:
-    """It has no table for what is left out; the first release in turn does not mind the table."""
+def test_a_file_of_the_first_release_works_with_this_version_and_back(file: Path) -> None:
+    """It lacks the table `left_out`; the first release ignores that table."""
     state = State.open(file)
     fill(state)
     before = everything(state)
@@ -546,7 +548,7 @@ def test_pending_batches_come_in_order_and_the_same_push_counts_once() -> None:
     state.close()
 
 
-def test_secrets_are_in_no_repr() -> None:
+def test_no_repr_contains_a_secret() -> None:
     state = State.open(None)
     fill(state)
     for words in map(repr, (state, state.tokens(), state.next_pending())):
@@ -554,7 +556,7 @@ def test_secrets_are_in_no_repr() -> None:
     state.close()
 
 
-def test_a_closed_state_is_a_clear_error() -> None:
+def test_a_closed_state_raises_a_clear_error() -> None:
     state = State.open(None)
     state.close()
     state.close()

@@ -1,7 +1,7 @@
-"""The promises of SyncNotifyStream, each told as a story: what the server does, and what the app hears when.
+"""The promises of SyncNotifyStream, each as a script of the server and the notifications that the app gets.
 
-Here: what is told, after what silence, after which sleep, and what can be observed. How it reconnects, polls and
-closes is told in the files beside. All time is the fake clock's.
+This file tests notifications, silence, sleep, states and logs. Reconnecting, polling and closing have files of their
+own. A fake clock replaces time.
 """
 
 import logging
@@ -74,7 +74,7 @@ def test_a_flood_does_not_keep_the_notification_from_the_app() -> None:
     assert Story(StreamOf(*[CHANGED] * 1000)).take(3) == [(0, "CHANGED")] * 3
 
 
-def test_unknown_events_and_comments_are_only_signs_of_life() -> None:
+def test_unknown_events_and_comments_only_show_that_the_connection_works() -> None:
     story = Story(StreamOf(sse.comment("hello"), Silence(1), sse.event("other"), Silence(1), CHANGED))
     assert story.take(2) == [(0, "CHANGED"), (2, "CHANGED")]
 
@@ -84,7 +84,7 @@ def test_half_a_frame_does_not_spoil_the_next_connection() -> None:
     assert story.take(2) == [(0, "CHANGED"), (0.1, "CHANGED")]
 
 
-def test_nothing_counts_after_a_bye() -> None:
+def test_messages_after_a_bye_are_ignored() -> None:
     story = Story(StreamOf(CONNECTED, Silence(5), Bye("draining") + KEEPALIVE), QUIET)
     assert story.take(2) == [(0, "CHANGED"), (5.1, "CHANGED")]
 
@@ -120,15 +120,15 @@ def test_silence_of_two_and_a_half_keepalives_is_a_dead_stream(header: str | Non
     story = Story(StreamOf(CONNECTED, synckit_keepalive=header), QUIET)
     assert story.take(2) == [(0, "CHANGED"), (silence + 0.1, "CHANGED")]
     assert story.session.connections[0].closed
-    assert ("waiting", f"nothing heard for {silence:g} s; again in 0.1 s") in story.states
+    assert ("waiting", f"nothing received for {silence:g} s; next attempt in 0.1 s") in story.states
 
 
-def test_any_bytes_feed_the_watchdog() -> None:
+def test_any_bytes_reset_the_silence_timeout() -> None:
     half_frames = [Silence(70), b": keep", Silence(70), b"alive\n\n"]
     assert Story(StreamOf(CONNECTED, *half_frames)).take(2) == [(0, "CHANGED"), (140, "KEEPALIVE")]
 
 
-def test_a_busy_app_is_no_silence() -> None:
+def test_time_in_which_the_app_is_busy_does_not_count_as_silence() -> None:
     story = Story(StreamOf(CONNECTED, Silence(30), KEEPALIVE, Silence(500), CHANGED))
     story.next()
     story.clock.pass_time(100)
@@ -191,7 +191,7 @@ def test_a_wake_does_not_wait_for_the_delay_after_a_reconnect() -> None:
 
 
 @pytest.mark.parametrize("shift", [9.0, -3600.0])
-def test_a_clock_that_is_set_right_is_no_sleep(shift: float) -> None:
+def test_a_corrected_clock_is_not_taken_for_sleep(shift: float) -> None:
     story = Story(StreamOf(CONNECTED, Silence(20), KEEPALIVE))
     story.next()
     story.clock.wall += shift
@@ -207,10 +207,10 @@ def test_states_come_with_their_reasons() -> None:
         story.take(2)
     assert story.states == [
         ("connecting", ""),
-        ("waiting", "connection refused; again in 0.1 s"),
+        ("waiting", "connection refused; next attempt in 0.1 s"),
         ("connecting", ""),
         ("connected", ""),
-        ("waiting", "the server ended the stream; again in 0.1 s"),
+        ("waiting", "the server ended the stream; next attempt in 0.1 s"),
         ("connecting", ""),
         ("closed", "go away"),
     ]
@@ -221,10 +221,15 @@ def test_a_callback_that_fails_does_not_end_the_stream(caplog: pytest.LogCapture
     session = FakeSession(clock, [QUIET], [], [])
     stream = SyncNotifyStream(session, on_state=lambda *_: 1 / 0, clock=clock.monotonic, wall_clock=clock.time)
     assert next(stream) is SyncNotification.CHANGED
-    assert "the callback for states failed" in caplog.text
+    assert "on_state raised an error" in caplog.text
 
 
 def test_states_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "synckit_notify.client")
     Story(RefuseConnection(), QUIET).next()
-    assert caplog.messages == ["connecting", "waiting: connection refused; again in 0.1 s", "connecting", "connected"]
+    assert caplog.messages == [
+        "connecting",
+        "waiting: connection refused; next attempt in 0.1 s",
+        "connecting",
+        "connected",
+    ]

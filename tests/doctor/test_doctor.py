@@ -15,11 +15,12 @@ import pytest
 from synckit_notify.doctor import Address, examine
 from synckit_notify.doctor.findings import Finding, Verdict, fails
 
-from ..conftest import make_token, need
 from ..support.misconfigured_proxies import haproxy, nginx
-from ..support.proxies import Nginx, certificate, free_port
+from ..support.programs import need
+from ..support.proxies import Nginx, certificate
 from ..support.raw_client import Listener
-from ..support.server import GUNICORN, ROOT, Server, clean_environment, gunicorn
+from ..support.server import GUNICORN, ROOT, Server, clean_environment, free_port, gunicorn
+from ..support.tokens import make_token
 
 pytestmark = pytest.mark.thorough
 

@@ -1,26 +1,16 @@
 """Work that blocks runs beside the hub, never on it, and its errors arrive where it was called."""
 
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pytest
 
 from synckit_notify.runtime import gevent_compat
 
-ROOT = Path(__file__).parents[2]
+from ..support.gevent_script import under_gevent
 
 
-def test_unpatched_it_is_a_plain_call() -> None:
+def test_without_monkey_patching_it_is_a_plain_call() -> None:
     assert gevent_compat.run_in_native_thread(lambda first, second: first + second, 1, second=2) == 3
     with pytest.raises(ZeroDivisionError):
         gevent_compat.run_in_native_thread(divmod, 1, 0)
-
-
-def under_gevent(code: str) -> subprocess.CompletedProcess[str]:
-    patched = "from gevent import monkey; monkey.patch_all()\n" + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", patched], capture_output=True, text=True, cwd=ROOT, timeout=30)
 
 
 def test_under_gevent_the_hub_goes_on_meanwhile() -> None:
@@ -38,7 +28,7 @@ def test_under_gevent_the_hub_goes_on_meanwhile() -> None:
     assert int(done.stdout) > 10
 
 
-def test_under_gevent_an_error_arrives_at_the_caller_and_is_printed_nowhere() -> None:
+def test_under_gevent_an_error_is_raised_in_the_caller_and_not_printed() -> None:
     done = under_gevent("""
         from synckit_notify.runtime import gevent_compat
         try:

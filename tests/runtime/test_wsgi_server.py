@@ -29,13 +29,14 @@ from synckit_notify.runtime import wsgi_server
 from synckit_notify.runtime.per_process import PerProcess
 from synckit_notify.testing import open_stream
 
-from ..conftest import make_token, need
 from ..support import minimal_host, wsgi_servers
 from ..support.apache import apache
 from ..support.minimal_host import ThreadWorkerOfAHost
+from ..support.programs import need
 from ..support.proxies import certificate
 from ..support.raw_client import CHANGED, CONNECTED, Listener
 from ..support.server import GUNICORN, Server, gunicorn
+from ..support.tokens import make_token
 from ..support.wait import until
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
@@ -138,7 +139,7 @@ def refusal_of(server: Server, **options) -> str:
 
 
 @pytest.mark.parametrize("name", servers(REFUSING))
-def test_a_server_that_one_stream_would_block_refuses_it_and_lives_on(name: str, tmp_path: Path) -> None:
+def test_a_server_that_one_stream_would_block_refuses_it_and_keeps_serving(name: str, tmp_path: Path) -> None:
     with wsgi_servers.start(name, tmp_path, {}) as server:
         sentences = {refusal_of(server) for _ in range(3)}
         assert is_alive(server)
@@ -148,7 +149,7 @@ def test_a_server_that_one_stream_would_block_refuses_it_and_lives_on(name: str,
 
 
 @pytest.mark.parametrize("name", servers(KNOWN))
-def test_a_known_server_holds_streams_up_to_its_limit_and_lives_on(name: str, tmp_path: Path, stack) -> None:
+def test_a_known_server_allows_streams_up_to_its_limit_and_keeps_serving(name: str, tmp_path: Path, stack) -> None:
     with wsgi_servers.start(name, tmp_path, {"SYNCKIT_KEEPALIVE_SECONDS": "0.5"}) as server:
         listeners = [stack.enter_context(subscribe(server)) for _ in range(KNOWN[name] or 12)]
         assert all(hears(listener, CONNECTED) for listener in listeners)
@@ -163,13 +164,15 @@ def test_a_known_server_holds_streams_up_to_its_limit_and_lives_on(name: str, tm
 
 
 @pytest.mark.parametrize("name", servers(UNKNOWN))
-def test_an_unknown_server_holds_two_streams_with_one_warning_and_lives_on(name: str, tmp_path: Path, stack) -> None:
+def test_an_unknown_server_allows_two_streams_with_one_warning_and_keeps_serving(
+    name: str, tmp_path: Path, stack
+) -> None:
     with wsgi_servers.start(name, tmp_path, {}) as server:
         check_two_streams_and_one_warning(server, stack)
 
 
 @thorough
-def test_mod_wsgi_holds_two_streams_with_one_warning_and_lives_on(stack) -> None:
+def test_mod_wsgi_allows_two_streams_with_one_warning_and_keeps_serving(stack) -> None:
     folder = Path(stack.enter_context(TemporaryDirectory()))
     check_two_streams_and_one_warning(stack.enter_context(apache(folder)), stack)
 
@@ -200,7 +203,7 @@ def test_the_settings_win_on_an_unknown_server_and_an_age_limit_frees_it(name: s
 
 
 @thorough
-def test_where_nobody_tells_that_a_client_left_its_stream_ends_within_a_minute(tmp_path: Path) -> None:
+def test_a_server_that_does_not_report_a_disconnect_ends_the_stream_within_a_minute(tmp_path: Path) -> None:
     with wsgi_servers.start("a2wsgi", tmp_path, {}) as server:
         for _ in range(2):
             with subscribe(server) as listener:
@@ -315,7 +318,7 @@ class TestGunicorn:
             (SyncWorker, {"workers": 2}, True, ["-k gevent", "SYNCKIT_BROKER_URL"]),
         ],
     )
-    def test_each_fault_is_one_sentence_that_names_what_to_change(self, handler, kind, config, alone, words) -> None:
+    def test_each_refusal_is_one_sentence_that_names_what_to_change(self, handler, kind, config, alone, words) -> None:
         handler(signal.SIGTERM, gunicorn_worker(kind, **config).handle_exit)
         sentences = list(wsgi_server.faults(alone=alone))
         assert len(sentences) == len(words)
@@ -343,7 +346,7 @@ RECORDED = {
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_what_environs_say_of_servers_that_are_not_run_here(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_servers_are_recognised_by_their_environ(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "tornado.wsgi")  # gunicorn's tornado worker imports it
     environ, expected = RECORDED[name]
     server = wsgi_server.of_request(environ)

@@ -1,4 +1,4 @@
-"""Parked streams, on TCP connections without a server: what is written, how ends end, and who holds the worker."""
+"""Parked streams on TCP connections, without a server: what is written, how streams end, and which thread stays."""
 
 import socket
 import threading
@@ -24,7 +24,7 @@ NEVER = Deadline(float("inf"), EndReason.MAX_AGE)
 
 
 class Garage:
-    """A registry, its parking, and the watch over the other ends, as a Worker puts them together."""
+    """A registry, its parking and the watch over the peers, wired as in a node."""
 
     def __init__(self) -> None:
         self.registry = Registry()
@@ -112,7 +112,7 @@ def test_a_push_is_written_as_one_chunk(garage: Garage) -> None:
     assert client.read(len(CHANGED_CHUNK)) == CHANGED_CHUNK
 
 
-def test_pushes_of_one_breath_are_joined_into_one_chunk(garage: Garage) -> None:
+def test_pushes_at_once_are_joined_into_one_chunk(garage: Garage) -> None:
     client = garage.park()
     with garage.registry._lock:  # nobody is looked at in between
         for _ in range(20):
@@ -135,7 +135,7 @@ def test_a_push_between_the_first_bytes_and_the_parking_is_written(garage: Garag
         assert peer.recv(1000) == CHANGED_CHUNK
 
 
-def test_keepalives_come_by_the_wheel(garage: Garage) -> None:
+def test_the_timer_wheel_sends_keepalives(garage: Garage) -> None:
     client = garage.park(keepalive=0.1)
     chunk = b"D\r\n: keepalive\n\n\r\n"
     began = time.monotonic()
@@ -144,7 +144,7 @@ def test_keepalives_come_by_the_wheel(garage: Garage) -> None:
 
 
 @pytest.mark.parametrize("reason", [EndReason.REVOKED, EndReason.TOKEN_EXPIRED, EndReason.MAX_AGE])
-def test_an_end_is_a_farewell_and_the_last_chunk(garage: Garage, reason: EndReason) -> None:
+def test_an_ended_stream_gets_its_bye_and_the_last_chunk(garage: Garage, reason: EndReason) -> None:
     ends = NEVER if reason is EndReason.REVOKED else Deadline(time.monotonic() + 0.5, reason)
     client = garage.park(ends=ends)
     if reason is EndReason.REVOKED:
@@ -164,7 +164,7 @@ def test_a_stream_that_opens_while_draining_is_never_parked(garage: Garage) -> N
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, lambda client: client.shutdown(socket.SHUT_WR)])
-def test_a_client_that_goes_is_gone_at_once(garage: Garage, leave: Callable[[socket.socket], None]) -> None:
+def test_a_client_that_disconnects_is_released_at_once(garage: Garage, leave: Callable[[socket.socket], None]) -> None:
     client = garage.park()
     leave(client.socket)
     assert until(lambda: len(garage.registry) == 0, 0.5)
@@ -186,7 +186,7 @@ def test_what_does_not_fit_is_written_when_the_client_reads_again_and_nothing_is
     assert frames == sse.CHANGED * (len(frames) // len(sse.CHANGED)) + b": bye revoked\n\n"
 
 
-def test_a_client_that_reads_no_more_is_cut(garage: Garage) -> None:
+def test_a_client_that_stops_reading_is_disconnected(garage: Garage) -> None:
     client = garage.park(send_buffer=2048)
     while not client.stream.writing:
         garage.registry.deliver(ALICE)
@@ -208,7 +208,7 @@ def test_a_stream_that_ends_twice_in_a_wave_is_closed_once(garage: Garage) -> No
     assert garage.closed == [client.stream]
 
 
-def test_one_that_fails_in_a_wave_harms_no_other(
+def test_a_stream_that_fails_in_a_wave_affects_no_other(
     garage: Garage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clients = [garage.park() for _ in range(3)]
@@ -261,7 +261,7 @@ def test_one_thread_of_the_server_stays_as_long_as_any_stream_does(garage: Garag
     assert not first.is_alive()
 
 
-def test_a_later_stream_relieves_the_one_that_stays(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_later_stream_takes_over_the_thread_that_stays(garage: Garage, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that its line in the server's log does not wait for the end of all streams."""
     monkeypatch.setattr(parking, "HANDOVER_SECONDS", 0.0)
     garage.park(), garage.park()

@@ -1,4 +1,4 @@
-"""The watch over the other ends: who has gone, and who reads no more; on socket pairs, without a server."""
+"""The watch over the peers: which ones disconnected, and which stopped reading; without a server."""
 
 import os
 import socket
@@ -80,7 +80,7 @@ def reset(client: socket.socket) -> None:
         (reset, EndReason.RESET),
     ],
 )
-def test_a_peer_that_leaves_is_named_once(room: Room, leave, how: EndReason) -> None:
+def test_a_peer_that_disconnects_is_reported_once(room: Room, leave, how: EndReason) -> None:
     stream, _, client = room.connect()
     room.connect()
     leave(client)
@@ -88,7 +88,7 @@ def test_a_peer_that_leaves_is_named_once(room: Room, leave, how: EndReason) -> 
     assert room.look(0.01) == [(stream, how)]
 
 
-def test_one_that_left_before_it_was_watched_is_named_too(room: Room) -> None:
+def test_a_peer_that_disconnected_before_it_was_watched_is_reported(room: Room) -> None:
     stream, _, client = room.connect()
     room.watch.forget(stream)
     client.close()
@@ -104,7 +104,7 @@ def test_unread_bytes_of_a_pipelining_client_do_not_hide_its_end(room: Room) -> 
     assert [left for left, _ in room.look()] == [stream]
 
 
-def test_a_forgotten_number_never_speaks_for_the_stream_that_has_it_next(room: Room) -> None:
+def test_an_event_of_a_reused_descriptor_never_reaches_the_next_stream(room: Room) -> None:
     stream, server, client = room.connect(NUMBER)
     client.close()
     room.watch.wait(1.0)
@@ -119,7 +119,7 @@ def test_a_forgotten_number_never_speaks_for_the_stream_that_has_it_next(room: R
     assert other.subscriber.end is None
 
 
-def test_waiting_ends_when_a_peer_leaves_and_not_before(room: Room) -> None:
+def test_waiting_ends_when_a_peer_disconnects_and_not_before(room: Room) -> None:
     _, _, client = room.connect()
     began = time.monotonic()
     threading.Timer(0.1, client.close).start()
@@ -127,7 +127,7 @@ def test_waiting_ends_when_a_peer_leaves_and_not_before(room: Room) -> None:
     assert 0.05 < time.monotonic() - began < 5.0
 
 
-def test_a_peer_that_reads_no_more_is_cut_and_others_are_left(room: Room) -> None:
+def test_a_peer_that_stops_reading_is_cut_and_others_are_not(room: Room) -> None:
     stalled, _, stalled_client = room.connect()
     reading, _, reading_client = room.connect()
     for stream in (stalled, reading):
@@ -143,7 +143,7 @@ def test_a_peer_that_reads_no_more_is_cut_and_others_are_left(room: Room) -> Non
         reading_client.recv(1)
 
 
-def test_after_reading_stops_what_is_written_still_arrives(room: Room) -> None:
+def test_after_shutdown_read_written_bytes_still_arrive(room: Room) -> None:
     _, server, client = room.connect()
     shutdown_read(server)
     assert server.recv(1) == b""
@@ -151,8 +151,8 @@ def test_after_reading_stops_what_is_written_still_arrives(room: Room) -> None:
     assert client.recv(100) == b"the last chunk"
 
 
-def test_a_number_that_others_have_now_is_neither_cut_nor_forgotten_for_them(room: Room) -> None:
-    """As when a server closes the connection and somebody keeps the body: a database may get the number next."""
+def test_a_descriptor_that_is_reused_is_neither_cut_nor_forgotten(room: Room) -> None:
+    """This happens if a server closes the connection and the body is kept: a database may get the descriptor next."""
     lost, server, _ = room.connect(NUMBER)
     lost.poll(100.0)
     server.close()
@@ -166,7 +166,7 @@ def test_a_number_that_others_have_now_is_neither_cut_nor_forgotten_for_them(roo
     assert len(room.watch) == 0
 
 
-def test_the_error_of_a_reset_is_taken_so_that_servers_meet_a_closed_connection(room: Room) -> None:
+def test_the_error_of_a_reset_is_cleared_so_that_servers_see_a_closed_connection(room: Room) -> None:
     _, server, client = room.connect()
     reset(client)
     assert [how for _, how in room.look()] == [EndReason.RESET]

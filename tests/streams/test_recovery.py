@@ -1,4 +1,4 @@
-"""After a gap everybody is woken, spread when they are many, and asked again whether they are still welcome."""
+"""After a gap all streams are woken, spread over time if there are many, and checked again for revocation."""
 
 import threading
 
@@ -19,7 +19,7 @@ def users(registry: Registry, number: int) -> list[Subscriber]:
     return [registry.subscribe(ChannelKey("notes", str(user)), "phone") for user in range(number)]
 
 
-def test_a_few_are_woken_at_once() -> None:
+def test_a_few_streams_are_woken_at_once() -> None:
     registry = Registry()
     streams = users(registry, AT_ONCE)
     repair = GapRecovery(registry, None)
@@ -29,7 +29,7 @@ def test_a_few_are_woken_at_once() -> None:
     assert [len(stream.pending) for stream in streams] == [1] * AT_ONCE
 
 
-def test_many_are_spread_over_the_time_that_the_promise_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_streams_are_woken_spread_over_a_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(repair_room.time, "sleep", pauses.append)
     registry = Registry()
@@ -42,7 +42,7 @@ def test_many_are_spread_over_the_time_that_the_promise_leaves(monkeypatch: pyte
     assert [len(stream.pending) for stream in streams] == [1] * len(streams)
 
 
-def test_who_is_revoked_meanwhile_is_ended_and_the_others_stay() -> None:
+def test_a_stream_revoked_during_a_gap_ends_and_the_others_stay() -> None:
     registry = Registry()
     alice, bob = users(registry, 2)
     repair = GapRecovery(registry, lambda subscriber: subscriber is bob)
@@ -51,7 +51,7 @@ def test_who_is_revoked_meanwhile_is_ended_and_the_others_stay() -> None:
     assert (alice.end, bob.end) == (None, EndReason.REVOKED)
 
 
-def test_a_gap_within_a_repair_is_mended_after_it() -> None:
+def test_a_gap_during_a_recovery_is_recovered_after_it() -> None:
     registry = Registry()
     [alice] = users(registry, 1)
     asked: list[Subscriber] = []
@@ -73,7 +73,7 @@ def test_a_gap_within_a_repair_is_mended_after_it() -> None:
     assert (len(alice.pending), alice.end) == (2, None)
 
 
-def test_a_stream_that_the_host_cannot_tell_about_is_asked_for_again_until_it_can(
+def test_a_stream_whose_hook_fails_is_checked_again_until_it_succeeds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(repair_room, "FIRST_PAUSE_SECONDS", 0.01)
@@ -96,7 +96,7 @@ def test_a_stream_that_the_host_cannot_tell_about_is_asked_for_again_until_it_ca
     assert "the database is away" in record.getMessage()
 
 
-def test_a_gap_is_not_held_up_by_a_host_that_cannot_tell() -> None:
+def test_a_hook_that_fails_does_not_delay_a_gap() -> None:
     registry = Registry()
     streams = users(registry, 50)
     first_asked, go_on = threading.Event(), threading.Event()
@@ -118,7 +118,7 @@ def test_a_gap_is_not_held_up_by_a_host_that_cannot_tell() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "synckit-recovery"]
 
 
-def test_a_gap_of_the_broker_is_mended_by_the_worker() -> None:
+def test_the_node_recovers_a_gap_of_the_broker() -> None:
     worker = Node(Registry(), MemoryBroker())
     alice = worker.open(ChannelKey("notes", "alice"), "phone")
     worker.receive(Gap())

@@ -1,4 +1,4 @@
-"""Who hears what, who does not, and that nobody is left behind in the registry."""
+"""Which subscribers receive a notice, and that no subscriber is left in the registry."""
 
 import gc
 import threading
@@ -10,7 +10,7 @@ from synckit_notify.errors import TooManyStreams
 from synckit_notify.streams.channel import BUFFERED_FRAMES, BroadcastCondition, ChannelKey, EndReason, Subscriber
 from synckit_notify.streams.registry import Limits, Registry, Seats
 
-from ..runtime.test_gevent_compat import under_gevent
+from ..support.gevent_script import under_gevent
 
 ALICE = ChannelKey("notes", "alice")
 BOB = ChannelKey("notes", "bob")
@@ -21,7 +21,7 @@ def heard(subscriber: Subscriber) -> int:
     return len(subscriber.pending)
 
 
-def test_a_push_is_heard_by_the_others_of_its_channel_only() -> None:
+def test_a_push_reaches_only_the_other_subscribers_of_its_channel() -> None:
     registry = Registry()
     laptop, phone, unnamed = (registry.subscribe(ALICE, device) for device in ("laptop", "phone", None))
     strangers = [registry.subscribe(BOB, "laptop"), registry.subscribe(ALICE_ELSEWHERE, "phone")]
@@ -29,7 +29,7 @@ def test_a_push_is_heard_by_the_others_of_its_channel_only() -> None:
     assert [heard(s) for s in (laptop, phone, unnamed, *strangers)] == [0, 1, 1, 0, 0]
 
 
-def test_a_push_without_a_device_is_heard_by_all() -> None:
+def test_a_push_without_a_device_reaches_all_subscribers() -> None:
     registry = Registry()
     listeners = [registry.subscribe(ALICE, device) for device in ("laptop", None)]
     registry.deliver(ALICE)
@@ -151,7 +151,7 @@ class TestMissedNotices:
         self.now = 1010.0
         return registry, laptop, phone
 
-    def test_in_health_the_pusher_is_left_out_and_the_sweep_wakes_nobody(self) -> None:
+    def test_without_losses_the_pusher_is_skipped_and_the_sweep_wakes_nobody(self) -> None:
         registry, laptop, phone = self.subscribe()
         registry.deliver(ALICE, "laptop", changed_at=1001, previous_at=990)
         registry.deliver(ALICE, "laptop", changed_at=1002, previous_at=1001)
@@ -180,15 +180,15 @@ class TestMissedNotices:
         assert heard(laptop) == 2
         assert heard(phone) == 1
 
-    def test_a_change_before_the_first_subscriber_is_no_news(self) -> None:
+    def test_a_change_before_the_first_subscriber_wakes_nobody(self) -> None:
         registry, *_ = self.subscribe()
         assert registry.deliver_missed(ALICE, 997.9) == 0
 
-    def test_a_change_that_may_have_been_committed_after_is_news(self) -> None:
+    def test_a_change_that_may_have_been_committed_later_wakes(self) -> None:
         registry, *_ = self.subscribe()
         assert registry.deliver_missed(ALICE, 998.1) == 2
 
-    def test_a_clock_that_was_set_back_leaves_nothing_certain(self) -> None:
+    def test_after_a_clock_was_set_back_every_change_wakes(self) -> None:
         registry, laptop, phone = self.subscribe()
         self.now = 900.0
         assert registry.deliver_missed(ALICE, 899) == 2
@@ -261,7 +261,7 @@ def test_ten_threads_that_subscribe_push_and_release_leave_nothing() -> None:
 
 
 def test_under_gevent_nobody_else_runs_while_the_registry_is_locked() -> None:
-    """Else waiting and waking took a round of the hub each, one after the other: keepalives seconds late under load."""
+    """Otherwise each wait and each wake-up takes one round of the hub, and keepalives are seconds late under load."""
     done = under_gevent("""
         import gevent
         from synckit_notify.streams.channel import ChannelKey

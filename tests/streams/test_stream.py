@@ -1,4 +1,4 @@
-"""The rules of one stream's life, by a clock that only moves when told."""
+"""The rules of one stream, with a clock that only the test advances."""
 
 import itertools
 import re
@@ -69,7 +69,7 @@ def test_a_push_moves_the_next_keepalive() -> None:
     assert [room.after(20), room.after(29.9), room.after(0.1)] == [sse.CHANGED, b"", sse.KEEPALIVE]
 
 
-def test_it_asks_to_be_looked_at_again_at_the_keepalive_or_at_its_end() -> None:
+def test_the_next_deadline_is_the_keepalive_or_the_end() -> None:
     room = Room(ends=Deadline(141.0, EndReason.TOKEN_EXPIRED))
     room.after(0)
     assert room.stream.next_deadline == 130.0
@@ -86,7 +86,7 @@ def test_a_deadline_ends_it_with_its_reason(reason: EndReason) -> None:
     assert room.stream.over
 
 
-def test_what_is_pending_is_written_before_the_farewell() -> None:
+def test_pending_frames_are_written_before_the_bye() -> None:
     room = Room()
     room.after(0)
     room.push()
@@ -94,7 +94,7 @@ def test_what_is_pending_is_written_before_the_farewell() -> None:
     assert room.after(0) == sse.CHANGED + b": bye revoked\n\n"
 
 
-def test_a_stream_that_opens_while_draining_only_says_goodbye() -> None:
+def test_a_stream_that_opens_while_draining_only_gets_its_bye() -> None:
     room = Room()
     room.registry.end_all(EndReason.DRAINING)
     assert re.fullmatch(rb"retry: \d+\n\n: bye draining\n\n", room.after(0))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..conftest import need
+from .programs import need
 
 STARTS_WITHIN = 20.0
 ARGUMENTS = [

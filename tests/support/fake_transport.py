@@ -1,10 +1,10 @@
-"""A session that follows a script, and a clock that moves only when somebody waits: no network, no real time.
+"""A session that follows a script, and a clock that only advances when something waits: no network, no real time.
 
-A story is the list of answers, one for each `connect()`; a stream is the list of what comes and how long it takes:
+A story is a list of answers, one for each `connect()`; a stream is a list of bytes, pauses and ends:
 
     Story(RejectWith(503, retry_after=7), RefuseConnection(), StreamOf(CONNECTED, Silence(80), CHANGED))
 
-A stream whose script is over stays silent. A connect for which nothing is scripted fails the test with ScriptOver.
+A stream stays silent after its script. A connect without an answer in the script raises ScriptOver.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,11 +20,11 @@ EVENT_STREAM = {"content-type": "text/event-stream; charset=utf-8", "synckit-kee
 
 
 class ScriptOver(AssertionError):
-    """The client did something that the story does not tell."""
+    """The client made a request that is not in the script."""
 
 
 class FakeClock:
-    """Seconds since the start of the story, and the time of day; both move only by waiting."""
+    """A monotonic clock and the time of day; both only advance by waiting."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -38,13 +38,13 @@ class FakeClock:
         return self.wall
 
     def pass_time(self, seconds: float) -> None:
-        """Somebody waits; a `nap` that was set is taken meanwhile."""
+        """Let time pass; a `nap` that was set is added to the time of day."""
         self.now += seconds
         self.wall += seconds + self.nap
         self.nap = 0.0
 
     def sleep_machine(self, seconds: float) -> None:
-        """The lid is closed: the monotonic clock stands still, the time of day goes on."""
+        """Let the machine sleep: the monotonic clock stops, the time of day goes on."""
         self.wall += seconds
 
 
@@ -52,12 +52,12 @@ class FakeClock:
 
 
 class RefuseConnection:
-    """Nobody listens there."""
+    """The connection is refused."""
 
 
 @dataclass
 class AnswerNothing:
-    """The connection is made, but no headers come before the session's time limit."""
+    """The server accepts the connection and sends no headers before the session's timeout."""
 
     seconds: float = 10.0
 
@@ -68,7 +68,7 @@ class HaveNoToken:
 
 @dataclass
 class RejectWith:
-    """An answer that is no stream."""
+    """An answer that is not a stream."""
 
     status: int
     words: str = ""
@@ -93,7 +93,7 @@ class StreamOf:
 
 
 class HoldBack(StreamOf):
-    """A proxy answers with headers and keeps the bytes to itself."""
+    """A proxy passes the headers and buffers the body."""
 
 
 # What may happen in a stream.
@@ -105,7 +105,7 @@ class Silence:
 
 
 class EndCleanly:
-    """The body ends as HTTP says."""
+    """The body ends cleanly."""
 
 
 class BreakOff:
@@ -114,14 +114,14 @@ class BreakOff:
 
 @dataclass
 class MachineSleeps:
-    """The machine sleeps while the client reads; `by_wait` on a system whose monotonic clock goes on in sleep."""
+    """The machine sleeps while the client reads; with `by_wait` its monotonic clock goes on in sleep."""
 
     seconds: float
     by_wait: bool = False
 
 
 def Bye(reason: str) -> bytes:
-    """The server's farewell."""
+    """The server's last comment."""
     return sse.comment(f"bye {reason}")
 
 
@@ -164,7 +164,7 @@ class FakeConnection:
 
 
 def _timed(pieces: tuple[object, ...], start: float) -> list[tuple[float, object]]:
-    """The pieces, each with the moment it arrives."""
+    """Return the pieces, each with the time of its arrival."""
     coming, at = [], start
     for piece in pieces:
         if isinstance(piece, Silence):
@@ -176,9 +176,10 @@ def _timed(pieces: tuple[object, ...], start: float) -> list[tuple[float, object
 
 @dataclass
 class FakeSession:
-    """Answers `connect`, `refresh` and `position` from three scripts, and writes down what was asked when.
+    """Answers `connect`, `refresh` and `position` from three scripts, and records the time of each call.
 
-    A refresh script holds None for a success or the error; a position script a cursor or the error, its last one stays.
+    A refresh script contains None for a success, or an error. A position script contains cursors or errors; its last
+    entry is repeated.
     """
 
     clock: FakeClock
@@ -226,7 +227,7 @@ class FakeSession:
 
 
 class Story:
-    """A stream on a scripted session, with all that it told and did."""
+    """A stream on a scripted session, with a record of its states and calls."""
 
     def __init__(
         self,
@@ -248,7 +249,7 @@ class Story:
         )
 
     def next(self) -> tuple[float, str]:
-        """The next notification, with the second it came at."""
+        """Return the second of the next notification, and its name."""
         notification = next(self.stream)
         return round(self.clock.now, 6), notification.name
 
@@ -256,5 +257,5 @@ class Story:
         return [self.next() for _ in range(count)]
 
     def asked(self, what: str) -> list[float]:
-        """Return when the session was asked for this."""
+        """Return the times of this call."""
         return [round(at, 6) for at, asked in self.session.asked if asked == what]

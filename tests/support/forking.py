@@ -1,6 +1,6 @@
 """Programs that fork after they made a client: `python -m tests.support.forking CASE URL API_KEY STATE`.
 
-They run outside pytest, whose own threads a fork must not copy. Each prints what parent and children met, a line each.
+They run outside pytest, whose threads a fork must not copy. Each prints a line for each result of parent and children.
 """
 
 import os
@@ -28,7 +28,7 @@ def tell(*words: object) -> None:
 
 
 def in_child(work: Callable[[], object]) -> Callable[[], None]:
-    """Fork a child that works and ends; return what waits for it."""
+    """Fork a child that works and ends; return a function that waits for it."""
     child = os.fork()
     if child == 0:
         try:
@@ -56,7 +56,7 @@ def tried(name: str, call: Callable[[], object]) -> None:
 
 
 def together() -> None:
-    """Three processes ask one client at once for things whose answers look different."""
+    """Three processes use one client at once, with requests whose answers differ."""
     shared = client()
 
     def ask(call: Callable[[], object]) -> None:
@@ -76,7 +76,7 @@ def together() -> None:
 
 
 def renewals() -> None:
-    """The parent renews its tokens three times; then the child, which slept, and the parent again."""
+    """The parent renews its tokens three times, then the child does, which slept, then the parent again."""
     shift = [0.0]
     shared = client(clock=lambda: time.time() + shift[0])
     read, write = os.pipe()
@@ -110,7 +110,7 @@ def given_http() -> None:
 
 
 def busy_threads() -> None:
-    """Another thread holds the client's lock for pushes, and is in a transaction, when the process forks."""
+    """Another thread holds the lock for pushes and is in a transaction when the process forks."""
     shared, other = client(), State.open(state)
     pushing, writing = threading.Event(), threading.Event()
 
@@ -133,7 +133,7 @@ def busy_threads() -> None:
 
 
 def stream() -> None:
-    """A child cannot use its parent's stream, and closing it there does not end it here."""
+    """A child cannot use its parent's stream, and closing it in the child does not end it in the parent."""
     shared = client()
     with shared.subscribe_notifications() as notifications:
         tell(next(notifications))

@@ -1,4 +1,4 @@
-"""A host with a life of its own: routes, error pages, a login check, a database session per request, its own prefix.
+"""A host with routes, error pages, a login check, a database session per request, and a URL prefix of its own.
 
 It answers its errors as HTML, guards every request, takes a connection from its pool before each one and gives it back
 at teardown; its pool is small, so that streams which kept theirs would stop it.
@@ -15,7 +15,7 @@ from sqlalchemy.pool import QueuePool
 
 from synckit_notify import Notifier, Principal
 
-from ..conftest import KEY
+from .tokens import KEY
 
 POOL_SIZE = 2
 

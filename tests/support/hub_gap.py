@@ -1,4 +1,4 @@
-"""Run as a program: how long does a gevent process stand still while it pushes, logs in and waits for SQLite?
+"""Run as a program: measures how long a gevent process is blocked while it pushes, logs in and waits for SQLite.
 
 Prints one number, in milliseconds: the largest gap between two turns of a greenlet that only sleeps. The load is twelve
 greenlets on the whole WSGI application, while another connection holds the database's write lock for a while.

@@ -1,4 +1,4 @@
-"""How long gevent's hub was kept from its greenlets: for programs of the tests that have patched themselves."""
+"""Measures how long gevent's hub was blocked, for test programs that have patched themselves."""
 
 import time
 
@@ -6,7 +6,7 @@ import gevent
 
 
 def tick(gaps: list[float]) -> None:
-    """Note the time between two turns of this greenlet, for ever."""
+    """Record the time between two turns of this greenlet, without end."""
     last = time.perf_counter()
     while True:
         gevent.sleep(0.001)

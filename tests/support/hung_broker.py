@@ -1,4 +1,4 @@
-"""Run as a program under gevent: how long does the hub stand still while the broker hangs?
+"""Run as a program under gevent: measures how long the hub is blocked while the broker hangs.
 
 In: the broker's port and process id. It listens, publishes all the time, stops the broker until that is noticed, and
 resumes it: then the thousands of notices that have waited arrive at once. Prints one number, in milliseconds: the

@@ -1,15 +1,15 @@
-"""Log-ins from here and there, right and wrong."""
+"""Log-ins from several addresses, with right and wrong passwords."""
 
 from typing import Any
 
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from ..backend.conftest import add_account
+from .backend import add_account
 
 
 class Attempts:
-    """Log-ins at one application, from whatever address."""
+    """Log-ins at one application, from any address."""
 
     def __init__(self, app: Flask, credentials: dict[str, str] | None = None) -> None:
         self.app = app

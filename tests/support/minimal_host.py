@@ -1,4 +1,4 @@
-"""Applications that mount the Notifier: the smallest one, and one with a life of its own."""
+"""Small applications that mount the Notifier."""
 
 import os
 from collections import Counter
@@ -9,13 +9,13 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from synckit_notify import Notifier
 
-from ..conftest import KEY
+from .tokens import KEY
 
 notifier = Notifier()
 
 
 def create_app(**config: object) -> Flask:
-    """The smallest host: one route that announces a push, from whatever thread the server gives it."""
+    """The smallest host: one route that publishes, in the server's thread."""
     app = Flask(__name__)
     app.config["SYNCKIT_JWT_KEY"] = KEY
     app.config.update({name: value for name, value in os.environ.items() if name.startswith("SYNCKIT_")})

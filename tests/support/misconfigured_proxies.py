@@ -10,9 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..conftest import need
-from .proxies import free_port
-from .server import STARTS_WITHIN
+from .programs import need
+from .server import STARTS_WITHIN, free_port
 
 NGINX = """
 daemon off; master_process off; pid nginx.pid; error_log nginx.log;

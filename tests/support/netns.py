@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import pytest
 
-from ..conftest import need
+from .programs import need
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""A host that Sentry and both instrumentations of OpenTelemetry look at; what they report goes into files.
+"""A host with Sentry and both instrumentations of OpenTelemetry; their reports are written to files.
 
 `ERRORS` and `SPANS` in the environment name the files: one JSON text a line.
 """

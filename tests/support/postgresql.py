@@ -20,7 +20,7 @@ import psycopg
 
 from synckit_notify.backend.database import schema
 
-from ..conftest import need
+from .programs import need
 
 DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 STARTS_WITHIN = 20.0

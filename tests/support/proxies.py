@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from .server import ROOT, children, clean_environment
+from .server import ROOT, children, clean_environment, free_port
 
 DEPLOY = ROOT / "deploy"
 STARTS_WITHIN = 20.0
@@ -203,9 +203,3 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     command += ["-days", "30", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run([*command, "-keyout", key, "-out", chain], check=True, capture_output=True)
     return chain, key
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens; should somebody be faster than the proxy, its start fails and says so."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""What a proxy must keep from the outside, asked of it with a service behind it that would tell everything.
+"""What a proxy must not let through, tested with a service that echoes every request.
 
 with echo() as port, Nginx(folder, port) as proxy:
     revealed_metrics(proxy.url)     spellings of the metrics' path that got through

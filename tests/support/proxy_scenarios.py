@@ -1,4 +1,4 @@
-"""What streams live through behind a proxy, as measurements: the tests judge them, `benchmarks.proxies` prints them.
+"""Measurements of streams behind a proxy: the tests check them, `benchmarks.proxies` prints them.
 
 A `Route` says how devices reach the service: through which proxy or none, and in which version of HTTP. Each function
 takes a Route, does something to streams on it, and returns what was seen.
@@ -108,10 +108,10 @@ def idle_life(route: Route, at_most: float) -> float:
 
 def accepted(route: Route, user: str) -> Curl:
     """Return an open stream: with a short idle limit a busy machine may need several attempts to answer in time."""
-    until = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while (stream := route.subscribe(user)).status != 200:
         stream.close()
-        assert time.monotonic() < until, stream.status
+        assert time.monotonic() < deadline, stream.status
     assert stream.next_frame() == CONNECTED
     return stream
 
@@ -121,7 +121,7 @@ def departure(route: Route) -> float:
     stream, connection = on_its_own(route, "leaving")
     began = time.monotonic()
     stream.close()
-    assert wait_until(lambda: not connection & open_connections(route.server.port))
+    assert until(lambda: not connection & open_connections(route.server.port), PATIENCE_SECONDS)
     return time.monotonic() - began
 
 
@@ -149,7 +149,7 @@ def death(route: Route) -> str:
             end = "clean"
         except ConnectionError:
             end = "cut"
-    assert wait_until(lambda: route.server.workers() not in ([], [worker]))
+    assert until(lambda: route.server.workers() not in ([], [worker]), PATIENCE_SECONDS)
     return end
 
 
@@ -169,11 +169,6 @@ def open_connections(port: int) -> set[str]:
     """Return the far ends of a local port's connections that nobody has closed yet, by the kernel's word."""
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return {remote for _, local, remote, state, *_ in rows if local.endswith(f":{port:04X}") and state == "01"}
-
-
-def wait_until(condition: Callable[[], object], within: float = PATIENCE_SECONDS) -> bool:
-    """Wait for a condition, and tell whether it came true in time."""
-    return until(condition, within)
 
 
 def post(url: str) -> None:

@@ -1,4 +1,4 @@
-"""A crowd of devices that come back after every end, while something happens to the service or to the proxy.
+"""Many devices that reconnect after every end, while the service or the proxy is reloaded.
 
     outcome = disturb(route, 10, proxy.reload)      or hang_up(route, 10), which reloads the service
 
@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from .curl import PATIENCE_SECONDS, Curl
-from .proxy_scenarios import Route, wait_until
+from .proxy_scenarios import Route
 from .raw_client import CHANGED, CONNECTED
+from .wait import until
 
 
 @dataclass
 class Device:
-    """Somebody who listens; `ends` counts how streams ended: clean, cut, refused, or the status that was no 200."""
+    """A device that listens; `ends` counts how streams ended: clean, cut, refused, or another status than 200."""
 
     route: Route
     user: str
@@ -46,7 +47,7 @@ class Device:
         before = self.heard
         for _ in range(10):
             self.route.push(self.user)
-            if wait_until(lambda: self.heard > before, within=1.0):
+            if until(lambda: self.heard > before, 1.0):
                 return True
         return False
 
@@ -100,7 +101,7 @@ class Pushes:
 
 @dataclass
 class Outcome:
-    """How a crowd came through: how its streams ended, after how many seconds the last device was back, who hears."""
+    """The outcome: how streams ended, after how many seconds the last device was back, and which devices receive."""
 
     ends: Counter[str]
     back_after: float
@@ -125,10 +126,10 @@ def disturb(
     crowd = [Device(route, f"device-{number}") for number in range(devices)]
     pushes = Pushes(f"{route.url}/push/notes/somebody")
     with _running([device.live for device in crowd] + [pushes.send], [*crowd, pushes]):
-        assert wait_until(lambda: all(device.connected_at for device in crowd))
+        assert until(lambda: all(device.connected_at for device in crowd), PATIENCE_SECONDS)
         began = time.monotonic()
         disturbance()
-        assert wait_until(settled)
+        assert until(settled, PATIENCE_SECONDS)
         all_hear = all(device.hears() for device in crowd)
     back_after = max(0.0, max(device.connected_at for device in crowd) - began)
     return Outcome(sum((device.ends for device in crowd), Counter()), back_after, all_hear, pushes)

@@ -1,10 +1,10 @@
-"""A server that follows a script, and a clock that moves only when somebody waits: no network, no real time.
+"""A server that follows a script, and a clock that only advances when something waits: no network, no real time.
 
-A script is a list of steps for each path, told in order; a request for which nothing is scripted is ScriptOver:
+A script is a list of steps for each path; a request without a step left raises ScriptOver:
 
     server = Script({PUSH: [LoseAnswer(), Answer({"cursor": 1})], TOKEN: [Answer(tokens("second"))]})
 
-What was asked is in `server.asked`: the path, the body and the bearer token of each request.
+`server.asked` records the path, the body and the bearer token of each request.
 """
 
 import json
@@ -18,6 +18,8 @@ from synckit_notify.client.models import Account
 from synckit_notify.client.session import Session
 from synckit_notify.client.state import State, Tokens
 
+from .fake_transport import ScriptOver
+
 AUTH, DEVICES, STATUS = "/api/sync/auth", "/api/sync/devices", "/api/sync/status"
 PUSH, PULL, KEYS, TOKEN = "/api/sync/push", "/api/sync/pull", "/api/sync/keys", "/oauth/token"
 SUBSCRIBE = "/api/sync/subscribe"
@@ -26,13 +28,9 @@ API_KEY, PASSWORD = "the-api-key", "correct horse"
 LIFE = 3600.0
 
 
-class ScriptOver(AssertionError):
-    """The client did something that the story does not tell."""
-
-
 @dataclass
 class Answer:
-    """The server does what it is asked."""
+    """The server succeeds."""
 
     content: object = field(default_factory=dict)
     status: int = 200
@@ -40,21 +38,21 @@ class Answer:
 
 
 class Refuse(Answer):
-    """The server says no."""
+    """The server refuses."""
 
     def __init__(self, status: int, words: str = "no", **headers: str) -> None:
         super().__init__({"error": words}, status, {name.replace("_", "-"): value for name, value in headers.items()})
 
 
 class RefuseToken(Refuse):
-    """The access token does not count."""
+    """The access token is refused."""
 
     def __init__(self) -> None:
         super().__init__(401, "the token has expired")
 
 
 class RefuseGrant(Refuse):
-    """The refresh token does not count."""
+    """The refresh token is refused."""
 
     def __init__(self) -> None:
         super().__init__(400, "invalid_grant")
@@ -68,22 +66,22 @@ class Busy(Refuse):
 
 
 class LoseRequest:
-    """Nobody listens there."""
+    """The request does not arrive."""
 
 
 class LoseAnswer:
-    """The request arrives, the answer does not."""
+    """The request arrives, but its answer does not."""
 
 
 class AnswerWithPage:
-    """Something that is no SyncKit server answers, with a page for people."""
+    """A log-in page or a captive portal answers with HTML."""
 
     def __init__(self, status: int) -> None:
         self.status = status
 
 
 class FakeClock:
-    """The time of day, and all waits that moved it."""
+    """The time of day, and a record of all waits that advanced it."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000.0
@@ -99,7 +97,7 @@ class FakeClock:
 
 @dataclass
 class Asked:
-    """One request as it arrived, or was sent."""
+    """One request."""
 
     path: str
     body: Any
@@ -107,7 +105,7 @@ class Asked:
 
 
 class Script(httpx2.BaseTransport):
-    """The scripted server."""
+    """The scripted server, as an httpx2 transport."""
 
     def __init__(self, steps: dict[str, list[Any]]) -> None:
         self.steps = steps
@@ -132,15 +130,15 @@ class Script(httpx2.BaseTransport):
                 raise ScriptOver(f"{other!r} is no step")
 
     def paths(self) -> list[str]:
-        """Where requests went, in order."""
+        """Return the paths of all requests, in order."""
         return [asked.path for asked in self.asked]
 
     def bodies(self, path: str) -> list[Any]:
-        """Return what was sent there, in order."""
+        """Return the bodies sent to this path, in order."""
         return [asked.body for asked in self.asked if asked.path == path]
 
     def over(self) -> bool:
-        """Return whether all of the script was told."""
+        """Return whether the whole script was used."""
         return not any(self.steps.values())
 
 
@@ -152,7 +150,7 @@ def _body(request: httpx2.Request) -> Any:
 
 
 def tokens(name: str, life: float | None = LIFE, **more: object) -> dict[str, object]:
-    """An answer of the token endpoint."""
+    """Return an answer of the token endpoint."""
     return {
         "access_token": f"access-{name}",
         "token_type": "Bearer",
@@ -163,12 +161,12 @@ def tokens(name: str, life: float | None = LIFE, **more: object) -> dict[str, ob
 
 
 def logged_in(state: State, clock: FakeClock, name: str = "first") -> None:
-    """Put somebody's tokens in a state, as a log-in does."""
+    """Store tokens in a state, as a log-in does."""
     state.bind("http://server", API_KEY)
     state.log_in(Account("alice", "notes"), Tokens(f"access-{name}", f"refresh-{name}", LIFE, clock.time()))
 
 
 def session_with(server: Script, state: State, clock: FakeClock, draw: float = 0.0) -> Session:
-    """A session that speaks to the script."""
+    """Return a session that uses the scripted server."""
     http = httpx2.Client(transport=server)
     return Session("http://server", API_KEY, state, http=http, clock=clock.time, wait=clock.wait, random=lambda: draw)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -82,7 +83,7 @@ def gunicorn(
     workers: int = 1,
     env: dict[str, str] | None = None,
 ) -> Server:
-    """Start gunicorn without any configuration file, as a foreign host would run it."""
+    """Start gunicorn without a configuration file, as any host may run it."""
     command = [GUNICORN, app, "--bind", "127.0.0.1:0", "--no-control-socket"]
     command += ["--worker-class", worker_class, "--workers", str(workers), *options]
     return Server(command, folder, r"Listening at: http://127\.0\.0\.1:(\d+)", env)
@@ -100,7 +101,14 @@ def children(pid: int) -> list[int]:
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment without the settings of whoever runs the tests."""
+    """Return the environment without SYNCKIT_ settings."""
     return {
         name: value for name, value in os.environ.items() if not name.startswith(("SYNCKIT_", "FLASK_", "GUNICORN_"))
     }
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens now; if another process takes it first, the server's start fails."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port

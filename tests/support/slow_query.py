@@ -1,4 +1,4 @@
-"""Run as a program: how long does a gevent process stand still while PostgreSQL lets it wait?
+"""Run as a program: measures how long a gevent process is blocked while it waits for PostgreSQL.
 
 Prints one number, in milliseconds: the largest gap between two turns of a greenlet that only sleeps. Meanwhile five
 greenlets wait for a slow query, and one pushes and pulls.

@@ -1,15 +1,15 @@
-"""A TCP proxy that can misbehave as real ones do, for the SDK against a real server, and for a server and its broker.
+"""A TCP proxy with the faults of real ones, between the SDK and a server, and between a server and its broker.
 
-`mode` may be changed at any time and counts for what flows from then on:
+`mode` may be changed at any time and applies to the bytes from then on:
 
     pass     both ways at once
-    silence  nothing reaches the client any more, the connections stay open: a dead middlebox
-    hold     as silence, but only bodies of event streams: a proxy that buffers
+    silence  nothing reaches the client any more, and connections stay open, like a dead middlebox
+    hold     the same for the bodies of event streams only, like a proxy that buffers
     refuse   new connections are reset
     busy     new connections are answered 503 with Retry-After: 1
 
-`swallow` may name bytes of a request: its answer, once it has come from the server, is lost, and the connection too.
-`cut_in` may name bytes of an answer: the client gets the first half of them, then the end of the connection.
+`swallow` may be bytes of a request: its answer and its connection are dropped after the server has answered.
+`cut_in` may be bytes of an answer: the client gets the first half of them, then the connection ends.
 `delay` is in seconds, for every piece in either direction. `to_port` is where new connections lead.
 """
 
@@ -43,7 +43,7 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
-        """Reset every connection, as a mobile network does."""
+        """Reset every connection, like a mobile network."""
         sockets, self._sockets = self._sockets, []
         for each in sockets:
             _reset(each)

@@ -16,7 +16,8 @@ from typing import Any
 
 import redis
 
-from ..conftest import need
+from .programs import need
+from .server import free_port
 
 STARTS_WITHIN = 20.0
 
@@ -86,12 +87,6 @@ class Valkey:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         return False
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _program() -> str:

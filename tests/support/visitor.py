@@ -1,4 +1,4 @@
-"""A person at a browser that keeps cookies and runs no script, and the app that sent them there."""
+"""A user with a browser that keeps cookies and runs no script, and the app that opened it."""
 
 import re
 from html import unescape
@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from ..backend.conftest import PASSWORD
+from .backend import PASSWORD
 
 VERIFIER = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"

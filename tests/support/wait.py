@@ -1,14 +1,19 @@
-"""Waiting for something that another thread or process does: as short as it takes, and never for ever."""
+"""Wait for something that another thread or process does, for a limited time."""
 
 import time
 from collections.abc import Callable
 
 
 def until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
-    """Return whether the condition comes true in time."""
+    """Return whether the condition comes true within this time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
             return True
         time.sleep(0.005)
     return bool(condition())
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Fail the test unless the condition comes true within this time."""
+    assert until(condition, seconds), f"the condition did not come true within {seconds:g} s"

@@ -1,4 +1,4 @@
-"""A host that puts something between the Notifier's body and the server, as the request's headers ask for.
+"""A host that wraps the Notifier's response body as the request's headers say.
 
 `X-Middleware` names what wraps the WSGI body, `X-Hook` what an after_request hook puts in the place of
 `response.response`. Every stream also leaves a function with `response.call_on_close`, which counts.

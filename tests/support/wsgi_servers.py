@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..conftest import need
+from .programs import need
 from .server import Server, flask_run, gunicorn
 
 App = Any

@@ -1,6 +1,8 @@
 """Run as a program: child processes that publish one notice each through a Notifier, and end at once.
 
-python -m tests.brokers.short_lived <broker url> fork|forkserver|spawn|pool|executor|os._exit|flush|billiard <children>
+    python -m tests.support.short_lived_processes URL METHOD CHILDREN
+
+METHOD is fork, forkserver, spawn, pool, executor, os._exit, flush or billiard.
 """
 
 import multiprocessing
@@ -14,13 +16,13 @@ from synckit_notify import Notifier
 
 
 def job(url: str, number: int, flush: bool = False) -> None:
-    """What a task does at its end: the change is committed, the devices are told."""
+    """Publish one notice, as a task does after its commit."""
     app = Flask("host")
     app.config.update(SYNCKIT_JWT_KEY="an example key of 32 bytes, or more", SYNCKIT_BROKER_URL=url)
     notifier = Notifier(app)
     notifier.publish("notes", number)
     if flush and not notifier.flush(20.0):
-        raise RuntimeError("the broker took nothing")
+        raise RuntimeError("the broker did not take the notice")
 
 
 def run(url: str, method: str, children: int) -> None:

@@ -1,4 +1,4 @@
-"""A line to a broker that takes long to begin, as TLS does from far away; who has ended by then has sent nothing."""
+"""A connection to a broker that opens slowly, like TLS over a long distance: what ends before that sends nothing."""
 
 import select
 import socket
@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 
 
 @contextmanager
-def slow_line(port: int, seconds: float) -> Iterator[str]:
-    """Give the URL of the far end; each connection begins to carry after so many seconds, if it is still open then."""
+def slow_connection(port: int, seconds: float) -> Iterator[str]:
+    """Give the URL of a proxy to this port that forwards after so many seconds, if the client is still there."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_accept, args=(listener, port, seconds), daemon=True).start()
         yield f"redis://127.0.0.1:{listener.getsockname()[1]}"

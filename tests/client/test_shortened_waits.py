@@ -1,6 +1,6 @@
-"""What shortens a wait: another request that was answered, and an app that knows that the network is back.
+"""A wait is shortened by another request that was answered, and by an app that reports that the network changed.
 
-The rules are told by a Lifecycle alone; that a thread which waits hears of it, by a real one.
+The rules are tested with a Lifecycle alone, the wake-up of a waiting thread with a real stream.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import pytest
 from synckit_notify import sse
 from synckit_notify.client.errors import NetworkError, ServerError, SyncKitError
 from synckit_notify.client.lifecycle import Action, Lifecycle
-from synckit_notify.client.schedule import MAX_HURRIED_SECONDS, RetryPolicy
+from synckit_notify.client.schedule import MAX_SHORTENED_SECONDS, RetryPolicy
 from synckit_notify.client.session import Session
 from synckit_notify.client.state import State
 from synckit_notify.client.stream import StreamState, SyncNotifyStream
@@ -23,10 +23,11 @@ from ..support.fake_transport import EVENT_STREAM
 from ..support.scripted_server import STATUS, Answer, Busy, FakeClock, LoseAnswer, Refuse, Script, logged_in
 
 NOW = 1000.0
+SHORTENERS = (lambda rules: rules.request_succeeded(NOW, NOW), lambda rules: rules.retry_now(NOW))
 
 
 class Rules(Lifecycle):
-    """A lifecycle whose next draw is set by the test."""
+    """A lifecycle whose random number is set by the test."""
 
     def __init__(self) -> None:
         self.draw = 1.0
@@ -47,7 +48,7 @@ class Rules(Lifecycle):
 
 @pytest.fixture
 def rules() -> Rules:
-    """Deep in a backoff: the next attempt is due in a minute."""
+    """Rules after many failures: the next attempt is due in a minute."""
     made = Rules()
     for _ in range(8):
         made.lost("refused", NOW)
@@ -59,22 +60,22 @@ def rules() -> Rules:
 def test_a_request_that_succeeds_makes_a_waiting_stream_try_within_ten_seconds(rules: Rules, draw: float) -> None:
     rules.draw = draw
     rules.request_succeeded(NOW + 5, NOW + 5)
-    assert (rules.action, rules.at) == (Action.CONNECT, NOW + 5 + draw * MAX_HURRIED_SECONDS)
-    assert rules.states[-1] == ("waiting", f"the server answers requests; again in {10 * draw:.1f} s")
+    assert (rules.action, rules.at) == (Action.CONNECT, NOW + 5 + draw * MAX_SHORTENED_SECONDS)
+    assert rules.states[-1] == ("waiting", f"the server answers requests; next attempt in {10 * draw:.1f} s")
 
 
-def test_ten_seconds_from_the_request_even_if_the_stream_hears_of_it_later(rules: Rules) -> None:
+def test_the_ten_seconds_count_from_the_request(rules: Rules) -> None:
     rules.request_succeeded(NOW + 5, NOW + 14)
     assert rules.at == NOW + 15
 
 
-def test_a_renewal_that_waits_is_hurried_too(rules: Rules) -> None:
+def test_a_scheduled_renewal_is_moved_forward_too(rules: Rules) -> None:
     rules.lost("no answer", NOW, action=Action.REFRESH)
     rules.request_succeeded(NOW + 5, NOW + 5)
     assert (rules.action, rules.at) == (Action.REFRESH, NOW + 15)
 
 
-def test_many_requests_make_one_attempt_and_the_next_wait_may_be_hurried_again(rules: Rules) -> None:
+def test_many_requests_shorten_one_wait_once_and_the_next_wait_again(rules: Rules) -> None:
     rules.request_succeeded(NOW, NOW)
     rules.draw = 0.0
     rules.request_succeeded(NOW + 1, NOW + 1)
@@ -90,11 +91,11 @@ def test_a_wait_that_is_over_sooner_stays_as_it_is(rules: Rules) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("hurry", [lambda rules: rules.request_succeeded(NOW, NOW), lambda rules: rules.retry_now(NOW)])
-def test_a_retry_after_is_obeyed_whatever_succeeds(rules: Rules, status: int, hurry: Callable[[Rules], None]) -> None:
+@pytest.mark.parametrize("shorten", SHORTENERS)
+def test_a_retry_after_is_obeyed_whatever_succeeds(rules: Rules, status: int, shorten: Callable[[Rules], None]) -> None:
     rules.refuse(status, retry_after=40)
     rules.draw = 0.0
-    hurry(rules)
+    shorten(rules)
     assert rules.at == NOW + 40
 
 
@@ -106,7 +107,7 @@ def test_a_retry_of_a_drain_is_obeyed_too(rules: Rules) -> None:
     assert rules.at >= NOW + 105
 
 
-def test_a_stream_that_lives_or_polls_or_needs_the_user_is_not_hurried() -> None:
+def test_a_live_or_polling_stream_or_one_that_needs_the_user_does_not_change() -> None:
     living, polling, lonely = Rules(), Rules(), Rules()
     living.live(NOW)
     polling.connect_failed("no answer", NOW, took=10.0)
@@ -124,26 +125,26 @@ def test_retry_now_tries_at_once(rules: Rules) -> None:
     assert (rules.action, rules.at) == (Action.CONNECT, NOW + 5)
 
 
-def test_retry_now_again_and_again_is_an_attempt_a_second(rules: Rules) -> None:
+def test_repeated_retry_now_connects_once_a_second(rules: Rules) -> None:
     rules.connect_failed("no route", NOW + 5, took=0.0)
     rules.retry_now(NOW + 5.2)
     assert rules.at == NOW + 6
 
 
-def test_retry_now_replaces_a_stream_of_the_network_before_and_says_changed(rules: Rules) -> None:
+def test_retry_now_replaces_a_stream_of_the_old_network_and_yields_changed(rules: Rules) -> None:
     rules.live(NOW)
-    rules.notices.tell(NOW + 10)
+    rules.notices.take(NOW + 10)
     rules.retry_now(NOW + 100)
     assert (rules.action, rules.at, rules.notices.due_at) == (Action.CONNECT, NOW + 100, NOW + 100)
 
 
-def test_retry_now_leaves_a_stream_alone_that_has_only_just_come(rules: Rules) -> None:
+def test_retry_now_keeps_a_stream_that_was_just_opened(rules: Rules) -> None:
     rules.live(NOW)
     rules.retry_now(NOW + 1)
     assert rules.action is Action.READ
 
 
-def test_retry_now_probes_where_a_proxy_held_the_stream_back() -> None:
+def test_retry_now_probes_while_polling() -> None:
     rules = Rules()
     for _ in range(2):
         rules.connect_failed("no answer", NOW, took=10.0)
@@ -156,7 +157,7 @@ def test_retry_now_probes_where_a_proxy_held_the_stream_back() -> None:
 
 
 class Listener:
-    """Counts."""
+    """Counts successful requests."""
 
     def __init__(self) -> None:
         self.told = 0
@@ -165,7 +166,7 @@ class Listener:
         self.told += 1
 
 
-def test_what_a_server_answers_to_a_request_is_told_to_its_streams_and_a_refusal_is_not() -> None:
+def test_a_successful_request_shortens_the_streams_waits_and_a_refused_one_does_not() -> None:
     state, clock, listener = State.open(None), FakeClock(), Listener()
     logged_in(state, clock)
     steps = [Answer({}), Busy(90), Refuse(503, retry_after="90"), Refuse(404), LoseAnswer(), LoseAnswer(), Answer({})]
@@ -214,8 +215,8 @@ class Refusing:
         pass
 
 
-@pytest.mark.parametrize("hurry", [SyncNotifyStream.retry_now, SyncNotifyStream.request_succeeded])
-def test_a_thread_that_waits_for_a_minute_tries_soon(hurry: Callable[[SyncNotifyStream], None]) -> None:
+@pytest.mark.parametrize("shorten", [SyncNotifyStream.retry_now, SyncNotifyStream.request_succeeded])
+def test_a_stream_that_waits_for_a_minute_reconnects_soon(shorten: Callable[[SyncNotifyStream], None]) -> None:
     session, draws = Refusing(), iter([1.0])
     waiting = threading.Event()
     stream = SyncNotifyStream(
@@ -228,7 +229,7 @@ def test_a_thread_that_waits_for_a_minute_tries_soon(hurry: Callable[[SyncNotify
     thread.start()
     assert waiting.wait(5)
     began = time.monotonic()
-    hurry(stream)
+    shorten(stream)
     while session.connects < 2 and time.monotonic() < began + 10:
         time.sleep(0.01)
     assert session.connects >= 2
