@@ -6,6 +6,7 @@ the run. Both tell of the process that serves them. The key, made anew for each 
 through the environment.
 """
 
+import ctypes
 import gc
 import os
 import sys
@@ -37,6 +38,18 @@ def push(app_id: str, user_id: str) -> tuple[str, int]:
 def collector() -> str:
     """Return how the garbage collector of this worker is set."""
     return f"threshold {gc.get_threshold()}, {gc.get_freeze_count():,} objects frozen"
+
+
+def create_counted() -> Flask:
+    """Return the bare host with a request that ends a count of instructions: see `instructions`."""
+    library = ctypes.CDLL(os.environ["BENCHMARK_COUNTER"])
+
+    @app.get("/count")
+    def count() -> tuple[str, int]:
+        library.count()
+        return "", 204
+
+    return app
 
 
 def create_backend() -> Flask:

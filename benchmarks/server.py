@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
 
 BARE_HOST = "benchmarks.host:app"
 BACKEND = "benchmarks.host:create_backend()"
-FOR_FIGURES: Mapping[str, object] = {"worker-class": "gevent", "keep-alive": 75}
+FOR_FIGURES: dict[str, object] = {"worker-class": "gevent", "keep-alive": 75}
 """Options with which gunicorn does not close a pushing connection just when it is used."""
 
 _LISTENING = re.compile(r"http://127\.0\.0\.1:(\d+)")
@@ -69,6 +69,7 @@ class Server:
         *,
         port: int | None = None,
         core: int | None = SERVER_CORE,
+        starts_within: float = STARTS_WITHIN,
     ) -> None:
         self.log_file = folder / "server.log"
         with self.log_file.open("wb") as log:
@@ -82,7 +83,7 @@ class Server:
                 preexec_fn=lambda: os.sched_setaffinity(0, CORES if core is None else {core}),
             )
         try:
-            self.port = self._wait_for_port(command[0], port)
+            self.port = self._wait_for_port(command[0], port, starts_within)
         except BaseException:
             self.kill()
             raise
@@ -148,8 +149,8 @@ class Server:
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
         return [master, *map(int, children.split())]
 
-    def _wait_for_port(self, command: str, port: int | None) -> int:
-        until = time.monotonic() + STARTS_WITHIN
+    def _wait_for_port(self, command: str, port: int | None, within: float) -> int:
+        until = time.monotonic() + within
         while time.monotonic() < until and self._master.poll() is None:
             listening = _LISTENING.search(self.log())
             found = int(listening[1]) if listening else port
@@ -167,13 +168,19 @@ def gunicorn(
     options: Mapping[str, object] = FOR_FIGURES,
     core: int | None = SERVER_CORE,
     settings: Mapping[str, str] | None = None,
+    root: Path = ROOT,
+    under: Sequence[str] = (),
+    starts_within: float = STARTS_WITHIN,
 ) -> Server:
-    """Start one worker with the project's own configuration; `options` are gunicorn's, `settings` the environment's."""
-    every = {"config": ROOT / "gunicorn.conf.py", "bind": "127.0.0.1:0", "workers": 1, **options}
+    """Start one worker with the project's own configuration; `options` are gunicorn's, `settings` the environment's.
+
+    `root` holds the packages and the configuration. `under` is the command that runs Python, a valgrind for example.
+    """
+    every = {"config": root / "gunicorn.conf.py", "bind": "127.0.0.1:0", "workers": 1, **options}
     flags = [text for name, value in every.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", app]
-    env = {"SYNCKIT_JWT_KEY": key, "BENCHMARK_FOLDER": str(folder)} | dict(settings or {})
-    return Server(command, folder, env, core=core)
+    command = [*under, sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", app]
+    env = {"SYNCKIT_JWT_KEY": key, "BENCHMARK_FOLDER": str(folder), "PYTHONPATH": str(root)} | dict(settings or {})
+    return Server(command, folder, env, core=core, starts_within=starts_within)
 
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -24,12 +24,12 @@ from sqlalchemy import create_engine, exc, text
 from sqlalchemy.pool import NullPool
 
 from synckit_notify.backend import create_app
+from tests.support.clock import Clock
 from tests.support.postgresql import PostgreSQL
 from tests.support.server import clean_environment
 from tests.support.valkey import Valkey
 
 from ..server import ROOT
-from .clock import Clock
 from .devices import Order, Resident
 from .ledger import Row
 from .network import Network

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.torture.chaos import FAULTS
-from benchmarks.torture.clock import Clock
 from benchmarks.torture.ledger import Episode, Ledger, Row
 from benchmarks.torture.network import Network
 
 from ..conftest import need
+from ..support.clock import Clock
 
 pytestmark = pytest.mark.thorough
 

@@ -1,0 +1,281 @@
+"""The command: `python -m benchmarks.instructions` counts the instructions that the server executes for one operation.
+
+    connect     one stream, from accept to `: connected`, with a JWT of its own
+    event       one push reaching one stream more
+    keepalive   one keepalive of one stream
+    push        one push to a user without streams
+
+Once for generator streams and once for parked ones. A gunicorn with one gevent worker and the bare host runs under
+valgrind (callgrind), and this process is its only client: it sends one request after the other. All clocks of the
+worker stand still, so that no timer runs unless it is part of the operation. Each operation is counted for n and for 2n
+times, and the difference is divided by n: whatever does not grow with n cancels out. Two runs differ by less than 1 %,
+whatever else the machine does meanwhile.
+
+`--against` counts another version of the package in the same way and prints the ratio. Exit status 1 when an operation
+takes more instructions than the tolerance allows, 2 when something is missing, 130 on Ctrl-C.
+"""
+
+import argparse
+import io
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.support.clock import Clock
+
+from .load import bare_push, subscription
+from .report import surroundings
+from .server import FOR_FIGURES, ROOT, gunicorn
+
+KINDS = {"generator": "0", "parked": "1"}
+"""The kinds of streams, with the value of SYNCKIT_PARKING."""
+
+NUMBER = 40
+"""How often an operation is counted; the second time it is twice as often."""
+
+USERS = {"warm-up": 20, "few": NUMBER, "many": 2 * NUMBER}
+"""Who has how many streams."""
+
+EVENTS_EACH = 10
+
+KEEPALIVE_SECONDS = 5
+STARTS_WITHIN = 120.0
+ANSWERS_WITHIN = 120.0
+"""Seconds. A server under valgrind runs 5 to 50 times slower."""
+
+VALGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--dump-line=no", "--quiet")
+PACKAGES = {"valgrind": "valgrind", "cc": "gcc", "git": "git"}
+PACKAGE, CONFIGURATION = "synckit_notify", "gunicorn.conf.py"
+SOURCE = Path(__file__).parent / "native" / "count.c"
+Counts = dict[str, int]
+"""The instructions of one operation, by its name."""
+
+_TOTAL = re.compile(r"^totals: (\d+)$", re.MULTILINE)
+
+
+class Missing(Exception):
+    """Something that the command needs is not there; the message says what to do."""
+
+
+class CountedServer:
+    """A gunicorn under callgrind, and its only client; a context manager that ends both."""
+
+    def __init__(self, folder: Path, root: Path, kind: str) -> None:
+        self._stack = ExitStack()
+        self._folder = folder
+        self._clock = Clock(folder)
+        self._counts = 0
+        settings = {
+            **self._clock.environment,
+            "PYTHONHASHSEED": "0",
+            "BENCHMARK_COUNTER": str(_compiled(folder)),
+            "SYNCKIT_PARKING": KINDS[kind],
+            "SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
+        }
+        key = secrets.token_hex(32)
+        server = gunicorn(
+            key,
+            folder,
+            app="benchmarks.host:create_counted()",
+            options=FOR_FIGURES | {"timeout": 0},  # by its stopped clock the worker says that it lives too rarely
+            core=None,
+            settings=settings,
+            root=root,
+            under=(*VALGRIND, f"--callgrind-out-file={folder}/count.%p"),
+            starts_within=STARTS_WITHIN,
+        )
+        self._stack.enter_context(server)
+        self._port = server.port
+        self._requests = self._connect()
+        self._ask(bare_push("nobody"))  # answered as soon as the worker has started
+        self._subscriptions = {
+            user: [subscription(server.port, key, user, device) for device in range(count)]
+            for user, count in USERS.items()
+        }
+        self._clock.stop(server.processes()[1])
+
+    def __enter__(self) -> "CountedServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def count(self, action: Callable[[], object]) -> int:
+        """Return the instructions that the server executes for an action."""
+        self._end_count()
+        action()
+        return self._end_count()
+
+    def open(self, user: str) -> list[socket.socket]:
+        """Open all streams of a user, one after the other."""
+        return [self._open(request) for request in self._subscriptions[user]]
+
+    def push(self, user: str, streams: Sequence[socket.socket] = (), *, times: int = 1) -> None:
+        """Push to a user; each time wait for the answer and for the frame on each stream."""
+        for _ in range(times):
+            self._ask(bare_push(user))
+            for stream in streams:
+                _read_until(stream, b"event: changed\n")
+
+    def keep_alive(self, streams: Sequence[socket.socket]) -> None:
+        """Let the period between two keepalives pass, and wait for the keepalive on each of all streams."""
+        self._clock.advance(KEEPALIVE_SECONDS + 0.5)
+        for stream in streams:
+            _read_until(stream, b": keepalive\n")
+
+    def _open(self, request: bytes) -> socket.socket:
+        stream = self._connect()
+        stream.sendall(request)
+        _read_until(stream, b": connected\n\n")
+        return stream
+
+    def _ask(self, request: bytes) -> None:
+        self._requests.sendall(request)
+        head = _read_until(self._requests, b"\r\n\r\n")
+        if not head.startswith(b"HTTP/1.1 204 "):
+            raise RuntimeError(f"the server answered {head!r}")
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self._port), ANSWERS_WITHIN)
+        return self._stack.enter_context(connection)
+
+    def _end_count(self) -> int:
+        """Return the instructions since the last call; the first call begins to count."""
+        self._ask(b"GET /count HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        self._counts += 1
+        [dump] = self._folder.glob(f"count.*.{self._counts}")
+        found = _TOTAL.search(dump.read_text())
+        if found is None:
+            raise RuntimeError(f"{dump} holds no total: this version of valgrind writes another format")
+        return int(found[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Count, print the table, and return the exit status."""
+    options = _options(arguments)
+    try:
+        with tempfile.TemporaryDirectory(prefix="synckit-instructions-") as name:
+            trees = {"this": _copied(ROOT, Path(name) / "this")}
+            if options.against is not None:
+                trees["against"] = _unpacked(options.against, Path(name) / "against")
+            counts = {(kind, tree): measure(trees[tree], kind) for kind in options.streams for tree in trees}
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Missing as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(table(counts, options.against))
+    ratios = [counts[kind, "this"][name] / other[name] for (kind, _), other in counts.items() for name in other]
+    return int(max(ratios) > 1 + options.tolerance / 100)
+
+
+def measure(tree: Path, kind: str) -> Counts:
+    """Return the instructions of each operation of one version of the package."""
+    with tempfile.TemporaryDirectory(prefix="run-", dir=tree.parent) as folder:
+        _say(f"{tree.name}, {kind} streams: starting")
+        with CountedServer(Path(folder), tree, kind) as server:
+            counts = dict(_operations(server))
+        _say(", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    return counts
+
+
+def _operations(server: CountedServer) -> Iterator[tuple[str, int]]:
+    """Yield each operation and its instructions. The first user's streams warm the server up."""
+    streams: list[socket.socket] = []
+    connects, keepalives, events, pushes = [], [], [], []
+    for user, number in USERS.items():
+        connects.append(server.count(lambda: streams.extend(server.open(user))))
+        keepalives.append(server.count(lambda: server.keep_alive(streams)))
+        events.append(server.count(lambda: server.push(user, streams[-number:], times=EVENTS_EACH)))
+        pushes.append(server.count(lambda: server.push("nobody", times=number)))
+    yield "connect", (connects[2] - connects[1]) // NUMBER
+    yield "event", (events[2] - events[1]) // NUMBER // EVENTS_EACH
+    yield "keepalive", (keepalives[2] - keepalives[1]) // USERS["many"]
+    yield "push", (pushes[2] - pushes[1]) // NUMBER
+
+
+def table(counts: Mapping[tuple[str, str], Counts], against: str | None) -> str:
+    """Return the report as Markdown."""
+    lines = [f"- {name}: {value}" for name, value in surroundings().items()]
+    lines += ["", f"| instructions | this |{f' {against} | ratio |' if against else ''}"]
+    lines += ["|---|--:|" + "--:|--:|" * bool(against)]
+    for (kind, tree), this in counts.items():
+        if tree == "this":
+            other = counts.get((kind, "against"), {})
+            for name, count in this.items():
+                compared = f" {other[name]:,} | {count / other[name]:.3f} |" if other else ""
+                lines.append(f"| {kind}, {name} | {count:,} |{compared}")
+    return "\n".join(lines)
+
+
+def _read_until(connection: socket.socket, end: bytes) -> bytes:
+    data = b""
+    while end not in data:
+        received = connection.recv(65536)
+        if not received:
+            raise RuntimeError(f"the server closed a connection after {data!r}")
+        data += received
+    return data
+
+
+def _compiled(folder: Path) -> Path:
+    library = folder / "count.so"
+    command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Missing(f"valgrind's header files are missing; install them (apt-get install valgrind):\n{done.stderr}")
+    return library
+
+
+def _copied(root: Path, tree: Path) -> Path:
+    """Copy the package and its configuration from a checkout, and the benchmarks from this one."""
+    if not (root / PACKAGE).is_dir():
+        raise Missing(f"{root} has no folder {PACKAGE}; --against must be a commit or the folder of a checkout")
+    shutil.copytree(root / PACKAGE, tree / PACKAGE)
+    shutil.copy(root / CONFIGURATION, tree)
+    shutil.copytree(ROOT / "benchmarks", tree / "benchmarks")
+    return tree
+
+
+def _unpacked(against: str, tree: Path) -> Path:
+    """Do the same with a commit of this repository, or with the folder of another checkout."""
+    if Path(against).is_dir():
+        return _copied(Path(against), tree)
+    command = ["git", "-C", str(ROOT), "archive", against, PACKAGE, CONFIGURATION]
+    archive = subprocess.run(command, capture_output=True, check=False)
+    if archive.returncode:
+        raise Missing(f"--against: {archive.stderr.decode().strip()}")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(tree.parent / "archive", filter="data")
+    return _copied(tree.parent / "archive", tree)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
+    parser.add_argument("--against", metavar="COMMIT", help="a commit, or the folder of another checkout")
+    parser.add_argument("--streams", nargs="+", choices=KINDS, default=list(KINDS), help="default: both kinds")
+    parser.add_argument(
+        "--tolerance", type=float, default=2.0, metavar="PERCENT", help="how much more is allowed (default 2)"
+    )
+    options = parser.parse_args(arguments)
+    if missing := [PACKAGES[name] for name in PACKAGES if shutil.which(name) is None]:
+        parser.error(f"not installed: try apt-get install {' '.join(missing)}")
+    return options
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
