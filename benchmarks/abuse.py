@@ -16,8 +16,8 @@ from typing import Any
 from . import report
 from .attack_run import broken, suffer, target
 from .attacks import ATTACKS
-from .phases import Row
-from .streams import prepare
+from .process import prepare
+from .report import Row
 
 PERIOD = 1.0
 """Seconds between keepalives, and how late one may be at most."""

@@ -19,7 +19,7 @@ from itertools import chain
 from pathlib import Path
 
 from .load import make_token
-from .phases import Row
+from .report import Row
 from .server import BACKEND, ROOT, SERVER_CORE, Server, gunicorn
 from .watch import Watch
 

@@ -32,7 +32,7 @@ from . import report
 from .attack_run import summary
 from .flood import flooding
 from .load import APP, make_token
-from .phases import Row
+from .report import Row
 from .server import BACKEND, Server, gunicorn
 
 ATTACKS = {

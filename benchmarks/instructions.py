@@ -26,9 +26,12 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
+from typing import ParamSpec
 
 from tests.support.clock import Clock
 
@@ -56,6 +59,7 @@ VALGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--dump-line=n
 PACKAGES = {"valgrind": "valgrind", "cc": "gcc", "git": "git"}
 PACKAGE, CONFIGURATION = "synckit_notify", "gunicorn.conf.py"
 SOURCE = Path(__file__).parent / "native" / "count.c"
+P = ParamSpec("P")
 Counts = dict[str, int]
 """The instructions of one operation, by its name."""
 
@@ -101,7 +105,9 @@ class CountedServer:
             user: [subscription(server.port, key, user, device) for device in range(count)]
             for user, count in USERS.items()
         }
-        self._clock.stop(server.processes()[1])
+        self._streams: defaultdict[str, list[socket.socket]] = defaultdict(list)
+        self._worker = server.processes()[1]
+        self._clock.stop(self._worker)
 
     def __enter__(self) -> "CountedServer":
         return self
@@ -109,34 +115,40 @@ class CountedServer:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def count(self, action: Callable[[], object]) -> int:
+    def count(self, action: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> int:
         """Return the instructions that the server executes for an action."""
         self._end_count()
-        action()
+        action(*args, **kwargs)
         return self._end_count()
 
-    def open(self, user: str) -> list[socket.socket]:
+    def open(self, user: str) -> None:
         """Open all streams of a user, one after the other."""
-        return [self._open(request) for request in self._subscriptions[user]]
+        for request in self._subscriptions[user]:
+            stream = self._connect()
+            stream.sendall(request)
+            _read_until(stream, b": connected\n\n")
+            self._streams[user].append(stream)
+            self._wait_until_idle()
 
-    def push(self, user: str, streams: Sequence[socket.socket] = (), *, times: int = 1) -> None:
-        """Push to a user; each time wait for the answer and for the frame on each stream."""
+    def push(self, user: str, times: int) -> None:
+        """Push to a user; each time wait for the answer and for the frame on each of the user's streams."""
         for _ in range(times):
             self._ask(bare_push(user))
-            for stream in streams:
+            for stream in self._streams[user]:
                 _read_until(stream, b"event: changed\n")
+            self._wait_until_idle()
 
-    def keep_alive(self, streams: Sequence[socket.socket]) -> None:
-        """Let the period between two keepalives pass, and wait for the keepalive on each of all streams."""
+    def keep_alive(self) -> None:
+        """Let the period between two keepalives pass, and wait for the keepalive on every stream."""
         self._clock.advance(KEEPALIVE_SECONDS + 0.5)
-        for stream in streams:
+        for stream in chain(*self._streams.values()):
             _read_until(stream, b": keepalive\n")
+        self._wait_until_idle()
 
-    def _open(self, request: bytes) -> socket.socket:
-        stream = self._connect()
-        stream.sendall(request)
-        _read_until(stream, b": connected\n\n")
-        return stream
+    def _wait_until_idle(self) -> None:
+        """Return when the worker sleeps, so that each request finds it in the same state."""
+        while Path(f"/proc/{self._worker}/stat").read_text().rpartition(") ")[2][0] != "S":
+            time.sleep(0.001)
 
     def _ask(self, request: bytes) -> None:
         self._requests.sendall(request)
@@ -191,17 +203,19 @@ def measure(tree: Path, kind: str) -> Counts:
 
 def _operations(server: CountedServer) -> Iterator[tuple[str, int]]:
     """Yield each operation and its instructions. The first user's streams warm the server up."""
-    streams: list[socket.socket] = []
-    connects, keepalives, events, pushes = [], [], [], []
+    counts: dict[str, Counts] = {}
     for user, number in USERS.items():
-        connects.append(server.count(lambda: streams.extend(server.open(user))))
-        keepalives.append(server.count(lambda: server.keep_alive(streams)))
-        events.append(server.count(lambda: server.push(user, streams[-number:], times=EVENTS_EACH)))
-        pushes.append(server.count(lambda: server.push("nobody", times=number)))
-    yield "connect", (connects[2] - connects[1]) // NUMBER
-    yield "event", (events[2] - events[1]) // NUMBER // EVENTS_EACH
-    yield "keepalive", (keepalives[2] - keepalives[1]) // USERS["many"]
-    yield "push", (pushes[2] - pushes[1]) // NUMBER
+        counts[user] = {
+            "connect": server.count(server.open, user),
+            "keepalive": server.count(server.keep_alive),
+            "event": server.count(server.push, user, EVENTS_EACH),
+            "push": server.count(server.push, "nobody", number),
+        }
+    more = {name: counts["many"][name] - counts["few"][name] for name in counts["many"]}
+    yield "connect", more["connect"] // NUMBER
+    yield "event", more["event"] // NUMBER // EVENTS_EACH
+    yield "keepalive", more["keepalive"] // USERS["many"]  # all streams have one: those of the others too
+    yield "push", more["push"] // NUMBER
 
 
 def table(counts: Mapping[tuple[str, str], Counts], against: str | None) -> str:

@@ -51,7 +51,7 @@ http {{
 
 
 def missing() -> str:
-    """Say what must be installed first, nothing if all is there."""
+    """Return the command that installs what is missing, or an empty string."""
     if shutil.which("nginx") and _module():
         return ""
     return "apt-get install nginx libnginx-mod-nchan"

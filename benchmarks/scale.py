@@ -23,10 +23,12 @@ from typing import Any
 from tests.support.valkey import Valkey
 
 from . import report
+from .comparison import verdict
 from .generator import Generator, Programs
-from .phases import DEVICES_EACH, PUSHES_PER_SECOND, SETTLE_SECONDS, Row
+from .process import prepare
+from .report import Row
+from .scenarios import DEVICES_EACH, PUSHES_PER_SECOND, REST_SECONDS
 from .server import FOR_FIGURES, Server, gunicorn
-from .streams import prepare
 
 WORKERS = 2
 LEVELS = (1_000, 4_000, 16_000)
@@ -39,7 +41,7 @@ GONE_WITHIN = 15.0
 Numbers = dict[str, Any]
 
 
-class Crowd:
+class Generators:
     """Two generators that act at the same time; every user has all devices on the same one."""
 
     def __init__(self, programs: Sequence[Programs], server: Server, key: str, streams: int) -> None:
@@ -54,7 +56,7 @@ class Crowd:
         self._pool = self._stack.enter_context(ThreadPoolExecutor(len(programs)))
         self.pid = self._generators[0].pid
 
-    def __enter__(self) -> "Crowd":
+    def __enter__(self) -> "Generators":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [row for row in measure(options.streams, options.seconds) if _told(row)]
     except KeyboardInterrupt:
         return 130
-    print(f"\n{report.verdict(rows)}")
+    print(f"\n{verdict(rows)}")
     return 0 if all(row["expected"] == row["received"] for row in rows) else 1
 
 
@@ -94,28 +96,28 @@ def measure(streams: int, seconds: float) -> Iterator[Row]:
         options = {**FOR_FIGURES, "workers": WORKERS}
         server = stack.enter_context(gunicorn(key, folder, options=options, core=None, settings=settings))
         programs = [Programs(_made(folder / f"generator-{n}")) for n in range(2)]
-        crowd = stack.enter_context(Crowd(programs, server, key, streams))
-        crowd.ask("patient")
-        crowd.ask(f"open {DEVICES_EACH * 20}")
-        time.sleep(SETTLE_SECONDS)
+        generators = stack.enter_context(Generators(programs, server, key, streams))
+        generators.ask("patient")
+        generators.ask(f"open {DEVICES_EACH * 20}")
+        time.sleep(REST_SECONDS)
         few, before = DEVICES_EACH * 20 * 2, server.private_kib()
         held = few
         for level in [*(level for level in LEVELS if level < streams), streams]:
-            row = _filled(server, crowd, level - held)
+            row = _filled(server, generators, level - held)
             held = level
-            yield row | _memory(server, before, held - few) | _paced(crowd, held, seconds)
+            yield row | _memory(server, before, held - few) | _paced(generators, held, seconds)
         server.reload()
-        yield _stormed(crowd)
+        yield _stormed(generators)
         _wait_for_the_old_to_go(server)
-        yield _memory(server, before, held) | _paced(crowd, held, seconds) | {"phase": "after the reload"}
+        yield _memory(server, before, held) | _paced(generators, held, seconds) | {"phase": "after the reload"}
 
 
-def _filled(server: Server, crowd: Crowd, more: int) -> Row:
+def _filled(server: Server, generators: Generators, more: int) -> Row:
     """Open so many more, on both generators."""
     began = time.monotonic()
-    counted = crowd.ask(f"open {more // 2}")
+    counted = generators.ask(f"open {more // 2}")
     per_second = more / (time.monotonic() - began)
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(REST_SECONDS)
     return {"connects_per_second": per_second, "refused": sum(one["refused"] for one in counted)}
 
 
@@ -123,14 +125,14 @@ def _memory(server: Server, before: int, streams: int) -> Row:
     return {"kib_per_stream": (server.private_kib() - before) / streams}
 
 
-def _paced(crowd: Crowd, held: int, seconds: float) -> Row:
-    counted = crowd.pace(held // 2 // DEVICES_EACH, seconds)
+def _paced(generators: Generators, held: int, seconds: float) -> Row:
+    counted = generators.pace(held // 2 // DEVICES_EACH, seconds)
     delays = {key: value for key, value in counted.items() if key.endswith("_ms")}
     return {"phase": f"{held:,}", "expected": counted["expected"], "received": counted["frames"], **delays}
 
 
-def _stormed(crowd: Crowd) -> Row:
-    counted = crowd.ask(f"storm {STORM_WITHIN}")
+def _stormed(generators: Generators) -> Row:
+    counted = generators.ask(f"storm {STORM_WITHIN}")
     total = {key: sum(one[key] for one in counted) for key in ("expected", "received", "ended", "asked", "refused")}
     return {"phase": "storm", "seconds": max(one["seconds"] for one in counted), **total}
 
@@ -140,7 +142,7 @@ def _wait_for_the_old_to_go(server: Server) -> None:
     until = time.monotonic() + GONE_WITHIN
     while len(server.processes()) > 1 + WORKERS and time.monotonic() < until:
         time.sleep(0.1)
-    time.sleep(SETTLE_SECONDS)
+    time.sleep(REST_SECONDS)
 
 
 def _told(row: Row) -> bool:

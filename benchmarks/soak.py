@@ -23,9 +23,9 @@ from pathlib import Path
 from . import report
 from .attack_run import FEW_DESCRIPTORS, FEW_THREADS, STOCK, Holdings
 from .churn import FAULTS, Crowd
-from .phases import Row
+from .process import prepare
+from .report import Row
 from .server import BACKEND, Server, gunicorn
-from .streams import prepare
 
 ROUNDS = 10
 RELOADED = range(2, 5)
