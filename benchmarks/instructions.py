@@ -36,6 +36,7 @@ from typing import ParamSpec
 from tests.support.clock import Clock
 
 from .load import bare_push, subscription
+from .process import interrupt_on_signals
 from .report import surroundings
 from .server import FOR_FIGURES, ROOT, gunicorn
 
@@ -174,6 +175,7 @@ class CountedServer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count, print the table, and return the exit status."""
     options = _options(arguments)
+    interrupt_on_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="synckit-instructions-") as name:
             trees = {"this": _copied(ROOT, Path(name) / "this")}
@@ -214,7 +216,7 @@ def _operations(server: CountedServer) -> Iterator[tuple[str, int]]:
     more = {name: counts["many"][name] - counts["few"][name] for name in counts["many"]}
     yield "connect", more["connect"] // NUMBER
     yield "event", more["event"] // NUMBER // EVENTS_EACH
-    yield "keepalive", more["keepalive"] // USERS["many"]  # all streams have one: those of the others too
+    yield "keepalive", more["keepalive"] // USERS["many"]  # of the keepalives of all streams, so many are new
     yield "push", more["push"] // NUMBER
 
 
