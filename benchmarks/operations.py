@@ -19,12 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 
-from tests.conftest import make_token
+from tests.support.deployment import STOPS, STREAMS, Deployment, gone
 from tests.support.netns import OtherMachine
-from tests.support.raw_client import Listener
+from tests.support.raw_client import WAYS_TO_DISCONNECT, Listener
 from tests.support.server import Server, gunicorn
-from tests.test_disconnects import WAYS_TO_GO
-from tests.test_drain import STOPS, STREAMS, Deployment, gone
+from tests.support.tokens import make_token
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
 WORKERS = {"gevent": (), "gthread": ("--threads", "60")}
@@ -50,7 +49,7 @@ def measure(repeat: int, *, silence: bool) -> Iterator[Row]:
     for worker_class in WORKERS:
         for stop in STOPS:
             yield from drains(worker_class, stop, repeat)
-        for way in WAYS_TO_GO:
+        for way in WAYS_TO_DISCONNECT:
             yield disconnects(worker_class, way)
         if silence:
             yield from silences(worker_class)
@@ -70,7 +69,7 @@ def disconnects(worker_class: str, way: str) -> Row:
         for _ in range(30):
             listener = Listener(server.port, SUBSCRIBE, make_token())
             _wait_for(lambda: _streams(server) == 1)
-            WAYS_TO_GO[way](listener)
+            WAYS_TO_DISCONNECT[way](listener)
             seconds.append(_wait_for(lambda: _streams(server) == 0))
             listener.close()
     return f"{worker_class}, client goes: {way}", "0.1 s", _told(seconds)

@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tests.conftest import make_token
 from tests.support.proxies import Caddy, Haproxy, Nginx, Proxy
 from tests.support.proxy_leaks import believed_lies, echo, revealed_metrics
 from tests.support.proxy_scenarios import (
@@ -35,6 +34,7 @@ from tests.support.proxy_scenarios import (
 )
 from tests.support.reconnecting_devices import Outcome, disturb, hang_up
 from tests.support.server import ROOT, Server, gunicorn
+from tests.support.tokens import make_token
 
 from .report import surroundings
 

@@ -1,20 +1,18 @@
 """Fixtures and makers that every test may use."""
 
-import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import jwt
 import pytest
+
+from .support.tokens import KEY as KEY
+from .support.tokens import make_token as make_token
 
 if TYPE_CHECKING:
     from .support.browser import Browser
-
-KEY = "an example key of 32 bytes, or more"
 
 
 def need(program: str, *folders: Path) -> str:
@@ -26,18 +24,6 @@ def need(program: str, *folders: Path) -> str:
     if path is None:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"needs {program}")
     return path
-
-
-def make_token(
-    user: object = "alice", app: object = "notes", *, key: str = KEY, life: float = 3600, **claims: Any
-) -> str:
-    """Return a signed token; claims given as None are left out."""
-    now = int(time.time())
-    every: dict[str, Any] = {"sub": user, "app": app, "iat": now, "exp": now + life} | claims
-    headers = every.pop("headers", None)
-    algorithm = every.pop("algorithm", "HS256")
-    payload = json.dumps({name: value for name, value in every.items() if value is not None}).encode()
-    return jwt.PyJWS().encode(payload, key, algorithm=algorithm, headers=headers)
 
 
 @pytest.fixture(scope="module")

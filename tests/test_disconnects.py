@@ -9,14 +9,14 @@ import json
 import socket
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .conftest import make_token
 from .support.netns import OtherMachine
-from .support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
+from .support.raw_client import CHANGED, CONNECTED, KEEPALIVE, WAYS_TO_DISCONNECT, Listener
 from .support.server import Server, flask_run, gunicorn
 
 THOROUGH = pytest.mark.thorough
@@ -30,12 +30,6 @@ SERVERS = {
     "parked": lambda folder: gunicorn(APP, folder, env={"SYNCKIT_PARKING": "1"}),
     "gthread": lambda folder: gunicorn(APP, folder, "--threads", "60", worker_class="gthread"),
     "flask run": lambda folder: flask_run(APP, folder),
-}
-
-WAYS_TO_GO: dict[str, Callable[[Listener], object]] = {
-    "close": Listener.close,
-    "reset": Listener.reset,
-    "half-close": lambda listener: listener.socket.shutdown(socket.SHUT_WR),
 }
 
 
@@ -58,13 +52,13 @@ def seconds_until(count: int, server: Server, within: float) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.parametrize("way", WAYS_TO_GO)
+@pytest.mark.parametrize("way", WAYS_TO_DISCONNECT)
 def test_a_client_that_goes_is_gone_at_once(server: Server, way: str) -> None:
     listeners = [Listener(server.port, SUBSCRIBE, make_token()) for _ in range(10)]
     assert [listener.next_frame() for listener in listeners] == [CONNECTED] * 10
     assert streams(server) == 10
     for listener in listeners[:9]:
-        WAYS_TO_GO[way](listener)
+        WAYS_TO_DISCONNECT[way](listener)
     seconds_until(1, server, SEEN_WITHIN)
     urllib.request.urlopen(urllib.request.Request(f"{server.url}/push/notes/alice", method="POST"), timeout=5).close()
     assert listeners[9].next_frame() == CHANGED, "the one that stayed hears"

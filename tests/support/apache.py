@@ -6,8 +6,9 @@ import shutil
 import socket
 from pathlib import Path
 
-from ..conftest import KEY, need
+from ..conftest import need
 from .server import Server
+from .tokens import KEY
 
 MODULES = Path("/usr/lib/apache2/modules")
 

@@ -1,9 +1,9 @@
 """A clock that can be set, or stopped, while the processes that read it run; ours stays right.
 
-    clock = Clock(folder)                      compiles clock.c with `cc`
-    start(..., env=clock.environment)          the library is preloaded into these processes
-    clock.step(3600)                           their wall clock is an hour ahead; the steady clocks are right
-    clock.stop(pid), clock.advance(5)          all clocks of one process stand still, and show five seconds more
+clock = Clock(folder)                      compiles clock.c with `cc`
+start(..., env=clock.environment)          the library is preloaded into these processes
+clock.step(3600)                           their wall clock is an hour ahead; the steady clocks are right
+clock.stop(pid), clock.advance(5)          all clocks of one process stand still, and show five seconds more
 """
 
 import mmap

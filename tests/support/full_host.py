@@ -15,7 +15,7 @@ from sqlalchemy.pool import QueuePool
 
 from synckit_notify import Notifier, Principal
 
-from ..conftest import KEY
+from .tokens import KEY
 
 POOL_SIZE = 2
 

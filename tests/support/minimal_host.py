@@ -9,7 +9,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from synckit_notify import Notifier
 
-from ..conftest import KEY
+from .tokens import KEY
 
 notifier = Notifier()
 

@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 CONNECTED = b": connected\n\n"
@@ -139,3 +140,10 @@ class Listener(Frames):
             self.body += rest[:size]
             self._undecoded = rest[size + 2 :]
             self.ended_cleanly = size == 0
+
+
+WAYS_TO_DISCONNECT: dict[str, Callable[[Listener], object]] = {
+    "close": Listener.close,
+    "reset": Listener.reset,
+    "half-close": lambda listener: listener.socket.shutdown(socket.SHUT_WR),
+}
