@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from . import report
-from .attack_run import FEW_DESCRIPTORS, FEW_THREADS, STOCK, Holdings
+from .attack_run import FEW_DESCRIPTORS, FEW_THREADS, STOCK, Resources
 from .churn import FAULTS, Crowd
 from .process import prepare
 from .report import Row
@@ -123,7 +123,7 @@ def at_rest(server: Server, crowd: Crowd) -> Row:
     while not (crowd.gone and _is_alone(server)) and time.monotonic() < give_up:
         crowd.listen(time.monotonic())
     holdings = json.loads(server.get("/holdings"))
-    held = {**holdings, **asdict(Holdings.of(server)), "master_kib": server.private_kib(server.processes()[0])}
+    held = {**holdings, **asdict(Resources.of(server)), "master_kib": server.private_kib(server.processes()[0])}
     return {"streams": _streams(server), **held, "here": len(crowd)}
 
 

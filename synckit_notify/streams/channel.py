@@ -86,10 +86,12 @@ class Subscriber:
 
 
 class BroadcastCondition(threading.Condition):
-    """The condition variable of a channel: waiting lets go of the lock, and a notice wakes all who wait.
+    """The condition variable of a channel: `wait` releases the lock meanwhile, `notify_all` wakes every waiting stream.
 
-    The standard one makes a lock for every wait, and tries the lock that is held at every wake-up, after which gevent
-    lets all others run. Here everybody waits for the same Event, which gevent has in C.
+    The standard Condition makes a lock for every wait, and at every wake-up it tries a lock that is held, after which
+    gevent switches to all other greenlets. Here all streams wait for the same Event, which gevent has in C: an event
+    takes 82,000 instructions instead of 133,000, a keepalive 145,000 instead of 191,000, for a stream with a greenlet
+    (`python -m benchmarks.instructions`, CPython 3.11, gevent 26.9).
     """
 
     def __init__(self, lock: threading.Lock) -> None:

@@ -6,7 +6,7 @@ that may be five times as late as promised. The figures come from the command.
 
 import pytest
 
-from benchmarks.attack_run import MAX_GROWTH_KIB, broken, suffer, target
+from benchmarks.attack_run import MAX_GROWTH_KIB, broken_promises, run_attack, target
 
 pytestmark = pytest.mark.thorough
 
@@ -29,8 +29,8 @@ SLACK = 5.0
 
 
 def test_whatever_strangers_send_the_streams_are_served_on_time() -> None:
-    with target(STREAMS, PERIOD, core=None) as stand:
-        rows = [suffer(stand, name, SECONDS, many) for name, many in CONNECTIONS.items()]
-    assert {row["attack"]: sentences for row in rows if (sentences := broken(row, SLACK))} == {}
+    with target(STREAMS, PERIOD, core=None) as server:
+        rows = [run_attack(server, name, SECONDS, many) for name, many in CONNECTIONS.items()]
+    assert {row["attack"]: sentences for row in rows if (sentences := broken_promises(row, SLACK))} == {}
     assert all(row["attacker"]["opened"] > 0 for row in rows)
     assert rows[-1]["after"]["memory_kib"] - rows[0]["before"]["memory_kib"] < MAX_GROWTH_KIB

@@ -1,4 +1,4 @@
-"""The table of figures in README.md is the one that `benchmarks.figures` makes of the report in benchmarks/README.md."""
+"""The figures in README.md are those that `benchmarks.figures` makes of the report in benchmarks/README.md."""
 
 from pathlib import Path
 
