@@ -1,17 +1,17 @@
 """The command: `python -m benchmarks.instructions` counts the instructions that the server executes for one operation.
 
-    connect     one stream, from accept to `: connected`, with a JWT of its own
-    event       one push reaching one stream more
+    connect     one stream, from accept to `: connected`, with its own JWT
+    event       one event to one more stream of a channel
     keepalive   one keepalive of one stream
     push        one push to a user without streams
 
-Once for generator streams and once for parked ones. A gunicorn with one gevent worker and the bare host runs under
-valgrind (callgrind), and this process is its only client: it sends one request after the other. All clocks of the
-worker stand still, so that no timer runs unless it is part of the operation. Each operation is counted for n and for 2n
-times, and the difference is divided by n: whatever does not grow with n cancels out. Two runs differ by less than 1 %,
-whatever else the machine does meanwhile.
+It counts generator streams and parked streams. A gunicorn with one gevent worker and a minimal application runs under
+valgrind (callgrind). This process is its only client and sends one request after the other. The worker's clocks stand
+still, so that no background thread runs. Each operation runs n times and 2n times; the difference of both counts is
+divided by n, so that whatever does not depend on n cancels out. Two runs differ by less than 1 %, even on a busy
+machine.
 
-`--against` counts another version of the package in the same way and prints the ratio. Exit status 1 when an operation
+`--against` counts another version of the package in the same run and prints the ratios. Exit status 1 when an operation
 takes more instructions than the tolerance allows, 2 when something is missing, 130 on Ctrl-C.
 """
 
@@ -38,23 +38,23 @@ from tests.support.clock import Clock
 from .load import bare_push, subscription
 from .process import interrupt_on_signals
 from .report import surroundings
-from .server import FOR_FIGURES, ROOT, gunicorn
+from .server import FOR_FIGURES, ROOT, Server, gunicorn
 
 KINDS = {"generator": "0", "parked": "1"}
 """The kinds of streams, with the value of SYNCKIT_PARKING."""
 
 NUMBER = 40
-"""How often an operation is counted; the second time it is twice as often."""
+"""How often an operation runs in the first count; in the second one it runs twice as often."""
 
 USERS = {"warm-up": 20, "few": NUMBER, "many": 2 * NUMBER}
-"""Who has how many streams."""
+"""How many streams each user has. The first user's warm the server up."""
 
-EVENTS_EACH = 10
+PUSHES = 10
+"""How many events each stream gets."""
 
 KEEPALIVE_SECONDS = 5
-STARTS_WITHIN = 120.0
-ANSWERS_WITHIN = 120.0
-"""Seconds. A server under valgrind runs 5 to 50 times slower."""
+STARTS_WITHIN = ANSWERS_WITHIN = 300.0
+"""Seconds. Under valgrind a server runs 5 to 50 times slower."""
 
 VALGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--dump-line=no", "--quiet")
 PACKAGES = {"valgrind": "valgrind", "cc": "gcc", "git": "git"}
@@ -68,47 +68,25 @@ _TOTAL = re.compile(r"^totals: (\d+)$", re.MULTILINE)
 
 
 class Missing(Exception):
-    """Something that the command needs is not there; the message says what to do."""
+    """Something that the command needs is missing; the message says what to do."""
 
 
 class CountedServer:
-    """A gunicorn under callgrind, and its only client; a context manager that ends both."""
+    """The only client of a worker under callgrind; a context manager that closes its connections."""
 
-    def __init__(self, folder: Path, root: Path, kind: str) -> None:
+    def __init__(self, server: Server, key: str, clock: Clock, folder: Path) -> None:
+        self._port, self._folder, self._clock = server.port, folder, clock
         self._stack = ExitStack()
-        self._folder = folder
-        self._clock = Clock(folder)
+        self._streams: defaultdict[str, list[socket.socket]] = defaultdict(list)
         self._counts = 0
-        settings = {
-            **self._clock.environment,
-            "PYTHONHASHSEED": "0",
-            "BENCHMARK_COUNTER": str(_compiled(folder)),
-            "SYNCKIT_PARKING": KINDS[kind],
-            "SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
-        }
-        key = secrets.token_hex(32)
-        server = gunicorn(
-            key,
-            folder,
-            app="benchmarks.host:create_counted()",
-            options=FOR_FIGURES | {"timeout": 0},  # by its stopped clock the worker says that it lives too rarely
-            core=None,
-            settings=settings,
-            root=root,
-            under=(*VALGRIND, f"--callgrind-out-file={folder}/count.%p"),
-            starts_within=STARTS_WITHIN,
-        )
-        self._stack.enter_context(server)
-        self._port = server.port
         self._requests = self._connect()
-        self._ask(bare_push("nobody"))  # answered as soon as the worker has started
-        self._subscriptions = {
+        self._ask(bare_push("nobody"))  # answered when the worker has started
+        self._subscriptions = {  # made before the clock stops: no token may be from the worker's future
             user: [subscription(server.port, key, user, device) for device in range(count)]
             for user, count in USERS.items()
         }
-        self._streams: defaultdict[str, list[socket.socket]] = defaultdict(list)
         self._worker = server.processes()[1]
-        self._clock.stop(self._worker)
+        clock.stop(self._worker)
 
     def __enter__(self) -> "CountedServer":
         return self
@@ -185,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Missing as error:
+    except (Missing, RuntimeError, OSError) as error:  # the server's own words are in a RuntimeError
         print(error, file=sys.stderr)
         return 2
     print(table(counts, options.against))
@@ -195,28 +173,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(tree: Path, kind: str) -> Counts:
     """Return the instructions of each operation of one version of the package."""
-    with tempfile.TemporaryDirectory(prefix="run-", dir=tree.parent) as folder:
-        _say(f"{tree.name}, {kind} streams: starting")
-        with CountedServer(Path(folder), tree, kind) as server:
-            counts = dict(_operations(server))
-        _say(", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    _say(f"{tree.name}, {kind} streams: starting")
+    with tempfile.TemporaryDirectory(prefix="run-", dir=tree.parent) as name:
+        folder, key = Path(name), secrets.token_hex(32)
+        clock = Clock(folder)
+        settings = {
+            **clock.environment,
+            "PYTHONHASHSEED": "0",
+            "BENCHMARK_COUNTER": str(_compiled(folder)),
+            "SYNCKIT_PARKING": KINDS[kind],
+            "SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
+        }
+        with (
+            gunicorn(
+                key,
+                folder,
+                app="benchmarks.host:create_counted()",
+                options=FOR_FIGURES | {"timeout": 0},  # a worker whose clock stands still looks stuck to the master
+                core=None,
+                settings=settings,
+                root=tree,
+                under=(*VALGRIND, f"--callgrind-out-file={folder}/count.%p"),
+                starts_within=STARTS_WITHIN,
+            ) as server,
+            CountedServer(server, key, clock, folder) as counted,
+        ):
+            counts = dict(_operations(counted))
+    _say(", ".join(f"{name} {count:,}" for name, count in counts.items()))
     return counts
 
 
 def _operations(server: CountedServer) -> Iterator[tuple[str, int]]:
-    """Yield each operation and its instructions. The first user's streams warm the server up."""
+    """Yield each operation and its instructions."""
     counts: dict[str, Counts] = {}
     for user, number in USERS.items():
         counts[user] = {
             "connect": server.count(server.open, user),
             "keepalive": server.count(server.keep_alive),
-            "event": server.count(server.push, user, EVENTS_EACH),
+            "event": server.count(server.push, user, PUSHES),
             "push": server.count(server.push, "nobody", number),
         }
     more = {name: counts["many"][name] - counts["few"][name] for name in counts["many"]}
     yield "connect", more["connect"] // NUMBER
-    yield "event", more["event"] // NUMBER // EVENTS_EACH
-    yield "keepalive", more["keepalive"] // USERS["many"]  # of the keepalives of all streams, so many are new
+    yield "event", more["event"] // NUMBER // PUSHES
+    yield "keepalive", more["keepalive"] // USERS["many"]  # the streams that the second count has more
     yield "push", more["push"] // NUMBER
 
 
@@ -249,7 +249,7 @@ def _compiled(folder: Path) -> Path:
     command = ["cc", "-O2", "-shared", "-fPIC", "-o", str(library), str(SOURCE)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Missing(f"valgrind's header files are missing; install them (apt-get install valgrind):\n{done.stderr}")
+        raise Missing(f"valgrind's headers are missing; install them (apt-get install valgrind):\n{done.stderr}")
     return library
 
 
@@ -278,14 +278,20 @@ def _unpacked(against: str, tree: Path) -> Path:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
-    parser.add_argument("--against", metavar="COMMIT", help="a commit, or the folder of another checkout")
-    parser.add_argument("--streams", nargs="+", choices=KINDS, default=list(KINDS), help="default: both kinds")
+    parser.add_argument("--against", metavar="COMMIT", help="compare with a commit or the folder of another checkout")
     parser.add_argument(
-        "--tolerance", type=float, default=2.0, metavar="PERCENT", help="how much more is allowed (default 2)"
+        "--streams", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of streams (default both)"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=2.0,
+        metavar="PERCENT",
+        help="how many more instructions are allowed (default 2)",
     )
     options = parser.parse_args(arguments)
     if missing := [PACKAGES[name] for name in PACKAGES if shutil.which(name) is None]:
-        parser.error(f"not installed: try apt-get install {' '.join(missing)}")
+        parser.error(f"not installed: {' '.join(missing)}; install them (apt-get install {' '.join(missing)})")
     return options
 
 
