@@ -161,7 +161,7 @@ class Churn:
         """Only close streams whose time is over, and read."""
         for stream in [stream for stream in self._streams if now >= stream.leaves_at]:
             stream.leave()
-        self.load.turn(0.005)
+        self.load.poll(0.005)
         self._settle(now)
 
     def leave(self) -> None:

@@ -1,10 +1,10 @@
-"""A real server to be measured: started on a free port of the loopback, pinned to one core, ended with its children.
+"""A real server to be measured: started on a free port of the loopback, pinned to one core, killed with its children.
 
     with gunicorn(key, folder) as server:      one gevent worker running benchmarks.host
-        server.private_kib()                   what its processes hold alone
-        with server.usage() as usage: ...      what they and their core did meanwhile
+        server.private_kib()                   the private memory of its processes
+        with server.usage() as usage: ...      the processor time of these processes and of their core
 
-The whole process group is killed at the end, whatever happened, so neither Ctrl-C nor a failed start leaves anything.
+The whole process group is killed at the end in any case, so neither Ctrl-C nor a failed start leaves a process.
 """
 
 import os
@@ -25,12 +25,12 @@ STARTS_WITHIN = 20.0
 CONNECTIONS = 20_000
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
-"""The same core twice on a machine with one: the figures then say so by both shares."""
+"""The same core on a machine with one; the shares in the report show it."""
 
 BARE_HOST = "benchmarks.host:app"
 BACKEND = "benchmarks.host:create_backend()"
 FOR_FIGURES: dict[str, object] = {"worker-class": "gevent", "keep-alive": 75}
-"""Options with which gunicorn does not close a pushing connection just when it is used."""
+"""gunicorn's options for measurements: it must not close a pushing connection just when it is used."""
 
 _LISTENING = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _CLK_TCK = os.sysconf("SC_CLK_TCK")
@@ -38,16 +38,16 @@ _CLK_TCK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(slots=True)
 class Usage:
-    """Seconds on the clock and on the processors between two moments; zero until the second has come."""
+    """Elapsed time and processor times between two moments, in seconds; zero until the second moment."""
 
     seconds: float = 0.0
     server_cpu: float = 0.0
     generator_cpu: float = 0.0
     others_cpu: float = 0.0
-    """What other processes took from the server's core."""
+    """Processor time of other processes on the server's core."""
 
     def shares(self) -> dict[str, float]:
-        """Return the three processor times as shares of the time that passed."""
+        """Return the three processor times as shares of the elapsed time."""
         return {
             "server_share": self.server_cpu / self.seconds,
             "generator_share": self.generator_cpu / self.seconds,
@@ -58,7 +58,8 @@ class Usage:
 class Server:
     """One server in a process group of its own, pinned to the first core.
 
-    Its port is the one given, or the one its log names. Nothing of the environment of whoever runs this reaches it.
+    Its port is the one given, or else the one in its log. It does not get this process's environment variables for
+    Python, gunicorn, Flask or this project.
     """
 
     def __init__(
@@ -95,13 +96,13 @@ class Server:
         self.kill()
 
     def kill(self) -> None:
-        """End the master and its worker at once; a drain of thousands of streams is not what is measured here."""
+        """Kill the master and its workers at once, without a drain."""
         if self._master.poll() is None:
             os.killpg(self._master.pid, signal.SIGKILL)
             self._master.wait()
 
     def get(self, path: str) -> str:
-        """Return what a path answers."""
+        """Return the body of a GET request."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=STARTS_WITHIN) as answer:
             text: str = answer.read().decode()
         return text
@@ -120,16 +121,16 @@ class Server:
         return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.processes())
 
     def log(self) -> str:
-        """Return what the server and its application have logged so far."""
+        """Return the log of the server and its application."""
         return self.log_file.read_text(errors="replace")
 
     def reload(self) -> None:
-        """Tell a gunicorn's master to replace its worker."""
+        """Make a gunicorn master replace its workers."""
         self._master.send_signal(signal.SIGHUP)
 
     @contextmanager
     def usage(self, generator: int | None = None) -> Iterator[Usage]:
-        """Measure the block: server and generator (else this process) by their clocks, the core by ticks."""
+        """Measure the block: server and generator (default: this process) by their CPU clocks, the core by ticks."""
         pid = os.getpid() if generator is None else generator
         usage, before = Usage(), self._clocks(pid)
         yield usage
@@ -184,25 +185,25 @@ def gunicorn(
 
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the settings of whoever runs this."""
+    """Return this process's environment without variables that would change a server."""
     foreign = ("SYNCKIT_", "FLASK_", "GUNICORN_", "GEVENT_", "PYTHON")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return clean | {"SYNCKIT_WORKER_CONNECTIONS": str(CONNECTIONS), "PYTHONPATH": str(ROOT), **settings}
 
 
 def _accepts(port: int) -> bool:
-    """Return whether somebody listens there."""
+    """Return whether a server listens on the port."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _cpu_clock(pid: int) -> int:
-    """The clock that counts all processor time of a process, up to its last tick (clock_getcpuclockid(3))."""
+    """Return the clock of all processor time of a process (clock_getcpuclockid(3))."""
     return (~pid << 3) | 2
 
 
 def _core_busy(core: int) -> float:
-    """Seconds since boot in which a core did not idle."""
+    """Return the seconds since boot in which a core was not idle."""
     fields = re.findall(rf"^cpu{core} (.+)$", Path("/proc/stat").read_text(), re.MULTILINE)[0].split()
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
     return (user + nice + system + irq + softirq + steal) / _CLK_TCK

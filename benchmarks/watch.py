@@ -84,7 +84,7 @@ class Watch:
             if now >= sample_at:
                 sample()
                 sample_at = now + SAMPLE_EVERY
-            self._load.turn(0.02)
+            self._load.poll(0.02)
 
     def delays(self) -> dict[str, Sequence[float]]:
         """Return all delays of the last `look`, in seconds."""
