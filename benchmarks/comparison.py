@@ -175,7 +175,7 @@ def _warnings(rows: Rows) -> Iterator[str]:
         (
             "others_share",
             OTHERS_BOUND,
-            "Other processes used the server's core, so rates and delays are too bad",
+            "Other processes used the server's core, so rates and delays are not reliable",
         ),
         ("generator_share", GENERATOR_BOUND, "The generator was busy, so it may limit the rates"),
     )

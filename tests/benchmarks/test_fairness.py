@@ -31,7 +31,7 @@ def test_an_attack_is_measured_beside_others(database: str, capsys: pytest.Captu
     if database == "postgresql":
         need("postgres", *DEBIAN)
     few = ["--seconds", "1", "--rows", "2000", "--devices", "10"]
-    fairness.main(["pulls by a future time", "right logins", "--databases", database, *few])
+    fairness.main(["pulls by a future time", "devices listed", "--databases", database, *few])
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {database} |")]
     assert len(lines) == 2 * len(fairness.KINDS)
     assert all(" x 200" in line for line in lines)
