@@ -172,15 +172,11 @@ def _made(folder: Path) -> Path:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     most = WORKERS * (resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 9 // 10 - BESIDE_STREAMS)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
-    parser.add_argument(
-        "--streams", type=int, default=most, help=f"number of streams (default {most:,}, the most)"
-    )
+    parser.add_argument("--streams", type=int, default=most, help=f"number of streams (default {most:,}, the most)")
     parser.add_argument("--seconds", type=float, default=10.0, help="duration of the pushes at each level (default 10)")
     options = parser.parse_args(arguments)
     if not LEVELS[0] <= options.streams <= most:
-        parser.error(
-            f"--streams must be {LEVELS[0]:,} to {most:,}: more need more file descriptors"
-        )
+        parser.error(f"--streams must be {LEVELS[0]:,} to {most:,}: more need more file descriptors")
     return options
 
 
