@@ -33,14 +33,14 @@ class Clock:
         self._set(seconds, 0, 0, 0)
 
     def stop(self, pid: int) -> None:
-        """Stop all clocks of one process at the present moment, for a gevent worker: its timers stand still too.
+        """Stop all clocks and timers of a gevent worker at the present moment.
 
         A native thread that waits until a moment of a stopped clock does not wait at all.
         """
         self._set(0, pid, time.time_ns(), time.monotonic_ns())
 
     def advance(self, seconds: float) -> None:
-        """Move the stopped clocks forward."""
+        """Move the stopped clocks forward. The worker notices when something else wakes it, a request for example."""
         ahead, pid, wall, steady = _SETTING.unpack(self._page)
         more = int(seconds * 1e9)
         self._set(ahead, pid, wall + more, steady + more)
