@@ -7,7 +7,6 @@ processes are ended in any case. All traffic stays on the loopback interface.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     print(table(facts, rows))
-    if options.json:
-        options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    report.save(options.json, facts, rows=rows)
     return 1 if any(row["broken"] for row in rows) else 0
 
 

@@ -69,8 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     print(table(facts, rows))
-    if options.json:
-        options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    report.save(options.json, facts, rows=rows)
     return 1 if any(is_broken(row) for row in rows) else 0
 
 

@@ -7,9 +7,9 @@
 
 It counts generator streams and parked streams. A gunicorn with one gevent worker and a minimal application runs under
 valgrind (callgrind). This process is its only client and sends one request after the other. The worker's clocks stand
-still, so that no background thread runs, and its garbage collector is off. Each operation runs n times and 2n times; the
-difference of both counts is divided by n, so that whatever does not depend on n cancels out. Two runs differ by less
-than 1 %, even on a busy machine.
+still, so that no background thread runs, and its garbage collector is off. Each operation runs n times and 2n times;
+the difference of both counts is divided by n, so that whatever does not depend on n cancels out. Two runs differ by
+less than 1 %, even on a busy machine.
 
 `--against` counts another version of the package in the same run and prints the ratios. Exit status 1 when an operation
 takes more instructions than the tolerance allows, 2 when something is missing, 130 on Ctrl-C.

@@ -7,7 +7,6 @@ Ctrl-C. All started processes are ended in any case.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for row in measure(contenders, plan):
             rows.append(row)
-            (options.folder / "peers.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+            report.save(options.folder / "peers.json", facts, rows=rows)
     except KeyboardInterrupt:
         print("interrupted; the report is made of the rows so far", file=sys.stderr)
         status = 130

@@ -1,5 +1,6 @@
 """What every benchmark says of the machine and of its progress."""
 
+import json
 import os
 import platform
 import re
@@ -38,6 +39,12 @@ def surroundings() -> dict[str, str]:
 def head(facts: dict[str, str]) -> str:
     """Return facts as a Markdown list."""
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def save(file: Path | None, facts: dict[str, str], **measured: object) -> None:
+    """Write facts and raw figures as JSON, if there is a file for them."""
+    if file is not None:
+        file.write_text(json.dumps({**facts, **measured}, indent=1) + "\n")
 
 
 def progress(row: Row) -> str:

@@ -85,9 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     sentences = losses(counters) + leaks(rounds)
     print(table(facts, rounds, counters, sentences))
-    if options.json:
-        report_ = {**facts, "rounds": rounds, "counts": counters, "broken": sentences}
-        options.json.write_text(json.dumps(report_, indent=1) + "\n")
+    report.save(options.json, facts, rounds=rounds, counts=counters, broken=sentences)
     return 1 if sentences else 0
 
 
