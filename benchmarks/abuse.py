@@ -81,9 +81,9 @@ def progress(row: Row) -> str:
 
 def answers(row: Row) -> str:
     """Return which responses the attacker received."""
-    told = row["attacker"] or {"opened": 0, "closed_on": 0, "answers": {}}
-    statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(told["answers"].items()))
-    return f"{told['opened']:,} connections, {told['closed_on']:,} closed by the server, {statuses or 'no responses'}"
+    seen = row["attacker"] or {"opened": 0, "closed_on": 0, "answers": {}}
+    statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(seen["answers"].items()))
+    return f"{seen['opened']:,} connections, {seen['closed_on']:,} closed by the server, {statuses or 'no responses'}"
 
 
 def table(facts: dict[str, str], rows: Sequence[Row]) -> str:

@@ -16,7 +16,7 @@ import struct
 from collections import Counter
 
 SOURCES = [f"127.0.0.{n}" for n in range(10, 40)]
-"""Not those of the well-behaved clients, and so many that ports do not run out."""
+"""Other addresses than those of the well-behaved clients; enough of them that ports do not run out."""
 
 _BIND_ADDRESS_NO_PORT = 24  # ip(7); the port is chosen at connect, by both addresses
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})")

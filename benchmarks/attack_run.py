@@ -121,14 +121,14 @@ def run_attack(target: Target, name: str, seconds: float, size: int) -> Row:
     with attacking(target, name, seconds, size) as attack, target.server.usage() as usage:
         seen = listen(target, attack, before)
         attack.kill()
-        told = attack.stdout.read() if attack.stdout else ""
+        result = attack.stdout.read() if attack.stdout else ""
     return {
         "attack": name,
         "size": size,
         "seconds": time.monotonic() - began,
         "period": target.period,
         "most_threads": target.most_threads,
-        "attacker": json.loads(told or "null"),
+        "attacker": json.loads(result or "null"),
         **usage.shares(),
         **seen,
         "before": asdict(before),

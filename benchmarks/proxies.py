@@ -61,8 +61,8 @@ class Column:
 
     def departures(self, route: Route) -> None:
         """Measure how soon the server notices that a client has disconnected."""
-        told = statistics.median(departure(route) for _ in range(5))
-        self.note("client disconnects: server notices after, ms", f"{told * 1e3:.0f}", told < KEEPALIVE_SECONDS)
+        noticed = statistics.median(departure(route) for _ in range(5))
+        self.note("client disconnects: server notices after, ms", f"{noticed * 1e3:.0f}", noticed < KEEPALIVE_SECONDS)
 
     def exactness(self, route: Route, pushes: int) -> None:
         """Check that every byte arrives unchanged, and measure how soon the first one does."""

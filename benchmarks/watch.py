@@ -22,7 +22,7 @@ PUSHED_USER = "user-0"
 LIVE = b"GET /api/sync/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class Question:
+class RepeatedRequest:
     """A request that is sent again and again, one at a time, and the seconds until it was answered."""
 
     def __init__(self, every: float, answers: int = 1) -> None:
@@ -55,9 +55,9 @@ class Watch:
     def __init__(self, server: Server, key: str, streams: int, period: float) -> None:
         self._period = period
         self._late: list[float] = []
-        self._pushes = Question(PUSH_EVERY, DEVICES_EACH)
-        self._questions = Question(ASK_EVERY)
-        self._heard_at: dict[Stream, float] = {}
+        self._pushes = RepeatedRequest(PUSH_EVERY, DEVICES_EACH)
+        self._requests = RepeatedRequest(ASK_EVERY)
+        self._received_at: dict[Stream, float] = {}
         self._load = Load(server.port, key, self._push)
         self._token = make_token(key, PUSHED_USER)
         self._device = register_device(server.port, self._token)
@@ -72,14 +72,14 @@ class Watch:
 
     def look(self, is_running: Callable[[], bool], sample: Callable[[], None] = ignore) -> None:
         """Listen, push and request while `is_running`; raises RuntimeError or OSError if a stream ends."""
-        for seconds in (self._late, self._pushes.seconds, self._questions.seconds):
+        for seconds in (self._late, self._pushes.seconds, self._requests.seconds):
             seconds.clear()
         sample_at = 0.0
         while is_running():
             now = time.perf_counter()
             if self._pushes.due(now):
                 self._load.push(PUSHED_USER)
-            if self._questions.due(now):
+            if self._requests.due(now):
                 self._load.call(LIVE, self._answered)
             if now >= sample_at:
                 sample()
@@ -89,27 +89,27 @@ class Watch:
     def delays(self) -> dict[str, Sequence[float]]:
         """Return all delays of the last `look`, in seconds."""
         now = time.perf_counter()
-        overdue = [late for at in self._heard_at.values() if (late := now - at - self._period) > 0]
+        overdue = [late for at in self._received_at.values() if (late := now - at - self._period) > 0]
         return {
             "keepalive": self._late + overdue,
             "push": self._pushes.seconds + self._pushes.overdue(now),
-            "live": self._questions.seconds + self._questions.overdue(now),
+            "live": self._requests.seconds + self._requests.overdue(now),
         }
 
     def _changed(self, stream: Stream, frames: int) -> None:
-        self._heard_at[stream] = time.perf_counter()
+        self._received_at[stream] = time.perf_counter()
         self._pushes.answered()
 
     def _kept_alive(self, stream: Stream) -> None:
         now = time.perf_counter()
-        if stream in self._heard_at:
-            self._late.append(max(0.0, now - self._heard_at[stream] - self._period))
-        self._heard_at[stream] = now
+        if stream in self._received_at:
+            self._late.append(max(0.0, now - self._received_at[stream] - self._period))
+        self._received_at[stream] = now
 
     def _answered(self, caller: Caller, answer: bytes) -> None:
         if not answer.startswith(b"HTTP/1.1 200 "):
             raise RuntimeError(f"/live answered {answer!r}")
-        self._questions.answered()
+        self._requests.answered()
 
     def _push(self, user: str) -> bytes:
         return backend_push(self._token, self._device)

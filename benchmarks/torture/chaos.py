@@ -61,7 +61,7 @@ class Fault(NamedTuple):
     needs: str = ""
 
 
-NOBODY: frozenset[int] = frozenset()
+NO_NETWORKS: frozenset[int] = frozenset()
 """Faults of the broker may delay no device beyond the bound: the sweep replaces its notices."""
 
 
@@ -89,19 +89,19 @@ def _reload_master(site: Site, chance: random.Random) -> Hit:
 
 def _kill_broker(site: Site, chance: random.Random) -> Hit:
     site.broker.kill()
-    return Hit("broker", site.broker.start, NOBODY)
+    return Hit("broker", site.broker.start, NO_NETWORKS)
 
 
 def _hang_broker(site: Site, chance: random.Random) -> Hit:
     site.broker.pause()
-    return Hit("broker", site.broker.resume, NOBODY)
+    return Hit("broker", site.broker.resume, NO_NETWORKS)
 
 
 def _order_broker(*command: str) -> Strike:
     def strike(site: Site, chance: random.Random) -> Hit:
         with site.broker.client() as operator:
             operator.execute_command(*command)
-        return Hit("broker", touches=NOBODY)
+        return Hit("broker", touches=NO_NETWORKS)
 
     return strike
 
@@ -146,7 +146,7 @@ def _step_clock(site: Site, chance: random.Random) -> Hit:
     """Set the servers' clock wrong; the repair sets it right."""
     seconds = chance.choice((-1, 1)) * chance.randint(1, MAX_STEP_SECONDS)
     site.clock.step(seconds)
-    return Hit(f"clock {seconds:+} s", lambda: site.clock.step(0), NOBODY)
+    return Hit(f"clock {seconds:+} s", lambda: site.clock.step(0), NO_NETWORKS)
 
 
 def _age_line(site: Site, chance: random.Random) -> Hit:
@@ -154,7 +154,7 @@ def _age_line(site: Site, chance: random.Random) -> Hit:
     number = chance.randrange(len(site.networks))
     network = site.networks[number]
     network.limit_age(*LINE_LIVES)
-    return Hit(f"network {number}", network.forget_age, NOBODY)
+    return Hit(f"network {number}", network.forget_age, NO_NETWORKS)
 
 
 def _log_out(site: Site, chance: random.Random) -> Hit:

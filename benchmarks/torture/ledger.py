@@ -170,7 +170,7 @@ class Ledger:
         for row in rows:
             log = self.log[row.user]
             if row.seq != len(log) + 1:
-                self.wrong.append(f"the log of {row.user} goes on with {row.seq} after {len(log)}")
+                self.wrong.append(f"the log of {row.user} continues with {row.seq} after {len(log)}")
             log.append(row)
 
     def judge(self, now: float) -> Staleness:
@@ -209,7 +209,7 @@ class Ledger:
             wrong += [f"{name} pushed {row!r}, the log has it {n} times" for row, n in stored.items() if n > 1]
             wrong += [f"the log has {row!r}, which {name} never pushed" for row in stored.keys() - holder.attempted]
             lost = (holder.attempted & self.answered) - stored.keys()
-            wrong += [f"{name} was told that {row!r} is stored, and it is not" for row in lost]
+            wrong += [f"{name} got an answer for {row!r}, which is not stored" for row in lost]
         return wrong
 
     def _pulled(self, name: str, holder: Holder, changes: list[tuple[int, str, bool]], at: float) -> None:

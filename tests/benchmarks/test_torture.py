@@ -116,7 +116,7 @@ def test_a_page_may_come_again_after_its_process_was_killed_but_not_later_ones()
 def test_a_push_that_was_answered_and_is_not_in_the_log_is_found() -> None:
     run = Run()
     run.push(LAPTOP, "a", stored=False)
-    assert "is stored, and it is not" in " ".join(run.verdict())
+    assert "which is not stored" in " ".join(run.verdict())
 
 
 def test_a_push_whose_process_was_killed_before_the_answer_may_be_in_the_log_or_not() -> None:
