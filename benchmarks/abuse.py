@@ -1,33 +1,32 @@
-"""The command: `python -m benchmarks.abuse` attacks real servers and tells what well-behaved streams notice of it.
+"""The command: `python -m benchmarks.abuse` attacks real servers and measures what well-behaved streams notice.
 
-    for each attack: a fresh gunicorn and some hundred streams ──▶ the attack ──▶ a row ──▶ which promises broke?
+    for each attack: a fresh gunicorn, some hundred streams ──▶ the attack ──▶ a row ──▶ which promises were broken?
 
-One line each on stderr while it goes on, a table on stdout. Exit status 1 when a promise is broken, 130 on Ctrl-C; what
-was started is ended in any case. All traffic stays on the loopback.
+Progress is printed on stderr, a table on stdout. Exit status 1 when a promise is broken, 130 on Ctrl-C. All started
+processes are ended in any case. All traffic stays on the loopback interface.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import report
-from .attack_run import broken, suffer, target
+from .attack_run import broken_promises, run_attack, target
 from .attacks import ATTACKS
-from .phases import Row
-from .streams import prepare
+from .process import prepare
+from .report import Row
 
 PERIOD = 1.0
-"""Seconds between keepalives, and how late one may be at most."""
+"""Seconds between keepalives, and the most that one may be late."""
 
 WORKERS: dict[str, dict[str, Any]] = {
     "gevent": {},
     "parked": {"settings": {"SYNCKIT_PARKING": "1"}},
     "gthread": {"options": {"worker-class": "gthread", "threads": 1000}},
 }
-"""Streams with a greenlet each, without one, with a thread each."""
+"""One greenlet per stream, parked streams, one thread per stream."""
 
 
 COLUMNS = (
@@ -36,11 +35,11 @@ COLUMNS = (
     "push to frame, ms: p50 / max",
     "/live, ms: p50 / max",
     "server's core / others on it",
-    "MiB before / at most / after",
+    "MiB before / most / after",
     "descriptors",
     "threads",
     "log lines/s",
-    "what the attacker saw",
+    "responses to the attacker",
     "broken",
 )
 
@@ -59,18 +58,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     print(table(facts, rows))
-    if options.json:
-        options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+    report.save(options.json, facts, rows=rows)
     return 1 if any(row["broken"] for row in rows) else 0
 
 
 def measure(options: argparse.Namespace) -> Iterator[Row]:
-    """Yield a row per attack, each on a server of its own, and tell it on stderr."""
+    """Yield one row per attack, each on its own server, and print it on stderr."""
     for number, name in enumerate(options.attacks, 1):
         print(f"[{number}/{len(options.attacks)}] {name} ...", end=" ", file=sys.stderr, flush=True)
-        with target(options.streams, PERIOD, **WORKERS[options.worker]) as stand:
-            row = suffer(stand, name, options.seconds, ATTACKS[name][1])
-            row["broken"] = broken(row)
+        with target(options.streams, PERIOD, **WORKERS[options.worker]) as server:
+            row = run_attack(server, name, options.seconds, ATTACKS[name][1])
+            row["broken"] = broken_promises(row)
         print(progress(row), file=sys.stderr, flush=True)
         yield row
 
@@ -82,18 +80,17 @@ def progress(row: Row) -> str:
 
 
 def answers(row: Row) -> str:
-    """Return what the attacker saw."""
-    told = row["attacker"] or {"opened": 0, "closed_on": 0, "answers": {}}
-    statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(told["answers"].items()))
-    return f"{told['opened']:,} connections, {told['closed_on']:,} closed on it, {statuses or 'no answers'}"
+    """Return which responses the attacker received."""
+    seen = row["attacker"] or {"opened": 0, "closed_on": 0, "answers": {}}
+    statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(seen["answers"].items()))
+    return f"{seen['opened']:,} connections, {seen['closed_on']:,} closed by the server, {statuses or 'no responses'}"
 
 
 def table(facts: dict[str, str], rows: Sequence[Row]) -> str:
     """Return the whole report."""
-    head = [f"- {name}: {value}" for name, value in facts.items()]
     columns = " | ".join(COLUMNS)
     rule = f"|---{'|--:' * (len(COLUMNS) - 3)}|---|---|"
-    return "\n".join([*head, "", f"| {columns} |", rule, *map(_line, rows)])
+    return "\n".join([report.head(facts), "", f"| {columns} |", rule, *map(_line, rows)])
 
 
 def _line(row: Row) -> str:
@@ -122,15 +119,15 @@ def _milliseconds(summary: dict[str, float], *keys: str) -> str:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.abuse", description=__doc__)
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"some of: {', '.join(ATTACKS)} (default all)")
-    parser.add_argument("--streams", type=int, default=300, help="well-behaved streams (default 300)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="how long each attack goes on (default 8)")
-    parser.add_argument("--worker", choices=list(WORKERS), default="gevent", help="how streams wait")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the raw rows")
+    parser.add_argument("--streams", type=int, default=300, help="number of well-behaved streams (default 300)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each attack (default 8)")
+    parser.add_argument("--worker", choices=list(WORKERS), default="gevent", help="kind of worker (default gevent)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the raw rows to this file")
     options = parser.parse_args(arguments)
     if unknown := set(options.attacks) - set(ATTACKS):
-        parser.error(f"no such attack: {', '.join(sorted(unknown))}; there are {', '.join(ATTACKS)}")
+        parser.error(f"unknown attack {', '.join(sorted(unknown))}; choose from {', '.join(ATTACKS)}")
     if not 3 <= options.streams <= 900 or not 0 < options.seconds <= 60:
-        parser.error("--streams from 3 to 900, --seconds up to 60")
+        parser.error("--streams must be 3 to 900, --seconds at most 60")
     options.attacks = options.attacks or list(ATTACKS)
     return options
 

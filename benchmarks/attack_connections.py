@@ -1,12 +1,12 @@
-"""An attacker's connections: any number of them on one epoll, to the loopback only; answers are counted, not read.
+"""An attacker's connections: any number of them on one epoll, to the loopback only; responses are counted, not kept.
 
-    swarm = Swarm(port)
-    connection = swarm.open(b"GET / ...")     connects and sends, as fast as the server lets it
-    connection.send(data)                     more of it
-    for connection in swarm.turn(0.1): ...    those that were answered or closed meanwhile
+    connections = AttackConnections(port)
+    connection = connections.open(b"GET / ...")     connects and sends, as fast as the server reads
+    connection.send(data)                           sends more
+    for connection in connections.poll(0.1): ...    those that were answered or closed meanwhile
 
-A connection that the server closed is left in `turn`'s list once, with `open` false. Closing on this side is always a
-reset, so that no port stays occupied.
+A connection that the server closed is returned once by `poll`, with `open` false. Closing on this side is always a
+reset, so that no port stays in use.
 """
 
 import re
@@ -16,7 +16,7 @@ import struct
 from collections import Counter
 
 SOURCES = [f"127.0.0.{n}" for n in range(10, 40)]
-"""Not those of the well-behaved; enough that ports do not run out in a churn."""
+"""Other addresses than those of the well-behaved clients; enough of them that ports do not run out."""
 
 _BIND_ADDRESS_NO_PORT = 24  # ip(7); the port is chosen at connect, by both addresses
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3})")
@@ -25,30 +25,30 @@ _READ = 65536
 
 
 class Connection:
-    """One connection; `answers` are the heads seen in the last turn. Deaf, it leaves them in the kernel's buffers."""
+    """One connection; `answers` is the number of response heads in the last poll. One that is `deaf` never reads."""
 
-    __slots__ = ("_swarm", "answers", "deaf", "open", "sock", "unsent")
+    __slots__ = ("_all", "answers", "deaf", "open", "sock", "unsent")
 
-    def __init__(self, swarm: "Swarm", sock: socket.socket, deaf: bool) -> None:
+    def __init__(self, connections: "AttackConnections", sock: socket.socket, deaf: bool) -> None:
         self.sock = sock
         self.deaf = deaf
         self.open = True
         self.answers = 0
         self.unsent = b""
-        self._swarm = swarm
+        self._all = connections
 
     def send(self, data: bytes) -> None:
-        """Send as much as goes now, and the rest whenever it goes."""
+        """Send now what the server takes, and the rest later."""
         self.unsent += data
-        self._swarm.watch(self)
+        self._all.watch(self)
 
     def reset(self) -> None:
-        """Close with a reset."""
+        """Reset the connection."""
         if self.open:
-            self._swarm.forget(self)
+            self._all.forget(self)
 
 
-class Swarm:
+class AttackConnections:
     """All connections of one attack; a context manager that resets them."""
 
     def __init__(self, port: int) -> None:
@@ -60,7 +60,7 @@ class Swarm:
         self._epoll = select.epoll()
         self._connections: dict[int, Connection] = {}
 
-    def __enter__(self) -> "Swarm":
+    def __enter__(self) -> "AttackConnections":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,13 +72,13 @@ class Swarm:
         return len(self._connections)
 
     def open(self, data: bytes, *, deaf: bool = False) -> Connection:
-        """Connect, without waiting for it, and send."""
+        """Connect without waiting for the server, and send."""
         sock = socket.socket()
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         if deaf:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the least that the kernel gives: soon full
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the smallest one: soon full
         sock.bind((SOURCES[self.opened % len(SOURCES)], 0))
         sock.connect_ex(self._address)
         self.opened += 1
@@ -88,9 +88,9 @@ class Swarm:
         connection.send(data)
         return connection
 
-    def turn(self, seconds: float) -> list[Connection]:
+    def poll(self, seconds: float) -> list[Connection]:
         """Send and receive; return the connections that were answered or closed."""
-        told = []
+        seen = []
         for descriptor, events in self._epoll.poll(seconds):
             connection = self._connections[descriptor]
             connection.answers = 0
@@ -99,16 +99,16 @@ class Swarm:
             except OSError:  # refused, reset
                 self._closed(connection)
             if connection.answers or not connection.open:
-                told.append(connection)
-        return told
+                seen.append(connection)
+        return seen
 
     def watch(self, connection: Connection) -> None:
-        """Wait for what a connection needs now."""
+        """Wait for the events that a connection needs now."""
         events = (0 if connection.deaf else select.EPOLLIN) | (select.EPOLLOUT if connection.unsent else 0)
         self._epoll.modify(connection.sock, events)
 
     def forget(self, connection: Connection) -> None:
-        """Close a connection of ours."""
+        """Close a connection on this side."""
         connection.open = False
         del self._connections[connection.sock.fileno()]
         connection.sock.close()

@@ -1,8 +1,8 @@
-"""One attack on one server: what the well-behaved notice, what the server holds before and after, which promises broke.
+"""One attack on one server: what well-behaved streams notice, what the server holds, and which promises were broken.
 
-with target(streams, period, ...) as stand:       a fresh gunicorn with the reference backend, and its streams
-    row = suffer(stand, name, seconds, size)      the attack in a process of its own, until its descriptors are back
-    broken(row)                                   sentences; none if all is well
+with target(streams, period, ...) as server:        a fresh gunicorn with the reference backend, and its streams
+    row = run_attack(server, name, seconds, size)   the attack in its own process, until its descriptors are free
+    broken_promises(row)                            one sentence each; an empty list if all were kept
 """
 
 import json
@@ -19,35 +19,38 @@ from itertools import chain
 from pathlib import Path
 
 from .load import make_token
-from .phases import Row
+from .report import Row
 from .server import BACKEND, ROOT, SERVER_CORE, Server, gunicorn
 from .watch import Watch
 
 SEATS = 5_000
-"""Connections of the worker: fewer than the largest attack takes."""
+"""Connections of the worker: fewer than the largest attack opens."""
 
 BACK_WITHIN = 15.0
-"""Seconds from the end of an attack until its descriptors must be back; what is deaf is found after 20, see there."""
+"""Seconds from the end of an attack until its descriptors must be free.
+
+A client that reads nothing is disconnected after 20 s: see `DEAF_SECONDS` in gunicorn_hooks."""
 
 LOG_LINES_PER_SECOND = 40.0
 """Each kind of line comes at most ten times a second: refused, ended, malformed."""
 
 MAX_GROWTH_KIB = 256 * 1024
-"""What an attack may take of the server's memory at its worst: 500 heads of 200 KiB, read in pieces, and as much again.
-How much of it is given back is the allocator's affair; the soak looks for what is lost."""
+"""The most that an attack may add to the server's memory: 500 heads of 200 KiB, read in pieces, and as much again.
+
+How much of it the allocator returns is not judged here; `soak` looks for leaks."""
 
 FEW_DESCRIPTORS = 4
-"""A question for /live on its way, one more connection to the database."""
+"""Descriptors that may be open besides: a request for /live in flight, one more connection to the database."""
 
 FEW_THREADS = 10
-"""gevent's pool of native threads, which fills when it is first needed. gthread's own comes on top."""
+"""Threads that may be started: gevent's pool of native threads fills on first use. gthread's own are extra."""
 
 STOCK: Mapping[str, object] = {"worker-class": "gevent"}
 
 
 @dataclass(slots=True)
-class Holdings:
-    """What the server's processes hold at a moment."""
+class Resources:
+    """What the server's processes hold at one moment."""
 
     pids: list[int]
     memory_kib: int
@@ -55,14 +58,14 @@ class Holdings:
     threads: int
 
     @classmethod
-    def of(cls, server: Server) -> "Holdings":
-        """Look."""
+    def of(cls, server: Server) -> "Resources":
+        """Return what they hold now."""
         return cls(server.processes(), server.private_kib(), server.descriptors(), server.threads())
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server with its well-behaved streams, and what an attacker may know or invent."""
+    """A server with its well-behaved streams, and the tokens that an attacker may have or invent."""
 
     server: Server
     watch: Watch
@@ -95,7 +98,7 @@ def target(
 
 
 def make_tokens(key: str) -> dict[str, list[str]]:
-    """Return tokens that count, and every kind of token that does not."""
+    """Return valid tokens, and every kind of invalid token."""
     good = [make_token(key, f"attacker-{n}", f"device-{n}") for n in range(100)]
     header, claims, signature = good[0].split(".")
     bad = [
@@ -112,31 +115,31 @@ def make_tokens(key: str) -> dict[str, list[str]]:
     return {"good": good, "bad": bad}
 
 
-def suffer(target: Target, name: str, seconds: float, size: int) -> Row:
-    """Run one attack, listen until its descriptors are back, and return all that was seen."""
-    before, logged_before, began = Holdings.of(target.server), len(target.server.log()), time.monotonic()
+def run_attack(target: Target, name: str, seconds: float, size: int) -> Row:
+    """Run one attack, listen until its descriptors are free, and return everything that was measured."""
+    before, logged_before, began = Resources.of(target.server), len(target.server.log()), time.monotonic()
     with attacking(target, name, seconds, size) as attack, target.server.usage() as usage:
         seen = listen(target, attack, before)
         attack.kill()
-        told = attack.stdout.read() if attack.stdout else ""
+        result = attack.stdout.read() if attack.stdout else ""
     return {
         "attack": name,
         "size": size,
         "seconds": time.monotonic() - began,
         "period": target.period,
         "most_threads": target.most_threads,
-        "attacker": json.loads(told or "null"),
+        "attacker": json.loads(result or "null"),
         **usage.shares(),
         **seen,
         "before": asdict(before),
-        "after": asdict(Holdings.of(target.server)),
+        "after": asdict(Resources.of(target.server)),
         **logged(target.server.log()[logged_before:], target.tokens),
     }
 
 
 @contextmanager
 def attacking(target: Target, name: str, seconds: float, size: int) -> Iterator["subprocess.Popen[str]"]:
-    """Start the process of an attack; it ends by itself, or with the block."""
+    """Start the process of an attack; it is ended with the block at the latest."""
     command = [sys.executable, "-m", "benchmarks.attacks", name, str(target.server.port), str(seconds), str(size)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as attack:
         try:
@@ -148,8 +151,8 @@ def attacking(target: Target, name: str, seconds: float, size: int) -> Iterator[
             attack.kill()
 
 
-def listen(target: Target, attack: "subprocess.Popen[str]", before: Holdings) -> Row:
-    """Listen while the attack runs and until its descriptors are back; return what was noticed."""
+def listen(target: Target, attack: "subprocess.Popen[str]", before: Resources) -> Row:
+    """Listen while the attack runs and until its descriptors are free; return the delays and the peak of memory."""
     peak, back, give_up = 0, False, math.inf
 
     def sample() -> None:
@@ -169,14 +172,14 @@ def listen(target: Target, attack: "subprocess.Popen[str]", before: Holdings) ->
 
 
 def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Return how many there were, and how late."""
+    """Return the number of delays and their quantiles, in seconds."""
     ordered = sorted(seconds) or [math.nan]
     p50, p99 = (ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99))
     return {"count": len(seconds), "p50": p50, "p99": p99, "max": ordered[-1]}
 
 
 def logged(log: str, tokens: Mapping[str, list[str]]) -> Row:
-    """Return what the server wrote meanwhile, and whether a token is in it."""
+    """Return how much the server logged meanwhile, and whether the log has a token."""
     secret = {part[:24] for token in chain(*tokens.values()) for part in token.split(".") if len(part) >= 24}
     return {
         "log_lines": log.count("\n"),
@@ -185,21 +188,21 @@ def logged(log: str, tokens: Mapping[str, list[str]]) -> Row:
     }
 
 
-def broken(row: Row, slack: float = 1.0) -> list[str]:
-    """Return which promises did not hold; with a slack the times and rates may be so many times worse."""
+def broken_promises(row: Row, slack: float = 1.0) -> list[str]:
+    """Return which promises were not kept. Times and rates may be worse by the factor `slack`."""
     before, after = row["before"], row["after"]
     promises = {
         row["failure"]: not row["failure"],
         "a keepalive was late": row["keepalive"]["max"] <= row["period"] * slack,
         "there were no keepalives": row["keepalive"]["count"] > 0,
-        "too much memory": row["peak_kib"] - before["memory_kib"] <= MAX_GROWTH_KIB,
-        "descriptors kept": after["descriptors"] <= before["descriptors"] + FEW_DESCRIPTORS,
-        "threads kept": after["threads"] <= row["most_threads"],
+        "the server took too much memory": row["peak_kib"] - before["memory_kib"] <= MAX_GROWTH_KIB,
+        "descriptors were not freed": after["descriptors"] <= before["descriptors"] + FEW_DESCRIPTORS,
+        "threads were not freed": after["threads"] <= row["most_threads"],
         "the worker was replaced": after["pids"] == before["pids"],
-        "an error of the server": not (row["attacker"] or {"answers": {}})["answers"].get("500"),
+        "the server answered 500": not (row["attacker"] or {"answers": {}})["answers"].get("500"),
         "the attack did not end": row["attacker"] is not None,
-        "a traceback in the log": not row["tracebacks"],
-        "a token in the log": not row["tokens_in_log"],
-        "the log was flooded": row["log_lines"] <= LOG_LINES_PER_SECOND * row["seconds"] * slack,
+        "the log has a traceback": not row["tracebacks"],
+        "the log has a token": not row["tokens_in_log"],
+        "the server logged too many lines": row["log_lines"] <= LOG_LINES_PER_SECOND * row["seconds"] * slack,
     }
     return [sentence for sentence, holds in promises.items() if not holds]

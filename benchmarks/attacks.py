@@ -1,10 +1,10 @@
-"""What is thrown at the server: one function per attack, bounded in connections and in time, loopback only.
+"""The attacks of `abuse`: one function each, limited in connections and in time, on the loopback interface only.
 
-    python -m benchmarks.attacks NAME PORT SECONDS SIZE    tokens as JSON on stdin; what became of it on stdout
+    python -m benchmarks.attacks NAME PORT SECONDS SIZE    tokens as JSON on stdin; the result as JSON on stdout
 
-It runs as a process of its own, at the lowest priority, so that it does not delay those who measure; `abuse` starts
-it. The attacks are made of four movements: flood (ask again once answered), drip (say a byte a second), pipeline (ask
-on without waiting), churn (connect and be gone).
+`abuse` starts this as a process of its own, at the lowest priority, so that it delays the measurement least. There are
+four kinds: flood (send the next request when the last is answered), drip (send one byte a second), pipeline (send on
+without waiting for responses), churn (connect and reset).
 """
 
 import json
@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .attack_connections import Connection, Swarm
+from .attack_connections import AttackConnections, Connection
 from .load import APP
 
 AT_ONCE = 200
-"""How many connections are opened before the others are looked after."""
+"""How many connections are opened before the others are polled."""
 
 HOST = "HTTP/1.1\r\nHost: localhost\r\n"
 SUBSCRIBE = f"GET /api/sync/subscribe?app_id={APP} {HOST}"
@@ -28,7 +28,7 @@ PUSH = f"POST /api/sync/push {HOST}"
 LOG_IN = f"POST /api/sync/auth {HOST}"
 
 OUR_LINE, MAX_LINE = (f"X-Bomb: {'x' * most}\r\n" for most in (4080, 8180))
-"""As long as gunicorn.conf.py lets one header be, of fifty; and gunicorn by default, of a hundred."""
+"""The longest of fifty headers that gunicorn.conf.py allows, and the longest of a hundred that gunicorn allows."""
 
 MALFORMED_LINES = (
     "Authorization Bearer {token}",
@@ -38,7 +38,7 @@ MALFORMED_LINES = (
     "Transfer-Encoding: {token}",
     "Expect: {token}",
 )
-"""What gunicorn refuses, and mentions in its log."""
+"""Header lines that gunicorn refuses and logs."""
 
 METHODS = ["HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "PROPFIND", "BREW", "get", "X"]
 PATHS = (f"/api/sync/subscribe?app_id={APP}", "/api/sync/live", "/api/sync/push", "/nowhere", "*")
@@ -46,86 +46,86 @@ PATHS = (f"/api/sync/subscribe?app_id={APP}", "/api/sync/live", "/api/sync/push"
 
 @dataclass(slots=True)
 class Attack:
-    """One attack while it runs. None of the tokens may ever be seen in a log."""
+    """One attack while it runs. None of its tokens may appear in a log."""
 
-    swarm: Swarm
+    connections: AttackConnections
     good: list[str]
     bad: list[str]
     size: int
     until: float
 
-    def goes_on(self) -> bool:
+    def is_running(self) -> bool:
         """Return whether there is time left."""
         return time.monotonic() < self.until
 
     def fill(self, beginnings: Sequence[str], *, deaf: bool = False) -> Iterator[Connection]:
-        """Open some of the connections that are missing."""
-        for _ in range(min(AT_ONCE, self.size - len(self.swarm))):
-            yield self.swarm.open(beginnings[self.swarm.opened % len(beginnings)].encode(), deaf=deaf)
+        """Open more connections, up to the size of the attack."""
+        for _ in range(min(AT_ONCE, self.size - len(self.connections))):
+            yield self.connections.open(beginnings[self.connections.opened % len(beginnings)].encode(), deaf=deaf)
 
 
 def flood(attack: Attack, requests: Sequence[str]) -> None:
-    """On every connection send the next request as soon as the last is answered."""
+    """Send the next request on each connection as soon as the last one is answered."""
     sent = 0
-    while attack.goes_on():
+    while attack.is_running():
         sent += sum(1 for _ in attack.fill(requests))
-        for connection in attack.swarm.turn(0.02):
+        for connection in attack.connections.poll(0.02):
             if connection.open:
                 sent += 1
                 connection.send(requests[sent % len(requests)].encode())
 
 
 def drip(attack: Attack, beginnings: Sequence[str]) -> None:
-    """Keep connections that have begun to say something, and go on with a byte a second."""
+    """Keep connections open whose request has begun, and send one byte a second on each."""
     dripping: list[Connection] = []
-    while attack.goes_on():
+    while attack.is_running():
         for connection in dripping:
             connection.send(b"z")
         second = min(time.monotonic() + 1, attack.until)
         while time.monotonic() < second:
             dripping += attack.fill(beginnings)
-            attack.swarm.turn(0.02)
+            attack.connections.poll(0.02)
         dripping = [connection for connection in dripping if connection.open]
 
 
 def pipeline(attack: Attack, beginning: str, more: str, *, deaf: bool = False) -> None:
-    """Send on and on without waiting for an answer."""
+    """Send requests without waiting for responses."""
     connections: list[Connection] = []
-    while attack.goes_on():
+    while attack.is_running():
         connections += attack.fill([beginning], deaf=deaf)
         for connection in connections:
             if not connection.unsent:
                 connection.send(more.encode())
-        attack.swarm.turn(0.02)
+        attack.connections.poll(0.02)
         connections = [connection for connection in connections if connection.open]
 
 
 def churn(attack: Attack, beginnings: Sequence[str], *, after_answer: bool) -> None:
-    """Connect, send, and reset: once the answer begins, or at once."""
-    while attack.goes_on():
+    """Connect, send, and reset: when the response begins, or at once."""
+    while attack.is_running():
         opened = list(attack.fill(beginnings))
-        answered = attack.swarm.turn(0.002)
+        answered = attack.connections.poll(0.002)
         for connection in answered if after_answer else opened:
             connection.reset()
 
 
 def bearer(head: str, token: str, *lines: str) -> str:
-    """Return a whole head with a token."""
+    """Return a complete request head with a token."""
     return "\r\n".join([f"{head}Authorization: Bearer {token}", *lines, "", ""])
 
 
 def slow_heads(attack: Attack) -> None:
-    """Slowloris: heads that never end."""
+    """Slowloris: request heads that never end."""
     drip(attack, [f"{SUBSCRIBE}X-Slow: "])
 
 
-def fat_heads(attack: Attack) -> None:
-    """The same with heads as large as they may grow: under gunicorn.conf.py, and with gunicorn's own limits."""
+def large_heads(attack: Attack) -> None:
+    """The same with heads as large as gunicorn.conf.py, and as gunicorn itself, allows."""
     drip(attack, [f"{SUBSCRIBE}{line * many}X-Slow: " for line, many in ((OUR_LINE, 48), (MAX_LINE, 98))])
 
 
 def header_bombs(attack: Attack) -> None:
-    """Whole heads at every limit of gunicorn, beyond it, and out of shape, with tokens where they do not belong."""
+    """Complete heads at every limit of gunicorn, above it, and malformed, with tokens in wrong places."""
     token = attack.good[0]
     large = [
         OUR_LINE * 48,
@@ -140,7 +140,7 @@ def header_bombs(attack: Attack) -> None:
 
 
 def bad_tokens(attack: Attack) -> None:
-    """Tokens that do not count: garbage, expired, of a wrong key, 8 KiB long."""
+    """Invalid tokens: random text, expired, signed with another key, 8 KiB long."""
     flood(attack, [bearer(SUBSCRIBE, token) for token in attack.bad])
 
 
@@ -150,34 +150,34 @@ def odd_methods(attack: Attack) -> None:
 
 
 def pipelined_live(attack: Attack) -> None:
-    """A line of requests that never ends."""
+    """Requests for /live without pause."""
     pipeline(attack, LIVE, LIVE * 1000)
 
 
 def pipelined_refusals(attack: Attack) -> None:
-    """The same with a token that does not count."""
+    """The same with an invalid token."""
     pipeline(attack, "", bearer(SUBSCRIBE, attack.bad[0]) * 300)
 
 
 def pipelined_streams(attack: Attack) -> None:
-    """One stream after the other asked for, behind the first."""
+    """Requests for more streams behind the first one."""
     pipeline(attack, "", bearer(SUBSCRIBE, attack.good[0]) * 300)
 
 
-def unread_answers(attack: Attack) -> None:
-    """Requests whose answers are never read."""
+def unread_responses(attack: Attack) -> None:
+    """Requests whose responses are never read."""
     pipeline(attack, LIVE, LIVE * 1000, deaf=True)
 
 
 def half_bodies(attack: Attack) -> None:
-    """Pushes and log-ins whose bodies never end."""
+    """Pushes and logins whose bodies never end."""
     length = "Content-Length: 10000"
     push = [bearer(PUSH, attack.good[0], line) for line in (length, "Transfer-Encoding: chunked")]
     drip(attack, [f'{push[0]}{{"device_id": "', f"{push[1]}ffff\r\n", f'{LOG_IN}{length}\r\n\r\n{{"email": "'])
 
 
 def endless_bodies(attack: Attack) -> None:
-    """A body that nobody asked for, in one endless piece."""
+    """An endless body that no view reads."""
     pipeline(attack, f"PUT /api/sync/subscribe {HOST}Content-Length: 1000000000000\r\n\r\n", "x" * 2**18)
 
 
@@ -187,31 +187,31 @@ def endless_chunks(attack: Attack) -> None:
 
 
 def refused_bodies(attack: Attack) -> None:
-    """Pushes of 8 MiB with a token that does not count."""
+    """Pushes of 8 MiB with an invalid token."""
     flood(attack, [bearer(PUSH, attack.bad[0], f"Content-Length: {2**23}") + "x" * 2**23])
 
 
 def connect_and_reset(attack: Attack) -> None:
-    """Connections that are gone before they have said anything, or in the middle of it."""
+    """Connections that are reset before or during the request."""
     churn(attack, ["", SUBSCRIBE, LIVE], after_answer=False)
 
 
 def subscribe_and_reset(attack: Attack) -> None:
-    """Good streams that are gone once they are open."""
+    """Valid streams that are reset when they are open."""
     churn(attack, [bearer(SUBSCRIBE, token) for token in attack.good], after_answer=True)
 
 
 ATTACKS: dict[str, tuple[Callable[[Attack], None], int]] = {
     "slow heads": (slow_heads, 3000),
-    "slow heads on every seat": (slow_heads, 8000),
-    "fat heads": (fat_heads, 500),
+    "slow heads on all connections": (slow_heads, 8000),
+    "large heads": (large_heads, 500),
     "header bombs": (header_bombs, 50),
     "bad tokens": (bad_tokens, 500),
     "odd methods": (odd_methods, 500),
     "pipelined /live": (pipelined_live, 1),
     "pipelined refusals": (pipelined_refusals, 50),
     "pipelined streams": (pipelined_streams, 20),
-    "unread answers": (unread_answers, 300),
+    "unread responses": (unread_responses, 300),
     "half bodies": (half_bodies, 2000),
     "endless bodies": (endless_bodies, 20),
     "endless chunks": (endless_chunks, 20),
@@ -219,21 +219,21 @@ ATTACKS: dict[str, tuple[Callable[[Attack], None], int]] = {
     "connect and reset": (connect_and_reset, 200),
     "subscribe and reset": (subscribe_and_reset, 200),
 }
-"""Every attack, and how many connections it takes in full."""
+"""Every attack, and how many connections it opens."""
 
 
 def main(name: str, port: int, seconds: float, size: int) -> None:
-    """Run one attack and tell what became of it."""
+    """Run one attack and print the result."""
     os.nice(19)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     tokens = json.load(sys.stdin)
     attack, _ = ATTACKS[name]
-    with Swarm(port) as swarm:
-        attack(Attack(swarm, tokens["good"], tokens["bad"], size, time.monotonic() + seconds))
-        held = len(swarm)
-    told = {"opened": swarm.opened, "held": held, "closed_on": swarm.closed_on}
-    print(json.dumps({**told, "sent_bytes": swarm.sent_bytes, "answers": dict(swarm.answers)}))
+    with AttackConnections(port) as connections:
+        attack(Attack(connections, tokens["good"], tokens["bad"], size, time.monotonic() + seconds))
+        held = len(connections)
+    result = {"opened": connections.opened, "held": held, "closed_on": connections.closed_on}
+    print(json.dumps({**result, "sent_bytes": connections.sent_bytes, "answers": dict(connections.answers)}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Rows in, one picture out: a panel for each of six figures, a bar for each contender, a line from min to max."""
+"""Rows in, one picture out: a panel for each figure, a bar for each contender, a line from min to max."""
 
 import importlib.util
 import statistics
@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .comparison import CONNECTS, EVENT_CPU, KEEPALIVE_CPU, MEMORY, P99, SAT1, Figure, Rows
+from .comparison import CONNECTS, EVENT_CPU, EVENTS, KEEPALIVE_CPU, MEMORY, P99, Figure, Rows
 
 PANELS = (
     (MEMORY, "less is better"),
-    (SAT1, "more is better"),
+    (EVENTS, "more is better"),
     (EVENT_CPU, "less is better"),
     (KEEPALIVE_CPU, "less is better"),
-    (CONNECTS, "more is better; nchan and the floor check no token"),
+    (CONNECTS, "more is better; nchan and floor check no token"),
     (P99, "less is better"),
 )
 OURS, OTHERS = "#1f6f5c", "#b4b9bf"
 
 
 def missing() -> str:
-    """Say what must be installed first, nothing if all is there."""
+    """Return the command that installs what is missing, or an empty string."""
     return "" if importlib.util.find_spec("matplotlib") else "pip install -e '.[bench]'"
 
 

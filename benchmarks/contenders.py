@@ -1,7 +1,7 @@
-"""Who is compared: ours on both paths, two peers, and the floor, which is no server but the least one could cost.
+"""The servers that are compared: this project's two kinds of streams, two peers, and the lower bound.
 
 A contender starts on a port of its own with a key and a keepalive in whole seconds, and answers the requests of
-`generator`. One that cannot run here says what to install, and is left out by name.
+`generator`. One that cannot run on this machine says what to install.
 """
 
 from collections.abc import Callable
@@ -17,29 +17,30 @@ class Contender(NamedTuple):
 
     name: str
     what: str
-    unlike: str
-    """What it does not do that ours does, or does besides."""
+    caveats: str
+    """How it differs from this project's server."""
     missing: Callable[[], str]
+    """Return the command that installs what it needs, or an empty string."""
     start: Callable[[Programs, str, int], Server]
     version: Callable[[], str]
-    """Of what ours does not share."""
+    """Return the versions of what only this contender uses."""
     ours: bool = False
     floor: bool = False
-    """Only its fan-out compares with ours."""
+    """Only its fan-out can be compared."""
 
 
 def nothing() -> str:
-    """Nothing is missing, and there is no version to tell."""
+    """Return an empty string: nothing is missing, and there is no version of its own."""
     return ""
 
 
 def start_generator(programs: Programs, key: str, keepalive: int) -> Server:
-    """Start ours with a greenlet for every stream."""
+    """Start this project's server with one greenlet per stream."""
     return _start_ours(programs, key, keepalive, parking="0")
 
 
 def start_parked(programs: Programs, key: str, keepalive: int) -> Server:
-    """Start ours with streams that hold no greenlet."""
+    """Start this project's server with parked streams."""
     return _start_ours(programs, key, keepalive, parking="1")
 
 
@@ -49,7 +50,7 @@ def _start_ours(programs: Programs, key: str, keepalive: int, *, parking: str) -
 
 
 def start_nchan(programs: Programs, key: str, keepalive: int) -> Server:
-    """Start nginx, which knows no key."""
+    """Start nginx, which checks no token."""
     return nchan.start(programs.folder, keepalive)
 
 
@@ -59,14 +60,14 @@ def start_starlette(programs: Programs, key: str, keepalive: int) -> Server:
 
 
 def start_floor(programs: Programs, key: str, keepalive: int) -> Server:
-    """Start native/floor.c, which knows neither keys nor keepalives."""
+    """Start native/floor.c, which checks no token and sends no keepalive."""
     return Server([str(programs.floor)], programs.folder, {})
 
 
 CONTENDERS = (
     Contender(
         "generator",
-        "synckit_notify under gunicorn's stock gevent worker with the project's gunicorn.conf.py, a greenlet a stream",
+        "synckit_notify under gunicorn's gevent worker with the project's gunicorn.conf.py, one greenlet per stream",
         "",
         nothing,
         start_generator,
@@ -75,7 +76,7 @@ CONTENDERS = (
     ),
     Contender(
         "parked",
-        "the same with SYNCKIT_PARKING=1: no greenlet while a stream is idle",
+        "the same with SYNCKIT_PARKING=1: an idle stream has no greenlet",
         "",
         nothing,
         start_parked,
@@ -85,23 +86,23 @@ CONTENDERS = (
     Contender(
         "nchan",
         "nginx with nchan, one worker",
-        "checks no token, so its connects compare with nobody's; frames carry an `id:` line, and no chunk around them",
+        "checks no token, so its connects cannot be compared; frames have an `id:` line and are not chunked",
         nchan.missing,
         start_nchan,
         nchan.version,
     ),
     Contender(
         "sse-starlette",
-        "sse-starlette under one uvicorn with uvloop and httptools, a queue of 16 a stream",
-        "checks the token as ours does; joins no frames; the collector is as Python sets it, ours has it tuned",
+        "sse-starlette under one uvicorn with uvloop and httptools, a queue of 16 for each stream",
+        "checks the token as this project does; never joins frames; the garbage collector has Python's defaults",
         starlette.missing,
         start_starlette,
         starlette.version,
     ),
     Contender(
         "floor",
-        "native/floor.c: one send() for each frame of each stream, our bytes",
-        "no server: checks, buffers, keeps alive and answers nothing else",
+        "native/floor.c, the lower bound: one send() for each frame of each stream, with the same bytes",
+        "not a server: no checks, no buffers, no keepalives",
         nothing,
         start_floor,
         nothing,

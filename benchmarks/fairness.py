@@ -1,11 +1,11 @@
-"""The command: `python -m benchmarks.fairness` tells how long others wait while one account attacks the service.
+"""The command: `python -m benchmarks.fairness` measures how long others wait while one account attacks the server.
 
     SQLite, PostgreSQL: a fresh gunicorn ──▶ Bob without an attack ──▶ each attack by Mallory, Bob again ──▶ a table
 
-Bob asks for the status, pulls, pushes and logs in, at an even pace and on four connections. Mallory has an account like
-his, with a long log and many devices, and sends what that account may send, as fast as it is answered (`flood.py`). The
-promise: 99 of 100 of Bob's requests take at most five times as long as without Mallory, or 50 ms; and none is refused.
-Exit status 1 when it is broken, 130 on Ctrl-C. PostgreSQL is one of the command's own.
+Bob requests his status, pulls, pushes and logs in, regularly on four connections. Mallory has an account too,
+with a long log and many devices, and sends what that account may send, each request as soon as the last is answered
+(`flood.py`). The promise: 99 of 100 of Bob's requests take at most five times as long as without Mallory, or at most
+50 ms, and none is refused. Exit status 1 when it is broken, 130 on Ctrl-C. The command starts its own PostgreSQL.
 """
 
 import argparse
@@ -32,32 +32,32 @@ from . import report
 from .attack_run import summary
 from .flood import flooding
 from .load import APP, make_token
-from .phases import Row
+from .report import Row
 from .server import BACKEND, Server, gunicorn
 
 ATTACKS = {
     "devices listed": 8,
     "devices registered": 40,
-    "pulls by a time to come": 40,
+    "pulls by a future time": 40,
     "pulls by 100 tables": 40,
-    "pulls of it all": 40,
-    "right log-ins": 150,
+    "pulls of everything": 40,
+    "right logins": 150,
     "pushes of 100 changes": 40,
 }
-"""What Mallory does, and on how many connections."""
+"""Mallory's attacks, and the number of connections of each."""
 
-KINDS = {"status": 0.02, "pull": 0.02, "push": 0.05, "log-in": 0.3}
-"""What Bob does, and how many seconds apart."""
+KINDS = {"status": 0.02, "pull": 0.02, "push": 0.05, "login": 0.3}
+"""Bob's requests, and the seconds between two of a kind."""
 
 TIMES, LEAST = 5.0, 0.05
-"""The promise for the slowest of a hundred: so many times as long as without an attack, or so many seconds."""
+"""The promise for the slowest of a hundred requests: a multiple of its time without an attack, or seconds."""
 
 PASSWORD = "correct horse"
 HOST = "HTTP/1.1\r\nHost: localhost\r\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Attack, print, and return the exit status."""
+    """Run all attacks, print the table, and return the exit status."""
     options = _options(arguments)
     facts = report.facts(
         f"{options.seconds:g} s per attack; Mallory has {options.rows:,} changes and {options.devices:,} devices",
@@ -69,42 +69,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     print(table(facts, rows))
-    if options.json:
-        options.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
-    return 1 if any(broken(row) for row in rows) else 0
+    report.save(options.json, facts, rows=rows)
+    return 1 if any(is_broken(row) for row in rows) else 0
 
 
 def measure(database: str, options: argparse.Namespace) -> Iterator[Row]:
-    """Yield a row for each attack and each kind of request, on a server of its own for the database."""
-    with service(database, options.rows, options.devices) as stand:
+    """Yield a row for each attack and each kind of request, on one server with this database."""
+    with service(database, options.rows, options.devices) as tested:
         print(f"{database}: without an attack ...", file=sys.stderr, flush=True)
-        before = stand.bob(options.seconds)
+        before = tested.bob(options.seconds)
         for name in options.attacks:
             print(f"{database}: {name} ...", file=sys.stderr, flush=True)
-            requests = stand.requests(name)
-            with flooding(stand.server.port, requests, options.seconds + 2, ATTACKS[name]) as attack:
-                time.sleep(1)  # until all of its connections are there
-                during = stand.bob(options.seconds)
+            requests = tested.requests(name)
+            with flooding(tested.server.port, requests, options.seconds + 2, ATTACKS[name]) as attack:
+                time.sleep(1)  # until all of its connections are open
+                during = tested.bob(options.seconds)
                 answers = json.loads((attack.stdout.read() if attack.stdout else "") or "{}")
             for kind in KINDS:
                 times = {"without": before[kind], "during": during[kind]}
                 yield {"database": database, "attack": name, "kind": kind, "answers": answers, **times}
 
 
-def broken(row: Row) -> bool:
+def is_broken(row: Row) -> bool:
     """Return whether Bob was refused, or waited longer than promised."""
     return bool(row["during"]["refused"] or row["during"]["p99"] > max(LEAST, TIMES * row["without"]["p99"]))
 
 
-def table(facts: Mapping[str, str], rows: Sequence[Row]) -> str:
+def table(facts: dict[str, str], rows: Sequence[Row]) -> str:
     """Return the whole report."""
-    head = [f"- {name}: {value}" for name, value in facts.items()]
     columns = "| database | attack | answers to it | request | without, ms: p50 / p99 | during it: p50 / p99 | broken |"
-    return "\n".join([*head, "", columns, "|---|---|---|---|--:|--:|---|", *map(_line, rows)])
+    return "\n".join([report.head(facts), "", columns, "|---|---|---|---|--:|--:|---|", *map(_line, rows)])
 
 
-class Stand:
-    """A server with Bob's account and Mallory's."""
+class Service:
+    """A server with two accounts, Bob's and Mallory's."""
 
     def __init__(self, server: Server, key: str, api_key: str, users: Mapping[str, str]) -> None:
         self.server = server
@@ -113,7 +111,7 @@ class Stand:
         self._device = {name: self._register(token) for name, token in self._tokens.items()}
 
     def bob(self, seconds: float) -> dict[str, dict[str, float]]:
-        """Let Bob work for a while; return how long each kind of request took, and how many were refused."""
+        """Send Bob's requests for a while; return how long each kind took, and how many were refused."""
         found: dict[str, dict[str, float]] = {}
         until = time.monotonic() + seconds
 
@@ -136,7 +134,7 @@ class Stand:
         return found
 
     def requests(self, attack: str) -> list[str]:
-        """Return what Mallory sends, in turn."""
+        """Return the requests of an attack, which Mallory repeats."""
         device = self._device["mallory"]
         pulled = {"device_id": device, "cursor": 0}
         match attack:
@@ -145,13 +143,13 @@ class Stand:
             case "devices registered":
                 names = (secrets.token_hex(8) for _ in range(2000))
                 return [self._raw("POST", "/devices", {"device_name": name, "platform": "linux"}) for name in names]
-            case "pulls by a time to come":
+            case "pulls by a future time":
                 return [self._raw("POST", "/pull", pulled | {"since": "2999-01-01T00:00:00Z"})]
             case "pulls by 100 tables":
                 return [self._raw("POST", "/pull", pulled | {"tables": [f"none {n}" for n in range(100)]})]
-            case "pulls of it all":
+            case "pulls of everything":
                 return [self._raw("POST", "/pull", pulled)]
-            case "right log-ins":
+            case "right logins":
                 return [self._raw("POST", "/auth", self._log_in("mallory"))]
             case _:
                 return [self._raw("POST", "/push", {"device_id": device, "changes": [_change()] * 100})]
@@ -162,9 +160,9 @@ class Stand:
             "status": None,
             "pull": device | {"cursor": 0, "limit": 10},
             "push": device | {"changes": [_change()]},
-            "log-in": self._log_in("bob"),
+            "login": self._log_in("bob"),
         }
-        return f"/{kind if kind != 'log-in' else 'auth'}", bodies[kind]
+        return f"/{kind if kind != 'login' else 'auth'}", bodies[kind]
 
     def _log_in(self, name: str) -> dict[str, str]:
         return {"email": f"{name}@example.org", "password": PASSWORD, "api_key": self._api_key}
@@ -190,7 +188,7 @@ class Stand:
 
 
 @contextmanager
-def service(database: str, rows: int, devices: int) -> Iterator[Stand]:
+def service(database: str, rows: int, devices: int) -> Iterator[Service]:
     """Fill an empty database and start a server on it."""
     key = secrets.token_hex(32)
     with ExitStack() as stack:
@@ -213,7 +211,7 @@ def service(database: str, rows: int, devices: int) -> Iterator[Stand]:
                 connection.execute("ANALYZE")
         settings = {"SYNCKIT_DATABASE_URL": url}
         server = stack.enter_context(gunicorn(key, folder, app=BACKEND, core=None, settings=settings))
-        yield Stand(server, key, api_key, users)
+        yield Service(server, key, api_key, users)
 
 
 _NUMBERS = "WITH RECURSIVE n(i) AS (SELECT :first + 1 UNION ALL SELECT i + 1 FROM n WHERE i < :last)"
@@ -250,7 +248,7 @@ def _line(row: Row) -> str:
         f"{row[when]['p50'] * 1e3:,.1f} / {row[when]['p99'] * 1e3:,.1f}" for when in ("without", "during")
     )
     refused = f"{row['during']['refused']:.0f} refused" if row["during"]["refused"] else ""
-    mark = refused or ("too slow" if broken(row) else "-")
+    mark = refused or ("too slow" if is_broken(row) else "-")
     return f"| {row['database']} | {row['attack']} | {answers} | {row['kind']} | {without} | {during} | {mark} |"
 
 
@@ -258,13 +256,13 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fairness", description=__doc__)
     parser.add_argument("attacks", nargs="*", metavar="ATTACK", help=f"some of: {', '.join(ATTACKS)} (default all)")
     parser.add_argument("--databases", nargs="+", choices=["sqlite", "postgresql"], default=["sqlite", "postgresql"])
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long each attack goes on (default 10)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="duration of each attack (default 10)")
     parser.add_argument("--rows", type=int, default=200_000, help="changes in Mallory's log (default 200,000)")
     parser.add_argument("--devices", type=int, default=1_000, help="devices of Mallory (default 1,000)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the raw rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the raw rows to this file")
     options = parser.parse_args(arguments)
     if unknown := set(options.attacks) - set(ATTACKS):
-        parser.error(f"no such attack: {', '.join(sorted(unknown))}; there are {', '.join(ATTACKS)}")
+        parser.error(f"unknown attack {', '.join(sorted(unknown))}; choose from {', '.join(ATTACKS)}")
     options.attacks = options.attacks or list(ATTACKS)
     return options
 

@@ -1,9 +1,9 @@
-"""One account's requests, again and again on many connections, in a process of its own.
+"""The same requests of one account, again and again on many connections.
 
-    python -m benchmarks.flood PORT SECONDS CONNECTIONS     requests as a JSON list on stdin; what came of it on stdout
+    python -m benchmarks.flood PORT SECONDS CONNECTIONS     requests as a JSON list on stdin; the result on stdout
 
-Each connection sends the next request once the last is answered. It runs at the lowest priority, so that it does not
-delay those who measure; `fairness` starts it.
+Each connection sends the next request when the last one is answered. `fairness` starts this as a process of its own, at
+the lowest priority, so that it does not delay the measurement.
 """
 
 import json
@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from .attack_connections import Swarm
+from .attack_connections import AttackConnections
 from .attacks import Attack, flood
 from .server import ROOT
 
 
 @contextmanager
 def flooding(port: int, requests: Sequence[str], seconds: float, connections: int) -> Iterator["subprocess.Popen[str]"]:
-    """Start the process; it ends by itself, or with the block."""
+    """Start the process; it is ended with the block at the latest."""
     command = [sys.executable, "-m", "benchmarks.flood", str(port), str(seconds), str(connections)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -33,13 +33,13 @@ def flooding(port: int, requests: Sequence[str], seconds: float, connections: in
             process.kill()
 
 
-def main(port: int, seconds: float, connections: int) -> None:
-    """Flood, and tell which answers came how often."""
+def main(port: int, seconds: float, size: int) -> None:
+    """Send the requests, and print how often each status was answered."""
     os.nice(19)
     requests = json.load(sys.stdin)
-    with Swarm(port) as swarm:
-        flood(Attack(swarm, [], [], connections, time.monotonic() + seconds), requests)
-    print(json.dumps(dict(swarm.answers)))
+    with AttackConnections(port) as connections:
+        flood(Attack(connections, [], [], size, time.monotonic() + seconds), requests)
+    print(json.dumps(dict(connections.answers)))
 
 
 if __name__ == "__main__":

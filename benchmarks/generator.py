@@ -1,11 +1,11 @@
-"""The generator in C: compiled when needed, fed with ready requests, asked one question at a time.
+"""The load generator in C: compiled when needed, started with ready requests, given one command at a time.
 
     programs = Programs(folder)                                      compiles native/*.c with cc
     with Generator(programs, server, key, channels) as generator:    channels: how many devices each user has
-        generator.ask("open 1060") ──▶ {"connected": 1060}           the answer comes when it is done
+        generator.ask("open 1060") ──▶ {"connected": 1060}           returns when the command is done
 
-Users are the numbers of the list. Every contender is sent the same bytes, but for the port: a subscription with a JWT
-of its own and a push. Those that need the user in the path or the query find it there; ours reads the token.
+A user's name is its place in the list. All contenders get the same bytes except for the port: subscriptions with a JWT
+each, and pushes. Path and query name the user too, for servers that do not read the token.
 """
 
 import json
@@ -22,7 +22,7 @@ NATIVE = Path(__file__).parent / "native"
 
 
 class Programs:
-    """The two C programs, compiled into a folder."""
+    """The two C programs, compiled into a folder; raises RuntimeError without a C compiler."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,14 +34,12 @@ class Programs:
         try:
             subprocess.run(command, check=True)
         except FileNotFoundError:
-            raise RuntimeError(
-                "there is no C compiler: install one that answers to `cc` (apt-get install gcc)"
-            ) from None
+            raise RuntimeError("`cc` is not installed: install a C compiler (apt-get install gcc)") from None
         return binary
 
 
 class Generator:
-    """One generator process on the last core, loading one server; a context manager that ends it."""
+    """One generator process on the last core, for one server; a context manager that kills it."""
 
     def __init__(
         self, programs: Programs, server: Server, key: str, channels: Sequence[int], silence: float = SILENCE_SECONDS
@@ -69,7 +67,7 @@ class Generator:
         self._process.communicate()
 
     def ask(self, command: str) -> dict[str, Any]:
-        """Let it do one thing (native/load.c lists them) and return what it counted; raises if that failed."""
+        """Run one command (native/load.c lists them) and return what it counted; raises RuntimeError if it failed."""
         assert self._process.stdin and self._process.stdout
         try:
             self._process.stdin.write(command + "\n")
@@ -97,7 +95,7 @@ def subscriptions(port: int, key: str, channels: Sequence[int]) -> list[tuple[in
 
 
 def push(user: int) -> bytes:
-    """Return the push for a user; nchan takes the event's name from the header."""
+    """Return the push to a user. nchan reads the event's name from the header."""
     headers = "Host: localhost\r\nX-EventSource-Event: changed\r\nContent-Length: 0\r\n"
     return f"POST /push/{APP}/{user} HTTP/1.1\r\n{headers}\r\n".encode()
 

@@ -1,7 +1,7 @@
 """nchan, the publish/subscribe module of nginx: one worker, no token check, no log.
 
-A subscriber's channel is the query's `user`, a push names it in its path. What nchan keeps for a channel is bounded as
-ours is; the pings carry our comment, so that the generator counts them alike.
+The query parameter `user` is a subscriber's channel; a push has it in its path. nchan keeps 16 messages per channel, as
+many as this project. The pings carry this project's comment, so that the generator counts them.
 """
 
 import re
@@ -51,7 +51,7 @@ http {{
 
 
 def missing() -> str:
-    """Say what must be installed first, nothing if all is there."""
+    """Return the command that installs what is missing, or an empty string."""
     if shutil.which("nginx") and _module():
         return ""
     return "apt-get install nginx libnginx-mod-nchan"

@@ -1,10 +1,10 @@
-"""The command: `python -m benchmarks.operations` prints how fast streams end when the server stops or the client goes.
+"""The command: `python -m benchmarks.operations` measures how fast streams end when server or client stops.
 
-The same servers and clients as the tests of these promises use, but here the figures are told, not judged:
+The servers and clients are those of the tests, which judge the same promises:
 
-    drain         20 streams; TERM, HUP, max_requests: until the last stream has ended, and until the worker is gone
-    disconnect    30 clients, one after the other: until the registry has forgotten each
-    silence       a client whose machine is unplugged, and one that stops reading (root; half a minute)
+    drain         20 streams; TERM, HUP, max_requests: until the last stream has ended, and the worker has exited
+    disconnect    30 clients, one after the other: until the server has released the stream of each
+    silence       a client whose machine is disconnected, and one that stops reading (root; half a minute)
 """
 
 import argparse
@@ -33,10 +33,10 @@ Row = tuple[str, str, str]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print one line a figure as it comes, and return the exit status."""
+    """Measure, print one line per figure at once, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.operations", description=__doc__)
     parser.add_argument("--repeat", type=int, default=5, help="how often each stop is measured (default 5)")
-    parser.add_argument("--no-silence", action="store_true", help="leave out what needs root and half a minute")
+    parser.add_argument("--no-silence", action="store_true", help="leave out the part that needs root")
     options = parser.parse_args(arguments)
     print(f"{'what':<34} {'promise':>12}   figure (median, longest)")
     for what, promise, figure in measure(options.repeat, silence=not options.no_silence):
@@ -56,14 +56,14 @@ def measure(repeat: int, *, silence: bool) -> Iterator[Row]:
 
 
 def drains(worker_class: str, stop: str, repeat: int) -> Iterator[Row]:
-    """Stop a worker several times."""
+    """Yield the figures of stopping a worker several times."""
     ended, exited = zip(*(_drain(worker_class, stop) for _ in range(repeat)), strict=True)
-    yield f"{worker_class}, {stop}: streams ended", "0.5 s", _told(ended)
-    yield f"{worker_class}, {stop}: worker gone", "1.5 s", _told(exited)
+    yield f"{worker_class}, {stop}: streams ended", "0.5 s", _spread(ended)
+    yield f"{worker_class}, {stop}: worker exited", "1.5 s", _spread(exited)
 
 
 def disconnects(worker_class: str, way: str) -> Row:
-    """Let clients go, one after the other."""
+    """Return the figure of clients that disconnect, one after the other."""
     with _server(worker_class) as server:
         seconds = []
         for _ in range(30):
@@ -72,11 +72,11 @@ def disconnects(worker_class: str, way: str) -> Row:
             WAYS_TO_DISCONNECT[way](listener)
             seconds.append(_wait_for(lambda: _streams(server) == 0))
             listener.close()
-    return f"{worker_class}, client goes: {way}", "0.1 s", _told(seconds)
+    return f"{worker_class}, client disconnects: {way}", "0.1 s", _spread(seconds)
 
 
 def silences(worker_class: str) -> Iterator[Row]:
-    """Unplug one client, let another stop reading."""
+    """Yield the figures of a client whose machine vanishes, and of one that stops reading."""
     with OtherMachine() as laptop, ExitStack() as stack:
         server = stack.enter_context(_server(worker_class, "--bind", f"{laptop.here_address}:0"))
         port = int(server.log.partition(f"http://{laptop.here_address}:")[2].split()[0].strip(","))
@@ -90,7 +90,7 @@ def silences(worker_class: str) -> Iterator[Row]:
                 pusher.request("POST", "/push/notes/stalled?times=16")
                 pusher.getresponse().read()
         yield (
-            f"{worker_class}, client reads no more",
+            f"{worker_class}, client stops reading",
             "keepalive+25",
             f"{_wait_for(lambda: not _streams(server), 60):.1f} s",
         )
@@ -126,15 +126,15 @@ def _streams(server: Server) -> int:
 
 
 def _wait_for(condition: Callable[[], bool], within: float = 10.0) -> float:
-    """Return the seconds until a condition came true, as finely as a request to `/ready` can tell."""
+    """Return the seconds until a condition is true, as precisely as a request to `/ready` can tell."""
     began = time.monotonic()
     while not condition():
         if time.monotonic() - began > within:
-            raise TimeoutError(f"it did not come true within {within:g} s")
+            raise TimeoutError(f"the streams did not end within {within:g} s")
     return time.monotonic() - began
 
 
-def _told(seconds: Sequence[float]) -> str:
+def _spread(seconds: Sequence[float]) -> str:
     return f"{statistics.median(seconds):.3f} s, {max(seconds):.3f} s"
 
 

@@ -1,12 +1,12 @@
-"""The command: `python -m benchmarks.peers` measures ours beside nchan, sse-starlette and a floor in C, side by side.
+"""The command: `python -m benchmarks.peers` measures this project beside nchan, sse-starlette and a minimal C program.
 
-Every repeat takes each contender through each trial, in an order that turns with the repeats; each on a fresh server.
-The tables go to stdout, progress to stderr; raw rows and the chart into a folder, the rows as they come. All traffic
-stays on the loopback. Exit status 1 when something was lost, 130 on Ctrl-C; what was started is ended in any case.
+Each repeat runs every scenario with every contender, on a fresh server each time; the order rotates with the repeats.
+Tables are printed on stdout and progress on stderr. The raw rows and the chart are saved in a folder, each row at once.
+All traffic stays on the loopback interface. Exit status 1 when a delivery was lost, 2 when something is missing, 130 on
+Ctrl-C. All started processes are ended in any case.
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -19,8 +19,9 @@ from typing import Any
 from . import chart, comparison, report
 from .contenders import CONTENDERS, Contender
 from .generator import Programs
-from .streams import check_streams, prepare
-from .trials import TRIALS, Plan, Row, Trial, verified
+from .process import check_streams, prepare
+from .report import Row, progress
+from .scenarios import CHANNEL_STREAMS, SCENARIOS, WARM_UP_STREAMS, Plan, Scenario, verified
 
 RESULTS = Path(__file__).parent / "results"
 QUICK: dict[str, Any] = {
@@ -45,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for row in measure(contenders, plan):
             rows.append(row)
-            (options.folder / "peers.json").write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
+            report.save(options.folder / "peers.json", facts, rows=rows)
     except KeyboardInterrupt:
-        print("interrupted; what is told now comes from the rows so far", file=sys.stderr)
+        print("interrupted; the report is made of the rows so far", file=sys.stderr)
         status = 130
     except RuntimeError as error:  # no compiler
         print(error, file=sys.stderr)
@@ -60,48 +61,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def measure(contenders: Sequence[Contender], plan: Plan) -> Iterator[Row]:
-    """Yield the rows of all repeats and tell them on stderr as they come."""
-    each = [trial.seconds(plan) for trial in TRIALS]
+    """Yield the rows of all repeats, and print each on stderr at once."""
+    each = [scenario.seconds(plan) for scenario in SCENARIOS]
     due, done, began = plan.repeats * len(contenders) * sum(each), 0.0, time.monotonic()
     print(f"about {due / 60:.0f} minutes on an idle machine", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="synckit-bench-") as folder:
         programs = Programs(Path(folder))
         for repeat in range(plan.repeats):
             turn = repeat % len(contenders)
-            for trial, contender in product(TRIALS, [*contenders[turn:], *contenders[:turn]]):
-                for row in _rows(trial, contender, programs, plan):
-                    print(f"[{repeat + 1}/{plan.repeats}] {contender.name}: {_progress(row)}", file=sys.stderr)
+            for scenario, contender in product(SCENARIOS, [*contenders[turn:], *contenders[:turn]]):
+                for row in _rows(scenario, contender, programs, plan):
+                    print(f"[{repeat + 1}/{plan.repeats}] {contender.name}: {progress(row)}", file=sys.stderr)
                     yield {"contender": contender.name, "repeat": repeat + 1, "load_average": os.getloadavg()[0], **row}
-                done += trial.seconds(plan)
+                done += scenario.seconds(plan)
                 left = (time.monotonic() - began) * (due - done) / done
                 print(f"[{repeat + 1}/{plan.repeats}] {done / due:.0%}, {left / 60:.1f} minutes left", file=sys.stderr)
 
 
-def _rows(trial: Trial, contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
-    """Yield the rows of one trial; what fails is a row too, and the run goes on."""
+def _rows(scenario: Scenario, contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
+    """Yield the rows of one scenario. A failure is a row too, and the run continues."""
     try:
-        yield from trial.measure(contender, programs, plan)
+        yield from scenario.measure(contender, programs, plan)
     except (RuntimeError, OSError) as error:
-        yield {"phase": trial.measure.__name__, "failed": str(error)}
-
-
-def _progress(row: Row) -> str:
-    return f"{row['phase']} FAILED: {row['failed']}" if "failed" in row else report.progress(row)
+        yield {"phase": scenario.measure.__name__, "failed": str(error)}
 
 
 def _present(names: Sequence[str]) -> Iterator[Contender]:
-    """Yield the contenders that can run here, and tell which cannot."""
+    """Yield the contenders that can run here, and print which cannot."""
     for contender in CONTENDERS:
         if contender.name not in names:
             continue
         if missing := contender.missing():
-            print(f"{contender.name} is left out; it needs: {missing}", file=sys.stderr)
+            print(f"{contender.name} is left out; to measure it: {missing}", file=sys.stderr)
         else:
             yield contender
 
 
 def _facts(plan: Plan, contenders: Sequence[Contender]) -> dict[str, str]:
-    """Return what a reader must know to compare, and in what the contenders are not alike."""
+    """Return what a reader must know to compare, and how the contenders differ."""
     present = [contender.name for contender in contenders]
     absent = [contender.name for contender in CONTENDERS if contender.name not in present]
     peers = [text for contender in contenders if (text := contender.version())]
@@ -110,19 +107,19 @@ def _facts(plan: Plan, contenders: Sequence[Contender]) -> dict[str, str]:
     )
     facts["versions"] = ", ".join([facts["versions"], *peers])
     facts["seconds"] = (
-        f"pushes at a pace {plan.paced_seconds:g}, each saturation {plan.saturated_seconds:g}, "
-        f"{plan.keepalive_streams:,} streams' keepalives {plan.keepalive_seconds:g}"
+        f"delays {plan.paced_seconds:g}, fan-out twice {plan.saturated_seconds:g}, "
+        f"keepalives of {plan.keepalive_streams:,} streams {plan.keepalive_seconds:g}"
     )
-    facts |= {c.name: c.what + (f". Not alike: {c.unlike}" if c.unlike else "") for c in contenders}
+    facts |= {c.name: c.what + (f". Caveats: {c.caveats}" if c.caveats else "") for c in contenders}
     return facts | ({"left out": ", ".join(absent)} if absent else {})
 
 
 def _conclude(rows: comparison.Rows, contenders: Sequence[Contender], facts: dict[str, str], folder: Path) -> None:
     """Print the report and save the chart."""
-    print("\n".join(f"- {name}: {value}" for name, value in facts.items()), end="\n\n")
+    print(report.head(facts), end="\n\n")
     print(comparison.tables(rows, contenders))
     if missing := chart.missing():
-        print(f"no chart; it needs: {missing}", file=sys.stderr)
+        print(f"no chart; to draw it: {missing}", file=sys.stderr)
     else:
         title = f"{facts['measured']}; {facts['machine']}; {facts['date']}"
         chart.draw(rows, [contender.name for contender in contenders if contender.ours], title, folder / "peers.png")
@@ -133,19 +130,22 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     names = [contender.name for contender in CONTENDERS]
     parser.add_argument("--streams", type=int, help="idle streams (default 10,000, quick 1,000)")
-    parser.add_argument("--repeat", type=int, help="how often all is measured (default 5, quick 1)")
-    parser.add_argument("--quick", action="store_true", help="one short repeat, about two minutes")
+    parser.add_argument("--repeat", type=int, help="how often everything is measured (default 5, quick 1)")
+    parser.add_argument("--quick", action="store_true", help="one short repeat, two minutes; not reliable")
     some = f"some of: {', '.join(names)}"
     parser.add_argument("--only", nargs="+", default=names, choices=names, metavar="NAME", help=some)
     parser.add_argument(
-        "--folder", type=Path, default=RESULTS, help="for peers.json and peers.png (benchmarks/results)"
+        "--folder",
+        type=Path,
+        default=RESULTS,
+        help="for peers.json and peers.png (default benchmarks/results)",
     )
     options = parser.parse_args(arguments)
     options.streams = options.streams or (1_000 if options.quick else 10_000)
     options.repeat = options.repeat or (1 if options.quick else 5)
     if options.repeat < 1:
-        parser.error("--repeat: at least once")
-    check_streams(parser, options.streams)
+        parser.error("--repeat must be 1 or more")
+    check_streams(parser, options.streams, CHANNEL_STREAMS, WARM_UP_STREAMS)
     return options
 
 

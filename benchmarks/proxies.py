@@ -1,16 +1,15 @@
-"""The command: `python -m benchmarks.proxies` leads streams through nginx, HAProxy and Caddy, and prints what they add.
+"""The command: `python -m benchmarks.proxies` sends streams through nginx, HAProxy and Caddy, and prints what they add.
 
-Each proxy runs from its file in `deploy/`, with nothing but ports, paths and times replaced, in front of a gunicorn
-with the project's gunicorn.conf.py. The device is curl over TLS, once with HTTP/1.1 and once with HTTP/2. Progress
-goes to stderr, all traffic stays on the loopback. Exit status 1 when a promise is broken, 130 on Ctrl-C; what was
-started is ended in any case.
+Each proxy runs from its file in `deploy/`, with only ports, paths and times replaced, in front of a gunicorn with the
+project's gunicorn.conf.py. The client is curl over TLS, once with HTTP/1.1 and once with HTTP/2. Progress is printed on
+stderr, and all traffic stays on the loopback interface. Exit status 1 when a promise is broken, 130 on Ctrl-C. All
+started processes are ended in any case.
 """
 
 import argparse
 import os
 import re
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,8 @@ from tests.support.reconnecting_devices import Outcome, disturb, hang_up
 from tests.support.server import ROOT, Server, gunicorn
 from tests.support.tokens import make_token
 
-from .report import surroundings
+from .process import interrupt_on_signals
+from .report import head, surroundings
 
 PROXIES: dict[str, type[Proxy]] = {"nginx": Nginx, "haproxy": Haproxy, "caddy": Caddy}
 KEEPALIVE_SECONDS = 1.0
@@ -46,7 +46,7 @@ DELAY_CEILING_MS = 50.0
 
 
 class Column:
-    """What was measured on one route; `broken` names the promises that did not hold, which the table prints bold."""
+    """The figures of one route. `broken` lists the promises that were not kept; the table prints their figures bold."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -54,70 +54,69 @@ class Column:
         self.broken: list[str] = []
 
     def note(self, figure: str, value: str, holds: bool = True) -> None:
-        """Write a figure down."""
+        """Store a figure."""
         self.figures[figure] = value if holds else f"**{value}**"
         if not holds:
             self.broken.append(f"{self.name}, {figure}: {value}")
 
     def departures(self, route: Route) -> None:
-        """How soon does the service hear that a device has gone?"""
-        told = statistics.median(departure(route) for _ in range(5))
-        self.note("a device goes: service told after, ms", f"{told * 1e3:.0f}", told < KEEPALIVE_SECONDS)
+        """Measure how soon the server notices that a client has disconnected."""
+        noticed = statistics.median(departure(route) for _ in range(5))
+        self.note("client disconnects: server notices after, ms", f"{noticed * 1e3:.0f}", noticed < KEEPALIVE_SECONDS)
 
     def exactness(self, route: Route, pushes: int) -> None:
-        """Is every byte the service's own, and how soon is the first there?"""
+        """Check that every byte arrives unchanged, and measure how soon the first one does."""
         exact = whole_body(route, pushes) == expected_body(pushes)
-        self.note(f"bytes of {pushes} pushes and of the end", "exact" if exact else "altered", exact)
+        self.note(f"bytes of {pushes} pushes and the end", "exact" if exact else "altered", exact)
         self.note("request to first byte, p50, ms", f"{statistics.median(first_bytes(route, 20)) * 1e3:.1f}")
 
     def delays(self, direct: Route, route: Route, pushes: int) -> None:
-        """How much later than without the proxy is a frame there?"""
+        """Measure how much later a frame arrives than without the proxy."""
         later = sorted(added_delays(direct, route, pushes, pause=0.02))
         for name, share in (("p50", 50), ("p99", 99)):
             delay = later[len(later) * share // 100] * 1e3
             self.note(f"added to a frame, {name}, ms", f"{delay:.2f}", delay < DELAY_CEILING_MS)
 
     def costs(self, route: Route, proxy: Proxy) -> None:
-        """What does an idle stream cost the proxy?"""
+        """Measure what an idle stream costs the proxy."""
         memory, descriptors = cost(route, proxy, STREAMS)
         self.note("memory per idle stream, KiB", f"{memory:.0f}")
         self.note("descriptors per stream", f"{descriptors:.1f}")
 
     def silence(self, held: Route, cut: Route) -> None:
-        """Do keepalives hold a silent stream open past the idle limit that otherwise cuts it?"""
+        """Check that keepalives keep an idle stream open longer than the proxy's idle limit."""
         life = idle_life(held, at_most=6.0)
-        self.note("silent, keepalive 1 s, limit 2 s: open after, s", f"{life:.1f}", life >= 6.0)
+        self.note("idle, keepalive 1 s, proxy limit 2 s: open after, s", f"{life:.1f}", life >= 6.0)
         life = idle_life(cut, at_most=6.0)
-        self.note("silent, keepalive 1 s, limit 0.5 s: cut after, s", f"{life:.1f}", life < KEEPALIVE_SECONDS)
+        self.note("idle, keepalive 1 s, proxy limit 0.5 s: cut after, s", f"{life:.1f}", life < KEEPALIVE_SECONDS)
 
     def reload(self, what: str, outcome: Outcome, wanted: set[str]) -> None:
-        """How did devices and pushes come through a reload?"""
+        """Store how clients and pushes fared during a reload."""
         ends = ", ".join(f"{count} {end}" for end, count in sorted(outcome.ends.items())) or "none"
         self.note(f"{what}: ends of streams", ends, outcome.ends.keys() <= wanted)
-        self.note(f"{what}: all {DEVICES} devices back after, s", f"{outcome.back_after:.1f}", outcome.all_hear)
+        self.note(f"{what}: all {DEVICES} clients back after, s", f"{outcome.back_after:.1f}", outcome.all_hear)
         answers = outcome.pushes.answers
         failed = answers.total() - answers[200]
         self.note(f"{what}: pushes that failed", f"{failed} of {answers.total()}", failed == 0)
         self.note(f"{what}: longest push, s", f"{outcome.pushes.longest:.1f}")
 
     def death(self, route: Route) -> None:
-        """What does a device see of a service that dies?"""
+        """Measure how a stream ends when the worker is killed."""
         end = death(route)
-        self.note("the service dies: the stream is", end, end in ("cut", "clean"))
+        self.note("worker killed: the stream is", end, end in ("cut", "clean"))
 
     def outside(self, url: str, logs: str) -> None:
-        """Does anything get out or in that must not?"""
+        """Check that metrics, forged headers and tokens do not pass."""
         revealed, believed = revealed_metrics(url), believed_lies(url)
         self.note("metrics", ", ".join(revealed) or "hidden", not revealed)
         self.note("forged headers", ", ".join(believed) or "replaced", not believed)
-        self.note("tokens in its logs", "some" if "eyJ" in logs else "none", "eyJ" not in logs)
+        self.note("tokens in the proxy's logs", "some" if "eyJ" in logs else "none", "eyJ" not in logs)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit status."""
     options = _options(arguments)
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(sign, signal.default_int_handler)
+    interrupt_on_signals()
     facts = surroundings() | {"proxies": ", ".join(map(version_of, options.proxies))}
     facts["load average"] = f"{os.getloadavg()[0]:.1f} before"
     try:
@@ -126,19 +125,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     broken = [promise for column in columns for promise in column.broken]
-    print("\n".join(f"- {name}: {value}" for name, value in facts.items()))
+    print(head(facts))
     print(f"\n{table(columns)}\n\n{'NOT KEPT: ' + '; '.join(broken) if broken else 'All promises kept.'}")
     return 1 if broken else 0
 
 
 def measure(proxies: Sequence[str], pushes: int) -> Iterator[Column]:
-    """Yield one column for the service itself, and two for each proxy."""
+    """Yield one column for gunicorn itself, and two for each proxy."""
     config, env = ROOT / "gunicorn.conf.py", {"SYNCKIT_KEEPALIVE_SECONDS": f"{KEEPALIVE_SECONDS:g}"}
     with (
         tempfile.TemporaryDirectory(prefix="synckit-bench-") as folder,
         gunicorn("tests.support.minimal_host:create_app()", Path(folder), "--config", str(config), env=env) as service,
     ):
-        _say("the service itself")
+        _say("gunicorn without a proxy")
         yield measure_direct(service, pushes)
         for name in proxies:
             for version in ("1.1", "2"):
@@ -147,12 +146,12 @@ def measure(proxies: Sequence[str], pushes: int) -> Iterator[Column]:
 
 
 def measure_direct(service: Server, pushes: int) -> Column:
-    """Return the column that the others compare with."""
+    """Return the column of gunicorn without a proxy."""
     column, direct = Column("direct 1.1"), Route(service, service.url, "1.1", make_token)
     column.departures(direct)
     column.exactness(direct, pushes)
     column.delays(direct, direct, pushes)
-    column.reload("reload of the service", hang_up(direct, DEVICES), {"clean"})
+    column.reload("reload of gunicorn", hang_up(direct, DEVICES), {"clean"})
     column.death(direct)
     return column
 
@@ -170,7 +169,7 @@ def measure_proxy(kind: type[Proxy], version: str, service: Server, folder: Path
         column.exactness(route, pushes)
         column.delays(direct, route, pushes)
         column.costs(route, proxy)
-        column.reload("reload of the service", hang_up(route, DEVICES), {"clean"})
+        column.reload("reload of gunicorn", hang_up(route, DEVICES), {"clean"})
         column.reload("reload of the proxy", disturb(route, DEVICES, lambda: _reload(proxy)), {"clean", "cut"})
         column.death(route)
         logs = proxy.logs
@@ -186,11 +185,11 @@ def measure_proxy(kind: type[Proxy], version: str, service: Server, folder: Path
 
 def _reload(proxy: Proxy) -> None:
     proxy.reload()
-    time.sleep(2.0)  # by then new processes accept, whichever proxy it is
+    time.sleep(2.0)  # by then the new processes of every proxy accept
 
 
 def version_of(name: str) -> str:
-    """Return what a proxy calls itself."""
+    """Return the name and version of a proxy."""
     command = [name, "version"] if name == "caddy" else [name, "-v"]
     said = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True).stdout
     found = re.search(r"\d+\.\d+\.\d+", said)
@@ -198,7 +197,7 @@ def version_of(name: str) -> str:
 
 
 def table(columns: Sequence[Column]) -> str:
-    """Return everything as Markdown, a line for each figure; the last column knows all of them."""
+    """Return all figures as Markdown, one line each; the last column has all of them."""
     lines = [["", *(column.name for column in columns)], ["---", *("--:" for _ in columns)]]
     lines += [[figure, *(column.figures.get(figure, "") for column in columns)] for figure in columns[-1].figures]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -207,15 +206,15 @@ def table(columns: Sequence[Column]) -> str:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.proxies", description=__doc__)
     parser.add_argument("proxies", nargs="*", metavar="PROXY", help="nginx, haproxy, caddy (default: all three)")
-    parser.add_argument("--pushes", type=int, default=200, help="how many frames each route carries (default 200)")
+    parser.add_argument("--pushes", type=int, default=200, help="how many pushes each route carries (default 200)")
     options = parser.parse_args(arguments)
     options.proxies = options.proxies or list(PROXIES)
     if unknown := set(options.proxies) - set(PROXIES):
-        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(PROXIES)}")
+        parser.error(f"unknown proxy {', '.join(unknown)}; choose from {', '.join(PROXIES)}")
     if missing := [name for name in (*options.proxies, "openssl", "curl") if shutil.which(name) is None]:
-        parser.error(f"not installed: {' '.join(missing)}; try apt-get install {' '.join(missing)}")
+        parser.error(f"not installed: {' '.join(missing)}; install them (apt-get install {' '.join(missing)})")
     if options.pushes < 1:
-        parser.error("--pushes: at least one")
+        parser.error("--pushes must be 1 or more")
     return options
 
 

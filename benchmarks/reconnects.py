@@ -1,10 +1,10 @@
-"""How a fleet comes back: connects per 0.1 s after all its streams ended at one instant, by the SDK's own rules.
+"""How a fleet reconnects: connects per 0.1 s after all streams ended at the same moment, with the SDK's own rules.
 
-    python -m benchmarks.reconnects               # 10,000 devices, four ways to lose them; lines that cut every stream
+    python -m benchmarks.reconnects               # 10,000 devices, four kinds of outage; lines that cut every stream
     python -m benchmarks.reconnects --devices 500 --seed 7
 
-A simulation with a fake clock: no sockets, no waiting, a few seconds. Each device is one `Lifecycle` of the SDK, told
-what a real stream would tell it. What a server does with that many connects is measured elsewhere (benchmarks.streams).
+A simulation with a fake clock: no sockets, no waiting, a few seconds. Each device is one `Lifecycle` of the SDK, which
+gets what a real stream would give it. `benchmarks.peers` measures how many connects a server takes.
 """
 
 import argparse
@@ -25,26 +25,26 @@ CUT_AFTER_SECONDS = (20, 30, 45, 59)
 HEADERS = {"content-type": "text/event-stream", "synckit-keepalive": "30"}
 
 Attempts = Iterator[float]
-"""The moments of a device's attempts, in seconds after the instant; the last one succeeds."""
+"""The moments of a device's attempts, in seconds after the outage began; the last one succeeds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One way to lose a fleet."""
+    """One kind of outage."""
 
     name: str
     attempts: Callable[[Lifecycle, random.Random], Attempts]
 
 
 def connected(device: Lifecycle, life: float) -> None:
-    """The device has been listening for so long."""
+    """Give a device a stream that has been open for `life` seconds."""
     device.answered(200, HEADERS, "", -life, -life)
     device.received([sse.Comment("connected")], -life)
     device.received([sse.Comment("keepalive")], -0.01)
 
 
 def cut(life: float) -> Callable[[Lifecycle, random.Random], Attempts]:
-    """The line is cut, and works again at once."""
+    """Return the attempts after the line was cut; it works again at once."""
 
     def attempts(device: Lifecycle, chance: random.Random) -> Attempts:
         connected(device, life)
@@ -55,14 +55,14 @@ def cut(life: float) -> Callable[[Lifecycle, random.Random], Attempts]:
 
 
 def drain(device: Lifecycle, chance: random.Random) -> Attempts:
-    """The server says goodbye, with a `retry:` of its own for each."""
+    """Yield the attempts after a drain, with a different `retry:` for each device."""
     connected(device, 3600.0)
     device.received([sse.Retry(chance.randint(500, 5000)), sse.Comment("bye draining")], 0.0)
     yield device.at
 
 
 def outage(seconds: float) -> Callable[[Lifecycle, random.Random], Attempts]:
-    """Nobody listens for so long; then every app asks for something once a minute, at a moment of its own."""
+    """Return the attempts while there is no server for so long; then each app sends a request once a minute."""
 
     def attempts(device: Lifecycle, chance: random.Random) -> Attempts:
         connected(device, 3600.0)
@@ -79,15 +79,15 @@ def outage(seconds: float) -> Callable[[Lifecycle, random.Random], Attempts]:
 
 
 SCENARIOS = (
-    Scenario("cut after an hour, the server is there", cut(3600.0)),
-    Scenario("cut after 20 s, the server is there", cut(20.0)),
-    Scenario("a drain: bye, each with its own retry: of 0.5 to 5 s", drain),
-    Scenario("cut after an hour, nobody listens for 120 s, then requests succeed", outage(120.0)),
+    Scenario("cut after an hour, the server is available", cut(3600.0)),
+    Scenario("cut after 20 s, the server is available", cut(20.0)),
+    Scenario("a drain, each with its own retry: of 0.5 to 5 s", drain),
+    Scenario("no server for 120 s, then each app sends a request once a minute", outage(120.0)),
 )
 
 
 def run(scenario: Scenario, devices: int, seed: int) -> tuple[Counter[int], list[float]]:
-    """Return the attempts in each step of 0.1 s, and the moment each device was back."""
+    """Return the attempts in each step of 0.1 s, and the moment when each device was connected again."""
     chance = random.Random(seed)
     steps: Counter[int] = Counter()
     back: list[float] = []
@@ -120,7 +120,7 @@ def histogram(steps: Counter[int]) -> Iterator[str]:
 
 
 def share_connected(life: float, seed: int) -> float:
-    """Return which share of the time a device is connected on a line that cuts every stream at this age."""
+    """Return the share of the time for which a device is connected on a line that cuts every stream at this age."""
     device = Lifecycle(lambda state, reason: None, policy=RetryPolicy(), random=random.Random(seed).random)
     now = 0.0
     for _ in range(STREAMS):
@@ -133,6 +133,7 @@ def share_connected(life: float, seed: int) -> float:
 
 
 def main() -> None:
+    """Print the figures and a histogram of each kind of outage."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reconnects", description=__doc__.partition("\n")[0])
     parser.add_argument("--devices", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,10 +1,10 @@
-"""A real server to be measured: started on a free port of the loopback, pinned to one core, ended with its children.
+"""A real server to be measured: started on a free port of the loopback, pinned to one core, killed with its children.
 
     with gunicorn(key, folder) as server:      one gevent worker running benchmarks.host
-        server.private_kib()                   what its processes hold alone
-        with server.usage() as usage: ...      what they and their core did meanwhile
+        server.private_kib()                   the private memory of its processes
+        with server.usage() as usage: ...      the processor time of these processes and of their core
 
-The whole process group is killed at the end, whatever happened, so neither Ctrl-C nor a failed start leaves anything.
+The whole process group is killed at the end in any case, so neither Ctrl-C nor a failed start leaves a process.
 """
 
 import os
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,12 @@ STARTS_WITHIN = 20.0
 CONNECTIONS = 20_000
 CORES = sorted(os.sched_getaffinity(0))
 SERVER_CORE, GENERATOR_CORE = CORES[0], CORES[-1]
-"""The same core twice on a machine with one: the figures then say so by both shares."""
+"""The same core on a machine with one; the shares in the report show it."""
 
 BARE_HOST = "benchmarks.host:app"
 BACKEND = "benchmarks.host:create_backend()"
-FOR_FIGURES: Mapping[str, object] = {"worker-class": "gevent", "keep-alive": 75}
-"""Options with which gunicorn does not close a pushing connection just when it is used."""
+FOR_FIGURES: dict[str, object] = {"worker-class": "gevent", "keep-alive": 75}
+"""gunicorn's options for measurements: it must not close a pushing connection just when it is used."""
 
 _LISTENING = re.compile(r"http://127\.0\.0\.1:(\d+)")
 _CLK_TCK = os.sysconf("SC_CLK_TCK")
@@ -38,16 +38,16 @@ _CLK_TCK = os.sysconf("SC_CLK_TCK")
 
 @dataclass(slots=True)
 class Usage:
-    """Seconds on the clock and on the processors between two moments; zero until the second has come."""
+    """Elapsed time and processor times between two moments, in seconds; zero until the second moment."""
 
     seconds: float = 0.0
     server_cpu: float = 0.0
     generator_cpu: float = 0.0
     others_cpu: float = 0.0
-    """What other processes took from the server's core."""
+    """Processor time of other processes on the server's core."""
 
     def shares(self) -> dict[str, float]:
-        """Return the three processor times as shares of the time that passed."""
+        """Return the three processor times as shares of the elapsed time."""
         return {
             "server_share": self.server_cpu / self.seconds,
             "generator_share": self.generator_cpu / self.seconds,
@@ -58,7 +58,8 @@ class Usage:
 class Server:
     """One server in a process group of its own, pinned to the first core.
 
-    Its port is the one given, or the one its log names. Nothing of the environment of whoever runs this reaches it.
+    Its port is the one given, or else the one in its log. It does not get this process's environment variables for
+    Python, gunicorn, Flask or this project.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Server:
         *,
         port: int | None = None,
         core: int | None = SERVER_CORE,
+        starts_within: float = STARTS_WITHIN,
     ) -> None:
         self.log_file = folder / "server.log"
         with self.log_file.open("wb") as log:
@@ -82,7 +84,7 @@ class Server:
                 preexec_fn=lambda: os.sched_setaffinity(0, CORES if core is None else {core}),
             )
         try:
-            self.port = self._wait_for_port(command[0], port)
+            self.port = self._wait_for_port(command[0], port, starts_within)
         except BaseException:
             self.kill()
             raise
@@ -94,13 +96,13 @@ class Server:
         self.kill()
 
     def kill(self) -> None:
-        """End the master and its worker at once; a drain of thousands of streams is not what is measured here."""
+        """Kill the master and its workers at once, without a drain."""
         if self._master.poll() is None:
             os.killpg(self._master.pid, signal.SIGKILL)
             self._master.wait()
 
     def get(self, path: str) -> str:
-        """Return what a path answers."""
+        """Return the body of a GET request."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=STARTS_WITHIN) as answer:
             text: str = answer.read().decode()
         return text
@@ -119,16 +121,16 @@ class Server:
         return sum(len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in self.processes())
 
     def log(self) -> str:
-        """Return what the server and its application have logged so far."""
+        """Return the log of the server and its application."""
         return self.log_file.read_text(errors="replace")
 
     def reload(self) -> None:
-        """Tell a gunicorn's master to replace its worker."""
+        """Make a gunicorn master replace its workers."""
         self._master.send_signal(signal.SIGHUP)
 
     @contextmanager
     def usage(self, generator: int | None = None) -> Iterator[Usage]:
-        """Measure the block: server and generator (else this process) by their clocks, the core by ticks."""
+        """Measure the block: server and generator (default: this process) by their CPU clocks, the core by ticks."""
         pid = os.getpid() if generator is None else generator
         usage, before = Usage(), self._clocks(pid)
         yield usage
@@ -148,8 +150,8 @@ class Server:
         children = Path(f"/proc/{master}/task/{master}/children").read_text()
         return [master, *map(int, children.split())]
 
-    def _wait_for_port(self, command: str, port: int | None) -> int:
-        until = time.monotonic() + STARTS_WITHIN
+    def _wait_for_port(self, command: str, port: int | None, within: float) -> int:
+        until = time.monotonic() + within
         while time.monotonic() < until and self._master.poll() is None:
             listening = _LISTENING.search(self.log())
             found = int(listening[1]) if listening else port
@@ -167,35 +169,41 @@ def gunicorn(
     options: Mapping[str, object] = FOR_FIGURES,
     core: int | None = SERVER_CORE,
     settings: Mapping[str, str] | None = None,
+    root: Path = ROOT,
+    under: Sequence[str] = (),
+    starts_within: float = STARTS_WITHIN,
 ) -> Server:
-    """Start one worker with the project's own configuration; `options` are gunicorn's, `settings` the environment's."""
-    every = {"config": ROOT / "gunicorn.conf.py", "bind": "127.0.0.1:0", "workers": 1, **options}
+    """Start one worker with the project's own configuration; `options` are gunicorn's, `settings` the environment's.
+
+    `root` holds the packages and the configuration. `under` is the command that runs Python, a valgrind for example.
+    """
+    every = {"config": root / "gunicorn.conf.py", "bind": "127.0.0.1:0", "workers": 1, **options}
     flags = [text for name, value in every.items() for text in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", app]
-    env = {"SYNCKIT_JWT_KEY": key, "BENCHMARK_FOLDER": str(folder)} | dict(settings or {})
-    return Server(command, folder, env, core=core)
+    command = [*under, sys.executable, "-m", "gunicorn", *flags, "--no-control-socket", app]
+    env = {"SYNCKIT_JWT_KEY": key, "BENCHMARK_FOLDER": str(folder), "PYTHONPATH": str(root)} | dict(settings or {})
+    return Server(command, folder, env, core=core, starts_within=starts_within)
 
 
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the settings of whoever runs this."""
+    """Return this process's environment without variables that would change a server."""
     foreign = ("SYNCKIT_", "FLASK_", "GUNICORN_", "GEVENT_", "PYTHON")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     return clean | {"SYNCKIT_WORKER_CONNECTIONS": str(CONNECTIONS), "PYTHONPATH": str(ROOT), **settings}
 
 
 def _accepts(port: int) -> bool:
-    """Return whether somebody listens there."""
+    """Return whether a server listens on the port."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _cpu_clock(pid: int) -> int:
-    """The clock that counts all processor time of a process, up to its last tick (clock_getcpuclockid(3))."""
+    """Return the clock of all processor time of a process (clock_getcpuclockid(3))."""
     return (~pid << 3) | 2
 
 
 def _core_busy(core: int) -> float:
-    """Seconds since boot in which a core did not idle."""
+    """Return the seconds since boot in which a core was not idle."""
     fields = re.findall(rf"^cpu{core} (.+)$", Path("/proc/stat").read_text(), re.MULTILINE)[0].split()
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
     return (user + nice + system + irq + softirq + steal) / _CLK_TCK

@@ -11,7 +11,7 @@ PACKAGES = ("sse-starlette", "starlette", "uvicorn", "uvloop", "httptools")
 
 
 def missing() -> str:
-    """Say what must be installed first, nothing if all is there."""
+    """Return the command that installs what is missing, or an empty string."""
     try:
         version()
     except PackageNotFoundError:

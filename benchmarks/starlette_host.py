@@ -1,7 +1,7 @@
-"""The same service on sse-starlette, as its users would write it.
+"""The same application on sse-starlette, as its users would write it.
 
-A queue of 16 for each subscriber, the oldest dropped; the token is checked with PyJWT as ours is. The ping carries our
-comment, so that the generator counts it alike.
+Each subscriber has a queue of 16; when it is full, the oldest item is dropped. The token is checked with PyJWT, as in
+this project. The ping carries this project's comment, so that the generator counts it.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class Service:
             self.channels[channel].discard(queue)
 
     async def push(self, request: Request) -> Response:
-        """Publish as a push of no device."""
+        """Publish without a device."""
         for queue in self.channels[request.path_params["app_id"], request.path_params["user_id"]]:
             if queue.full():
                 queue.get_nowait()
@@ -63,12 +63,12 @@ class Service:
 
 
 def keepalive_frame() -> ServerSentEvent:
-    """Return what a ping sends."""
+    """Return the frame of a ping."""
     return ServerSentEvent(comment="keepalive")
 
 
 def application() -> Starlette:
-    """Return what uvicorn serves."""
+    """Return the application for uvicorn."""
     service = Service(os.environ["BENCH_JWT_KEY"], int(os.environ["BENCH_KEEPALIVE"]))
     return Starlette(
         routes=[

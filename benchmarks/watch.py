@@ -1,11 +1,11 @@
-"""What well-behaved devices notice of the server, whatever else it has to bear: one loop that listens and asks.
+"""What well-behaved clients notice of a server under attack: one loop that listens, pushes and requests /live.
 
-    with Watch(server, key, streams, period) as watch:   streams of three devices a user; the period of the keepalives
-        watch.look(goes_on, sample)                      listen; push and ask for /live now and then
-        watch.delays()                                   how late everything was in that look, in seconds
+    with Watch(server, key, streams, period) as watch:   three devices per user; the period of the keepalives
+        watch.look(is_running, sample)                   listen; push and request /live now and then
+        watch.delays()                                   how late everything was meanwhile, in seconds
 
-A keepalive is due a period after the last bytes of its stream: its lateness is the gap less the period. What has not
-come by the end counts as late as it is by then: a server that stands still must not look punctual.
+A keepalive is due one period after the last bytes of its stream; how late it is, is the gap minus the period. What has
+not come at the end counts as late as it is by then: a server that stands still must not look punctual.
 """
 
 import json
@@ -22,8 +22,8 @@ PUSHED_USER = "user-0"
 LIVE = b"GET /api/sync/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
-class Question:
-    """Something asked again and again, one at a time, and the seconds until it was answered."""
+class RepeatedRequest:
+    """A request that is sent again and again, one at a time, and the seconds until it was answered."""
 
     def __init__(self, every: float, answers: int = 1) -> None:
         self.seconds: list[float] = []
@@ -33,7 +33,7 @@ class Question:
         self._asked_at = 0.0
 
     def due(self, now: float) -> bool:
-        """Return whether to ask again; then it counts as asked."""
+        """Return whether to send it again; if so, it counts as sent."""
         if self._missing or now < self._asked_at + self._every:
             return False
         self._asked_at, self._missing = now, self._answers
@@ -45,19 +45,19 @@ class Question:
         self.seconds.append(time.perf_counter() - self._asked_at)
 
     def overdue(self, now: float) -> list[float]:
-        """Return how long the answers that are missing have been awaited."""
+        """Return for how long each missing answer has been awaited."""
         return [now - self._asked_at] * self._missing
 
 
 class Watch:
-    """All that is well-behaved; a context manager that closes it."""
+    """All well-behaved streams and requests; a context manager that closes them."""
 
     def __init__(self, server: Server, key: str, streams: int, period: float) -> None:
         self._period = period
         self._late: list[float] = []
-        self._pushes = Question(PUSH_EVERY, DEVICES_EACH)
-        self._questions = Question(ASK_EVERY)
-        self._heard_at: dict[Stream, float] = {}
+        self._pushes = RepeatedRequest(PUSH_EVERY, DEVICES_EACH)
+        self._requests = RepeatedRequest(ASK_EVERY)
+        self._received_at: dict[Stream, float] = {}
         self._load = Load(server.port, key, self._push)
         self._token = make_token(key, PUSHED_USER)
         self._device = register_device(server.port, self._token)
@@ -70,46 +70,46 @@ class Watch:
     def __exit__(self, *error: object) -> None:
         self._load.__exit__(*error)
 
-    def look(self, goes_on: Callable[[], bool], sample: Callable[[], None] = ignore) -> None:
-        """Listen and ask while it goes on; raises RuntimeError or OSError for a stream that ended or was refused."""
-        for seconds in (self._late, self._pushes.seconds, self._questions.seconds):
+    def look(self, is_running: Callable[[], bool], sample: Callable[[], None] = ignore) -> None:
+        """Listen, push and request while `is_running`; raises RuntimeError or OSError if a stream ends."""
+        for seconds in (self._late, self._pushes.seconds, self._requests.seconds):
             seconds.clear()
         sample_at = 0.0
-        while goes_on():
+        while is_running():
             now = time.perf_counter()
             if self._pushes.due(now):
                 self._load.push(PUSHED_USER)
-            if self._questions.due(now):
+            if self._requests.due(now):
                 self._load.call(LIVE, self._answered)
             if now >= sample_at:
                 sample()
                 sample_at = now + SAMPLE_EVERY
-            self._load.turn(0.02)
+            self._load.poll(0.02)
 
     def delays(self) -> dict[str, Sequence[float]]:
-        """Return all delays of the last look, in seconds."""
+        """Return all delays of the last `look`, in seconds."""
         now = time.perf_counter()
-        overdue = [late for at in self._heard_at.values() if (late := now - at - self._period) > 0]
+        overdue = [late for at in self._received_at.values() if (late := now - at - self._period) > 0]
         return {
             "keepalive": self._late + overdue,
             "push": self._pushes.seconds + self._pushes.overdue(now),
-            "live": self._questions.seconds + self._questions.overdue(now),
+            "live": self._requests.seconds + self._requests.overdue(now),
         }
 
     def _changed(self, stream: Stream, frames: int) -> None:
-        self._heard_at[stream] = time.perf_counter()
+        self._received_at[stream] = time.perf_counter()
         self._pushes.answered()
 
     def _kept_alive(self, stream: Stream) -> None:
         now = time.perf_counter()
-        if stream in self._heard_at:
-            self._late.append(max(0.0, now - self._heard_at[stream] - self._period))
-        self._heard_at[stream] = now
+        if stream in self._received_at:
+            self._late.append(max(0.0, now - self._received_at[stream] - self._period))
+        self._received_at[stream] = now
 
     def _answered(self, caller: Caller, answer: bytes) -> None:
         if not answer.startswith(b"HTTP/1.1 200 "):
             raise RuntimeError(f"/live answered {answer!r}")
-        self._questions.answered()
+        self._requests.answered()
 
     def _push(self, user: str) -> bytes:
         return backend_push(self._token, self._device)
@@ -124,7 +124,7 @@ def backend_push(token: str, device: str) -> bytes:
 
 
 def register_device(port: int, token: str) -> str:
-    """Register a device at the reference backend, which may push and listens to nothing; return its id."""
+    """Register a device at the reference backend, which only pushes; return its id."""
     body = json.dumps({"device_name": "pusher", "platform": "linux"}).encode()
     url = f"http://127.0.0.1:{port}/api/sync/devices"
     request = urllib.request.Request(url, body, {"Authorization": f"Bearer {token}"})

@@ -162,3 +162,32 @@ def test_an_old_name_is_gone(name: str) -> None:
     for holder in holders:
         found = getattr(found, holder)
     assert not hasattr(found, last)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "phases",
+        "trials",
+        "streams",
+        "torture.clock",
+        "attack_connections:Swarm",
+        "attack_run:suffer",
+        "attack_run:Holdings",
+        "attack_run:broken",
+        "churn:Crowd",
+        "churn:Visitor",
+        "comparison:SAT1",
+        "fairness:Stand",
+        "load:EndReason",
+        "scale:Crowd",
+        "scenarios:Trial",
+        "torture.devices:Resident",
+    ],
+)
+def test_an_old_name_of_the_benchmarks_is_gone(name: str) -> None:
+    module, _, attribute = name.partition(":")
+    if attribute:
+        assert not hasattr(importlib.import_module(f"benchmarks.{module}"), attribute)
+    else:
+        assert importlib.util.find_spec(f"benchmarks.{module}") is None

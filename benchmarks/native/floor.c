@@ -1,11 +1,11 @@
-/* The floor for benchmarks.peers: the least a server can do on this kernel, one send() for each frame of each stream.
+/* The lower bound for benchmarks.peers: a program that only does one send() for each frame of each stream.
 
-       floor                 listens on a free port of 127.0.0.1 and says which
+       floor                 listens on a free port of 127.0.0.1 and prints it
 
-   GET ...?app_id=bench&user=N   a stream of channel N: the head, `: connected`, then frames in the chunks gunicorn makes
-   POST /push/bench/N            the frame to every stream of the channel, then 204
+   GET ...?app_id=bench&user=N   a stream of channel N: the head, `: connected`, then frames in chunks as gunicorn's
+   POST /push/bench/N            one frame to every stream of the channel, then 204
 
-   No token check, no keepalive, no buffer, no pending frames, no answer to anything else: it is a measure, no server. */
+   It checks no token, sends no keepalive, buffers nothing and answers nothing else. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>

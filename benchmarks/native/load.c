@@ -2,19 +2,19 @@
 
        load PORT SILENCE STREAMS PUSHES
 
-   Both files hold ready requests, each as "<user> <length>\n<bytes>"; users are numbers. After SILENCE seconds without
-   a byte that is due nothing more is expected. One command a line on stdin, one answer a line of JSON on stdout, when it is done:
+   Both files hold ready requests, each as "<user> <length>\n<bytes>"; users are numbers. If nothing arrives for SILENCE
+   seconds, the rest counts as lost. Each line on stdin is a command; when it is done, its result is a line of JSON on stdout:
 
-       open COUNT                               connect the next COUNT streams of the file, until each has its answer's head
+       open COUNT                               connect the next COUNT streams of the file, and wait for the heads of their responses
        saturate USER OUTSTANDING SECONDS        push whenever fewer than OUTSTANDING pushes are incomplete
-       pace FIRST LAST RATE SECONDS             RATE pushes a second to users FIRST..LAST, at fixed times, answered or not
+       pace FIRST LAST RATE SECONDS             RATE pushes a second to users FIRST..LAST, at fixed times, whether answered or not
        listen SECONDS                           only read
-       linger SECONDS                           the same, adding to what the command before has counted
-       patient                                  from now on whoever is refused or ended comes back, as clients do
-       storm SECONDS                            until all streams have ended once and are back
+       linger SECONDS                           the same, but add to what the last command counted
+       reconnect                                from now on a stream that ends or is refused connects again
+       reload SECONDS                            wait until all streams have ended once and are open again
 
-   It knows no server: what it sends comes from the files. What comes back is counted by the words "changed" and
-   "keepalive", however the bytes were cut; heads are left out. Whatever is unexpected ends it with a line on stderr. */
+   It works with any server: the files hold what it sends. It counts the words "changed" and "keepalive" in what it
+   receives, also when a read cuts them; heads are left out. Anything unexpected ends it with a line on stderr. */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 enum { AT_ONCE = 64, RING = 64, BATCH = 512, SOURCES = 8, ANSWER = 2048 };
-enum { WHEEL = 8192, BACKLOG = 1000, UNASKED = 1000 }; /* milliseconds, connects under way, milliseconds without `retry:` */
+enum { WHEEL = 8192, BACKLOG = 1000, DEFAULT_RETRY = 1000 }; /* milliseconds, connects under way, milliseconds without `retry:` */
 
 struct request { int user, length; char *bytes; };
 struct requests { struct request *all; int count; };
@@ -49,15 +49,15 @@ static struct requests streams, pushes;
 static int *stream_count, *push_of; /* by user: open streams; its request in `pushes` */
 static double *pushed_at, silence;  /* by user */
 static struct pusher **idle;
-static int idle_count, pusher_count, users, epoll, port, opened, connected, underway;
-static int patient, ended, asked, refused, due[WHEEL], *next_due; /* due: who connects again in which millisecond */
+static int idle_count, pusher_count, users, epoll, port, opened, connected, connecting;
+static int reconnect, ended, asked, refused, due[WHEEL], *next_due; /* due: which streams connect again in which millisecond */
 static struct rlimit descriptors;
 
 static long frames, keepalives, bytes, reads, delays_room; /* since the command began */
 static int have[RING], members, complete; /* have[n % RING]: streams that have their n-th frame */
 static double *delays, last_frame;        /* delays: NULL unless pacing, else room for delays_room of them */
 
-static void die(const char *text, ...)
+static void fail(const char *text, ...)
 {
     va_list words;
     va_start(words, text);
@@ -69,7 +69,7 @@ static void die(const char *text, ...)
 static void *room(size_t count, size_t size)
 {
     void *memory = calloc(count ? count : 1, size);
-    return memory ? memory : (die("no memory"), NULL);
+    return memory ? memory : (fail("no memory"), NULL);
 }
 
 static double now(void)
@@ -95,23 +95,23 @@ static struct requests read_requests(const char *path)
     FILE *file = fopen(path, "r");
     while (file && fscanf(file, "%d %d", &one.user, &one.length) == 2) {
         one.bytes = room(one.length, 1);
-        if (fgetc(file) != '\n' || fread(one.bytes, 1, one.length, file) != (size_t)one.length) die("%s is cut", path);
+        if (fgetc(file) != '\n' || fread(one.bytes, 1, one.length, file) != (size_t)one.length) fail("%s is cut", path);
         if (!(found.count & (found.count - 1))) /* at every power of two, twice the room */
             found.all = realloc(found.all, (found.count ? 2 * found.count : 1) * sizeof one);
-        if (!found.all) die("no memory");
+        if (!found.all) fail("no memory");
         found.all[found.count++] = one;
         if (one.user >= users) users = one.user + 1;
     }
-    if (!file || fclose(file)) die("%s: %s", path, strerror(errno));
+    if (!file || fclose(file)) fail("%s: %s", path, strerror(errno));
     return found;
 }
 
 static void send_request(int fd, struct request *request)
 {
-    if (send(fd, request->bytes, request->length, MSG_NOSIGNAL) != request->length) die("send: %s", strerror(errno));
+    if (send(fd, request->bytes, request->length, MSG_NOSIGNAL) != request->length) fail("send: %s", strerror(errno));
 }
 
-/* Connect from the next of eight addresses: with one alone the kernel hunts for a free port ever longer. */
+/* Connect from the next of eight addresses: with a single one the kernel takes longer and longer to find a free port. */
 static int connect_to_server(struct end end)
 {
     static unsigned made;
@@ -119,9 +119,9 @@ static int connect_to_server(struct end end)
     struct sockaddr_in from = {AF_INET, 0, {htonl(0x7f000002 + made++ % SOURCES)}, {0}};
     struct sockaddr_in to = {AF_INET, htons(port), {htonl(0x7f000001)}, {0}};
     struct epoll_event event = {.events = EPOLLIN, .data.fd = fd};
-    if (fd < 0) die("socket: %s", strerror(errno));
+    if (fd < 0) fail("socket: %s", strerror(errno));
     setsockopt(fd, IPPROTO_IP, 24 /* IP_BIND_ADDRESS_NO_PORT */, &yes, sizeof yes);
-    if (bind(fd, (void *)&from, sizeof from) || connect(fd, (void *)&to, sizeof to)) die("connect: %s", strerror(errno));
+    if (bind(fd, (void *)&from, sizeof from) || connect(fd, (void *)&to, sizeof to)) fail("connect: %s", strerror(errno));
     fcntl(fd, F_SETFL, O_NONBLOCK);
     ends[fd] = end;
     epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
@@ -133,7 +133,7 @@ static void push(int user)
     struct pusher *pusher = idle_count ? idle[--idle_count] : room(1, sizeof *pusher);
     if (!pusher->fd) {
         pusher->fd = connect_to_server((struct end){.pusher = pusher});
-        if (!(idle = realloc(idle, ++pusher_count * sizeof *idle))) die("no memory");
+        if (!(idle = realloc(idle, ++pusher_count * sizeof *idle))) fail("no memory");
     }
     pusher->length = 0;
     pushed_at[user] = now();
@@ -154,48 +154,48 @@ static void hang_up(struct pusher *pusher)
     pusher->fd = 0;
 }
 
-/* Take a part of an answer; with the last one the connection is free again. */
+/* Take a part of a response; after the last one the connection is free again. */
 static void answer(struct pusher *pusher, const char *data, int length)
 {
     char *text = pusher->answer, *body, *said;
-    if (pusher->length + length >= ANSWER) die("a push was answered with too much");
+    if (pusher->length + length >= ANSWER) fail("a push was answered with too much");
     memcpy(text + pusher->length, data, length);
     text[pusher->length += length] = 0;
-    if (strncmp(text, "HTTP/1.1 2", pusher->length < 10 ? pusher->length : 10)) die("a push failed: %s", text);
+    if (strncmp(text, "HTTP/1.1 2", pusher->length < 10 ? pusher->length : 10)) fail("a push failed: %s", text);
     if (!(body = strstr(text, "\r\n\r\n"))) return;
     said = strcasestr(text, "content-length:");
     if (pusher->length - (body + 4 - text) >= (said && said < body ? atoi(said + 15) : 0)) idle[idle_count++] = pusher;
 }
 
 /* Connect one stream of the file. */
-static void come(int number)
+static void connect_stream(int number)
 {
     struct request *request = &streams.all[number];
     send_request(connect_to_server((struct end){.user = request->user, .request = number}), request);
-    underway++;
+    connecting++;
 }
 
-/* Take the end of a stream, or a refusal, and note when it will come back. */
-static void go(int fd)
+/* Take the end of a stream, or a refusal, and note when it connects again. */
+static void end_stream(int fd)
 {
     struct end *end = &ends[fd];
-    int *slot = &due[((long)(now() * 1000) + (end->retry ? end->retry : UNASKED)) % WHEEL];
+    int *slot = &due[((long)(now() * 1000) + (end->retry ? end->retry : DEFAULT_RETRY)) % WHEEL];
     next_due[end->request] = *slot;
     *slot = end->request;
-    end->begun ? (connected--, ended++, asked += end->retry > 0) : (underway--, refused++);
+    end->begun ? (connected--, ended++, asked += end->retry > 0) : (connecting--, refused++);
     close(fd);
 }
 
-/* Connect again whose time has come, below the server's backlog. */
-static void come_back(void)
+/* Connect the streams whose time has come, below the server's backlog. */
+static void connect_due(void)
 {
     static long at;
     for (long until = now() * 1000, first = until - WHEEL + 1; (at = at > first ? at : first) < until; at++)
         for (int *slot = &due[at % WHEEL]; *slot >= 0;) {
             int number = *slot;
-            if (underway >= BACKLOG) return;
+            if (connecting >= BACKLOG) return;
             *slot = next_due[number];
-            come(number);
+            connect_stream(number);
         }
 }
 
@@ -211,16 +211,16 @@ static void frame(struct end *end)
 static void stream(int fd, const char *data, int length)
 {
     struct end *end = &ends[fd];
-    const char *retry = patient ? strstr(data, "retry: ") : NULL;
+    const char *retry = reconnect ? strstr(data, "retry: ") : NULL;
     int at = 0, begins = !end->begun;
     if (begins && strncmp(data, "HTTP/1.1 200", 12)) {
-        if (!patient) die("a stream was refused: %.*s", length, data);
-        go(fd);
+        if (!reconnect) fail("a stream was refused: %.*s", length, data);
+        end_stream(fd);
         return;
     }
     if (retry) end->retry = atoi(retry + 7);
     for (; at < length && !end->begun; at++) end->begun = matched("\r\n\r\n", &end->head_end, data[at]);
-    if (begins && end->begun) connected++, underway--;
+    if (begins && end->begun) connected++, connecting--;
     bytes += length - at;
     reads += at < length;
     for (; at < length; at++) {
@@ -229,7 +229,7 @@ static void stream(int fd, const char *data, int length)
     }
 }
 
-/* Read what is there, waiting at most so long for the first; returns how many connections had something. */
+/* Read what has arrived, waiting at most so long for the first; returns how many connections were ready. */
 static int turn(double seconds)
 {
     static char data[65536];
@@ -238,18 +238,18 @@ static int turn(double seconds)
     for (int n = 0; n < count; n++) {
         struct end *end = &ends[events[n].data.fd];
         int length = recv(events[n].data.fd, data, sizeof data - 1, 0);
-        if (length <= 0 && patient && (!end->pusher || is_idle(end->pusher))) {
-            end->pusher ? hang_up(end->pusher) : go(events[n].data.fd);
+        if (length <= 0 && reconnect && (!end->pusher || is_idle(end->pusher))) {
+            end->pusher ? hang_up(end->pusher) : end_stream(events[n].data.fd);
             continue;
         }
-        if (length <= 0) die("a %s ended: %s", end->pusher ? "push" : "stream", length ? strerror(errno) : "closed");
+        if (length <= 0) fail("a %s ended: %s", end->pusher ? "push" : "stream", length ? strerror(errno) : "closed");
         data[length] = 0;
         end->pusher ? answer(end->pusher, data, length) : stream(events[n].data.fd, data, length);
     }
     return count;
 }
 
-/* Read what lies there from before, then count from nothing. */
+/* Read what has arrived before, then count from zero. */
 static void begin(void)
 {
     while (turn(0)) continue;
@@ -263,24 +263,24 @@ static void open_streams(int count)
     double heard = now();
     int until = opened + count < streams.count ? opened + count : streams.count;
     while (connected < until) {
-        come_back();
-        for (; opened < until && underway < AT_ONCE; opened++) {
-            come(opened);
+        connect_due();
+        for (; opened < until && connecting < AT_ONCE; opened++) {
+            connect_stream(opened);
             stream_count[streams.all[opened].user]++;
         }
         if (turn(0.1)) heard = now();
-        if (now() - heard > silence) die("%d of %d streams got no answer", until - connected, count);
+        if (now() - heard > silence) fail("%d of %d streams got no answer", until - connected, count);
     }
     printf("{\"connected\": %d, \"refused\": %d}\n", connected, refused);
 }
 
-/* The clock runs from the first end to the last return. */
-static void storm(double seconds)
+/* The time runs from the first end to the last connect. */
+static void reload(double seconds)
 {
     int all = connected;
     double until = now() + seconds, first = 0;
     for (ended = asked = refused = 0; (ended < all || connected < all) && now() < until;) {
-        come_back();
+        connect_due();
         turn(0.005);
         if (ended && !first) first = now();
     }
@@ -307,7 +307,7 @@ static int ascending(const void *one, const void *other)
     return *(double *)one < *(double *)other ? -1 : 1;
 }
 
-/* Push to one user after the other in a random order, so that each has its frames before it is pushed again. */
+/* Push to one user after the other in a random order, so that each has its frames before its next push. */
 static void pace(int first, int last, double rate, double seconds)
 {
     int *order = room(last - first + 1, sizeof *order), count = rate * seconds;
@@ -349,7 +349,7 @@ int main(int words, char **word)
     char line[256];
     int a, b;
     double x, y;
-    if (words != 5) die("usage: load PORT SILENCE STREAMS PUSHES");
+    if (words != 5) fail("usage: load PORT SILENCE STREAMS PUSHES");
     getrlimit(RLIMIT_NOFILE, &descriptors);
     descriptors.rlim_cur = descriptors.rlim_max = descriptors.rlim_max < 1 << 20 ? descriptors.rlim_max : 1 << 20;
     setrlimit(RLIMIT_NOFILE, &descriptors);
@@ -371,9 +371,9 @@ int main(int words, char **word)
         else if (sscanf(line, "pace %d %d %lf %lf", &a, &b, &x, &y) == 4) pace(a, b, x, y);
         else if (sscanf(line, "listen %lf", &x) == 1) begin(), linger(x);
         else if (sscanf(line, "linger %lf", &x) == 1) linger(x);
-        else if (sscanf(line, "storm %lf", &x) == 1) storm(x);
-        else if (!strcmp(line, "patient\n")) patient = 1, puts("{}");
-        else die("unknown command: %s", line);
+        else if (sscanf(line, "reload %lf", &x) == 1) reload(x);
+        else if (!strcmp(line, "reconnect\n")) reconnect = 1, puts("{}");
+        else fail("unknown command: %s", line);
         fflush(stdout);
     }
     return 0;

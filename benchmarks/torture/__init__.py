@@ -1,9 +1,9 @@
-"""The torture: real devices push and pull while everything between them is killed, hung, cut and restarted.
+"""The torture: SDK devices push and pull while everything between them is killed, paused, cut and restarted.
 
-__main__   the command: start, run, watch, judge, print
+__main__   the command: start, run, watch, compare, print
 site       what runs: broker, two servers, networks, client processes; everything ends with it
-network    a TCP proxy between some devices and the servers, which can misbehave
-devices    a client process: SDK devices that push at random and pull when told to
-chaos      the faults, as a table, and when they strike
-ledger     what was pushed, what the log holds, who has pulled what and how late
+network    a TCP proxy between some devices and the servers, with faults that can be switched on and off
+devices    a client process: SDK devices that push at random and pull when notified
+chaos      the table of faults, and the thread that applies them
+ledger     what was pushed, what the log holds, which device has pulled what, and how late
 """

@@ -1,9 +1,9 @@
 """The command: `python -m benchmarks.torture` runs the torture for minutes and says whether a change was lost or late.
 
-    start the site ── chaos strikes, devices push ── heal ── devices finish ── everybody must hold everything ── verdict
+    start ── faults strike, devices push ── repair ── devices finish ── compare what each device holds ── verdict
 
-One line every few seconds on stderr, the summary on stdout. Exit status 1 when a change was lost, doubled or late, 130
-on Ctrl-C; what was started is ended in any case. Its logs are kept when something was wrong.
+Progress is printed on stderr, the summary on stdout. Exit status 1 when a change was lost, repeated or late, 130 on
+Ctrl-C. All started processes are ended in any case. The logs are kept when something was wrong.
 """
 
 import argparse
@@ -27,15 +27,15 @@ from .chaos import FAULTS, Chaos, Fault
 from .ledger import Ledger
 from .site import Plan, Site
 
-ALL_IS_WELL = "Every device holds the whole log, in order, and none was stale for too long."
+PASSED = "Every device holds the whole log, in order, and none was stale for too long."
 LOOK_SECONDS = 0.5
 STATUS_SECONDS = 5.0
-PATIENCE_SECONDS = 90.0
-"""So long the devices get to begin, and to finish: what is late can then be told from what is lost."""
+GRACE_SECONDS = 90.0
+"""How long the devices have to start, and to finish: long enough to tell a late change from a lost one."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Torture, print, and return the exit status."""
+    """Run the torture, print the summary, and return the exit status."""
     plan, faults, file = _options(arguments)
     for sign in (signal.SIGINT, signal.SIGTERM):
         signal.signal(sign, _interrupt_once)
@@ -58,26 +58,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def torture(site: Site, plan: Plan, faults: Sequence[Fault]) -> dict[str, Any]:
-    """Run the whole plan on a site that has started, and return what is to be said about it."""
+    """Run the whole plan on a site that has started, and return the summary."""
     ledger = Ledger(site.devices)
     chaos = Chaos(site, ledger.episodes, faults, plan.seed)
     began = time.time()
-    _watch(site, ledger, began, until=began + PATIENCE_SECONDS, enough=lambda: ledger.streams == plan.devices)
+    _watch(site, ledger, began, until=began + GRACE_SECONDS, enough=lambda: ledger.streams == plan.devices)
     chaos.start()
     try:
         _watch(site, ledger, began, until=time.time() + plan.seconds)
     finally:
-        chaos.stop()  # before the site ends, or it would start something again
+        chaos.stop()  # before the site ends, or a repair would start a process again
     for client in site.clients:
         client.command("finish")
-    _watch(site, ledger, began, until=time.time() + PATIENCE_SECONDS, enough=ledger.complete)
+    _watch(site, ledger, began, until=time.time() + GRACE_SECONDS, enough=ledger.complete)
     return _summary(site, ledger, chaos, plan, faults, began)
 
 
 def _watch(
     site: Site, ledger: Ledger, began: float, *, until: float, enough: Callable[[], bool] = lambda: False
 ) -> None:
-    """Keep the ledger up to date and tell how it goes, until a moment or until it is enough."""
+    """Keep the ledger up to date and print the progress, until a moment or until `enough`."""
     next_status = time.time()
     while (now := time.time()) < until and not enough():
         _take(site, ledger, now + LOOK_SECONDS)
@@ -91,13 +91,13 @@ def _watch(
 def _take(site: Site, ledger: Ledger, until: float) -> None:
     while (left := until - time.time()) > 0:
         try:
-            ledger.told(site.messages.get(timeout=left))
+            ledger.record(site.messages.get(timeout=left))
         except queue.Empty:
             return
 
 
 def _status(ledger: Ledger, elapsed: float, stale: float) -> str:
-    active = [episode.kind for episode in ledger.episodes if episode.healed is None]
+    active = [episode.kind for episode in ledger.episodes if episode.repaired is None]
     return (
         f"[{elapsed:4.0f} s] {ledger.counters['answers']} pushes, {ledger.streams}/{len(ledger.devices)} streams, "
         f"{len(ledger.episodes)} faults, stale now {stale:.1f} s, longest {ledger.longest.seconds:.1f} s"
@@ -139,44 +139,50 @@ def report(summary: Mapping[str, Any]) -> str:
         lines += ["", f"{name}:", *(f"  {count:5}  {what}" for what, count in summary[name].items())]
     lines += ["", "faults: how often, and how stale a device was after one (s)"]
     lines += [f"  {seen['struck']:5}  {seen['stale after']:4}  {kind}" for kind, seen in summary["faults"].items()]
-    return "\n".join([*lines, "", *(summary["wrong"] or [ALL_IS_WELL])])
+    return "\n".join([*lines, "", *(summary["wrong"] or [PASSED])])
 
 
 def _interrupt_once(sign: int, frame: object) -> None:
-    """Interrupt, but not what is done then: a second signal would leave processes behind."""
+    """Raise KeyboardInterrupt once: a second signal during the cleanup would leave processes."""
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
 def _tracebacks(folder: Path) -> list[str]:
-    """Look for what nobody expected: a request that failed on the server, a thread that ended."""
+    """Return how many tracebacks each log has, if any."""
     counters = {log.name: log.read_text(errors="replace").count("Traceback (most") for log in folder.glob("*.log")}
     return [f"{count} tracebacks in {name}" for name, count in counters.items() if count]
 
 
 def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path | None]:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.torture", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long faults strike (default 10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="duration of the faults (default 10)")
     parser.add_argument("--devices", type=int, default=24)
     parser.add_argument("--users", type=int, default=6)
     parser.add_argument("--networks", type=int, default=3, help="client processes, each behind a proxy (default 3)")
-    parser.add_argument("--pushes", type=float, default=3.0, metavar="PER_SECOND", help="of all devices together")
-    parser.add_argument("--parked", action="store_true", help="streams without a greenlet each")
     parser.add_argument(
-        "--sqlite", action="store_true", help="instead of PostgreSQL; leaves out the faults of a server"
+        "--pushes",
+        type=float,
+        default=3.0,
+        metavar="PER_SECOND",
+        help="of all devices together (default 3)",
     )
-    parser.add_argument("--only", default="", metavar="WORDS", help="only the faults with these words in their name")
-    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="repeats a run, roughly")
+    parser.add_argument("--parked", action="store_true", help="parked streams")
+    parser.add_argument(
+        "--sqlite", action="store_true", help="SQLite instead of PostgreSQL; leaves out faults of the database server"
+    )
+    parser.add_argument("--only", default="", metavar="WORDS", help="only faults with these words in their name")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="repeat an earlier run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the summary as JSON")
     given = parser.parse_args(arguments)
     if not 1 <= given.users <= given.devices or given.networks < 1 or given.minutes <= 0 or given.pushes <= 0:
-        parser.error("at least one user, one network, and a device for each user")
+        parser.error("--networks must be 1 or more, and --devices as many as --users or more")
     faults = [fault for fault in FAULTS if given.only in fault.kind and not (given.sqlite and fault.needs)]
     if not faults:
-        parser.error(f"--only: one of {', '.join(fault.kind for fault in FAULTS)}")
+        parser.error(f"--only must be in one of these names: {', '.join(fault.kind for fault in FAULTS)}")
     if not given.sqlite and not (shutil.which("postgres") or DEBIAN):
-        parser.error("PostgreSQL is not installed: apt-get install postgresql, or give --sqlite")
+        parser.error("PostgreSQL is not installed: install it (apt-get install postgresql) or use --sqlite")
     plan = Plan(
         seconds=given.minutes * 60,
         devices=given.devices,

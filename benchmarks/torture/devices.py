@@ -1,18 +1,18 @@
-"""A client process of the torture: SDK devices with their state in files, each pushing at random and pulling when told.
+"""A client process of the torture: SDK devices with state files, each pushing at random and pulling when notified.
 
-    stdin   one line of JSON, an Order; then commands: `sever` breaks every socket, `finish` ends the pushing, the end
-            of the file ends the process
-    stdout  one line of JSON for each thing that happened: {"is", "device", "at", ...}
+    stdin   one line of JSON, an Order; then commands: `sever` shuts down every socket, `finish` ends the pushing, the
+            end of the file ends the process
+    stdout  one line of JSON for each event: {"is", "device", "at", ...}
 
     pushing  rows        before they are given to the SDK
-    pushed               the server has answered all rows of this device so far
+    pushed               the server has answered all pushes of this device so far
     pulled   changes     a page, before it is confirmed: [[seq, row, data is sound], ...]
-    noticed              a CHANGED, and the pull after it has worked
+    noticed              after a CHANGED and the pull that followed it
     state    state       of the stream, with its reason
-    logged_in            since it had to, and could
-    trouble  text        what the SDK raised; the device tries again
-    broken   text        what nobody expected
-    finished             nothing is pending
+    logged_in            the device had to log in again, and could
+    trouble  text        an error of the SDK; the device tries again
+    broken   text        an unexpected exception
+    finished             nothing is left to push
     device   id          registered
 
 The process may be killed at any moment and started again with the same Order.
@@ -49,8 +49,8 @@ AGAIN_SECONDS = 0.5
 MAX_ROWS = 3
 
 
-class Resident(NamedTuple):
-    """A device of this process."""
+class DeviceSettings(NamedTuple):
+    """One device of this process."""
 
     name: str
     email: str
@@ -58,21 +58,21 @@ class Resident(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Who lives in this process, and where the servers are."""
+    """The devices of this process, and the address of the servers."""
 
     url: str
     api_key: str
     password: str
     folder: str
     seed: int
-    devices: list[Resident]
+    devices: list[DeviceSettings]
 
 
 class Device:
     """One device: a thread that listens and pulls, a thread that pushes."""
 
-    def __init__(self, order: Order, resident: Resident, finishing: threading.Event) -> None:
-        self._name, self._email, self._pace = resident
+    def __init__(self, order: Order, settings: DeviceSettings, finishing: threading.Event) -> None:
+        self._name, self._email, self._pace = settings
         self._password = order.password
         self._finishing = finishing
         self._random = random.Random(f"{order.seed} {self._name}")
@@ -82,83 +82,83 @@ class Device:
 
     def start(self) -> None:
         """Register, then listen and push until the process ends."""
-        threading.Thread(target=self._live, daemon=True).start()
+        threading.Thread(target=self._run, daemon=True).start()
 
-    def _live(self) -> None:
-        self._insist(self._register)
+    def _run(self) -> None:
+        self._retry(self._register)
         threading.Thread(target=self._push, daemon=True).start()
         while True:
-            self._insist(self._listen)
+            self._retry(self._listen)
 
     def _register(self) -> None:
-        self._tell("device", id=self._client.register_device(self._name, "linux").id)
+        self._report("device", id=self._client.register_device(self._name, "linux").id)
 
     def _listen(self) -> None:
         with self._client.subscribe_notifications(on_state=self._state_changed) as stream:
             for notification in stream:
                 if notification is SyncNotification.CHANGED:
-                    self._insist(lambda: self._client.pull(apply=self._pulled))
-                    self._tell("noticed")
+                    self._retry(lambda: self._client.pull(apply=self._pulled))
+                    self._report("noticed")
 
     def _pulled(self, changes: list[PulledChange]) -> None:
-        self._tell("pulled", changes=[[c.seq, c.row_id, c.data == {"row": c.row_id}] for c in changes])
+        self._report("pulled", changes=[[c.seq, c.row_id, c.data == {"row": c.row_id}] for c in changes])
 
     def _push(self) -> None:
         while not self._finishing.wait(self._random.expovariate(self._pace)):
             entries = [self._entry() for _ in range(self._random.randint(1, MAX_ROWS))]
-            self._tell("pushing", rows=[entry.row_id for entry in entries])
-            self._works(partial(self._send, entries))
-        self._insist(lambda: self._send([]))
-        self._tell("finished")
+            self._report("pushing", rows=[entry.row_id for entry in entries])
+            self._succeeds(partial(self._send, entries))
+        self._retry(lambda: self._send([]))
+        self._report("finished")
 
     def _send(self, entries: list[ChangeEntry]) -> None:
         self._client.push(entries)
-        self._tell("pushed")
+        self._report("pushed")
 
     def _entry(self) -> ChangeEntry:
         self._rows += 1
         row = f"{self._name} {os.getpid()} {self._rows}"
         return ChangeEntry("rows", "INSERT", row, datetime.now(UTC), {"row": row})
 
-    def _insist(self, call: Callable[[], object]) -> None:
-        while not self._works(call):
+    def _retry(self, call: Callable[[], object]) -> None:
+        while not self._succeeds(call):
             time.sleep(AGAIN_SECONDS)
 
-    def _works(self, call: Callable[[], object]) -> bool:
+    def _succeeds(self, call: Callable[[], object]) -> bool:
         try:
             call()
         except NotAuthenticated:
             with contextlib.suppress(SyncKitError):
                 self._client.authenticate(self._email, self._password)
-                self._tell("logged_in")
+                self._report("logged_in")
         except SyncKitError as error:
-            self._tell("trouble", text=f"{type(error).__name__}: {error}")
+            self._report("trouble", text=f"{type(error).__name__}: {error}")
         else:
             return True
         return False
 
     def _state_changed(self, state: StreamState, reason: str) -> None:
-        self._tell("state", state=state, reason=reason)
+        self._report("state", state=state, reason=reason)
 
-    def _tell(self, what: str, **fields: Any) -> None:
-        tell({"is": what, "device": self._name, "at": time.time(), **fields})
-
-
-_telling = threading.Lock()
+    def _report(self, what: str, **fields: Any) -> None:
+        report({"is": what, "device": self._name, "at": time.time(), **fields})
 
 
-def tell(message: dict[str, Any]) -> None:
-    """Write a line, past all buffers: it has been told even if the process is killed at once."""
+_reporting = threading.Lock()
+
+
+def report(message: dict[str, Any]) -> None:
+    """Write a line without buffering, so that it is not lost if the process is killed at once."""
     line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
-    with _telling:
+    with _reporting:
         while line:
             line = line[os.write(1, line) :]
 
 
-def tell_broken(failure: threading.ExceptHookArgs) -> None:
-    """Tell of an exception that ended a thread."""
+def report_exception(failure: threading.ExceptHookArgs) -> None:
+    """Report an exception that ended a thread."""
     text = "".join(traceback.format_exception(failure.exc_type, failure.exc_value, failure.exc_traceback))
-    tell({"is": "broken", "device": "", "at": time.time(), "text": text})
+    report({"is": "broken", "device": "", "at": time.time(), "text": text})
 
 
 def sever() -> None:
@@ -171,15 +171,15 @@ def sever() -> None:
 
 
 def main() -> int:
-    """Live until stdin ends."""
-    threading.excepthook = tell_broken
+    """Run the devices until stdin ends."""
+    threading.excepthook = report_exception
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s.%(msecs)03d %(name)s %(threadName)s %(message)s", datefmt="%H:%M:%S"
     )
     order = Order(**json.loads(sys.stdin.readline()))
     finishing = threading.Event()
-    for resident in order.devices:
-        Device(order, Resident(*resident), finishing).start()
+    for settings in order.devices:
+        Device(order, DeviceSettings(*settings), finishing).start()
     for command in sys.stdin:
         if command == "sever\n":
             sever()

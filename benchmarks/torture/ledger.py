@@ -1,18 +1,18 @@
-"""Who pushed, pulled and waited: what the devices tell and what the database holds, compared.
+"""What the devices reported and what the database holds, compared.
 
-    told(message)  ──▶ attempts, answers, pulled changes, notices
-    read(rows)     ──▶ the log, as it is in the database
-    judge(now)     ──▶ faults in order and content, each written once; and how stale every device is
+    record(message) ──▶ attempts, answers, pulled changes, notices
+    read(rows)      ──▶ the log, as it is in the database
+    judge(now)      ──▶ errors in order and content, each written once; and how stale every device is
 
-A device holds what it must when it has pulled the changes of its user's other devices, in the order of the log, none
-left out, none twice unless its process was killed in between; and when the log has each row it pushed exactly once.
+A device is correct when it has pulled all changes of its user's other devices in the order of the log, none twice but
+after a kill of its process, and when the log has each row that it pushed exactly once.
 
-The clock of staleness runs from the commit of a change until its device has pulled it. Of that time only the longest
-stretch counts in which no fault touched the device, so one that is reached within the bound after each fault is fine:
+A device is stale from the commit of a change until it has pulled the change. Of this time only the longest stretch
+counts in which no fault affected the device. Three bounds are judged in each stretch:
 
     paused      the whole stretch: at most the SDK's longest pause
-    answered    from the device's first answered request in it: a server that answers makes a waiting stream try again
-    connected   while the device's stream is connected: that is what the protocol promises
+    answered    from the device's first answered request: the answer of a server makes a waiting stream connect again
+    connected   while the device's stream is connected: the promise of the protocol
 """
 
 import bisect
@@ -26,17 +26,17 @@ from synckit_notify.client.lifecycle import GATHER_SECONDS
 from synckit_notify.client.stream import DEFAULT_POLICY
 
 PAUSE_SECONDS = DEFAULT_POLICY.cap
-"""No device may be stale for longer after the last fault that touched it was healed: the SDK's longest pause."""
+"""The most that a device may be stale after the last fault that affected it: the SDK's longest pause."""
 
 BOUND_SECONDS = 10.0
-"""Nor for longer than this after the first of its requests that was answered since."""
+"""The most after the first of its requests that was answered since."""
 
 PROMISED_SECONDS = 5.0
-"""Nor for longer than this while its stream is connected and no fault touches it."""
+"""The most while its stream is connected and no fault affects it."""
 
 
 ANSWERED = frozenset({"device", "pushed", "pulled", "noticed"})
-"""What a device tells after a request of its own was answered."""
+"""What a device reports after a request was answered."""
 
 
 class Row(NamedTuple):
@@ -51,26 +51,26 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Episode:
-    """A fault that struck; `touches` are the networks whose devices it may hold up."""
+    """A fault that struck; `touches` are the networks whose devices it may delay."""
 
     kind: str
     target: str
     touches: frozenset[int]
     struck: float
-    healed: float | None = None
-    standing: bool = False
+    repaired: float | None = None
+    permanent: bool = False
 
 
 @dataclass(slots=True)
 class Holder:
-    """What one device has told."""
+    """What one device has reported."""
 
     user: str
     network: int
     id: str = ""
     state: str = ""
     since: float = math.inf
-    """When its first stream was connected; before, nobody expects it to be up to date."""
+    """When its first stream was connected; before that it need not be up to date."""
     connected: float = math.inf
     """Since when its stream has been connected."""
     answered: list[float] = field(default_factory=list)
@@ -78,9 +78,9 @@ class Holder:
     held: dict[int, tuple[str, float]] = field(default_factory=dict)
     last: int = 0
     forgiven: int = 0
-    """Changes up to here may come again: the process was killed."""
+    """Changes up to this `seq` may come again: the process was killed."""
     next: int = 1
-    """The first `seq` that is not judged."""
+    """The first `seq` that has not been judged."""
     new: int = 0
     finished: bool = False
     attempted: set[str] = field(default_factory=set)
@@ -88,7 +88,7 @@ class Holder:
 
 
 class Staleness(NamedTuple):
-    """How long a device had to wait for a change, at a stretch; `after` is the fault before it, if there was one."""
+    """How long a device waited for a change in one stretch; `after` is the last fault before it, if any."""
 
     seconds: float = 0.0
     device: str = ""
@@ -97,7 +97,7 @@ class Staleness(NamedTuple):
 
 
 class Ledger:
-    """Everything that is known; for one thread."""
+    """Everything that devices and database reported; for one thread."""
 
     def __init__(self, devices: Mapping[str, tuple[str, int]]) -> None:
         self.devices = {name: Holder(user, network) for name, (user, network) in devices.items()}
@@ -115,11 +115,11 @@ class Ledger:
 
     @property
     def streams(self) -> int:
-        """Return how many devices say that their stream is connected."""
+        """Return how many devices have a connected stream."""
         return sum(holder.state == "connected" for holder in self.devices.values())
 
-    def told(self, message: Mapping[str, Any]) -> None:
-        """Take a line of a client process."""
+    def record(self, message: Mapping[str, Any]) -> None:
+        """Record a message of a client process."""
         if message["is"] == "broken":
             self.wrong.append(message["text"])
             return
@@ -128,7 +128,7 @@ class Ledger:
             return
         holder = self.devices[message["device"]]
         if message["is"] in ANSWERED:
-            bisect.insort(holder.answered, message["at"])  # two threads of a device tell
+            bisect.insort(holder.answered, message["at"])  # a device reports from two threads
         match message["is"]:
             case "device":
                 holder.id = message["id"]
@@ -159,22 +159,22 @@ class Ledger:
                 holder.finished = True
 
     def _ended(self, network: int) -> None:
-        """The process of these devices ended: a page may come again, and a push may never have begun."""
+        """Record the end of these devices' process: a page may come again, and a push may never have begun."""
         for holder in self.devices.values():
             if holder.network == network:
                 holder.forgiven, holder.state, holder.connected = holder.last, "", math.inf
                 holder.unanswered.clear()
 
     def read(self, rows: Iterable[Row]) -> None:
-        """Take new rows of the database, in the order in which it numbers them."""
+        """Record new rows of the database, in the order of their numbers."""
         for row in rows:
             log = self.log[row.user]
             if row.seq != len(log) + 1:
-                self.wrong.append(f"the log of {row.user} goes on with {row.seq} after {len(log)}")
+                self.wrong.append(f"the log of {row.user} continues with {row.seq} after {len(log)}")
             log.append(row)
 
     def judge(self, now: float) -> Staleness:
-        """Compare every device with the log; return the longest staleness that has not ended."""
+        """Compare every device with the log; return the longest staleness that has not ended yet."""
         present = Staleness()
         for name, holder in self.devices.items():
             log = self.log[holder.user]
@@ -186,7 +186,7 @@ class Ledger:
         return present
 
     def complete(self) -> bool:
-        """Return whether everybody has finished and holds everything."""
+        """Return whether every device has finished and holds everything."""
         return all(h.finished and h.next > len(self.log[h.user]) for h in self.devices.values())
 
     def verdict(self) -> list[str]:
@@ -209,7 +209,7 @@ class Ledger:
             wrong += [f"{name} pushed {row!r}, the log has it {n} times" for row, n in stored.items() if n > 1]
             wrong += [f"the log has {row!r}, which {name} never pushed" for row in stored.keys() - holder.attempted]
             lost = (holder.attempted & self.answered) - stored.keys()
-            wrong += [f"{name} was told that {row!r} is stored, and it is not" for row in lost]
+            wrong += [f"{name} got an answer for {row!r}, which is not stored" for row in lost]
         return wrong
 
     def _pulled(self, name: str, holder: Holder, changes: list[tuple[int, str, bool]], at: float) -> None:
@@ -228,7 +228,7 @@ class Ledger:
             holder.last = max(holder.last, seq)
 
     def _settled(self, name: str, holder: Holder, row: Row) -> bool:
-        """Judge a row of the log; False if the device may still get it."""
+        """Judge one row of the log; return False if the device may still pull it."""
         if row.device_id == holder.id:
             if row.seq in holder.held:
                 self.wrong.append(f"{name} pulled its own {row.seq} {row.row!r}")
@@ -244,7 +244,7 @@ class Ledger:
         return True
 
     def _stale(self, name: str, holder: Holder, row: Row, until: float) -> Staleness:
-        """Measure how long a device has waited for a row, and keep the longest."""
+        """Measure how long a device has waited for a row, and keep the longest time."""
         begin = max(row.at, holder.since)
         stretches = list(self._calms(holder.network, begin, until))
         seconds, after = max((end - start, after) for start, end, after in stretches)
@@ -265,14 +265,14 @@ class Ledger:
         return min(holder.answered[found], end) if found < len(holder.answered) else end
 
     def _calms(self, network: int, begin: float, end: float) -> Iterator[tuple[float, float, str]]:
-        """Yield the stretches of a time in which no fault touched a network, with the last fault before each."""
+        """Yield the stretches in which no fault affected a network, each with the last fault before it."""
         calm_since, last = begin, ""
         for episode in self.episodes:  # in the order in which they struck
             if episode.struck > end:
                 break
-            if network in episode.touches and (episode.healed is None or episode.healed > calm_since):
+            if network in episode.touches and (episode.repaired is None or episode.repaired > calm_since):
                 if episode.struck > calm_since:
                     yield calm_since, episode.struck, last
-                calm_since = end if episode.healed is None else min(episode.healed, end)
-            last = episode.kind if not episode.standing else last
+                calm_since = end if episode.repaired is None else min(episode.repaired, end)
+            last = episode.kind if not episode.permanent else last
         yield calm_since, end, last

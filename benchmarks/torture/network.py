@@ -1,9 +1,9 @@
-"""A way from some devices to the servers, as bad as real ones: a TCP proxy whose faults can be switched on and off.
+"""A TCP proxy between some devices and the servers, with faults that can be switched on and off.
 
     device ──▶ link ──▶ one of the servers, whichever accepts
 
-As with TCP, no link loses bytes and goes on: what is held comes later, and one that has lost something carries nothing
-any more. One thread with an event loop carries all links; the methods may be called from any thread.
+As with TCP, no link loses bytes and then continues: delayed bytes arrive later, and a link that has lost bytes carries
+nothing any more. One thread with an event loop carries all links; the methods may be called from any thread.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Link:
-    """One connection of a device and the one to the server that belongs to it."""
+    """One connection of a device and its connection to a server."""
 
     def __init__(self, device: asyncio.StreamWriter) -> None:
         self.ends = [device]
         self.streams = False
-        """Whether an event stream runs over it."""
+        """Whether it carries an event stream."""
         self.loses = NEITHER
-        """What does not get through, for ever; nor does the end of it."""
+        """The directions in which bytes and the end of the connection are lost for ever."""
 
     def reset(self) -> None:
         """End both connections with a reset."""
@@ -49,7 +49,7 @@ class Network:
         self._losing = NEITHER
         self._lives: tuple[float, float] | None = None
         self.expired = 0
-        """How many connections a limit of age has cut."""
+        """How many connections were cut at their age limit."""
         self._loop = asyncio.new_event_loop()
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -60,7 +60,7 @@ class Network:
         self.port: int = self._listener.sockets[0].getsockname()[1]
 
     def cut(self) -> None:
-        """Reset every connection, as a mobile network does."""
+        """Reset every connection, like a mobile network."""
         self._soon(lambda: self._reset(lambda link: True))
 
     def refuse(self) -> None:
@@ -68,11 +68,11 @@ class Network:
         self._refusing = True
 
     def accept(self) -> None:
-        """Take new connections again."""
+        """Accept new connections again."""
         self._refusing = False
 
     def hold(self) -> None:
-        """Keep what event streams carry, as a proxy that buffers; `release` delivers it."""
+        """Delay what event streams carry, like a buffering proxy; `release` delivers it."""
         self._soon(self._flowing.clear)
 
     def release(self) -> None:
@@ -80,29 +80,29 @@ class Network:
         self._soon(self._flowing.set)
 
     def fall_silent(self) -> None:
-        """Carry nothing any more, on no connection, and take new ones without a word; until `recover`."""
+        """Carry nothing on any connection, and accept new ones silently; until `recover`."""
         self._lose(BOTH)
 
     def lose_answers(self) -> None:
-        """Carry what devices send, but nothing back; until `recover`."""
+        """Carry requests but no responses; until `recover`."""
         self._lose(frozenset({ANSWERS}))
 
     def recover(self) -> None:
-        """Work again, but know none of the connections: they are reset, as by a middlebox that was started anew."""
+        """Work again, and reset the connections that lost bytes, like a restarted middlebox."""
         self._losing = NEITHER
         self._soon(lambda: self._reset(lambda link: bool(link.loses)))
 
     def forget_streams(self) -> None:
-        """Carry nothing any more on the present event streams, for ever: a middlebox forgot idle connections."""
+        """Carry nothing more on the present event streams, like a middlebox that forgets idle connections."""
         self._soon(lambda: self._spoil(BOTH, lambda link: link.streams))
 
     def limit_age(self, least: float, most: float) -> None:
-        """Reset every connection when it is so many seconds old, drawn anew for each; until `forget_age`."""
+        """Reset every connection at a random age in seconds; until `forget_age`."""
         self._lives = least, most
         self._soon(self._limit_all)
 
     def forget_age(self) -> None:
-        """Let connections live on."""
+        """Remove the age limit."""
         self._lives = None
 
     def close(self) -> None:
@@ -181,5 +181,5 @@ class Network:
                 if what not in link.loses:
                     sink.write(data)
                     await sink.drain()
-        if what == REQUESTS or what not in link.loses:  # a device that is gone is gone, whatever the server hears of it
+        if what == REQUESTS or what not in link.loses:  # the end of a device's connection always reaches the server
             sink.close()

@@ -1,7 +1,7 @@
-"""The processes of a torture, each with a process group of its own, so that killing one leaves nothing of it behind.
+"""The processes of a torture, each with its own process group, so that killing one leaves no child.
 
 Server   a gunicorn with the project's configuration; its master and its workers can be signalled
-Client   the devices of one network; what they tell goes into a queue
+Client   the devices of one network; their messages go into a queue
 """
 
 import contextlib
@@ -25,11 +25,11 @@ from .devices import Order
 
 STARTS_WITHIN = 60.0
 APPLICATION = "tests.support.short_lived_tokens:create()"
-"""The reference backend with tokens of a life that we choose."""
+"""The reference backend with a configurable lifetime of tokens."""
 
 
 class Process:
-    """A child with a process group of its own; what it complains of goes to a log."""
+    """A child process with its own process group; its stderr goes to a log."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder, self.name = folder, name
@@ -38,7 +38,7 @@ class Process:
         self.child: subprocess.Popen[bytes] | None = None
 
     def spawn(self, command: list[str], env: Mapping[str, str], *, talks: bool = False) -> "subprocess.Popen[bytes]":
-        """Start a Python program, after whatever was left of the last one is ended."""
+        """Start a Python program, after killing what is left of the last one."""
         self.kill()
         with self.log_file.open("ab") as log:
             self.child = subprocess.Popen(
@@ -53,12 +53,12 @@ class Process:
         return self.child
 
     def signal(self, number: int) -> None:
-        """Send a signal to the process itself; one that has ended does not hear it."""
+        """Send a signal to the process; do nothing if it has ended."""
         if self.child is not None:
             self.child.send_signal(number)
 
     def kill(self) -> None:
-        """Kill the whole group, once: its number may soon be another's."""
+        """Kill the whole group, once: its number may be reused."""
         child, self.child = self.child, None
         if child is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -81,7 +81,7 @@ class Server(Process):
         self.spawn(command, self._env)
         while self._listened() == began:
             if time.monotonic() > until:
-                raise RuntimeError(f"{self.name} does not start, see {self.log_file}")
+                raise RuntimeError(f"{self.name} did not start; see {self.log_file}")
             time.sleep(0.05)
         self.wait_until_it_serves()
 
@@ -90,12 +90,12 @@ class Server(Process):
         urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/sync/live", timeout=STARTS_WITHIN).close()
 
     def signal_worker(self, number: int, worker: int) -> None:
-        """Send a signal to a worker, unless it is gone."""
+        """Send a signal to a worker; do nothing if it has exited."""
         if worker in self._children():
             os.kill(worker, number)
 
     def workers(self) -> list[int]:
-        """Return the process ids of the workers, at least one: a master that lost all is about to have new ones."""
+        """Return the process ids of the workers; wait until there is at least one."""
         while not (workers := self._children()):
             time.sleep(0.05)
         return workers
@@ -109,7 +109,7 @@ class Server(Process):
 
 
 class Client(Process):
-    """The process of the devices of one network; what they tell goes into a queue, with an `ended` after the last."""
+    """The process of one network's devices; its messages go into a queue, and `ended` after the last one."""
 
     def __init__(
         self, folder: Path, name: str, number: int, order: Order, messages: "queue.Queue[dict[str, Any]]"
@@ -119,9 +119,9 @@ class Client(Process):
         self._reader: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start, also again after a kill."""
+        """Start, or start again after a kill."""
         if self._reader is not None:
-            self._reader.join()  # so that `ended` comes before the first word of the next life
+            self._reader.join()  # so that `ended` comes before the next process's messages
         child = self.spawn(["-m", "benchmarks.torture.devices"], {}, talks=True)
         self.command(json.dumps(self._order._asdict()))
         self._reader = threading.Thread(target=self._read, args=(child.stdout,), daemon=True)
@@ -132,15 +132,15 @@ class Client(Process):
         self.command("sever")
 
     def pause(self) -> None:
-        """Let it hang, as a machine that is asleep."""
+        """Stop the process, like a machine that sleeps."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Continue the process."""
         self.signal(signal.SIGCONT)
 
     def command(self, words: str) -> None:
-        """Write a line to the process; one that was just killed does not read it."""
+        """Write a line to the process; do nothing if it was killed."""
         if self.child is not None and self.child.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self.child.stdin.write(words.encode() + b"\n")
@@ -148,9 +148,9 @@ class Client(Process):
 
     def _read(self, pipe: Any) -> None:
         for line in pipe:
-            with contextlib.suppress(ValueError):  # a line that was cut by a kill
+            with contextlib.suppress(ValueError):  # a line that a kill has cut
                 self._messages.put(json.loads(line))
         if (child := self.child) is not None:
-            text = f"{self.name} ended by itself with {child.wait()}, see {self.log_file}"
+            text = f"{self.name} exited unexpectedly with status {child.wait()}; see {self.log_file}"
             self._messages.put({"is": "broken", "text": text})
         self._messages.put({"is": "ended", "network": self._number})

@@ -3,10 +3,10 @@
     with Site(folder, plan) as site:
         site.servers[0].kill() ...     the faults of `chaos`
         site.clock.step(60)            the clock of all servers
-        site.messages                  what the devices tell, a queue
-        site.new_rows()                what the database got since the last time
+        site.messages                  a queue of the devices' messages
+        site.new_rows()                the rows that were committed since the last call
 
-Every process has a group of its own, and all groups are killed at the end, whatever happened.
+Every process has its own process group, and all groups are killed at the end in any case.
 """
 
 import queue
@@ -24,13 +24,13 @@ from sqlalchemy import create_engine, exc, text
 from sqlalchemy.pool import NullPool
 
 from synckit_notify.backend import create_app
+from tests.support.clock import Clock
 from tests.support.postgresql import PostgreSQL
 from tests.support.server import clean_environment
 from tests.support.valkey import Valkey
 
 from ..server import ROOT
-from .clock import Clock
-from .devices import Order, Resident
+from .devices import DeviceSettings, Order
 from .ledger import Row
 from .network import Network
 from .processes import APPLICATION, STARTS_WITHIN, Client, Server
@@ -41,14 +41,14 @@ KEEPALIVE_SECONDS = 1.0
 """Short, so that the SDK's watchdog notices a dead stream within 2.5 s."""
 
 TOKEN_SECONDS = 120
-"""So that tokens are renewed in the midst of everything, about every minute and a half."""
+"""Short, so that tokens are renewed about every minute and a half."""
 
 PASSWORD = "correct horse battery"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much of everything."""
+    """The sizes and rates of a run."""
 
     seconds: float
     devices: int
@@ -60,13 +60,13 @@ class Plan:
     postgresql: bool = True
 
     def residents(self) -> dict[str, tuple[int, int]]:
-        """Return (user's number, network) of each device: a user's devices are spread over the networks."""
+        """Return (user's number, network) of each device. A user's devices are on different networks."""
         return {f"device-{n}": (n % self.users, n // self.users % self.networks) for n in range(self.devices)}
 
     def pace(self, user: int) -> float:
-        """Return the pushes per second of each device of a user: each user pushes half as often as the one before.
+        """Return the pushes per second of each device of a user; each user pushes half as often as the last.
 
-        So some changes are soon followed by others, and some by none for so long that a lost notice is noticed.
+        So some changes are followed by none for so long that a lost notice is found.
         """
         devices = sum(owner == user for owner, _ in self.residents().values())
         share = 0.5**user / sum(0.5**n for n in range(self.users))
@@ -74,7 +74,7 @@ class Plan:
 
 
 class Site:
-    """A context manager."""
+    """All processes of a run; a context manager that starts and kills them."""
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder = folder
@@ -114,7 +114,7 @@ class Site:
             self._postgresql.__exit__()
 
     def lock_database(self) -> Callable[[], None]:
-        """Take the lock of the writers, as a backup or a shell that was left open; return what gives it back."""
+        """Take the lock of the writers, like a backup; return the function that releases it."""
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         connection.execute(text("BEGIN" if self._postgresql else "BEGIN IMMEDIATE"))
         if self._postgresql:
@@ -122,14 +122,14 @@ class Site:
         return connection.close
 
     def stop_database(self) -> Callable[[], None]:
-        """Let PostgreSQL crash; return what starts it again."""
+        """Kill PostgreSQL; return the function that starts it again."""
         if self._postgresql is None:
             raise RuntimeError("a SQLite file cannot be stopped")
         self._postgresql.stop()
         return self._postgresql.start
 
     def log_out(self, chance: random.Random) -> str:
-        """End all sessions of a user, by the backend's command; return which."""
+        """End all sessions of a user with the backend's command; return the user's address."""
         email = _email(chance.randrange(self._plan.users))
         command = [sys.executable, "-m", "flask", "--app", APPLICATION, "synckit", "user", "logout", email]
         env = clean_environment() | {"PYTHONPATH": str(ROOT)} | self._env
@@ -137,9 +137,9 @@ class Site:
         return email
 
     def new_rows(self) -> list[Row]:
-        """Return what was committed since the last call, each user's in the order of the log; nothing while it is away.
+        """Return what was committed since the last call, in the order of each user's log; nothing without a database.
 
-        A server's clock may be wrong, but no row was there at the last look, and all are now.
+        A server's clock may be wrong, so a row's time is limited to the time between both calls.
         """
         query = text(
             "SELECT user_id, seq, row_id, device_id, received_at FROM changes "
@@ -157,7 +157,7 @@ class Site:
         return [Row(user, seq, row, device, min(max(at / 1e6, earliest), now)) for user, seq, row, device, at in rows]
 
     def _accounts(self) -> tuple[str, list[str]]:
-        """Make the database, an app and the users; return the app's key and the users' ids."""
+        """Create the database, an app and the users; return the app's key and the users' ids."""
         app = create_app(self._env, instance_path=self.folder / "instance")
 
         def last_word(*words: str) -> str:
@@ -189,7 +189,7 @@ class Site:
             password=PASSWORD,
             folder=str(self.folder),
             devices=[
-                Resident(name, _email(user), self._plan.pace(user))
+                DeviceSettings(name, _email(user), self._plan.pace(user))
                 for name, (user, network) in residents
                 if network == number
             ],

@@ -90,7 +90,9 @@ class BroadcastCondition(threading.Condition):
     """The condition variable of a channel: a wait releases the lock, and `notify_all` wakes every waiting stream.
 
     The standard one makes a lock for each wait, and tries the held lock at each wake-up, which makes gevent switch to
-    the other greenlets. Here all wait for the same Event, which gevent implements in C.
+    the other greenlets. Here all wait for the same Event, which gevent implements in C: for a stream with a greenlet,
+    an event takes 82,000 instructions instead of 133,000, a keepalive 145,000 instead of 191,000
+    (`python -m benchmarks.instructions`, CPython 3.11, gevent 26.9).
     """
 
     def __init__(self, lock: threading.Lock) -> None:

@@ -1,7 +1,5 @@
 """The included server when its clock is stepped by an hour: nobody has to log in again, nothing is lost or repeated."""
 
-import struct
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,7 @@ from flask import Flask
 from synckit_notify.backend import Backend, create_app, sessions
 
 from ..support.backend import PASSWORD, SQLITE_ONLY, Caller, Send, add_account, over_http, start
+from ..support.clock import Clock
 from ..support.programs import need
 from ..support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
 from ..support.tokens import KEY
@@ -85,18 +84,15 @@ class TestALogInThatLiesInTheFuture:
 
 @pytest.mark.thorough
 def test_gunicorn_goes_on_when_its_clock_is_stepped(clone: Path) -> None:
-    """Two workers whose wall clock is ahead by what a file says; the steady clock is left as it is."""
-    shim, offset = clone / "stepped_clock.so", clone / "offset"
-    source = Path(__file__).with_name("stepped_clock.c")
-    subprocess.run([need("cc"), "-shared", "-fPIC", "-O1", "-o", shim, source, "-ldl"], check=True)
-    offset.write_bytes(bytes(8))
-    env = {"LD_PRELOAD": str(shim), "STEPPED_CLOCK": str(offset)}
+    """Step the wall clock of two workers; their steady clocks are left as they are."""
+    need("cc")
+    clock = Clock(clone)
     settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_ENV": "production", "SYNCKIT_WORKERS": "2"}
     settings |= {"SYNCKIT_SWEEP_SECONDS": "0.2", "SYNCKIT_KEEPALIVE_SECONDS": "1"}
     app = create_app({"SYNCKIT_JWT_KEY": KEY}, instance_path=clone / "instance")
     credentials = add_account(app.extensions["synckit_backend"])
     app.extensions["synckit_backend"].store.dispose()
-    with start(clone, **env, **settings) as server:
+    with start(clone, **clock.environment, **settings) as server:
         send = over_http(server.url)
         answer = send("POST", "/auth", credentials, {})[1]
         laptop = Caller(send, answer["token"])
@@ -110,8 +106,7 @@ def test_gunicorn_goes_on_when_its_clock_is_stepped(clone: Path) -> None:
         ):
             assert [stream.next_frame() for stream in (phone, tablet)] == [CONNECTED] * 2
             for seconds in (0, -HOUR, 0, HOUR, 0, -HOUR):
-                with offset.open("r+b") as file:
-                    file.write(struct.pack("=q", seconds))
+                clock.step(seconds)
                 renewed = renew(send, credentials, refresh_token)
                 refresh_token = renewed["refresh_token"]
                 laptop = Caller(send, renewed["access_token"])

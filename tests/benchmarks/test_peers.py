@@ -10,7 +10,7 @@ from benchmarks import generator
 from benchmarks.comparison import EVENT_CPU, Rows, tables, verdict
 from benchmarks.contenders import CONTENDERS, start_floor
 from benchmarks.generator import Generator, Programs, subscriptions
-from benchmarks.trials import verified
+from benchmarks.scenarios import verified
 
 from ..support.programs import need
 
@@ -64,7 +64,7 @@ def test_a_lost_or_surplus_delivery_shows(programs: Programs, user: int, receive
     assert (counted["expected"], received) == (3, received_of_3)
 
 
-def test_a_server_that_ends_a_stream_is_no_figure_but_an_error(programs: Programs) -> None:
+def test_a_server_that_ends_a_stream_is_an_error(programs: Programs) -> None:
     with start_floor(programs, KEY, 30) as server, Generator(programs, server, KEY, STREAMS_OF_USER) as load:
         load.ask("open 6")
         server.kill()
@@ -73,14 +73,14 @@ def test_a_server_that_ends_a_stream_is_no_figure_but_an_error(programs: Program
 
 
 def row(contender: str, repeat: int, cpu_us: float, **other: Any) -> dict[str, Any]:
-    counts = {"phase": "sat1", "expected": 1000, "received": 1000}
+    counts = {"phase": "one_in_flight", "expected": 1000, "received": 1000}
     return {"contender": contender, "repeat": repeat, "cpu_us": cpu_us, **counts, **other}
 
 
 def test_a_ratio_pairs_what_was_measured_in_the_same_repeat() -> None:
     rows = Rows([row("parked", 1, 8.0), row("nchan", 1, 10.0), row("parked", 2, 30.0), row("nchan", 2, 40.0)])
     assert rows.ratios("parked", "nchan", EVENT_CPU) == [0.8, 0.75]
-    assert "| parked: CPU per event, sat1, µs ≤ 0.85 x nchan | 0.78 (0.75 - 0.80) | 2 | met |" in tables(
+    assert "| parked: CPU per event, one push in flight, µs ≤ 0.85 x nchan | 0.78 (0.75 - 0.80) | 2 | met |" in tables(
         rows, CONTENDERS
     )
 

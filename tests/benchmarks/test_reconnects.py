@@ -1,4 +1,4 @@
-"""The fleet of benchmarks.reconnects comes back spread, and in time."""
+"""The devices of benchmarks.reconnects connect again spread over time, and soon."""
 
 import pytest
 
@@ -10,7 +10,7 @@ DEVICES = 1000
 @pytest.mark.parametrize(
     ("scenario", "most", "last"), list(zip(reconnects.SCENARIOS, [45, 110, 50, 110], [5.2, 1.8, 6.1, 181], strict=True))
 )
-def test_a_fleet_that_is_cut_at_one_instant_spreads(scenario: reconnects.Scenario, most: int, last: float) -> None:
+def test_devices_that_are_cut_at_the_same_moment_spread(scenario: reconnects.Scenario, most: int, last: float) -> None:
     steps, back = reconnects.run(scenario, DEVICES, seed=3)
     assert max(steps.values()) <= most
     assert back[0] >= 0.1
@@ -18,7 +18,7 @@ def test_a_fleet_that_is_cut_at_one_instant_spreads(scenario: reconnects.Scenari
     assert len(back) == DEVICES
 
 
-def test_after_an_outage_the_heal_is_no_storm() -> None:
+def test_after_an_outage_few_devices_connect_at_once() -> None:
     steps, _ = reconnects.run(reconnects.SCENARIOS[3], DEVICES, seed=3)
     assert max(count for step, count in steps.items() if step >= 1200) <= 20
 

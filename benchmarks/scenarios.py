@@ -1,11 +1,12 @@
-"""What is measured of each contender: three trials, each on a fresh server, each yielding flat rows of numbers.
+"""What is measured of each contender: three scenarios, each on a fresh server, each yielding flat rows of numbers.
 
-    idle        N streams of three devices a user ──▶ connects, memory; then 50 pushes/s over them ──▶ delays
-    fan_out     1,000 streams of one channel ──▶ sat1: the next push when all have the last; sat: up to four at once
-    keepalives  3,000 idle streams with a keepalive every second ──▶ the processor time of each
+    idle        N streams, three devices a user ──▶ `connects`, memory; then 50 pushes/s over them ──▶ `delays`
+    fan_out     1,000 streams of one channel ──▶ `one_in_flight`: a push once all streams have the last one
+                                                 `four_in_flight`: up to four pushes that not all streams have
+    keepalives  3,000 idle streams with a keepalive every second ──▶ `keepalives`: the processor time of each
 
-A row says how many deliveries were due and how many came, counted where they arrive, and how busy both cores were. A
-server that fails gives a row that says so, and the run goes on.
+A row says how many deliveries were expected and how many were received, counted where they arrive, and how busy both
+cores were. A server that fails gives a row that says so, and the run continues.
 """
 
 import secrets
@@ -13,26 +14,33 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from .contenders import Contender
 from .generator import Generator, Programs
-from .phases import CHANNEL_STREAMS, DEVICES_EACH, PUSHES_PER_SECOND, SETTLE_SECONDS, WARM_UP_STREAMS
+from .report import Row
 from .server import Server
 
-Row = dict[str, Any]
+DEVICES_EACH = 3
+CHANNEL_STREAMS = 1_000
+PUSHES_PER_SECOND = 50
+REST_SECONDS = 1.0
+"""Between opening streams and the next measurement."""
 
+WARM_UP_STREAMS = 60
 WARM_UP = [DEVICES_EACH] * (WARM_UP_STREAMS // DEVICES_EACH)
+"""The streams of each user that are open before anything is measured."""
+
 SURPLUS_SECONDS = 0.3
-"""Deliveries that nobody pushed would come within this."""
+"""How long to wait for deliveries that nobody pushed."""
 
 KEEPALIVE_TOLERANCE = 0.25
-"""A keepalive that comes late may fall out of the few seconds; all other counts must be exact."""
+"""The share of keepalives that may fall outside the few seconds measured. All other counts must be exact."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much is measured; full or quick."""
+    """How much is measured."""
 
     streams: int
     repeats: int
@@ -42,7 +50,7 @@ class Plan:
     keepalive_seconds: float = 8.0
 
 
-class Trial(NamedTuple):
+class Scenario(NamedTuple):
     """One way to load a fresh server."""
 
     measure: Callable[[Contender, Programs, Plan], Iterator[Row]]
@@ -52,12 +60,12 @@ class Trial(NamedTuple):
 
 def idle(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
     """Yield the rows `connects` and `delays`."""
-    whole, rest = divmod(plan.streams, DEVICES_EACH)
-    with server_and_generator(contender, programs, [DEVICES_EACH] * whole + [rest]) as (server, generator):
+    users, rest = divmod(plan.streams, DEVICES_EACH)
+    with server_and_generator(contender, programs, [DEVICES_EACH] * users + [rest]) as (server, generator):
         before = server.private_kib()
         with server.usage(generator.pid) as usage:
             connected = generator.ask(f"open {plan.streams}")["connected"]
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(REST_SECONDS)
         yield {
             "phase": "connects",
             "expected": plan.streams,
@@ -67,21 +75,22 @@ def idle(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
             "cpu_us": usage.server_cpu / plan.streams * 1e6,
             **usage.shares(),
         }
-        first, last = len(WARM_UP), len(WARM_UP) + whole - 1
+        first, last = len(WARM_UP), len(WARM_UP) + users - 1
         with server.usage(generator.pid) as usage:
             counted = generator.ask(f"pace {first} {last} {PUSHES_PER_SECOND} {plan.paced_seconds}")
-        yield {"phase": "delays", **_received(generator, counted), **_only(counted, "_ms"), **usage.shares()}
+        delays = {key: value for key, value in counted.items() if key.endswith("_ms")}
+        yield {"phase": "delays", **_received(generator, counted), **delays, **usage.shares()}
 
 
 def fan_out(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
-    """Yield the rows `sat1` and `sat`, after a moment of the same that nobody measures."""
+    """Yield the rows `one_in_flight` and `four_in_flight`, after a short warm-up."""
     with server_and_generator(contender, programs, [CHANNEL_STREAMS]) as (server, generator):
         generator.ask(f"open {CHANNEL_STREAMS}")
         channel = len(WARM_UP)
         generator.ask(f"saturate {channel} 1 {plan.saturated_seconds / 10}")
-        for phase, outstanding in (("sat1", 1), ("sat", 4)):
+        for phase, in_flight in (("one_in_flight", 1), ("four_in_flight", 4)):
             with server.usage(generator.pid) as usage:
-                counted = generator.ask(f"saturate {channel} {outstanding} {plan.saturated_seconds}")
+                counted = generator.ask(f"saturate {channel} {in_flight} {plan.saturated_seconds}")
             frames = max(1, counted["frames"])
             yield {
                 "phase": phase,
@@ -95,7 +104,7 @@ def fan_out(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Ro
 
 
 def keepalives(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
-    """Yield the row `keepalives`: all that the server does meanwhile, shared among them."""
+    """Yield the row `keepalives`: all processor time of the server, divided by the keepalives."""
     if contender.floor:
         return
     with server_and_generator(contender, programs, [plan.keepalive_streams], keepalive=1) as (server, generator):
@@ -113,10 +122,10 @@ def keepalives(contender: Contender, programs: Programs, plan: Plan) -> Iterator
         }
 
 
-TRIALS = (
-    Trial(idle, lambda plan: plan.paced_seconds + plan.streams / 2_500 + 4),
-    Trial(fan_out, lambda plan: 2.1 * plan.saturated_seconds + 5),
-    Trial(keepalives, lambda plan: plan.keepalive_seconds + plan.keepalive_streams / 2_500 + 5),
+SCENARIOS = (
+    Scenario(idle, lambda plan: plan.paced_seconds + plan.streams / 2_500 + 4),
+    Scenario(fan_out, lambda plan: 2.1 * plan.saturated_seconds + 5),
+    Scenario(keepalives, lambda plan: plan.keepalive_seconds + plan.keepalive_streams / 2_500 + 5),
 )
 
 
@@ -124,19 +133,19 @@ TRIALS = (
 def server_and_generator(
     contender: Contender, programs: Programs, channels: Sequence[int], keepalive: int = 30
 ) -> Iterator[tuple[Server, Generator]]:
-    """Start a server with a key of its own and warm it up; end everything afterwards."""
+    """Start a server with a key of its own and open the warm-up streams; end both processes afterwards."""
     key = secrets.token_hex(32)
     with (
         contender.start(programs, key, keepalive) as server,
         Generator(programs, server, key, [*WARM_UP, *channels]) as generator,
     ):
         generator.ask(f"open {WARM_UP_STREAMS}")
-        time.sleep(SETTLE_SECONDS)
+        time.sleep(REST_SECONDS)
         yield server, generator
 
 
 def verified(row: Row) -> bool:
-    """Return whether everything that was due arrived, no more and no less."""
+    """Return whether exactly what was expected was received."""
     if "failed" in row:
         return False
     return bool(abs(row["received"] - row["expected"]) <= row["expected"] * row.get("tolerance", 0))
@@ -145,7 +154,3 @@ def verified(row: Row) -> bool:
 def _received(generator: Generator, counted: Row) -> Row:
     in_the_end = generator.ask(f"linger {SURPLUS_SECONDS}")["frames"]
     return {"expected": counted["expected"], "received": in_the_end}
-
-
-def _only(counted: Row, ending: str) -> Row:
-    return {key: value for key, value in counted.items() if key.endswith(ending)}
