@@ -28,7 +28,7 @@ def caller(server: Server, user: str = "alice") -> Caller:
 
 def printed(server: Server, text: str) -> str:
     """Return the server's log once it holds the text."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while text not in server.log:
         assert time.monotonic() < until, server.log
         time.sleep(0.02)
