@@ -135,7 +135,7 @@ def test_a_restart_keeps_the_data(alice: Caller, make_app: Callable[..., Flask])
 class TestADatabaseOfAnOlderRelease:
     @pytest.fixture
     def older(self, url: str) -> str:
-        """A database of release 0.1.0 with an account in use."""
+        """A database of an older schema version with an account in use."""
         script = (Path(__file__).parent / "schema_0_1_0.sql").read_text()
         for statement in script.split(";\n"):
             if statement.strip():
@@ -145,7 +145,7 @@ class TestADatabaseOfAnOlderRelease:
     def test_gets_the_current_schema_and_keeps_its_data(self, older: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(last_seen, "COLLECTING_SECONDS", 0.0)
         app = create_app(settings(older))
-        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
+        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of before")]
         assert [row[-1] for row in stored(older, schema.devices)] == [None, None]
         send = app.test_client()
         headers = {"Authorization": f"Bearer {make_token('alice')}"}
@@ -169,7 +169,7 @@ class TestADatabaseOfAnOlderRelease:
         execute(older, "DROP TABLE roll_calls")
         execute(older, "UPDATE meta SET schema_version = 2")
         create_app(settings(older))
-        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
+        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of before")]
         assert described(older) == described_anew(older)
 
     def test_is_upgraded_once_by_processes_that_start_together(self, older: str, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ class TestADatabaseOfAnOlderRelease:
         )
         processes = [run_python(code, tmp_path, older) for _ in range(2)]
         assert [process.communicate(timeout=60)[0] for process in processes] == ["started\ndone\n"] * 2
-        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of 0.1.0")]
+        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of before")]
         assert described(older) == described_anew(older)
 
     def test_is_unchanged_if_a_step_fails(self, older: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,7 +107,7 @@ def test_a_ciphertext_says_which_key_it_needs(cipher: Cipher) -> None:
 
 
 def test_a_ciphertext_of_the_first_release_still_opens() -> None:
-    """Encrypted by release 0.1.0 with this key; a change of the format needs a new version byte."""
+    """Encrypted before release 0.1.0 with this key; a change of the format needs a new version byte."""
     text = FIRST_RELEASE
     assert Cipher(bytes(range(32))).open(HERE, text) == {"title": "milk"}
 
