@@ -49,8 +49,8 @@ NUMBER = 40
 USERS = {"warm-up": 20, "few": NUMBER, "many": 2 * NUMBER}
 """How many streams each user has. The first user's warm the server up."""
 
-PUSHES = 40
-"""How many events each stream gets."""
+PUSHES, KEEPALIVES = 40, 10
+"""How many events each stream gets, and how many keepalives after each new user's streams are open."""
 
 KEEPALIVE_SECONDS = 5
 STARTS_WITHIN = ANSWERS_WITHIN = 300.0
@@ -117,13 +117,14 @@ class CountedServer:
                 _read_until(stream, b"event: changed\n")
             self._wait_until_idle()
 
-    def keep_alive(self) -> None:
-        """Let the period between two keepalives pass, and wait for the keepalive on every stream."""
-        self._clock.advance(KEEPALIVE_SECONDS + 0.5)
-        self._ask(bare_push("nobody"))  # wakes the worker, whose timers stand still
-        for stream in chain(*self._streams.values()):
-            _read_until(stream, b": keepalive\n")
-        self._wait_until_idle()
+    def keep_alive(self, times: int) -> None:
+        """Let the period between two keepalives pass; each time wait for the keepalive on every stream."""
+        for _ in range(times):
+            self._clock.advance(KEEPALIVE_SECONDS + 0.5)
+            self._ask(bare_push("nobody"))  # wakes the worker, whose timers stand still
+            for stream in chain(*self._streams.values()):
+                _read_until(stream, b": keepalive\n")
+            self._wait_until_idle()
 
     def _wait_until_idle(self) -> None:
         """Return when the worker sleeps, so that each request finds it in the same state."""
@@ -210,14 +211,14 @@ def _operations(server: CountedServer) -> Iterator[tuple[str, int]]:
     for user, number in USERS.items():
         counts[user] = {
             "connect": server.count(server.open, user),
-            "keepalive": server.count(server.keep_alive),
+            "keepalive": server.count(server.keep_alive, KEEPALIVES),
             "event": server.count(server.push, user, PUSHES),
             "push": server.count(server.push, "nobody", number),
         }
     more = {name: counts["many"][name] - counts["few"][name] for name in counts["many"]}
     yield "connect", more["connect"] // NUMBER
     yield "event", more["event"] // NUMBER // PUSHES
-    yield "keepalive", more["keepalive"] // USERS["many"]  # the streams that the second count has more
+    yield "keepalive", more["keepalive"] // USERS["many"] // KEEPALIVES  # the streams that the second count has more
     yield "push", more["push"] // NUMBER
 
 

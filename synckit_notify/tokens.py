@@ -146,7 +146,7 @@ class TokenVerifier:
 class _PreparedHMAC(HMACAlgorithm):
     """HMAC whose key is checked when the service starts and not for every token, and computed in one call to OpenSSL.
 
-    A connect takes 1,735,000 instructions instead of 1,829,000, 5 % fewer (`python -m benchmarks.instructions`, CPython
+    A connect takes 1,745,000 instructions instead of 1,834,000, 5 % fewer (`python -m benchmarks.instructions`, CPython
     3.11, PyJWT 2.15); a request with a token saves as many.
     """
 

@@ -123,7 +123,7 @@ CREATE TABLE users (
     UNIQUE (email)
 );
 
-INSERT INTO meta VALUES (3, 'the epoch of 0.1.0');
+INSERT INTO meta VALUES (3, 'the epoch of before');
 INSERT INTO apps VALUES ('notes', 'notes', 'hash', 1700000000000000);
 INSERT INTO users VALUES ('alice', 'alice@example.org', 'hash', NULL, 1700000000000000);
 INSERT INTO devices VALUES ('laptop', 'notes', 'alice', 'Laptop', 'linux', NULL, 1700000000000001);
