@@ -200,10 +200,3 @@ def test_clients_that_reconnect_get_no_reset_and_no_refusal(
             client.stop()
         assert [client.faults for client in clients] == [[]] * STREAMS
         assert sum(client.connects for client in clients) > STREAMS, "somebody must have been moved"
-<<<<<<< HEAD
-=======
-
-
-def wait_until(condition: Callable[[], bool], within: float = 60.0) -> None:
-    assert until(condition, within), "the condition did not become true in time"
->>>>>>> bench

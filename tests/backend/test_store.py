@@ -136,7 +136,7 @@ class TestADatabaseOfAnOlderRelease:
     @pytest.fixture
     def older(self, url: str) -> str:
         """A database of an older schema version with an account in use."""
-        script = (Path(__file__).parent / "schema_0_1_0.sql").read_text()
+        script = (Path(__file__).parent / "schema_of_version_3.sql").read_text()
         for statement in script.split(";\n"):
             if statement.strip():
                 execute(url, statement)

@@ -14,6 +14,6 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
     return bool(condition())
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Fail the test unless the condition comes true within this time."""
     assert until(condition, seconds), f"the condition did not come true within {seconds:g} s"

@@ -1,4 +1,4 @@
--- A database of release 0.1.0 (schema version 3), as SQLite and PostgreSQL take it, with an account that was in use.
+-- A database of schema version 3, as SQLite and PostgreSQL take it, with an account that was in use.
 
 CREATE TABLE apps (
     id TEXT NOT NULL,
