@@ -21,7 +21,7 @@ def start(tmp_path: Path, name: str, **settings: str) -> Server:
 
 
 def post(server: Server, path: str, body: dict, **headers: str) -> dict:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     try:
         authorization = {"Authorization": f"Bearer {make_token()}"}
         connection.request("POST", f"/api/sync/{path}", json.dumps(body), headers | authorization)

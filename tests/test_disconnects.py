@@ -40,7 +40,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def streams(server: Server) -> int:
-    with urllib.request.urlopen(f"{server.url}/api/sync/ready", timeout=5) as answer:
+    with urllib.request.urlopen(f"{server.url}/api/sync/ready", timeout=60) as answer:
         return int(json.load(answer)["streams"])
 
 
@@ -60,7 +60,7 @@ def test_a_client_that_disconnects_is_released_at_once(server: Server, way: str)
     for listener in listeners[:9]:
         WAYS_TO_DISCONNECT[way](listener)
     seconds_until(1, server, SEEN_WITHIN)
-    urllib.request.urlopen(urllib.request.Request(f"{server.url}/push/notes/alice", method="POST"), timeout=5).close()
+    urllib.request.urlopen(urllib.request.Request(f"{server.url}/push/notes/alice", method="POST"), timeout=60).close()
     assert listeners[9].next_frame() == CHANGED, "the one that stayed hears"
     for listener in listeners:
         listener.close()

@@ -195,7 +195,7 @@ def test_on_a_real_server_a_half_sent_request_frees_its_connection(tmp_path: Pat
         "tests.support.crashing_backend:create_app()", tmp_path, *options, worker_class=worker_class, env=env
     ) as server:
         for sent, status in HALF_SENT.items():
-            with socket.create_connection(("127.0.0.1", server.port), timeout=30.0) as client:
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
                 client.sendall(sent)
                 answer = b"".join(iter(lambda client=client: client.recv(65536), b""))
             assert answer[9:12] == status
@@ -211,7 +211,7 @@ def test_a_stopping_worker_sends_nothing_on_an_idle_connection(tmp_path: Path) -
         gunicorn(
             "tests.support.crashing_backend:create_app()", tmp_path, "--config", str(configuration), env=env
         ) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=10.0) as client,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as client,
     ):
         client.sendall(b"GET /api/sync/live HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = b""

@@ -28,7 +28,7 @@ def samples(text: str) -> dict[str, float]:
 
 
 def scrape(server: Server) -> dict[str, float]:
-    with urllib.request.urlopen(f"{server.url}/api/sync/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"{server.url}/api/sync/metrics", timeout=60) as answer:
         return samples(answer.read().decode())
 
 

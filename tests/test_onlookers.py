@@ -42,7 +42,7 @@ class Watched:
         return [line[1:] for line in lines if line[0] == path]
 
     def streams(self) -> int:
-        with urllib.request.urlopen(f"{self.server.url}/api/sync/ready", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.server.url}/api/sync/ready", timeout=60) as answer:
             return int(json.load(answer)["streams"])
 
 
@@ -59,7 +59,7 @@ def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         urllib.request.urlopen(f"{server.url}/api/sync/live", timeout=60).close()  # so many imports take their time
         yield watched
         with pytest.raises(urllib.error.HTTPError):
-            urllib.request.urlopen(f"{server.url}/fault", timeout=10)
+            urllib.request.urlopen(f"{server.url}/fault", timeout=60)
         assert until(lambda: any(error.startswith("ValueError") for error in watched.errors())), "they do look on"
         assert until(lambda: any(status == "ERROR" for status, _ in watched.spans("/fault")))
 
@@ -72,7 +72,7 @@ def test_a_client_that_disconnects_is_not_reported_as_an_error(
     listeners = [Listener(watched.server.port, f"{SUBSCRIBE}?app_id=notes", make_token()) for _ in range(5)]
     assert [listener.next_frame() for listener in listeners] == [CONNECTED] * 5
     request = urllib.request.Request(f"{watched.server.url}/push/notes/alice", method="POST")
-    urllib.request.urlopen(request, timeout=5).close()
+    urllib.request.urlopen(request, timeout=60).close()
     assert [listener.next_news() for listener in listeners] == [CHANGED] * 5
     for listener in listeners:
         leave(listener)

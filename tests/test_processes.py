@@ -54,7 +54,7 @@ class Pair:
         return time.monotonic() - began
 
     def ready(self, server: Server) -> dict:
-        with urllib.request.urlopen(f"{server.url}{PREFIX[self.app]}/ready", timeout=5) as answer:
+        with urllib.request.urlopen(f"{server.url}{PREFIX[self.app]}/ready", timeout=60) as answer:
             return json.load(answer)
 
     def wait_until_joined(self) -> None:
@@ -63,7 +63,7 @@ class Pair:
 
 
 def post(url: str, **headers: str) -> None:
-    urllib.request.urlopen(urllib.request.Request(url, method="POST", headers=headers), timeout=10).close()
+    urllib.request.urlopen(urllib.request.Request(url, method="POST", headers=headers), timeout=60).close()
 
 
 def read_all(listener: Listener, seconds: float = 0.3) -> int:

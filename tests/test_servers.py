@@ -27,7 +27,7 @@ SERVERS = {
 
 def post(server: Server, path: str) -> str:
     request = urllib.request.Request(server.url + path, method="POST")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -36,7 +36,7 @@ def push(server: Server, user: str) -> str:
 
 
 def get(server: Server, path: str) -> str:
-    with urllib.request.urlopen(server.url + path, timeout=10) as answer:
+    with urllib.request.urlopen(server.url + path, timeout=60) as answer:
         return answer.read().decode()
 
 

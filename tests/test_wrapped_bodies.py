@@ -53,12 +53,12 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def get(server: Server, path: str) -> str:
-    with urllib.request.urlopen(server.url + path, timeout=5) as answer:
+    with urllib.request.urlopen(server.url + path, timeout=60) as answer:
         return answer.read().decode()
 
 
 def post(server: Server, path: str) -> None:
-    urllib.request.urlopen(urllib.request.Request(server.url + path, method="POST"), timeout=5).close()
+    urllib.request.urlopen(urllib.request.Request(server.url + path, method="POST"), timeout=60).close()
 
 
 def streams(server: Server) -> int:

@@ -133,7 +133,7 @@ def test_after_a_restore_clients_start_again(run: Run, alice: Caller) -> None:
 def test_from_the_shell_in_a_fresh_clone(clone: Path) -> None:
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "synckit", "app", "add", "notes"]
     env = clean_environment() | {"PYTHONPATH": str(ROOT)}
-    printed = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, timeout=20, check=True)
+    printed = subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, timeout=60, check=True)
     assert printed.stderr == ""
     assert len(last_word(printed.stdout)) == 64
     assert sorted(path.name for path in (clone / "instance").iterdir()) == ["jwt.key", "synckit.db"]

@@ -93,7 +93,7 @@ TOO_MUCH = [
     ({"changes": [change(op="insert")]}, "changes[0].op: must be one of INSERT, UPDATE, DELETE"),
     ({"changes": [change(data="x" * 262_145)]}, "changes[0].data: must have at most 262144 characters"),
     ({"changes": [change(data="é" * 131_073)]}, "changes[0].data: must have at most 262144 bytes"),
-    ({"changes": [change(data=None)]}, "changes[0].data: is missing, only a DELETE may do without"),
+    ({"changes": [change(data=None)]}, "changes[0].data: is missing; only a DELETE may omit it"),
     ({"changes": [change(data={})]}, "changes[0].data: must be a string"),
     ({"changes": [change(timestamp="yesterday")]}, "changes[0].timestamp: must be RFC 3339 with a time zone"),
     (

@@ -66,7 +66,7 @@ def database(url: str) -> dict[str, str]:
 def test_several_processes_starting_at_once_make_one_schema(bare: str, postgresql: PostgreSQL, tmp_path: Path) -> None:
     processes = [run_python(START_TWICE, tmp_path, bare) for _ in range(3)]
     (tmp_path / "go").touch()
-    assert [(process.communicate(timeout=30)[0], process.returncode) for process in processes] == [("", 0)] * 3
+    assert [(process.communicate(timeout=60)[0], process.returncode) for process in processes] == [("", 0)] * 3
     with postgresql.connect("bare") as connection:
         assert connection.execute("SELECT count(*) FROM meta").fetchone() == (1,)
 
@@ -278,7 +278,7 @@ def test_of_two_accounts_with_one_email_made_at_once_the_second_is_refused(backe
 
 
 def test_psycopg_that_was_loaded_before_gevent_patched_is_refused(url: str, tmp_path: Path) -> None:
-    printed = run_python(LOADED_TOO_EARLY, tmp_path, url).communicate(timeout=20)[0]
+    printed = run_python(LOADED_TOO_EARLY, tmp_path, url).communicate(timeout=60)[0]
     assert printed.startswith("Busy the database cannot be used: psycopg was loaded before gevent patched")
 
 

@@ -44,7 +44,7 @@ class Machines:
         """Run one of the commands, in a process of its own, and return what it printed."""
         command = [sys.executable, "-m", "flask", "--app", "wsgi", "synckit", *words]
         env = clean_environment() | self.settings | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(command, cwd=self.clone, env=env, check=True, timeout=30, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=self.clone, env=env, check=True, timeout=60, capture_output=True, text=True)
         return done.stdout
 
 

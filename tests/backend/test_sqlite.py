@@ -34,7 +34,7 @@ def file(tmp_path: Path) -> Path:
 def test_several_processes_starting_at_once_make_one_database_and_one_key(tmp_path: Path) -> None:
     processes = [run_python(START_SIX_TIMES, tmp_path) for _ in range(4)]
     (tmp_path / "go").touch()
-    answers = {process.communicate(timeout=30)[0] for process in processes}
+    answers = {process.communicate(timeout=60)[0] for process in processes}
     assert [process.returncode for process in processes] == [0] * 4
     (keys,) = answers
     assert len(set(keys.split())) == 6

@@ -377,7 +377,7 @@ def test_write_alone_waits_for_another_write_alone(backend: Backend) -> None:
 
 def test_a_killed_greenlet_leaves_no_half_transaction(url: str, tmp_path: Path) -> None:
     """SQLite's native thread completes it, PostgreSQL rolls it back; and its connection is no longer used."""
-    found = run_python(KILL_A_WRITER, tmp_path, url).communicate(timeout=20)[0]
+    found = run_python(KILL_A_WRITER, tmp_path, url).communicate(timeout=60)[0]
     assert found == ("1 2 3 3 3 3 3 3\n" if url.startswith("sqlite") else "3 3 3 3 3 3\n")
 
 

@@ -267,7 +267,7 @@ def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> 
             seen.append(json.loads(listening.stdout.readline()))
     finally:
         listening.send_signal(signal.SIGINT)
-        listening.communicate(timeout=10)
+        listening.communicate(timeout=60)
     assert {"[connecting]", "[connected]", "changed"} <= {line["what"] for line in seen}
     assert [line["row"] for line in seen if line["what"] == "pulled"] == ["seen"]
 
@@ -285,13 +285,13 @@ def test_listen_escapes_control_characters_and_what_the_console_cannot_show(
             assert said[-1], said
     finally:
         listening.send_signal(signal.SIGINT)
-        listening.communicate(timeout=10)
+        listening.communicate(timeout=60)
     pulled = [line.rpartition(" ")[2].rstrip() for line in said if "pulled" in line]
     assert pulled == [r"\u4efb\u52a1", r"\x1b[2Jrow"]
 
 
 def test_a_wrong_password_prints_one_line(service: Service) -> None:
     listening = command(service, "listen", SYNCKIT_PASSWORD="not this one")
-    said, _ = listening.communicate(timeout=30)
+    said, _ = listening.communicate(timeout=60)
     assert listening.returncode == 1
     assert said == "Error: the API key, the e-mail or the password is wrong\n"

@@ -82,7 +82,7 @@ def test_a_preloaded_client_works_in_every_gevent_worker(service: Service, tmp_p
     env["PYTHONPATH"] = f"{ROOT}:{tmp_path}"
     with gunicorn("preloaded:app", tmp_path / "server", "--preload", workers=2, env=env) as server:
         with ThreadPoolExecutor(12) as pool:
-            posts = [pool.submit(httpx2.post, f"{server.url}/note/{n}", timeout=20) for n in range(24)]
+            posts = [pool.submit(httpx2.post, f"{server.url}/note/{n}", timeout=60) for n in range(24)]
             answers = [post.result() for post in posts]
         assert [answer.status_code for answer in answers] == [200] * 24, server.log
     assert {change.row_id for change in service.client(name="phone").pull()} >= {str(n) for n in range(24)}

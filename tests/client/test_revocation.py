@@ -87,4 +87,4 @@ def command(service: Service, what: str) -> None:
     """Run a command in a process of its own, which shares only the broker with the server."""
     words = ["-m", "flask", "--app", "tests.support.short_lived_tokens:create", "synckit", "user", what, EMAIL]
     env = clean_environment() | service.env | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, *words], cwd=service.folder, env=env, check=True, timeout=30, capture_output=True)
+    subprocess.run([sys.executable, *words], cwd=service.folder, env=env, check=True, timeout=60, capture_output=True)

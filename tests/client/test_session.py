@@ -602,7 +602,7 @@ def test_two_processes_on_one_state_file_renew_once(tmp_path: Path) -> None:
         process.stdin.write("go\n")  # type: ignore[union-attr]
         process.stdin.flush()  # type: ignore[union-attr]
     for process in both:
-        said.append(process.communicate(timeout=20)[0].strip())
+        said.append(process.communicate(timeout=60)[0].strip())
     server.shutdown()
     serving.join()
     server.server_close()

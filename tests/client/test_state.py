@@ -232,7 +232,7 @@ def test_opening_a_file_takes_no_lock_from_another_state_of_the_process(file: Pa
     with first._transaction():
         thread.start()
         other = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0.3).execute('BEGIN IMMEDIATE')"
-        ended = subprocess.run([sys.executable, "-c", other, str(file)], capture_output=True, text=True, timeout=30)
+        ended = subprocess.run([sys.executable, "-c", other, str(file)], capture_output=True, text=True, timeout=60)
         assert "database is locked" in ended.stderr
     thread.join()
     for state in (first, *opened):
@@ -600,7 +600,7 @@ def test_many_processes_make_and_fill_one_file_together(file: Path) -> None:
     workers = [
         subprocess.Popen([*command, str(number)], stdout=subprocess.PIPE, text=True, cwd=cwd) for number in range(4)
     ]
-    installations = {worker.communicate(timeout=30)[0] for worker in workers}
+    installations = {worker.communicate(timeout=60)[0] for worker in workers}
     assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
     assert len(installations) == 1
     state = State.open(file)

@@ -254,13 +254,13 @@ def test_a_stream_over_http_2_is_refused_by_gunicorn_and_one_over_http_1_is_not(
     headers = {"Authorization": f"Bearer {make_token()}"}
     with Server(command, tmp_path, r"Listening at: https://127\.0\.0\.1:(\d+)") as server:
         address = f"https://127.0.0.1:{server.port}{SUBSCRIBE}"
-        with httpx2.Client(http2=True, verify=ssl.create_default_context(cafile=chain), timeout=30) as client:
+        with httpx2.Client(http2=True, verify=ssl.create_default_context(cafile=chain), timeout=60) as client:
             refused = client.get(address, headers=headers)
         assert (refused.http_version, refused.status_code) == ("HTTP/2", 503)
         assert "http_protocols" in refused.json()["error"]
         assert server.log.count("take h2 out of http_protocols") == 1
         with (
-            httpx2.Client(verify=ssl.create_default_context(cafile=chain), timeout=30) as client,
+            httpx2.Client(verify=ssl.create_default_context(cafile=chain), timeout=60) as client,
             client.stream("GET", address, headers=headers) as stream,
         ):
             assert next(stream.iter_raw()) == CONNECTED

@@ -92,7 +92,7 @@ def over_http(url: str) -> Send:
     """Send over a connection of its own per request."""
 
     def send(method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
-        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
         try:
             connection.request(method, full(path), None if body is None else json.dumps(body), headers)
             response = connection.getresponse()
