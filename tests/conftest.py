@@ -30,6 +30,16 @@ def quick_passwords() -> Iterator[None]:
         yield
 
 
+_REAL = {name: getattr(passwords, name) for name in ("_hasher", "_DUMMY_HASH")}
+
+
+@pytest.fixture
+def real_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hash passwords as the server does, for a test of what that costs."""
+    for name, value in _REAL.items():
+        monkeypatch.setattr(passwords, name, value)
+
+
 @pytest.fixture
 def valkey(tmp_path: Path) -> Iterator[Valkey]:
     """A Valkey server, which speaks the protocol of Redis."""

@@ -28,6 +28,11 @@ def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     _forget_settings(monkeypatch)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _quick_passwords(quick_passwords: None) -> None:
+    """A real hash takes a tenth of a second: `real_passwords` is for the tests of just that."""
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A server for all the tests of this process."""
@@ -54,9 +59,7 @@ def database(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
-def shared_app(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, quick_passwords: None
-) -> Iterator[Flask]:
+def shared_app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     """One backend for all tests of a module, on either kind of database, with Alice's account in the app `notes`."""
     settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_LOGIN_LIMIT": "off"}  # the tests of a module fail from one address
     if request.param == "postgresql":

@@ -40,7 +40,7 @@ def test_every_failed_log_in_gets_the_same_answer(log_in: Callable[..., Any], wr
 @SQLITE_ONLY
 @pytest.mark.parametrize("way", ["the app", "the page"])
 def test_an_unknown_account_takes_as_long_as_a_known_one(
-    log_in: Callable[..., Any], app: Flask, credentials: dict[str, str], way: str
+    real_passwords: None, log_in: Callable[..., Any], app: Flask, credentials: dict[str, str], way: str
 ) -> None:
     person = Visitor(app, credentials["api_key"])
     page = person.visit()

@@ -17,8 +17,6 @@ from synckit_notify.testing import CONNECTED, open_stream
 from ..support.backend import PASSWORD, SQLITE_ONLY, Caller, Run, Send, change, last_word, refused
 from ..support.visitor import Visitor, grant
 
-pytestmark = pytest.mark.usefixtures("quick_passwords")
-
 ALICE = "alice@example.org"
 BYE = b": bye revoked\n\n"
 

@@ -45,7 +45,6 @@ class TestALogInThatLiesInTheFuture:
     @pytest.fixture
     def logged_in(
         self,
-        quick_passwords: None,
         send: Send,
         log_in: Callable[..., Any],
         step: Callable[[float], None],

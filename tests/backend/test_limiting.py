@@ -18,7 +18,7 @@ from ..support.login_attempts import Attempts
 from ..support.tokens import make_token
 from ..support.visitor import Visitor
 
-pytestmark = [pytest.mark.usefixtures("quick_passwords"), SQLITE_ONLY]
+pytestmark = SQLITE_ONLY
 
 LIMIT = "3/minute; 100/hour"
 SENTENCE = "too many failed attempts: wait for a while, then try again"

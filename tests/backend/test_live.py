@@ -20,7 +20,7 @@ pytestmark = SQLITE_ONLY
 
 
 @pytest.fixture
-def demo(app: Flask, quick_passwords: None) -> Flask:
+def demo(app: Flask) -> Flask:
     """The backend at its first start on the loopback."""
     development.offer_demo(app, [("127.0.0.1", 8000)])
     return app

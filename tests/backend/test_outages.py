@@ -243,7 +243,7 @@ class TestADatabaseThatCannotBeWritten:
         assert alice.push(laptop, change(data="x" * 100_000)) == 2
         assert ready(app) == (200, True)
 
-    def test_a_log_in_is_503(self, app: Flask, backend: Backend, quick_passwords: None) -> None:
+    def test_a_log_in_is_503(self, app: Flask, backend: Backend) -> None:
         credentials = add_account(backend)
         event.listen(
             backend.store._open().engine, "checkout", lambda connection, *_: connection.execute("PRAGMA query_only=1")
