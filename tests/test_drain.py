@@ -93,7 +93,7 @@ class Kept:
     """A kept connection that carries one request after the other."""
 
     def __init__(self, deployment: Deployment) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", deployment.server.port), 5)
+        self.socket = socket.create_connection(("127.0.0.1", deployment.server.port), 60)
 
     def request(self, line: str, token: str | None = None) -> bytes:
         authorization = f"Authorization: Bearer {token}\r\n" if token else ""

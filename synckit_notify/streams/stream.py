@@ -12,6 +12,8 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import sse
@@ -135,6 +137,16 @@ class Stream:
         self.writing = False
         self.subscriber.wait(max(0.0, min(self.next_deadline, until) - now))
 
+    def clear_error(self) -> None:
+        """Take a pending error from the socket: then a write to a broken connection fails with EPIPE.
+
+        Servers pass over that one. Others, such as EHOSTUNREACH from a network that is gone, gunicorn logs with a
+        traceback, and a write may come before the peer watch is told of the error.
+        """
+        if self.socket is not None:
+            with suppress(OSError):
+                self.socket.getsockopt(SOL_SOCKET, SO_ERROR)
+
     def _last_bytes(self, reason: EndReason, frames: bytes) -> bytes:
         told, self.over = self.over or reason.peer_is_gone, True
         return b"" if told else frames + farewell(reason)
@@ -148,6 +160,7 @@ def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
     while True:
         data = stream.poll(clock())
         if data:
+            stream.clear_error()
             yield data
         if stream.over:
             return

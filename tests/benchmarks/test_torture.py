@@ -231,7 +231,7 @@ def test_a_line_that_cuts_by_age_cuts_old_and_new_connections_until_it_is_told_t
         stack.callback(network.close)
 
         def connect() -> socket.socket:
-            device = stack.enter_context(socket.create_connection(("127.0.0.1", network.port), 5.0))
+            device = stack.enter_context(socket.create_connection(("127.0.0.1", network.port), 60))
             stack.enter_context(server.accept()[0])
             return device
 

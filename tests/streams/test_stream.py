@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import socket
+import struct
 
 import pytest
 
@@ -133,3 +135,18 @@ def test_frames_are_what_poll_says_until_it_is_over() -> None:
         sse.KEEPALIVE,
         b": bye token_expired\n\n",
     ]
+
+
+def test_a_write_after_an_error_of_the_network_fails_as_on_any_closed_connection() -> None:
+    """gunicorn passes over EPIPE and logs the others, such as EHOSTUNREACH, with a traceback."""
+    room = Room()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    with server:
+        room.stream.socket = server
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()  # a reset: now the socket has a pending error, ECONNRESET
+        assert next(frames(room.stream, lambda: room.now)) == sse.CONNECTED
+        with pytest.raises(BrokenPipeError):
+            server.send(sse.CONNECTED)

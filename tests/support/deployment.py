@@ -74,7 +74,7 @@ def hup(deployment: Deployment) -> None:
 def too_many_requests(deployment: Deployment) -> None:
     """Send requests until the worker has had its fill (--max-requests)."""
     for _ in range(10):
-        with socket.create_connection(("127.0.0.1", deployment.server.port), 5) as client:
+        with socket.create_connection(("127.0.0.1", deployment.server.port), 60) as client:
             client.sendall(f"GET {deployment.prefix}/live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
             client.recv(4096)
 

@@ -27,7 +27,7 @@ class Frames:
         """Add to the body what comes within so many seconds, or note its clean end; a cut raises ConnectionError."""
         raise NotImplementedError
 
-    def next_frame(self, timeout: float = 5.0) -> bytes:
+    def next_frame(self, timeout: float = 20.0) -> bytes:
         """Return the next frame; TimeoutError if none comes, EOFError after the end of the body."""
         until = time.monotonic() + timeout
         while (end := self.body.find(b"\n\n", self._read_frames)) < 0:
@@ -37,13 +37,13 @@ class Frames:
         frame, self._read_frames = self.body[self._read_frames : end + 2], end + 2
         return frame
 
-    def next_news(self, timeout: float = 5.0) -> bytes:
+    def next_news(self, timeout: float = 20.0) -> bytes:
         """Return the next frame that is no keepalive."""
         while (frame := self.next_frame(timeout)) == KEEPALIVE:
             pass
         return frame
 
-    def read_to_end(self, timeout: float = 10.0) -> bytes:
+    def read_to_end(self, timeout: float = 30.0) -> bytes:
         """Return the whole decoded body once it has ended cleanly."""
         until = time.monotonic() + timeout
         while not self.ended_cleanly:
@@ -108,7 +108,7 @@ class Listener(Frames):
     def json(self) -> Any:
         """Return the JSON body of an answer that is no stream."""
         while len(self.raw) < int(self.headers["content-length"]):
-            self.receive(5.0)
+            self.receive(30.0)
         return json.loads(self.raw)
 
     def close(self) -> None:
