@@ -19,7 +19,7 @@ from .app_state import AppState
 from .blueprint import make_blueprint
 from .brokers import Disconnect, Notice
 from .errors import NotifyError, Refused
-from .hooks import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, ValidSince, aware, canonical
+from .hooks import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, ValidSince, aware, canonical, function
 from .node import Node
 from .tokens import Principal
 
@@ -34,7 +34,7 @@ class Notifier:
     """
 
     def __init__(self, app: Flask | None = None, *, authenticate: Authenticate | None = None) -> None:
-        self._hooks = Hooks(authenticate=authenticate)
+        self._hooks = Hooks(authenticate=None if authenticate is None else function(authenticate))
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         if app is not None:
             self.init_app(app)
@@ -106,7 +106,7 @@ class Notifier:
 
     def valid_since(self, hook: ValidSince) -> ValidSince:
         """Register `f(principal) -> datetime or None`: earlier tokens are refused. A naive time is UTC."""
-        self._hooks.valid_since = hook
+        self._hooks.valid_since = function(hook)
         return hook
 
     def changed_channels(self, hook: ChangedChannels) -> ChangedChannels:
@@ -114,7 +114,7 @@ class Notifier:
 
         The sweep asks every few seconds which channels changed since then, and wakes those that missed a notice.
         """
-        self._hooks.changed_channels = hook
+        self._hooks.changed_channels = function(hook)
         return hook
 
     def ready_check(self, hook: ReadyCheck) -> ReadyCheck:
@@ -122,7 +122,7 @@ class Notifier:
 
         A dict that it returns is added to the answer; its values must be integers, strings or booleans.
         """
-        self._hooks.ready_check = hook
+        self._hooks.ready_check = function(hook)
         return hook
 
     def _node(self) -> Node:
@@ -137,7 +137,9 @@ class Notifier:
 
     def _only_app(self) -> Flask:
         apps = list(self._apps)
-        if len(apps) != 1:
+        if not apps:
+            raise RuntimeError("this Notifier is not mounted: call notifier.init_app(app) first")
+        if len(apps) > 1:
             raise RuntimeError(f"this Notifier serves {len(apps)} applications: call it inside app.app_context()")
         return apps[0]
 

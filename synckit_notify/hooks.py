@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import jwt
@@ -30,6 +30,7 @@ from .streams.channel import ChannelKey
 from .tokens import Principal
 
 Id = str | int | UUID
+F = TypeVar("F", bound=Callable[..., object])
 
 Authenticate = Callable[[Request], Principal]
 ValidSince = Callable[[Principal], datetime | None]
@@ -152,7 +153,10 @@ class HookCalls:
         with suppress(HookFailed), self._reading("changed_channels"):
             if isinstance(row, str | bytes | Mapping):
                 raise TypeError(f"a row is a {type(row).__name__}")
-            app_id, user_id, *times = row
+            values = tuple(row)
+            if len(values) < 2:
+                raise TypeError(f"a row has {len(values)} values")
+            app_id, user_id, *times = values
             key = ChannelKey(canonical(app_id), canonical(user_id))
             moment = aware(times[0]).timestamp() if times and times[0] is not None else None
         return key, moment
@@ -177,6 +181,13 @@ class HookCalls:
                 if base in handlers:
                     return handlers[base]
         return None
+
+
+def function(hook: F) -> F:
+    """Return a hook; raises TypeError if it cannot be called."""
+    if not callable(hook):
+        raise TypeError(f"a hook must be a function, not {type(hook).__name__}")
+    return hook
 
 
 def canonical(value: Id) -> str:
@@ -204,6 +215,8 @@ def _principal(answer: object) -> Principal:
             values[name] = None if value is None and name not in ("app", "user") else convert(value)
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
+        if values[name] == "" and name in ("app", "user"):
+            raise TypeError(f"{name}: an id must not be empty")
     return Principal(**values)
 
 

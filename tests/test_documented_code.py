@@ -222,7 +222,7 @@ def use_as_the_server_printed(server: Server, folder: Path) -> tuple[str, str, s
     Return the account's API key, e-mail and password.
     """
     assert until(lambda: "synckit demo" in server.log, 20.0), server.log
-    push, demo = [line for line in server.log.splitlines() if "/push'" in line or line.startswith("synckit demo")]
+    push, demo = [line for line in server.log.splitlines() if "/push'" in line or "synckit demo --url" in line]
     subprocess.run(push, shell=True, check=True, timeout=60, capture_output=True)
     words = shlex.split(demo)
     module = [sys.executable, "-m", "synckit_notify.cli", *words[1:]]

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import secrets
+import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -176,7 +177,15 @@ def _demo_command(demo: Demo, password: str, address: Any) -> str:
     if not isinstance(address, tuple):
         return "(not over a Unix socket)"
     account = f"--api-key {demo.api_key} --email {DEMO_EMAIL} --password {password}"
-    return f"synckit demo --url http://{_host(address)}:{address[1]} {account}"
+    return f"{_program()} demo --url http://{_host(address)}:{address[1]} {account}"
+
+
+def _program() -> str:
+    """Return how to call `synckit` here: it is beside the Python that runs, which need not be on the PATH."""
+    beside = Path(sys.executable).with_name("synckit")
+    if not beside.exists():
+        return "synckit"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def _curl_base(address: Any, prefix: str) -> str:

@@ -53,7 +53,7 @@ def test_apps_are_listed_with_their_use_and_their_addresses(run: Run, alice_ther
     run("app", "redirect", "notes", "https://notes.example.org/done")
     first, second, address = run("app", "list").splitlines()
     assert re.fullmatch(r"\S{36}  0 users  0 changes  mail\ufffd\[31m", first)
-    assert second == f"{alice_there.app}  1 users  1 changes  notes"
+    assert second == f"{alice_there.app}  1 user  1 change  notes"
     assert address.strip() == "https://notes.example.org/done"
 
 
@@ -221,6 +221,7 @@ def test_devices_are_listed_and_deleted_as_their_user_can(
     assert alice_there.calls.get("/status")[0] == 401  # its session has ended
     assert run("devices", "list", ALICE) == ""
     assert "no such device" in refused(app, "devices", "delete", alice_there.device)
+    assert "no such account: nobody@example.org" in refused(app, "devices", "list", "nobody@example.org")
 
 
 @SQLITE_ONLY

@@ -93,8 +93,8 @@ def _pip(words: list[str]) -> None:
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     for word in (word for word in rest if word not in ("-q", "-e")):
-        name, extras = re.fullmatch(r"([\w.-]+)(?:\[([\w,]+)\])?", word).groups("")  # type: ignore[union-attr]
-        if name in (".", setup["metadata"]["name"]):
+        name, extras = re.fullmatch(r"([\w./-]+)(?:\[([\w,]+)\])?", word).groups("")  # type: ignore[union-attr]
+        if name in (".", "/path/to/the/clone", setup["metadata"]["name"]):
             unknown = set(filter(None, extras.split(","))) - set(setup["options.extras_require"])
             assert not unknown, f"setup.cfg has no extra {unknown}"
 

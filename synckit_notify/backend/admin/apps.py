@@ -38,6 +38,10 @@ def redirect(app_words: str, uri: str, remove: bool) -> None:
 def list_apps() -> None:
     """Print each app's id, numbers of users and changes, name, and redirect addresses."""
     for app in read(queries.list_apps):
-        show(app.id, f"{app.users} users", f"{app.changes} changes", app.name)
+        show(app.id, _number(app.users, "user"), _number(app.changes, "change"), app.name)
         for address in app.addresses:
             show("   ", address)
+
+
+def _number(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -2,6 +2,7 @@
 
 import click
 from flask.cli import AppGroup
+from sqlalchemy import Connection
 
 from .. import accounts, sessions
 from ..request_fields import rfc3339
@@ -18,8 +19,14 @@ def device_group() -> None:
 @click.argument("email")
 def list_devices(email: str) -> None:
     """Print a user's devices, oldest first: id, day of registration, platform, app, name."""
-    found = read(lambda connection: queries.list_devices(connection, accounts.find_user(connection, email)))
-    for device in found:
+
+    def find(connection: Connection) -> list[queries.Device]:
+        found = queries.list_devices(connection, accounts.find_user(connection, email))
+        if not found:
+            accounts.require_account(connection, email)  # a user of another service is known by devices only
+        return found
+
+    for device in read(find):
         show(device.id, rfc3339(device.created_at)[:10], device.platform, device.app, device.name)
 
 
