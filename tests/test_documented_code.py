@@ -158,7 +158,9 @@ def mounted(names: Names, account: Account) -> None:
         assert stream.next_frame() == CONNECTED
         names["nightly"]()
         assert stream.next_frame() == CHANGED
-        names["announce"]("notes", "alice", None, AT, None)
+        headers = {"Authorization": f"Bearer {token}"}
+        with app.test_request_context(method="POST", json={"device_id": "laptop"}, headers=headers):
+            assert names["push_with_times"]() == {"stored": True}
         assert stream.next_frame() == CHANGED
         assert [row[:2] for row in names["changed_channels"](AT)] == [("notes", "alice")]
         names["log_out_everywhere"]("notes", "alice")
