@@ -131,15 +131,6 @@ def delete_the_account(machines: Machines, phone: Device, laptop: Device) -> Non
     machines.command("user", "add", machines.credentials["email"], "--password", PASSWORD)
 
 
-def test_a_command_tells_who_is_connected_to_either_server(machines: Machines) -> None:
-    device = machines.log_in("a phone")
-    printed = machines.command("connected").splitlines()
-    assert "notes  alice@example.org  2 streams  a phone" in printed
-    assert printed[-1] == "2 streams, 2 processes answered"
-    machines.command("devices", "delete", device.id)
-    device.is_gone()
-
-
 @pytest.mark.parametrize(
     ("revoke", "laptop_stays"),
     [

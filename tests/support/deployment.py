@@ -57,7 +57,7 @@ def gone(pid: int, within: float) -> bool:
         try:
             if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
                 return True
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # the second: it ended while it was read
             return True
         time.sleep(0.02)
     return False

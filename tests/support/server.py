@@ -97,7 +97,10 @@ def flask_run(app: str, folder: Path, env: dict[str, str] | None = None) -> Serv
 
 def children(pid: int) -> list[int]:
     """The process ids of a process's children."""
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return []
 
 
 def clean_environment() -> dict[str, str]:
