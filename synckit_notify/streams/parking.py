@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from ..runtime import gevent_compat
 from ..runtime.background import Periodic
@@ -111,7 +111,7 @@ class Parking:
 
     def _work(self) -> None:
         now = time.monotonic()
-        woken = [stream for stream in self._registry.wakeups.take() if isinstance(stream, ParkedStream)]
+        woken = cast(list[ParkedStream], self._registry.wakeups.take())  # only this class gives streams to `park`
         timed = self._wheel.due(now)
         try:
             self._turn(list(dict.fromkeys(woken + timed)), now)

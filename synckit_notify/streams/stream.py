@@ -12,7 +12,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from socket import SO_ERROR, SOL_SOCKET
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -144,8 +143,10 @@ class Stream:
         traceback, and a write may come before the peer watch is told of the error.
         """
         if self.socket is not None:
-            with suppress(OSError):
+            try:
                 self.socket.getsockopt(SOL_SOCKET, SO_ERROR)
+            except OSError:  # closed
+                return
 
     def _last_bytes(self, reason: EndReason, frames: bytes) -> bytes:
         told, self.over = self.over or reason.peer_is_gone, True
@@ -160,7 +161,8 @@ def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
     while True:
         data = stream.poll(clock())
         if data:
-            stream.clear_error()
+            if data is sse.KEEPALIVE:  # the usual write to a client that has vanished
+                stream.clear_error()
             yield data
         if stream.over:
             return

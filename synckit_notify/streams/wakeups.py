@@ -7,7 +7,6 @@ A registry owns one. It stays empty while every stream has a thread that waits f
 """
 
 import threading
-from collections import deque
 from typing import Protocol
 
 
@@ -22,7 +21,7 @@ class Wakeups:
     """The queue of due streams and the event that tells of it. Any thread may wake; one thread takes."""
 
     def __init__(self) -> None:
-        self._due: deque[Wakeable] = deque()
+        self._due: list[Wakeable] = []
         self._event = threading.Event()
 
     def wake(self, streams: list[Wakeable]) -> None:
@@ -32,8 +31,9 @@ class Wakeups:
 
     def take(self) -> list[Wakeable]:
         """Remove and return the due streams, in order; one may be there several times."""
-        due = self._due
-        return [due.popleft() for _ in range(len(due))]
+        due = self._due[:]
+        del self._due[: len(due)]  # not a new list: another thread may be about to extend this one
+        return due
 
     def wait(self, seconds: float) -> None:
         """Sleep until a stream is due, for `seconds` at most."""

@@ -137,7 +137,7 @@ def test_frames_are_what_poll_says_until_it_is_over() -> None:
     ]
 
 
-def test_a_write_after_an_error_of_the_network_fails_as_on_any_closed_connection() -> None:
+def test_a_keepalive_after_an_error_of_the_network_fails_as_on_any_closed_connection() -> None:
     """gunicorn passes over EPIPE and logs the others, such as EHOSTUNREACH, with a traceback."""
     room = Room()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -147,6 +147,9 @@ def test_a_write_after_an_error_of_the_network_fails_as_on_any_closed_connection
         room.stream.socket = server
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         client.close()  # a reset: now the socket has a pending error, ECONNRESET
-        assert next(frames(room.stream, lambda: room.now)) == sse.CONNECTED
+        writing = frames(room.stream, lambda: room.now)
+        assert next(writing) == sse.CONNECTED
+        room.now += 30.0
+        assert next(writing) == sse.KEEPALIVE
         with pytest.raises(BrokenPipeError):
-            server.send(sse.CONNECTED)
+            server.send(sse.KEEPALIVE)
