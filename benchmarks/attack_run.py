@@ -50,7 +50,7 @@ STOCK: Mapping[str, object] = {"worker-class": "gevent"}
 
 @dataclass(slots=True)
 class Resources:
-    """What the server's processes hold at one moment."""
+    """The resources that the server's processes use at one moment."""
 
     pids: list[int]
     memory_kib: int

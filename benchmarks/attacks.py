@@ -19,7 +19,7 @@ from .attack_connections import AttackConnections, Connection
 from .load import APP
 
 AT_ONCE = 200
-"""How many connections are opened before the others are polled."""
+"""Connections to open before the existing ones are polled."""
 
 HOST = "HTTP/1.1\r\nHost: localhost\r\n"
 SUBSCRIBE = f"GET /api/sync/subscribe?app_id={APP} {HOST}"

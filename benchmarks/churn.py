@@ -35,7 +35,7 @@ SLOWEST = "ms to the slowest"
 
 WAYS = ("close", "reset", "half-close", "stop reading", "expire")
 LINGER = 5.0
-"""How long streams that half-closed or stopped reading stay before they close."""
+"""Seconds until a stream that half-closed or stopped reading closes."""
 
 FAULTS = ("events lost", "pushes refused", "refused", "cut", "outlived its token")
 """Events that did not arrive; refused requests; a stream that was cut, or outlived its token."""

@@ -18,7 +18,7 @@ class Contender(NamedTuple):
     name: str
     what: str
     caveats: str
-    """How it differs from this project's server."""
+    """Differences from this project's server that the figures do not show."""
     missing: Callable[[], str]
     """Return the command that installs what it needs, or an empty string."""
     start: Callable[[Programs, str, int], Server]

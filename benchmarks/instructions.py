@@ -44,13 +44,13 @@ KINDS = {"generator": "0", "parked": "1"}
 """The kinds of streams, with the value of SYNCKIT_PARKING."""
 
 NUMBER = 40
-"""How often an operation runs in the first count; in the second one it runs twice as often."""
+"""Runs of an operation in the first count; the second count has twice as many."""
 
 USERS = {"warm-up": 20, "few": NUMBER, "many": 2 * NUMBER}
-"""How many streams each user has. The first user's warm the server up."""
+"""The streams of each user. Those of the first user warm the server up."""
 
 PUSHES, KEEPALIVES = 40, 10
-"""How many events each stream gets, and how many keepalives after each new user's streams are open."""
+"""Events for each stream, and keepalives after the streams of each new user are open."""
 
 KEEPALIVE_SECONDS = 5
 STARTS_WITHIN = ANSWERS_WITHIN = 300.0

@@ -22,7 +22,7 @@ import jwt
 
 APP = "bench"
 AT_ONCE = 64
-"""How many connects are in flight at most; far below every backlog."""
+"""The maximum of connects in flight, far below every backlog."""
 
 SOURCES = [f"127.0.0.{n}" for n in range(2, 10)]
 """With a single address, from about ten thousand streams on, the kernel takes longer and longer to find a free port."""

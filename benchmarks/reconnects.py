@@ -1,4 +1,4 @@
-"""How a fleet reconnects: connects per 0.1 s after all streams ended at the same moment, with the SDK's own rules.
+"""Reconnects of a fleet: connects per 0.1 s after all streams ended at the same moment, with the SDK's own rules.
 
     python -m benchmarks.reconnects               # 10,000 devices, four kinds of outage; lines that cut every stream
     python -m benchmarks.reconnects --devices 500 --seed 7

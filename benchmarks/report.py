@@ -1,4 +1,4 @@
-"""What every benchmark says of the machine and of its progress."""
+"""Reports that all benchmarks share: the machine, the versions, the progress, and results as JSON."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from .server import ROOT
 PACKAGES = ("gunicorn", "gevent", "greenlet", "Flask", "Werkzeug", "PyJWT")
 
 Row = dict[str, Any]
-"""What one measurement found, by name; JSON."""
+"""The results of one measurement by name, as JSON values."""
 
 
 def facts(measured: str, configuration: str) -> dict[str, str]:

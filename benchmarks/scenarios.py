@@ -1,4 +1,4 @@
-"""What is measured of each contender: three scenarios, each on a fresh server, each yielding flat rows of numbers.
+"""The three scenarios that every contender runs, each on a fresh server. Each yields flat rows of numbers.
 
     idle        N streams, three devices a user ──▶ `connects`, memory; then 50 pushes/s over them ──▶ `delays`
     fan_out     1,000 streams of one channel ──▶ `one_in_flight`: a push once all streams have the last one

@@ -212,17 +212,22 @@ def _principal(answer: object) -> Principal:
     for name, convert in _FIELDS.items():
         value = getattr(answer, name)
         try:
-            values[name] = None if value is None and name not in ("app", "user") else convert(value)
+            values[name] = None if value is None and convert is not _required_id else convert(value)
         except TypeError as error:
             raise TypeError(f"{name}: {error}") from None
-        if values[name] == "" and name in ("app", "user"):
-            raise TypeError(f"{name}: an id must not be empty")
     return Principal(**values)
 
 
+def _required_id(value: Id) -> str:
+    """Return an id as a string; raises TypeError for an empty one too."""
+    if not (text := canonical(value)):
+        raise TypeError("an id must not be empty")
+    return text
+
+
 _FIELDS: dict[str, Callable[[Any], object]] = {
-    "app": canonical,
-    "user": canonical,
+    "app": _required_id,
+    "user": _required_id,
     "device": canonical,
     "session": canonical,
     "issued_at": aware,

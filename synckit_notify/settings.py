@@ -54,7 +54,7 @@ class Settings:
             max_stream_seconds=_seconds(config, "SYNCKIT_MAX_STREAM_SECONDS"),
             broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
             broker_namespace=broker_namespace(config),
-            sweep_seconds=sweep_seconds(config),
+            sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
             metrics=_metrics(config),
             parking=_switch(config, "SYNCKIT_PARKING"),
             cors_origins=cors_origins(config),
@@ -93,11 +93,6 @@ def broker_namespace(config: Mapping[str, Any]) -> str:
     if not namespace.isprintable():
         raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE must be printable, not {namespace!r}")
     return namespace
-
-
-def sweep_seconds(config: Mapping[str, Any]) -> float:
-    """Return the seconds between two sweeps of a process with open streams."""
-    return _seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0
 
 
 def _origin(text: str) -> str:

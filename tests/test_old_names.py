@@ -138,6 +138,8 @@ OLD_NAMES = [
     "backend.keys:NoKeys",
     "backend.live:OnlyHere",
     "extension:Notifier.streams",
+    "settings:sweep_seconds",
+    "backend.admin.queries:names_of",
     "backend.oauth.authorization:asked",
     "backend.oauth.authorization:decided",
     "backend.oauth.authorization:redeemed",

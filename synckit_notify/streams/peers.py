@@ -146,14 +146,8 @@ def _is_open(stream: Stream) -> bool:
 
 
 def _how(stream: Stream, mask: int) -> EndReason:
-    """Return how the peer left.
-
-    After a reset, take the error from the socket: then the server's next write fails as on any closed connection.
-    gunicorn logs some errors, for one ETIMEDOUT, with a traceback.
-    """
+    """Return how the peer left; after a reset the server's next write fails as on any closed connection."""
     if not mask & (_ERR | _HUP):
         return EndReason.CLOSED
-    if stream.socket is not None:
-        with suppress(OSError):
-            stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    stream.clear_error()
     return EndReason.RESET

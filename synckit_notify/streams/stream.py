@@ -139,8 +139,8 @@ class Stream:
     def clear_error(self) -> None:
         """Take a pending error from the socket: then a write to a broken connection fails with EPIPE.
 
-        Servers pass over that one. Others, such as EHOSTUNREACH from a network that is gone, gunicorn logs with a
-        traceback, and a write may come before the peer watch is told of the error.
+        gunicorn does not log that one. It logs others with a traceback, such as ETIMEDOUT, or EHOSTUNREACH from a
+        network that is gone.
         """
         if self.socket is not None:
             try:
@@ -161,7 +161,7 @@ def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
     while True:
         data = stream.poll(clock())
         if data:
-            if data is sse.KEEPALIVE:  # the usual write to a client that has vanished
+            if data is sse.KEEPALIVE:  # the usual write to a vanished client, perhaps before the peer watch has looked
                 stream.clear_error()
             yield data
         if stream.over:

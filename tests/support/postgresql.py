@@ -21,6 +21,7 @@ import psycopg
 from synckit_notify.backend.database import schema
 
 from .programs import need
+from .server import children
 
 DEBIAN = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 STARTS_WITHIN = 20.0
@@ -79,8 +80,7 @@ class PostgreSQL:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Let the server and its sessions stand still for a block, at most ten seconds; the kernel answers for them."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        pids = [self._process.pid, *map(int, children.split())]
+        pids = [self._process.pid, *children(self._process.pid)]
         thaw = threading.Timer(10.0, _signal_all, [pids, signal.SIGCONT])
         thaw.start()
         _signal_all(pids, signal.SIGSTOP)

@@ -3,10 +3,9 @@
 Each function is a part of a transaction, to be run by a Store.
 """
 
-from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Row, Table, func, select
+from sqlalchemy import Connection, Row, func, select
 
 from .. import accounts
 from ..database.schema import apps, devices, heads, redirects, users
@@ -53,10 +52,10 @@ def list_users(connection: Connection, *, after: str, most: int) -> list[Row[Any
 
 def list_devices(connection: Connection, user_id: str) -> list[Device]:
     """Return a user's devices in all apps, oldest first, each with the name of its app, or the id of an unknown app."""
-    mine = select(devices).where(devices.c.user_id == user_id).order_by(devices.c.created_at, devices.c.id)
-    rows = connection.execute(mine).all()
-    names = names_of(connection, apps, apps.c.name, {row.app_id for row in rows})
-    return [Device(r.id, names.get(r.app_id, r.app_id), r.platform, r.created_at, r.name) for r in rows]
+    app = func.coalesce(apps.c.name, devices.c.app_id)
+    columns = (devices.c.id, app, devices.c.platform, devices.c.created_at, devices.c.name)
+    named = select(*columns).outerjoin(apps, apps.c.id == devices.c.app_id).where(devices.c.user_id == user_id)
+    return [Device(*row) for row in connection.execute(named.order_by(devices.c.created_at, devices.c.id))]
 
 
 def device(connection: Connection, device_id: str) -> tuple[str, str]:
@@ -65,11 +64,3 @@ def device(connection: Connection, device_id: str) -> tuple[str, str]:
     if found is None:
         raise NotFound(f"there is no such device: {device_id}")
     return found.app_id, found.user_id
-
-
-def names_of(connection: Connection, table: Table, name: Column[str], ids: Collection[str]) -> dict[str, str]:
-    """Return the names of those ids that are stored, by id."""
-    return {
-        row.id: row.name
-        for row in connection.execute(select(table.c.id, name.label("name")).where(table.c.id.in_(ids)))
-    }
