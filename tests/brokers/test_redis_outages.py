@@ -228,6 +228,7 @@ def test_a_publisher_that_cannot_send_logs_it_and_keeps_its_subscription(
     one.start(heard)
     one.publish(BOB)
     assert until(lambda: caplog.records)
+    assert until(lambda: heard.gaps == 1), "subscribed, so that the next message is not missed"
     other.broker.publish(ALICE)
     assert until(lambda: heard.messages == [ALICE])
     time.sleep(QUICK.answer + 2 * QUICK.probe)

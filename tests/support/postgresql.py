@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,8 @@ class PostgreSQL:
 
 def _signal_all(pids: list[int], sig: int) -> None:
     for pid in pids:
-        os.kill(pid, sig)
+        with suppress(ProcessLookupError):  # a session that has ended meanwhile
+            os.kill(pid, sig)
 
 
 def unprivileged(command: list[str]) -> list[str]:
