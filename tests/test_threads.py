@@ -10,9 +10,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from synckit_notify.brokers import Gap, Notice
+from synckit_notify.brokers import Gap, Notice, connect
 from synckit_notify.brokers.memory import MemoryBroker
-from synckit_notify.brokers.redis import RedisBroker
 from synckit_notify.client.browser_login import Callback
 from synckit_notify.client.connection import HttpClient
 from synckit_notify.client.errors import NetworkError
@@ -91,7 +90,7 @@ def test_a_stream_whose_threads_cannot_be_started_is_refused_and_the_next_one_is
 
 
 def test_a_broker_without_threads_listens_and_sends_later(valkey: Valkey) -> None:
-    broker, other = (RedisBroker(valkey.url, timing=QUICK) for _ in range(2))
+    broker, other = (connect(valkey.url, timing=QUICK) for _ in range(2))
     heard = Heard()
     other.start(heard)
     assert until(lambda: other.status().connected, 20.0)
@@ -111,7 +110,7 @@ def test_a_broker_without_threads_listens_and_sends_later(valkey: Valkey) -> Non
 
 
 def test_a_broker_that_never_had_a_thread_can_be_closed(valkey: Valkey) -> None:
-    broker = RedisBroker(valkey.url)
+    broker = connect(valkey.url)
     with no_new_threads(), pytest.raises(RuntimeError):
         broker.start(Heard())
     broker.close()

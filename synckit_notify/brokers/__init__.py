@@ -6,7 +6,10 @@ redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the UR
 
 from ..errors import ConfigurationError
 from .base import Broker, BrokerStatus, Disconnect, Gap, Message, Notice
+from .listener import DEFAULT_TIMING, Timing
 from .memory import MemoryBroker
+from .pubsub import PubSubBroker
+from .sender import LIMIT
 
 __all__ = ["Broker", "BrokerStatus", "Disconnect", "Gap", "Message", "Notice", "check_url", "connect"]
 
@@ -19,13 +22,13 @@ def check_url(url: str) -> str:
     return url
 
 
-def connect(url: str, namespace: str = "synckit") -> Broker:
+def connect(url: str, namespace: str = "synckit", *, timing: Timing = DEFAULT_TIMING, limit: int = LIMIT) -> Broker:
     """Return a new broker for a URL; only processes with the same namespace exchange messages."""
     scheme = url.partition("://")[0] if "://" in url else None
     if scheme == "memory":
         return MemoryBroker()
     if scheme in _REDIS:
-        from .redis import RedisBroker
+        from .redis import RedisEngine
 
-        return RedisBroker(url, namespace)
+        return PubSubBroker(RedisEngine(url, namespace, timeout=timing.answer), timing=timing, limit=limit)
     raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with memory://, {'://, '.join(_REDIS)}://, not {scheme!r}")

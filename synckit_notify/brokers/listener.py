@@ -1,10 +1,10 @@
 """The listener: a thread that keeps a subscription to the broker.
 
-    connect ── SUBSCRIBE ── confirmed: report a Gap, since messages may have passed meanwhile
+    connect ── subscribe ── confirmed: report a Gap, since messages may have passed meanwhile
        ▲                       ├─ a message of another process: pass it on
        │                       ├─ a message of this process (echo): both directions work
-       │                       └─ every few seconds a PING, and a probe if there was no echo
-       └── a pause ◀── lost: an error, no PONG in time, or a probe that was accepted and did not come back
+       │                       └─ every few seconds a ping, and a probe if there was no echo
+       └── a pause ◀── lost: an error, no answer in time, or a probe that was accepted and did not come back
 
 Without this, a broker that hangs, or a subscription that a failover left on another server, would go unnoticed.
 """
@@ -12,11 +12,11 @@ Without this, a broker that hangs, or a subscription that a failover left on ano
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..runtime.logs import log
 from .base import Gap, Message
-from .connection import Connection, ConnectionLost, pause
+from .engine import Connection, ConnectionLost, Signal, pause
 from .messages import Probe, decode
 
 WARNING_SECONDS = 60.0
@@ -94,7 +94,6 @@ class Listener:
     def __init__(
         self,
         connect: Callable[[], Connection],
-        channel: str,
         token: str,
         *,
         timing: Timing,
@@ -103,7 +102,6 @@ class Listener:
         confirmed: Callable[[], None],
     ) -> None:
         self._connect = connect
-        self._channel = channel
         self._token = token
         self._timing = timing
         self._echo = echo
@@ -152,7 +150,8 @@ class Listener:
                 self._listen()
             except Exception as error:
                 self._lose(error)
-            self._closing.wait(pause(self._failures, self._timing.longest_pause))
+                seconds = error.pause_seconds if isinstance(error, ConnectionLost) else None
+                self._closing.wait(pause(self._failures, self._timing.longest_pause) if seconds is None else seconds)
 
     def _lose(self, error: Exception) -> None:
         """Count a failure; after a subscription that held for a while, start again with a short pause."""
@@ -171,19 +170,19 @@ class Listener:
         """Connect, subscribe and receive until that fails."""
         connection = self._connection = self._connect()
         try:
-            connection.send(("SUBSCRIBE", self._channel))
+            connection.subscribe()
             self._waiting_since = time.monotonic()
             ping_at = self._waiting_since + self._timing.ping
             while not self._closing.is_set():
                 until = ping_at if self._waiting_since is None else self._waiting_since + self._timing.answer
-                answer = connection.wait(until - time.monotonic())
+                received = connection.wait(until - time.monotonic())
                 now = time.monotonic()
-                if answer is None:
+                if received is None:
                     self._check(now)
                 else:
-                    self._handle(answer, now)
+                    self._handle(received, now)
                 if self._waiting_since is None and now >= ping_at:
-                    connection.send(("PING",))
+                    connection.ping()
                     self._waiting_since, ping_at = now, now + self._timing.ping
                 if self.connected and self._echo.ask(now):
                     self._probe()
@@ -197,18 +196,18 @@ class Listener:
         if self._echo.missing(now):
             raise ConnectionLost("messages of this process do not come back to it")
 
-    def _handle(self, answer: Any, now: float) -> None:
+    def _handle(self, received: bytes | Signal, now: float) -> None:
         if self._waiting_since is not None:
-            self._waiting_since = now  # a broker that sends is alive, even if its PONG is late on a slow line
-        match answer:
-            case [b"message", _, data]:
-                self._hear(data, now)
-            case [b"pong", *_] | b"PONG":
+            self._waiting_since = now  # a broker that sends is alive, even if its answer is late on a slow line
+        match received:
+            case Signal.PONG:
                 self._waiting_since = None
-            case [b"subscribe", *_]:
+            case Signal.SUBSCRIBED:
                 self._subscribe(now)
-            case _:
-                raise ConnectionLost("the broker sent an unexpected answer")
+            case Signal.GAP:
+                self._deliver(Gap())
+            case bytes():
+                self._hear(received, now)
 
     def _subscribe(self, now: float) -> None:
         if self._failures:
@@ -244,4 +243,4 @@ class Listener:
         self.invalid += 1
         if now - self._warned_at >= WARNING_SECONDS:
             self._warned_at = now
-            log.warning("dropped a malformed message in %s: %s; %d so far", self._channel, error, self.invalid)
+            log.warning("dropped a malformed message of the broker: %s; %d so far", error, self.invalid)

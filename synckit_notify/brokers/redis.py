@@ -1,100 +1,139 @@
-"""The broker between processes and machines: Redis, Valkey or another server with their protocol.
+"""The engine for Redis, Valkey and other servers with their protocol; the only module that knows redis-py.
 
-    publish ── Sender ──── PUBLISH ──▶ one channel, <namespace>:notices ── every process's Listener ── receive
+    publish ──── PUBLISH ──▶ one channel, <namespace>:notices ──▶ every process that is subscribed
 
-Two connections per process, each opened at first use: one subscribes from the first stream on, one sends. All processes
-share one channel, so one confirmation tells whether messages may have been missed. Neither a push request nor gevent's
-hub (its event loop) waits for the broker: `publish` puts the message into a bounded set, and a thread sends it.
+By default redis-py retries for seconds, and reconnects and subscribes again silently. Here it only parses the URL,
+makes one connection and speaks the protocol. Errors of redis-py may quote what was sent, so the URL's password is
+removed from every message. Imported only for a URL that needs it.
 """
 
-import secrets
-import time
-from collections.abc import Callable
+import codecs
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from ..runtime.logs import log
-from ..runtime.process_end import before_end
-from .base import BrokerStatus, Gap, Message
-from .connection import Server
-from .listener import DEFAULT_TIMING, Echo, Listener, Timing
-from .messages import Probe, is_sound
-from .sender import LIMIT, Sender
+from ..errors import ConfigurationError
+from .engine import ConnectionLost, Signal
 
-CLOSING_SECONDS = 2.0
+OURS: dict[str, Any] = {
+    "db": 0,  # pub/sub ignores databases
+    "protocol": 2,
+    "decode_responses": False,
+    "driver_info": None,  # a user that may only SUBSCRIBE, PUBLISH and PING is enough
+    "retry": None,
+    "retry_on_timeout": False,
+    "retry_on_error": [],
+    "health_check_interval": 0,
+}
+"""Options that a URL cannot change; redis-py reads all others from the URL."""
+
+MAX_SENTENCE_CHARACTERS = 200
+
+codecs.lookup("idna")  # else the first look-up of a host imports it in our thread, and a fork at that moment deadlocks
 
 
-class RedisBroker:
-    """Made in the process that uses it; opens nothing until `start` or the first `publish`."""
+class RedisEngine:
+    """The address and options of a server; raises ConfigurationError if redis-py is missing or cannot read the URL.
+
+    `timeout` bounds the time of a connection and of each answer, in seconds.
+    """
 
     name = "redis"
 
-    def __init__(
-        self, url: str, namespace: str = "synckit", *, timing: Timing = DEFAULT_TIMING, limit: int = LIMIT
-    ) -> None:
-        server = Server(url, timeout=timing.answer)
-        channel, token = f"{namespace}:notices", secrets.token_hex(8)
-        self._echo = Echo(timing)
-        self._sender = Sender(
-            server.connect,
-            channel,
-            token,
-            longest_pause=timing.longest_pause,
-            probe_sent=self._echo.sent,
-            limit=limit,
-        )
-        self._listener = Listener(
-            server.connect,
-            channel,
-            token,
-            timing=timing,
-            echo=self._echo,
-            probe=lambda: self._sender.put(Probe()),
-            confirmed=self._sender.retry,
-        )
-        self._forget_end: Callable[[], None] | None = None
-        self._warned = False
+    def __init__(self, url: str, namespace: str, *, timeout: float) -> None:
+        library = _library()
+        self._channel = f"{namespace}:notices"
+        try:
+            options = {"socket_timeout": timeout, "socket_connect_timeout": timeout} | library.parse_url(url) | OURS
+            options.pop("max_connections", None)
+            self._kind = options.pop("connection_class", library.Connection)
+            self._options = options
+            self._kind(**options)
+        except Exception:  # its text may hold a part of a password that was not percent-encoded
+            raise ConfigurationError(
+                "SYNCKIT_BROKER_URL must be redis://[[user]:password@]host[:port], rediss://... or unix:///path, "
+                "with the special characters of a password percent-encoded"
+            ) from None
 
-    def start(self, receive: Callable[[Message], None]) -> None:
-        """Start to listen, until the process ends."""
-        self._use()
-        self._listener.start(receive)
+    def connect(self) -> "RedisConnection":
+        """Return an open connection; raises ConnectionLost."""
+        secrets = [self._options.get("password"), self._options.get("ssl_password")]
+        return RedisConnection(self._kind(**self._options), self._channel, [secret for secret in secrets if secret])
 
-    def publish(self, message: Message) -> None:
-        """Send soon. A message that other processes would refuse becomes a Gap, so that no notice is lost."""
-        self._use()
-        if not is_sound(message):
-            if not self._warned:
-                log.warning(
-                    "a notice has an id that is empty or longer than 128 characters: every device is woken instead"
-                )
-            self._warned = True
-            message = Gap()
-        self._sender.put(message)
 
-    def status(self) -> BrokerStatus:
-        """Return the state of the connection to the other processes."""
-        connected = self._listener.connected
-        return BrokerStatus(
-            connected=connected,
-            echo=connected and self._echo.is_alive(time.monotonic()),
-            gaps=self._listener.gaps,
-            invalid=self._listener.invalid,
-            pending=self._sender.pending,
-        )
+class RedisConnection:
+    """One connection of redis-py."""
 
-    def flush(self, seconds: float) -> bool:
-        """Wait until the broker has accepted all messages, for `seconds` at most; return whether it has."""
-        return self._sender.flush(seconds)
+    def __init__(self, connection: Any, channel: str, secrets: list[str]) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._secrets = secrets
+        with self._translated():
+            connection.connect()
+
+    def subscribe(self) -> None:
+        """Send SUBSCRIBE."""
+        self._send(("SUBSCRIBE", self._channel))
+
+    def ping(self) -> None:
+        """Send PING."""
+        self._send(("PING",))
+
+    def publish(self, messages: Sequence[bytes]) -> None:
+        """Send all messages in one round trip."""
+        self._send(*(("PUBLISH", self._channel, message) for message in messages))
+        for _ in messages:
+            self._answer()
+
+    def wait(self, seconds: float) -> bytes | Signal | None:
+        """Return the next message or signal, if its answer begins within `seconds`."""
+        with self._translated():
+            if not self._connection.can_read(max(0.0, seconds)):
+                return None
+        match self._answer():
+            case [b"message", _, bytes(data)]:
+                return data
+            case [b"pong", *_] | b"PONG":
+                return Signal.PONG
+            case [b"subscribe", *_]:
+                return Signal.SUBSCRIBED
+            case _:
+                raise ConnectionLost("the broker sent an unexpected answer")
 
     def close(self) -> None:
-        """Send the waiting messages, for two seconds at most, and close both connections."""
-        if self._forget_end is not None:
-            self._forget_end()
-        until = time.monotonic() + CLOSING_SECONDS
-        self._listener.stop()
-        self._sender.close(CLOSING_SECONDS)
-        self._listener.join(until - time.monotonic())
+        """Close; never raises."""
+        with contextlib.suppress(Exception):
+            self._connection.disconnect()
 
-    def _use(self) -> None:
-        """Register to send the waiting messages before the process ends, as a short command does."""
-        if self._forget_end is None:
-            self._forget_end = before_end(self.close)
+    def _send(self, *commands: tuple[str | bytes, ...]) -> None:
+        with self._translated():
+            self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+
+    def _answer(self) -> Any:
+        """Return the next answer; raises ConnectionLost for an error answer and after the timeout."""
+        with self._translated():
+            return self._connection.read_response()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.close()
+            raise ConnectionLost(self._sentence(error)) from None
+
+    def _sentence(self, error: Exception) -> str:
+        text = str(error).partition(", with args")[0]  # a broker that does not know AUTH repeats what it was sent
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return f"{type(error).__name__}: {' '.join(text.split())[:MAX_SENTENCE_CHARACTERS]}"
+
+
+def _library() -> Any:
+    try:
+        from redis import connection
+    except ImportError as error:
+        raise ConfigurationError(
+            "SYNCKIT_BROKER_URL needs redis-py, which is not installed: pip install 'synckit-notify[redis]'"
+        ) from error
+    return connection

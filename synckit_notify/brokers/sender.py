@@ -1,6 +1,6 @@
 """The sender: messages wait in a bounded set (the outbox), and a thread sends them while there are any.
 
-    put ── Outbox, one notice per channel ── batch ── PUBLISH, many in one round trip
+    put ── Outbox, one notice per channel ── batch ── publish, many in one round trip
               ▲                                │
               └───── put back, a pause ◀───────┘ if it failed
 
@@ -15,7 +15,7 @@ from itertools import islice
 
 from ..runtime.logs import log
 from .base import Gap, Message, Notice
-from .connection import Connection, ConnectionLost, pause
+from .engine import Connection, ConnectionLost, pause
 from .messages import Content, Probe, encode
 
 LIMIT = 10_000
@@ -71,7 +71,6 @@ class Sender:
     def __init__(
         self,
         connect: Callable[[], Connection],
-        channel: str,
         token: str,
         *,
         longest_pause: float,
@@ -79,7 +78,6 @@ class Sender:
         limit: int = LIMIT,
     ) -> None:
         self._connect = connect
-        self._channel = channel
         self._token = token
         self._longest_pause = longest_pause
         self._probe_sent = probe_sent
@@ -188,9 +186,7 @@ class Sender:
         try:
             connection = self._connection = self._connection or self._connect()
             started = time.monotonic()
-            connection.send(*(("PUBLISH", self._channel, encode(self._token, content)) for content in batch))
-            for _ in batch:
-                connection.answer()
+            connection.publish([encode(self._token, content) for content in batch])
         except ConnectionLost:
             self._connection = None
             raise

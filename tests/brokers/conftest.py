@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from synckit_notify.brokers.redis import RedisBroker
+from synckit_notify.brokers import Broker, connect
 
 from ..support.brokers import MakeBroker, MakeProcess, Process
 from ..support.wait import until
@@ -14,10 +14,10 @@ from ..support.wait import until
 @pytest.fixture
 def broker() -> Iterator[MakeBroker]:
     """Make brokers that are closed after the test."""
-    made: list[RedisBroker] = []
+    made: list[Broker] = []
 
-    def make(url: str, namespace: str = "synckit", **options: Any) -> RedisBroker:
-        made.append(RedisBroker(url, namespace, **options))
+    def make(url: str, namespace: str = "synckit", **options: Any) -> Broker:
+        made.append(connect(url, namespace, **options))
         return made[-1]
 
     yield make

@@ -11,8 +11,7 @@ import pytest
 from flask import Flask
 
 from synckit_notify import Notifier
-from synckit_notify.brokers import Broker, Notice
-from synckit_notify.brokers.redis import RedisBroker
+from synckit_notify.brokers import Broker, Notice, connect
 
 from ..support.brokers import MakeProcess, Process
 from ..support.server import ROOT, clean_environment, free_port
@@ -52,10 +51,10 @@ def test_what_short_lived_children_publish_arrives(method: str, valkey: Valkey, 
 
 TASKS = f"""
 from celery import Celery
-from synckit_notify.brokers import redis
+from synckit_notify.brokers.pubsub import PubSubBroker
 from tests.support.short_lived_processes import job
 
-redis.CLOSING_SECONDS = 20.0
+PubSubBroker.closing_seconds = 20.0
 app = Celery("tasks", broker="filesystem://")
 app.conf.broker_transport_options = {{
     "data_folder_in": "queue", "data_folder_out": "queue", "control_folder": "control"
@@ -128,7 +127,7 @@ class TestFlush:
 
     def test_tries_again_at_once_a_broker_that_was_away(self, tmp_path: Path) -> None:
         valkey = Valkey(tmp_path)
-        broker = RedisBroker(f"redis://127.0.0.1:{valkey.port}")
+        broker = connect(f"redis://127.0.0.1:{valkey.port}")
         broker.publish(Notice("notes", "alice"))
         assert not broker.flush(0.5)
         with valkey:
@@ -136,7 +135,7 @@ class TestFlush:
         broker.close()
 
     def test_of_a_closed_broker_tells_what_it_could_not_send(self) -> None:
-        broker: Broker = RedisBroker(f"redis://127.0.0.1:{free_port()}")
+        broker: Broker = connect(f"redis://127.0.0.1:{free_port()}")
         broker.publish(Notice("notes", "alice"))
         broker.close()
         assert not broker.flush(20.0)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from synckit_notify.brokers import Broker, Gap, Message
 from synckit_notify.brokers.listener import Timing
-from synckit_notify.brokers.redis import RedisBroker
 
 QUICK = Timing(ping=0.1, probe=0.2, answer=1.0, longest_pause=0.1)
 """For outages. Where none is wanted, the tests use the real periods, so that a busy machine makes none."""
@@ -45,5 +44,5 @@ class Process:
         return link.connected and link.echo
 
 
-MakeBroker = Callable[..., RedisBroker]
+MakeBroker = Callable[..., Broker]
 MakeProcess = Callable[..., Process]

@@ -15,9 +15,8 @@ import sys  # noqa: E402
 
 import gevent  # noqa: E402
 
-from synckit_notify.brokers import Message, Notice  # noqa: E402
+from synckit_notify.brokers import Broker, Message, Notice, connect  # noqa: E402
 from synckit_notify.brokers.listener import Timing  # noqa: E402
-from synckit_notify.brokers.redis import RedisBroker  # noqa: E402
 
 from .hub_ticks import tick  # noqa: E402
 
@@ -27,7 +26,7 @@ def largest_gap(port: int, process_id: int) -> float:
     gaps: list[float] = []
     heard: list[Message] = []
     timing = Timing(ping=0.1, probe=0.2, answer=0.7, longest_pause=0.1)
-    broker, other = (RedisBroker(f"redis://127.0.0.1:{port}", timing=timing) for _ in range(2))
+    broker, other = (connect(f"redis://127.0.0.1:{port}", timing=timing) for _ in range(2))
     broker.start(heard.append)
     other.start(lambda message: None)
     _until(lambda: broker.status().echo and other.status().echo)
@@ -45,7 +44,7 @@ def largest_gap(port: int, process_id: int) -> float:
     return max(gaps)
 
 
-def _publish(broker: RedisBroker) -> None:
+def _publish(broker: Broker) -> None:
     number = 0
     while True:
         for _ in range(4):
