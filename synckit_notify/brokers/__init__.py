@@ -1,6 +1,7 @@
 """Brokers carry notices to the other processes; the scheme of the URL chooses one.
 
 memory://                              one process
+local://  local:///folder              all processes of one user on this machine
 redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the URL; its package is loaded only then
 """
 
@@ -27,8 +28,15 @@ def connect(url: str, namespace: str = "synckit", *, timing: Timing = DEFAULT_TI
     scheme = url.partition("://")[0] if "://" in url else None
     if scheme == "memory":
         return MemoryBroker()
+    if scheme == "local":
+        from . import local
+
+        return local.make_broker(url, namespace, timing=timing, limit=limit)
+    timing = timing or DEFAULT_TIMING
     if scheme in _REDIS:
         from .redis import RedisEngine
 
         return PubSubBroker(RedisEngine(url, namespace, timeout=timing.answer), timing=timing, limit=limit)
-    raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with memory://, {'://, '.join(_REDIS)}://, not {scheme!r}")
+    raise ConfigurationError(
+        f"SYNCKIT_BROKER_URL must begin with local://, memory://, {'://, '.join(_REDIS)}://, not {scheme!r}"
+    )

@@ -16,6 +16,9 @@ class ConnectionLost(Exception):
     `pause_seconds` is how long to wait before the next attempt; None for the usual pause.
     """
 
+    is_reported = False
+    """Whether the engine has written a log line already."""
+
     def __init__(self, message: str, *, pause_seconds: float | None = None) -> None:
         super().__init__(message)
         self.pause_seconds = pause_seconds

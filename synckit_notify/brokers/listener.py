@@ -163,7 +163,7 @@ class Listener:
             return
         if not isinstance(error, ConnectionLost):
             log.error("listening to the broker failed; connecting again", exc_info=error)
-        elif self._failures == 1:
+        elif self._failures == 1 and not error.is_reported:
             log.warning("the connection to the broker is lost; reconnecting: %s", error)
 
     def _listen(self) -> None:

@@ -5,7 +5,7 @@
               └───── put back, a pause ◀───────┘ if it failed
 
 A notice leaves the set before it is sent, so that one published meanwhile is sent too. A failed batch may have arrived
-and is sent again: twice is allowed, never is not. When the set is full, one Gap replaces everything in it.
+and is sent again: twice is allowed, never is not. When the set is full, one Gap replaces all notices in it.
 """
 
 import threading
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from ..runtime.logs import log
-from .base import Gap, Message, Notice
+from .base import Disconnect, Gap, Message, Notice
 from .engine import Connection, ConnectionLost, pause
 from .messages import Content, Probe, encode
 
@@ -36,20 +36,29 @@ class Outbox:
         return len(self._waiting)
 
     def add(self, message: Message) -> None:
-        """Add a message, merged with the one of its channel; a Gap replaces all others, also later ones."""
-        if _key(Gap()) in self._waiting:
-            return
+        """Add a message, merged with the one of its channel. A Gap replaces all notices, also later ones."""
         key = _key(message)
+        if _GAP in self._waiting and not isinstance(message, Disconnect):
+            return
         earlier = self._waiting.get(key)
         if isinstance(message, Notice) and isinstance(earlier, Notice):
             message = merge(earlier, message)
         self._waiting[key] = message
         if isinstance(message, Gap) or len(self._waiting) > self._limit:
-            self._waiting = {_key(Gap()): Gap()}
+            self._collapse()
 
     def take(self, most: int) -> list[Message]:
         """Remove the oldest messages and return them."""
         return [self._waiting.pop(key) for key in list(islice(self._waiting, most))]
+
+    def _collapse(self) -> None:
+        """Let a Gap stand for all notices. Only when too many disconnects wait, it stands for them too."""
+        kept: dict[tuple[object, ...], Message] = {
+            key: message for key, message in self._waiting.items() if isinstance(message, Disconnect)
+        }
+        self._waiting = {_GAP: Gap()}
+        if len(kept) < self._limit:
+            self._waiting |= kept
 
 
 def merge(a: Notice, b: Notice) -> Notice:
@@ -217,3 +226,6 @@ def _follows(second: Notice, first: Notice) -> bool:
 def _key(message: Message) -> tuple[object, ...]:
     """Return the key under which a later message replaces an earlier one."""
     return (Notice, message.app, message.user) if isinstance(message, Notice) else (type(message), *message)
+
+
+_GAP = _key(Gap())

@@ -3,13 +3,16 @@
 `run_in_native_thread` calls a function that blocks without yielding (SQLite, a password hash). In a monkey-patched
 process it would block every stream of the worker, so it runs in a native thread of gevent's pool, and only the calling
 greenlet waits. Everywhere else it is called directly. The rest of the file restores what gevent's patches replace: the
-kernel's own epoll, and a socket object without a hub.
+kernel's own epoll, native threads, and a socket object without a hub.
 
 gevent is never imported from here: while it is not loaded, nothing can be patched.
 """
 
+import _socket
+import _thread
 import select
 import sys
+import time
 from _socket import SHUT_RDWR
 from _socket import socket as KernelSocket  # the one that both socket.socket and gevent's are made of
 from collections.abc import Callable
@@ -33,6 +36,31 @@ def epoll() -> Any | None:
     else:
         make = getattr(select, "epoll", None)
     return make() if make is not None else None
+
+
+def kernel_socketpair() -> tuple[KernelSocket, KernelSocket]:
+    """Return two connected sockets; the second does not block and may be used in a native thread."""
+    one, other = _socket.socketpair()
+    other.setblocking(False)
+    return one, other
+
+
+def start_native_thread(function: Callable[[], None]) -> None:
+    """Start a thread of the operating system, also where `threading` is gevent's; it ends with the process.
+
+    `function` must not use what gevent patches, nor a lock of `threading`. Raises RuntimeError if it cannot start.
+    """
+    if is_patched():
+        start = sys.modules["gevent.monkey"].get_original("_thread", "start_new_thread")
+    else:
+        start = _thread.start_new_thread
+    start(function, ())
+
+
+def native_sleep(seconds: float) -> None:
+    """Sleep in a native thread."""
+    sleep = sys.modules["gevent.monkey"].get_original("time", "sleep") if is_patched() else time.sleep
+    sleep(seconds)
 
 
 def failures() -> tuple[type[BaseException], ...]:

@@ -62,12 +62,30 @@ def test_too_many_messages_become_one_gap_that_covers_later_ones() -> None:
     assert outbox.take(100) == [Notice("notes", "later")]
 
 
-def test_a_gap_that_is_put_back_covers_what_was_added_since() -> None:
+def test_a_gap_that_is_put_back_covers_the_notices_added_since() -> None:
     outbox = Outbox()
     outbox.add(Notice("notes", "alice"))
     outbox.add(Gap())
-    outbox.add(Disconnect("notes", "alice"))
-    assert [type(message) for message in outbox.take(100)] == [Gap]
+    outbox.add(Notice("notes", "bob"))
+    assert outbox.take(100) == [Gap()]
+
+
+def test_a_disconnect_survives_a_gap_before_and_after_it() -> None:
+    outbox = Outbox(limit=3)
+    alice, bob = Disconnect("notes", "alice"), Disconnect("notes", "bob", "phone")
+    outbox.add(alice)
+    for number in range(9):
+        outbox.add(Notice("notes", str(number)))
+    outbox.add(bob)
+    assert outbox.take(100) == [Gap(), alice, bob]
+
+
+def test_more_disconnects_than_fit_become_a_gap_too() -> None:
+    outbox = Outbox(limit=3)
+    for number in range(5):
+        outbox.add(Disconnect("notes", str(number)))
+    assert outbox.take(1) == [Gap()]
+    assert len(outbox) <= 3
 
 
 class Receiver:
