@@ -2,30 +2,33 @@
 
 memory://                              one process
 redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the URL; its package is loaded only then
+
+`urls.py` reads other spellings of these URLs.
 """
 
 from ..errors import ConfigurationError
 from .base import Broker, BrokerStatus, Disconnect, Gap, Message, Notice
 from .memory import MemoryBroker
+from .urls import REDIS, normalize
 
 __all__ = ["Broker", "BrokerStatus", "Disconnect", "Gap", "Message", "Notice", "check_url", "connect"]
 
-_REDIS = ("redis", "rediss", "unix")
-
 
 def check_url(url: str) -> str:
-    """Return the URL; raises ConfigurationError if no broker can be made for it. Does not connect."""
+    """Return the URL as its engine reads it; raises ConfigurationError if no broker can be made. Does not connect."""
+    url = normalize(url)
     connect(url)
     return url
 
 
 def connect(url: str, namespace: str = "synckit") -> Broker:
     """Return a new broker for a URL; only processes with the same namespace exchange messages."""
-    scheme = url.partition("://")[0] if "://" in url else None
+    url = normalize(url)
+    scheme = url.partition("://")[0]
     if scheme == "memory":
         return MemoryBroker()
-    if scheme in _REDIS:
+    if scheme in REDIS:
         from .redis import RedisBroker
 
         return RedisBroker(url, namespace)
-    raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with memory://, {'://, '.join(_REDIS)}://, not {scheme!r}")
+    raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with memory://, {'://, '.join(REDIS)}://, not {scheme!r}")

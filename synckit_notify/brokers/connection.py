@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ConfigurationError
+from .urls import refused_option
 
 OURS: dict[str, Any] = {
     "db": 0,  # pub/sub ignores databases
@@ -38,18 +39,24 @@ class Server:
     """The address and options of a broker; raises ConfigurationError if redis-py is missing or cannot read the URL."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
-        library = _library()
+        self._timeout = timeout
+        self._library = _library()
         try:
-            options = {"socket_timeout": timeout, "socket_connect_timeout": timeout} | library.parse_url(url) | OURS
-            options.pop("max_connections", None)
-            self._kind = options.pop("connection_class", library.Connection)
-            self._options = options
-            self._kind(**options)
+            self._kind, self._options = self._read(url)
         except Exception:  # its text may hold a part of a password that was not percent-encoded
-            raise ConfigurationError(
+            raise refused_option(url, self._read) or ConfigurationError(
                 "SYNCKIT_BROKER_URL must be redis://[[user]:password@]host[:port], rediss://... or unix:///path, "
                 "with the special characters of a password percent-encoded"
             ) from None
+
+    def _read(self, url: str) -> tuple[Any, dict[str, Any]]:
+        """Return the class of the connection and its options; raises what redis-py raises."""
+        ours = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
+        options = ours | self._library.parse_url(url) | OURS
+        options.pop("max_connections", None)
+        kind = options.pop("connection_class", self._library.Connection)
+        kind(**options)
+        return kind, options
 
     def connect(self) -> "Connection":
         """Return an open connection; raises ConnectionLost."""
