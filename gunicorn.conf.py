@@ -23,8 +23,12 @@ DESCRIPTORS_BESIDE_STREAMS = 100
 METRICS_FOLDER = "synckit-metrics-"
 
 
+def _text(name: str, default: str) -> str:
+    return os.environ.get(name, "").strip() or default
+
+
 def _count(name: str, default: int) -> int:
-    value = os.environ.get(name) or str(default)
+    value = _text(name, str(default))
     if not value.isdecimal() or int(value) < 1:
         raise ValueError(f"{name} must be a positive integer, not {value!r}")
     return int(value)
@@ -50,7 +54,7 @@ os.environ.setdefault("GEVENT_TRACK_GREENLET_TREE", "0")
 _wanted_connections = _count("SYNCKIT_WORKER_CONNECTIONS", 10_000)
 
 wsgi_app = "wsgi:app"
-bind = os.environ.get("SYNCKIT_BIND") or "127.0.0.1:8000"
+bind = _text("SYNCKIT_BIND", "127.0.0.1:8000")
 worker_class = "gevent"
 workers = _count("SYNCKIT_WORKERS", 1)
 worker_connections = _connections(_wanted_connections)
@@ -65,7 +69,7 @@ limit_request_field_size = 4094
 control_socket_disable = True  # unused, and several servers of one user would need different paths
 
 
-if os.environ.get("SYNCKIT_METRICS") and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+if _text("SYNCKIT_METRICS", "0").lower() in ("1", "true", "yes", "on") and "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
     # One scrape then includes all workers; prometheus-client reads the variable when a worker imports it.
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix=METRICS_FOLDER)
 

@@ -16,13 +16,8 @@ from flask import Flask
 from synckit_notify import Notifier
 from synckit_notify.backend import create_app
 
-FROM_ENVIRONMENT = ("SYNCKIT_JWT_KEY", "SYNCKIT_KEEPALIVE_SECONDS", "SYNCKIT_PARKING", "SYNCKIT_BROKER_URL")
-
 app = Flask(__name__)
-app.config.update(
-    {name: os.environ[name] for name in FROM_ENVIRONMENT if name in os.environ},
-    SYNCKIT_MAX_STREAMS_PER_CHANNEL=1_000_000,  # the fan-out has a thousand streams on one channel
-)
+app.config["SYNCKIT_MAX_STREAMS_PER_CHANNEL"] = 1_000_000  # the fan-out has a thousand streams on one channel
 notifier = Notifier(app)
 
 

@@ -15,7 +15,7 @@ from .node import Node
 from .runtime import wsgi_server
 from .runtime.per_process import PerProcess
 from .runtime.wsgi_server import Server
-from .settings import Settings
+from .settings import Settings, with_environment
 from .streams.channel import Subscriber
 from .streams.parking import TICK_SECONDS
 from .streams.registry import Limits, Registry, Seats
@@ -29,7 +29,7 @@ class AppState:
     """The notification service of one application; usable in any thread, and in any process after a fork."""
 
     def __init__(self, app: Flask, hooks: Hooks) -> None:
-        self.settings = Settings.read(app.config, own_tokens=hooks.authenticate is not None)
+        self.settings = Settings.read(with_environment(app.config), own_tokens=hooks.authenticate is not None)
         self._app = app
         self._hooks = hooks
         self._calls = HookCalls(app, hooks)

@@ -1,11 +1,14 @@
 """The settings: the SYNCKIT_* keys of a configuration in, one frozen value out, checked once at start.
 
+    app.config, os.environ ──▶ with_environment ──▶ one dict ──▶ Settings.read
+
 Values may be strings, since they often come from the environment. A wrong value raises ConfigurationError with the
-name of its key. Nothing else in the package reads `app.config`.
+name of its key; a name that nobody reads is a warning.
 """
 
 import importlib.util
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from typing import Any
 from . import brokers
 from .errors import ConfigurationError
 from .runtime.logs import log
+from .setting_names import PREFIX, misspelt
 from .tokens import KeyRing, TokenVerifier
 
 MAX_SECONDS = 366 * 24 * 3600.0
@@ -45,6 +49,7 @@ class Settings:
     @classmethod
     def read(cls, config: Mapping[str, Any], *, own_tokens: bool) -> "Settings":
         """Return the checked settings; with `own_tokens` the host authenticates and no key is needed."""
+        _warn_of_unknown_names(config)
         return cls(
             verifier=None if own_tokens else _verifier(config),
             url_prefix=_url_prefix(config),
@@ -52,13 +57,23 @@ class Settings:
             max_streams=_count(config, "SYNCKIT_MAX_STREAMS"),
             max_streams_per_channel=_count(config, "SYNCKIT_MAX_STREAMS_PER_CHANNEL") or 100,
             max_stream_seconds=_seconds(config, "SYNCKIT_MAX_STREAM_SECONDS"),
-            broker_url=brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://"),
+            broker_url=broker_url(config),
             broker_namespace=broker_namespace(config),
             sweep_seconds=_seconds(config, "SYNCKIT_SWEEP_SECONDS") or 3.0,
             metrics=_metrics(config),
             parking=_switch(config, "SYNCKIT_PARKING"),
             cors_origins=cors_origins(config),
         )
+
+
+def with_environment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all SYNCKIT_* keys: those of `app.config`, and from the environment those that `app.config` does not have.
+
+    A key in `app.config` takes precedence even if its value is None or empty, which means not set. Values of the
+    environment lose the white space at their ends, which files often add; a signing key keeps it and is warned about.
+    """
+    texts = {name: text if name == "SYNCKIT_JWT_KEY" else text.strip() for name, text in os.environ.items()}
+    return {name: value for name, value in (texts | dict(config)).items() if str(name).startswith(PREFIX)}
 
 
 def jwt_keys(config: Mapping[str, Any]) -> KeyRing:
@@ -87,12 +102,22 @@ def cors_origins(config: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(_origin(text) for text in origins)
 
 
+def broker_url(config: Mapping[str, Any]) -> str:
+    """Return the URL of the broker in the form that its engine reads."""
+    return brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://")
+
+
 def broker_namespace(config: Mapping[str, Any]) -> str:
     """Return the prefix of every name that we use in a broker."""
     namespace = _text(config, "SYNCKIT_BROKER_NAMESPACE") or "synckit"
     if not namespace.isprintable():
         raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE must be printable, not {namespace!r}")
     return namespace
+
+
+def _warn_of_unknown_names(config: Mapping[str, Any]) -> None:
+    for name, nearest in misspelt(config).items():
+        log.warning("%s is not a known setting and is ignored; did you mean %s?", name, nearest)
 
 
 def _origin(text: str) -> str:
@@ -189,7 +214,7 @@ def _switch(config: Mapping[str, Any], name: str) -> bool:
 def _text(config: Mapping[str, Any], name: str) -> str | None:
     value = config.get(name)
     if value is not None and not isinstance(value, str):
-        raise ConfigurationError(f"{name} must be a string, not {value!r}")
+        raise ConfigurationError(f"{name} must be a string, not {type(value).__name__}")  # it may hold a password
     return value or None
 
 

@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,15 @@ from synckit_notify.backend import passwords
 
 from .support.browser import Browser
 from .support.valkey import Valkey
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_settings() -> Iterator[None]:
+    """The settings of whoever runs the tests must not reach them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("SYNCKIT_")]:
+            patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 
 import synckit_notify
 from synckit_notify import cli as client_command
-from synckit_notify import metrics
+from synckit_notify import metrics, setting_names
 from synckit_notify.backend import admin as backend_commands
 from synckit_notify.backend import create_app
 from synckit_notify.settings import Settings
@@ -131,7 +131,9 @@ def test_a_command_and_all_its_options_are_documented(name: str, command: click.
 
 @cache
 def _settings_in_code() -> set[str]:
-    constants = [node for source in SOURCES for node in ast.walk(ast.parse(source.read_text()))]
+    """Each name that the code reads; the list of known names does not count."""
+    sources = [source for source in SOURCES if source != Path(setting_names.__file__)]
+    constants = [node for source in sources for node in ast.walk(ast.parse(source.read_text()))]
     texts = {node.value for node in constants if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     return {text for text in texts if re.fullmatch(r"SYNCKIT_[A-Z_]+[A-Z]", text)}
 
@@ -145,6 +147,23 @@ def _settings_in_tables() -> dict[str, str]:
 
 def test_the_tables_of_settings_hold_every_setting_of_the_code_and_no_other() -> None:
     assert set(_settings_in_tables()) == _settings_in_code()
+
+
+def test_the_known_names_are_those_that_the_code_reads() -> None:
+    assert _settings_in_code() == setting_names.KNOWN
+
+
+@pytest.mark.parametrize(
+    ("document", "names"),
+    [
+        ("mounting.md", setting_names.NOTIFIER),
+        ("deployment.md", setting_names.INCLUDED_SERVER),
+        ("sdk.md", setting_names.COMMAND),
+    ],
+)
+def test_each_part_has_its_settings_in_the_table_of_its_document(document: str, names: frozenset[str]) -> None:
+    table = [row for row in rows(ROOT / "docs" / document) if row[0].startswith("`SYNCKIT_") and len(row) == 3]
+    assert {name for row in table for name in inline_code(row[0])} == names
 
 
 @each_document

@@ -1,14 +1,21 @@
 """Every setting is checked once, at start, and the error names a wrong one."""
 
+import subprocess
+import sys
 import traceback
+from pathlib import Path
 
 import pytest
+from flask import Flask
 
-from synckit_notify.backend import create_app
+from synckit_notify import Notifier
+from synckit_notify.backend import Backend, create_app
 from synckit_notify.errors import ConfigurationError
-from synckit_notify.settings import Settings
+from synckit_notify.setting_names import KNOWN
+from synckit_notify.settings import Settings, with_environment
 
-from .support.tokens import KEY
+from .support.server import ROOT, clean_environment
+from .support.tokens import KEY, make_token
 
 WRONG = [
     ("SYNCKIT_JWT_KEY", None),
@@ -98,6 +105,150 @@ def test_origins_are_kept_as_a_browser_writes_them(value: object, origins: set[s
 def test_a_wrong_origin_is_shown_among_the_right_ones() -> None:
     with pytest.raises(ConfigurationError, match=r"'https://b\.example/' must be scheme://host"):
         Settings.read({"SYNCKIT_CORS_ORIGINS": "https://a.example https://b.example/"}, own_tokens=True)
+
+
+def test_a_mounted_notifier_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SYNCKIT_JWT_KEY", KEY)
+    monkeypatch.setenv("SYNCKIT_URL_PREFIX", "/sync\n")
+    monkeypatch.setenv("SYNCKIT_MAX_STREAMS_PER_CHANNEL", "1")
+    monkeypatch.setenv("SYNCKIT_JWT_ISSUER", "")
+    app = Flask(__name__)
+    Notifier(app)
+    client, headers = app.test_client(), {"Authorization": f"Bearer {make_token()}"}
+    with client.get("/sync/subscribe?app_id=notes&device_id=a", headers=headers) as first:
+        assert first.status_code == 200
+        assert client.get("/sync/subscribe?app_id=notes&device_id=b", headers=headers).status_code == 429
+
+
+PRECEDENCE = [
+    ({}, "60", 60.0),
+    ({}, "", 30.0),
+    ({}, " 60\r\n", 60.0),
+    ({"SYNCKIT_KEEPALIVE_SECONDS": 20}, "60", 20.0),
+    ({"SYNCKIT_KEEPALIVE_SECONDS": None}, "60", 30.0),
+    ({"SYNCKIT_KEEPALIVE_SECONDS": ""}, "60", 30.0),
+    ({"SYNCKIT_KEEPALIVE_SECONDS": 20}, "wrong, and not read", 20.0),
+]
+
+
+@pytest.mark.parametrize(("config", "variable", "seconds"), PRECEDENCE)
+def test_a_key_of_the_configuration_takes_precedence_also_if_it_is_empty(
+    config: dict[str, object], variable: str, seconds: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SYNCKIT_KEEPALIVE_SECONDS", variable)
+    assert Settings.read(with_environment(config), own_tokens=True).keepalive_seconds == seconds
+    backend = create_app({"SYNCKIT_JWT_KEY": KEY} | config, instance_path=tmp_path)
+    assert backend.extensions["synckit_notify"].settings.keepalive_seconds == seconds
+
+
+def test_the_included_server_reads_the_environment_and_copies_nothing_into_its_configuration(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SYNCKIT_JWT_KEY", KEY)
+    monkeypatch.setenv("SYNCKIT_ENV", "production")
+    monkeypatch.setenv("SYNCKIT_PROXIES", "2 ")
+    app = create_app({"SYNCKIT_PROXIES": "1"}, instance_path=tmp_path)
+    backend: Backend = app.extensions["synckit_backend"]
+    assert (backend.settings.is_production, backend.settings.proxies) == (True, 1)
+    assert {name for name in app.config if name.startswith("SYNCKIT_")} == {"SYNCKIT_PROXIES"}
+
+
+def test_the_settings_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Flask(__name__)
+    app.config["SYNCKIT_JWT_KEY"] = KEY
+    Notifier(app)
+    monkeypatch.setenv("SYNCKIT_URL_PREFIX", "wrong")
+    app.config["SYNCKIT_JWT_KEY"] = "another key, of 32 bytes or more than that"
+    headers = {"Authorization": f"Bearer {make_token()}"}
+    with app.test_client().get("/api/sync/subscribe?app_id=notes", headers=headers) as answer:
+        assert answer.status_code == 200
+
+
+MISSPELT = [
+    ("SYNCKIT_KEEPALIVE", "SYNCKIT_KEEPALIVE_SECONDS"),
+    ("SYNCKIT_KEEP_ALIVE_SECONDS", "SYNCKIT_KEEPALIVE_SECONDS"),
+    ("SYNCKIT_BROKER", "SYNCKIT_BROKER_URL"),
+    ("SYNCKIT_BROKERURL", "SYNCKIT_BROKER_URL"),
+    ("SYNCKIT_JWTKEY", "SYNCKIT_JWT_KEY"),
+    ("SYNCKIT_KEY", "SYNCKIT_JWT_KEY"),
+    ("SYNCKIT_JWT_ALGORITHM", "SYNCKIT_JWT_ALGORITHMS"),
+    ("SYNCKIT_CORS_ORIGIN", "SYNCKIT_CORS_ORIGINS"),
+    ("SYNCKIT_MAX_STREAMS_PER_CHANEL", "SYNCKIT_MAX_STREAMS_PER_CHANNEL"),
+    ("SYNCKIT_DB_URL", "SYNCKIT_DATABASE_URL"),
+    ("SYNCKIT_WORKER", "SYNCKIT_WORKERS"),
+    ("SYNCKIT_PASWORD", "SYNCKIT_PASSWORD"),
+]
+
+
+@pytest.mark.parametrize(("name", "nearest"), MISSPELT)
+@pytest.mark.parametrize("place", ["app.config", "the environment"])
+def test_a_misspelt_name_is_one_warning_with_the_nearest_name(
+    name: str, nearest: str, place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Flask(__name__)
+    app.config["SYNCKIT_JWT_KEY"] = KEY
+    if place == "app.config":
+        app.config[name] = "hunter2"
+    else:
+        monkeypatch.setenv(name, "hunter2")
+    Notifier(app)
+    expected = f"{name} is not a known setting and is ignored; did you mean {nearest}?"
+    assert [record.getMessage() for record in caplog.records] == [expected]
+
+
+def test_the_included_server_warns_of_a_misspelt_name_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SYNCKIT_DATABSE_URL", "hunter2")
+    create_app({"SYNCKIT_JWT_KEY": KEY}, instance_path=tmp_path)
+    assert sum("SYNCKIT_DATABSE_URL" in record.getMessage() for record in caplog.records) == 1
+
+
+OF_KUBERNETES = {
+    "SYNCKIT_SERVICE_HOST": "10.0.0.11",
+    "SYNCKIT_SERVICE_PORT": "8000",
+    "SYNCKIT_SERVICE_PORT_HTTP": "8000",
+    "SYNCKIT_PORT": "tcp://10.0.0.11:8000",
+    "SYNCKIT_PORT_8000_TCP": "tcp://10.0.0.11:8000",
+    "SYNCKIT_PORT_8000_TCP_PROTO": "tcp",
+    "SYNCKIT_PORT_8000_TCP_PORT": "8000",
+    "SYNCKIT_PORT_8000_TCP_ADDR": "10.0.0.11",
+    "SYNCKIT_DB_SERVICE_HOST": "10.0.0.12",
+    "SYNCKIT_DB_PORT_5432_TCP": "tcp://10.0.0.12:5432",
+}
+
+
+def test_the_variables_that_kubernetes_sets_for_a_service_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    Settings.read(OF_KUBERNETES | {"SYNCKIT_DB_PASSWORD": "hunter2"}, own_tokens=True)
+    assert [record.getMessage().split()[0] for record in caplog.records] == ["SYNCKIT_DB_PASSWORD"]
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_a_known_name_causes_no_warning_whoever_reads_it(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    Settings.read({name: ""}, own_tokens=True)
+    assert not caplog.records
+
+
+def test_a_broker_url_of_another_type_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError, match="SYNCKIT_BROKER_URL must be a string, not bytes"):
+        Settings.read({"SYNCKIT_BROKER_URL": b"redis://:hunter2@localhost"}, own_tokens=True)
+
+
+SWITCHES = [("", False), ("0", False), ("off", False), ("1", True), ("on\n", True)]
+
+
+@pytest.mark.parametrize(("value", "shared"), SWITCHES)
+def test_gunicorn_conf_reads_the_switch_of_the_metrics_as_the_notifier_does(value: str, shared: bool) -> None:
+    code = (
+        "import os, runpy, shutil; conf = runpy.run_path('gunicorn.conf.py');"
+        "folder = os.environ.get('PROMETHEUS_MULTIPROC_DIR', '');"
+        "print(conf['workers'], conf['bind'], bool(folder));"
+        "folder and shutil.rmtree(folder)"
+    )
+    env = clean_environment() | {"SYNCKIT_METRICS": value, "SYNCKIT_WORKERS": "2\n", "SYNCKIT_BIND": ""}
+    env.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "127.0.0.1:8000", str(shared)]
 
 
 def test_a_host_that_authenticates_needs_no_key() -> None:

@@ -2,14 +2,13 @@
 
     settings ──▶ Backend (context) ──▶ routes (api, oauth, live), commands (`flask synckit`), demo (development)
 
-`create_app` reads SYNCKIT_* from the environment and makes the Flask application. It leaves no connection and no lock
-open, so a server may fork after it. It fails only for what an operator must correct: an invalid setting, a missing
-driver, a database of another program. An unavailable database does not stop the start: otherwise one worker that starts
-during an outage would stop gunicorn, and with it the streams of all other workers.
+`create_app` reads SYNCKIT_* from its argument, else from the environment, and makes the Flask application. It leaves no
+connection and no lock open, so a server may fork after it. It fails only for what an operator must correct: an invalid
+setting, a missing driver, a database of another program. An unavailable database does not stop the start: otherwise one
+worker that starts during an outage would stop gunicorn, and with it the streams of all other workers.
 """
 
 import logging
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from werkzeug.exceptions import HTTPException
 
 from .. import Notifier, Principal, cors
 from ..runtime.per_process import PerProcess
+from ..settings import with_environment
 from . import admin, api, changelog, development, live, rate_limit, sessions
 from .context import EXTENSION_NAME, Backend
 from .database.store import Store
@@ -48,10 +48,9 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app = Flask(__name__, instance_path=folder, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.json = _JSON(app)
-    app.config.update({name: value for name, value in os.environ.items() if name.startswith("SYNCKIT_")})
     app.config.update(config or {})
     development.provide_key(app)
-    settings = BackendSettings.read(app.config)
+    settings = BackendSettings.read(with_environment(app.config))
     store = _prepared_store(settings.database_url or development.default_database(app))
     notifier = _make_notifier(store)
     notifier.init_app(app)

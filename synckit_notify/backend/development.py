@@ -20,6 +20,7 @@ from flask import Flask
 from sqlalchemy import Connection, select
 
 from .. import ConfigurationError
+from ..settings import jwt_keys, with_environment
 from . import accounts
 from .access_tokens import PASTED_TOKEN_SECONDS
 from .context import EXTENSION_NAME, Backend
@@ -48,8 +49,8 @@ class Demo:
 
 def provide_key(app: Flask) -> None:
     """Set SYNCKIT_JWT_KEY to a random key kept in the instance folder, in development, unless a key is configured."""
-    has_key = app.config.get("SYNCKIT_JWT_KEY") or app.config.get("SYNCKIT_JWT_KEYS")
-    if not is_production(app.config) and not has_key:
+    given = with_environment(app.config)
+    if not is_production(given) and not jwt_keys(given):
         app.config["SYNCKIT_JWT_KEY"] = _kept_key(make_folder(app) / "jwt.key")
 
 

@@ -1,7 +1,8 @@
 """The SYNCKIT_* keys of the backend in, one frozen value out, everything checked once at start.
 
-In: the application's configuration, in development completed with a key (development.py). The keys of the extension are
-checked by the extension. Every error is a ConfigurationError whose sentence names the key.
+In: the SYNCKIT_* keys of the configuration and the environment (`settings.with_environment`), in development completed
+with a key (development.py). The keys of the extension are checked by the extension. Every error is a ConfigurationError
+whose sentence names the key.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from limits import RateLimitItem, parse_many
 
 from .. import ConfigurationError
-from ..settings import broker_namespace, cors_origins, jwt_algorithms, jwt_keys
+from ..settings import broker_namespace, broker_url, cors_origins, jwt_algorithms, jwt_keys
 from .access_tokens import Signer
 
 DEFAULT_LOGIN_LIMIT = "10/minute; 100/hour"
@@ -40,14 +41,14 @@ class BackendSettings:
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> "BackendSettings":
         """Check the configuration; raises ConfigurationError."""
-        broker_url = str(config.get("SYNCKIT_BROKER_URL") or "")
+        broker = broker_url(config)
         return cls(
             is_production=is_production(config),
             url_prefix=config.get("SYNCKIT_URL_PREFIX") or "/api/sync",
             database_url=config.get("SYNCKIT_DATABASE_URL") or None,
             signer=_signer(config),
             login_limits=_login_limits(config),
-            redis_url=broker_url if broker_url.startswith(REDIS_SCHEMES) else None,
+            redis_url=broker if broker.startswith(REDIS_SCHEMES) else None,
             broker_namespace=broker_namespace(config),
             proxies=_proxies(config),
             cors_origins=cors_origins(config),

@@ -1,8 +1,10 @@
 """Brokers carry notices to the other processes; the scheme of the URL chooses one.
 
-memory://                              one process
 local://  local:///folder              all processes of one user on this machine
+memory://                              one process
 redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the URL; its package is loaded only then
+
+`urls.py` reads other spellings of these URLs.
 """
 
 from ..errors import ConfigurationError
@@ -11,21 +13,22 @@ from .listener import DEFAULT_TIMING, Timing
 from .memory import MemoryBroker
 from .pubsub import PubSubBroker
 from .sender import LIMIT
+from .urls import REDIS, normalize
 
 __all__ = ["Broker", "BrokerStatus", "Disconnect", "Gap", "Message", "Notice", "check_url", "connect"]
 
-_REDIS = ("redis", "rediss", "unix")
-
 
 def check_url(url: str) -> str:
-    """Return the URL; raises ConfigurationError if no broker can be made for it. Does not connect."""
+    """Return the URL as its engine reads it; raises ConfigurationError if no broker can be made. Does not connect."""
+    url = normalize(url)
     connect(url)
     return url
 
 
-def connect(url: str, namespace: str = "synckit", *, timing: Timing = DEFAULT_TIMING, limit: int = LIMIT) -> Broker:
+def connect(url: str, namespace: str = "synckit", *, timing: Timing | None = None, limit: int = LIMIT) -> Broker:
     """Return a new broker for a URL; only processes with the same namespace exchange messages."""
-    scheme = url.partition("://")[0] if "://" in url else None
+    url = normalize(url)
+    scheme = url.partition("://")[0]
     if scheme == "memory":
         return MemoryBroker()
     if scheme == "local":
@@ -33,10 +36,9 @@ def connect(url: str, namespace: str = "synckit", *, timing: Timing = DEFAULT_TI
 
         return local.make_broker(url, namespace, timing=timing, limit=limit)
     timing = timing or DEFAULT_TIMING
-    if scheme in _REDIS:
+    if scheme in REDIS:
         from .redis import RedisEngine
 
         return PubSubBroker(RedisEngine(url, namespace, timeout=timing.answer), timing=timing, limit=limit)
-    raise ConfigurationError(
-        f"SYNCKIT_BROKER_URL must begin with local://, memory://, {'://, '.join(_REDIS)}://, not {scheme!r}"
-    )
+    schemes = "://, ".join(("local", "memory", *REDIS))
+    raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with {schemes}://, not {scheme!r}")

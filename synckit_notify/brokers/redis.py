@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from .engine import ConnectionLost, Signal
+from .urls import refused_option
 
 OURS: dict[str, Any] = {
     "db": 0,  # pub/sub ignores databases
@@ -41,19 +42,25 @@ class RedisEngine:
     name = "redis"
 
     def __init__(self, url: str, namespace: str, *, timeout: float) -> None:
-        library = _library()
         self._channel = f"{namespace}:notices"
+        self._timeout = timeout
+        self._library = _library()
         try:
-            options = {"socket_timeout": timeout, "socket_connect_timeout": timeout} | library.parse_url(url) | OURS
-            options.pop("max_connections", None)
-            self._kind = options.pop("connection_class", library.Connection)
-            self._options = options
-            self._kind(**options)
+            self._kind, self._options = self._read(url)
         except Exception:  # its text may hold a part of a password that was not percent-encoded
-            raise ConfigurationError(
+            raise refused_option(url, self._read) or ConfigurationError(
                 "SYNCKIT_BROKER_URL must be redis://[[user]:password@]host[:port], rediss://... or unix:///path, "
                 "with the special characters of a password percent-encoded"
             ) from None
+
+    def _read(self, url: str) -> tuple[Any, dict[str, Any]]:
+        """Return the class of the connection and its options; raises what redis-py raises."""
+        ours = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
+        options = ours | self._library.parse_url(url) | OURS
+        options.pop("max_connections", None)
+        kind = options.pop("connection_class", self._library.Connection)
+        kind(**options)
+        return kind, options
 
     def connect(self) -> "RedisConnection":
         """Return an open connection; raises ConnectionLost."""

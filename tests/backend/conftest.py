@@ -1,7 +1,6 @@
 """The backend on an empty database, devices that talk to it, and a clone that gunicorn can be started in."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,6 @@ from ..support.backend import Answer, Caller, Run, Send, add_account, full, make
 from ..support.postgresql import PostgreSQL
 from ..support.server import Server
 from ..support.tokens import KEY, make_token
-
-
-def _forget_settings(patch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("SYNCKIT_")]:
-        patch.delenv(name)
-
-
-@pytest.fixture(autouse=True)
-def _without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The settings of whoever runs the tests must not reach them."""
-    _forget_settings(monkeypatch)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,9 +52,7 @@ def shared_app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_LOGIN_LIMIT": "off"}  # the tests of a module fail from one address
     if request.param == "postgresql":
         settings["SYNCKIT_DATABASE_URL"] = request.getfixturevalue("postgresql").emptied()
-    with pytest.MonkeyPatch.context() as patch:
-        _forget_settings(patch)
-        app = create_app(settings, instance_path=tmp_path_factory.mktemp("shared"))
+    app = create_app(settings, instance_path=tmp_path_factory.mktemp("shared"))
     backend: Backend = app.extensions["synckit_backend"]
     app.config["CREDENTIALS"] = add_account(backend)
     yield app

@@ -97,7 +97,8 @@ class TestRedis:
             "SYNCKIT_BROKER_NAMESPACE": "app",
         }
         one = Attempts(make_app(**settings))
-        other = Attempts(make_app(**settings), one.credentials)
+        valkeys_spelling = f"valkey://127.0.0.1:{valkey.port}\n"
+        other = Attempts(make_app(**settings | {"SYNCKIT_BROKER_URL": valkeys_spelling}), one.credentials)
         assert [one.fail(), other.fail(), one.fail(), other.fail(), one.fail()] == [401] * 3 + [429] * 2
         with valkey.client() as client:
             assert not any(b"alice" in key for key in client.scan_iter())

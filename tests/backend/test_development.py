@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 from flask import Flask
 
@@ -44,7 +45,8 @@ def test_processes_that_start_together_share_one_key(folder: Path, monkeypatch: 
 
 def test_a_configured_key_is_not_stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCKIT_JWT_KEY", KEY)
-    assert create_app(instance_path=folder).config["SYNCKIT_JWT_KEY"] == KEY
+    token = create_app(instance_path=folder).extensions["synckit_backend"].signer.sign("notes", "alice", seconds=60)
+    assert jwt.decode(token, KEY, ["HS256"])["sub"] == "alice"
     assert not (folder / "jwt.key").exists()
 
 

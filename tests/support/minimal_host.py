@@ -1,6 +1,5 @@
 """Small applications that mount the Notifier."""
 
-import os
 from collections import Counter
 
 from flask import Flask, request
@@ -18,7 +17,6 @@ def create_app(**config: object) -> Flask:
     """The smallest host: one route that publishes, in the server's thread."""
     app = Flask(__name__)
     app.config["SYNCKIT_JWT_KEY"] = KEY
-    app.config.update({name: value for name, value in os.environ.items() if name.startswith("SYNCKIT_")})
     app.config.update(config)
     notifier.init_app(app)
 
