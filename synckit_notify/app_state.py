@@ -36,6 +36,12 @@ class AppState:
         self._nodes = PerProcess(self._make_node)
         self._warned = self._warn_of_faults()
 
+    @property
+    def broker_address(self) -> tuple[str, str]:
+        """Return the URL and the namespace of the broker. Tests that set `app.testing` reach no other process."""
+        url = self.settings.broker_url or ("memory://" if self._app.testing else "local://")
+        return url, self.settings.broker_namespace or brokers.default_namespace(url, self._app.instance_path)
+
     def node(self) -> Node:
         """Return this process's Node."""
         return self._nodes.get()
@@ -105,7 +111,7 @@ class AppState:
         parks = self.settings.parking and server is not None and server.can_park
         return Node(
             Registry(seats=_seats.get(), max_per_channel=self.settings.max_streams_per_channel),
-            brokers.connect(self.settings.broker_url, self.settings.broker_namespace),
+            brokers.connect(*self.broker_address),
             changed_channels=self._calls.changed_channels if self._hooks.changed_channels else None,
             sweep_seconds=self.settings.sweep_seconds,
             revoked=self._was_revoked if self._hooks.valid_since else None,
@@ -115,7 +121,7 @@ class AppState:
 
     def _warn_of_faults(self) -> bool:
         """Log the settings of this server that cannot work; return whether the server is known yet."""
-        for sentence in wsgi_server.faults(alone=self.settings.broker_url.startswith("memory://")):
+        for sentence in wsgi_server.faults(alone=self.broker_address[0].startswith("memory://")):
             wsgi_server.warn_once(sentence)
         return wsgi_server.of_process() is not None
 

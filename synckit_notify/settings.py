@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import brokers
+from .brokers import default_namespace as default_namespace
+from .brokers import local_url as local_url
 from .errors import ConfigurationError
 from .runtime.logs import log
 from .setting_names import PREFIX, misspelt
@@ -39,8 +41,8 @@ class Settings:
     max_streams: int | None
     max_streams_per_channel: int
     max_stream_seconds: float | None
-    broker_url: str
-    broker_namespace: str
+    broker_url: str | None
+    broker_namespace: str | None
     sweep_seconds: float
     metrics: bool
     parking: bool
@@ -102,15 +104,16 @@ def cors_origins(config: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(_origin(text) for text in origins)
 
 
-def broker_url(config: Mapping[str, Any]) -> str:
-    """Return the URL of the broker in the form that its engine reads."""
-    return brokers.check_url(_text(config, "SYNCKIT_BROKER_URL") or "memory://")
+def broker_url(config: Mapping[str, Any]) -> str | None:
+    """Return the URL of the broker in the form that its engine reads; None for the default."""
+    url = _text(config, "SYNCKIT_BROKER_URL")
+    return None if url is None else brokers.check_url(url)
 
 
-def broker_namespace(config: Mapping[str, Any]) -> str:
-    """Return the prefix of every name that we use in a broker."""
-    namespace = _text(config, "SYNCKIT_BROKER_NAMESPACE") or "synckit"
-    if not namespace.isprintable():
+def broker_namespace(config: Mapping[str, Any]) -> str | None:
+    """Return the prefix of every name that we use in a broker; None for the default."""
+    namespace = _text(config, "SYNCKIT_BROKER_NAMESPACE")
+    if namespace is not None and not namespace.isprintable():
         raise ConfigurationError(f"SYNCKIT_BROKER_NAMESPACE must be printable, not {namespace!r}")
     return namespace
 

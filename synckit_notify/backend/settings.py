@@ -7,12 +7,22 @@ whose sentence names the key.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from limits import RateLimitItem, parse_many
+from sqlalchemy import URL, make_url
 
 from .. import ConfigurationError
-from ..settings import broker_namespace, broker_url, cors_origins, jwt_algorithms, jwt_keys
+from ..settings import (
+    broker_namespace,
+    broker_url,
+    cors_origins,
+    default_namespace,
+    jwt_algorithms,
+    jwt_keys,
+    local_url,
+)
 from .access_tokens import Signer
 
 DEFAULT_LOGIN_LIMIT = "10/minute; 100/hour"
@@ -48,8 +58,8 @@ class BackendSettings:
             database_url=config.get("SYNCKIT_DATABASE_URL") or None,
             signer=_signer(config),
             login_limits=_login_limits(config),
-            redis_url=broker if broker.startswith(REDIS_SCHEMES) else None,
-            broker_namespace=broker_namespace(config),
+            redis_url=broker if broker is not None and broker.startswith(REDIS_SCHEMES) else None,
+            broker_namespace=broker_namespace(config) or "synckit",
             proxies=_proxies(config),
             cors_origins=cors_origins(config),
         )
@@ -99,3 +109,32 @@ def _proxies(config: Mapping[str, Any]) -> int:
     if not (value.isascii() and value.isdecimal()):
         raise ConfigurationError(f"SYNCKIT_PROXIES: {value!r} must be the number of proxies, 0 or more")
     return int(value)
+
+
+def broker_defaults(config: Mapping[str, Any], database_url: str) -> dict[str, str]:
+    """Return the settings of the broker that are not set: by default it is local to the machine of a SQLite file.
+
+    The processes of one database hear each other. `database_url` is a URL as SQLAlchemy reads it.
+    """
+    url = make_url(database_url)
+    defaults: dict[str, str] = {}
+    broker = broker_url(config)
+    if broker is None:
+        broker = defaults["SYNCKIT_BROKER_URL"] = default_broker_url(database_url)
+    if broker_namespace(config) is None:
+        file = url.set(database=str(Path(url.database).absolute())) if _is_file(url) and url.database else url
+        service = file.set(username=None, password=None).render_as_string()
+        defaults["SYNCKIT_BROKER_NAMESPACE"] = default_namespace(broker, service)
+    return defaults
+
+
+def default_broker_url(database_url: str) -> str:
+    """Return the URL of the broker for a database: sockets in a folder beside a SQLite file."""
+    url = make_url(database_url)
+    if _is_file(url) and url.database:
+        return local_url(Path(f"{url.database}-sockets").absolute())
+    return "local://"
+
+
+def _is_file(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")

@@ -7,6 +7,10 @@ redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the UR
 `urls.py` reads other spellings of these URLs.
 """
 
+import hashlib
+from pathlib import Path
+from urllib.parse import quote
+
 from ..errors import ConfigurationError
 from .base import Broker, BrokerStatus, Disconnect, Gap, Message, Notice
 from .listener import DEFAULT_TIMING, Timing
@@ -15,7 +19,20 @@ from .pubsub import PubSubBroker
 from .sender import LIMIT
 from .urls import REDIS, normalize
 
-__all__ = ["Broker", "BrokerStatus", "Disconnect", "Gap", "Message", "Notice", "check_url", "connect"]
+__all__ = [
+    "Broker",
+    "BrokerStatus",
+    "Disconnect",
+    "Gap",
+    "Message",
+    "Notice",
+    "check_url",
+    "connect",
+    "default_namespace",
+    "local_url",
+]
+
+NAMESPACE = "synckit"
 
 
 def check_url(url: str) -> str:
@@ -25,7 +42,23 @@ def check_url(url: str) -> str:
     return url
 
 
-def connect(url: str, namespace: str = "synckit", *, timing: Timing | None = None, limit: int = LIMIT) -> Broker:
+def default_namespace(url: str, service: str) -> str:
+    """Return the namespace of a service for which none is configured; `service` is what tells it from others.
+
+    All services of a user share the folder of local://; a server of Redis or PostgreSQL is usually one service's own.
+    """
+    digest = hashlib.sha256(service.encode()).hexdigest()[:12]
+    return f"{NAMESPACE}-{digest}" if url.startswith("local://") else NAMESPACE
+
+
+def local_url(folder: Path) -> str:
+    """Return the URL of the broker of this machine in a folder; of the default folder if the name is too long."""
+    from .local_folder import is_short_enough
+
+    return f"local://{quote(str(folder))}" if is_short_enough(folder) else "local://"
+
+
+def connect(url: str, namespace: str = NAMESPACE, *, timing: Timing | None = None, limit: int = LIMIT) -> Broker:
     """Return a new broker for a URL; only processes with the same namespace exchange messages."""
     url = normalize(url)
     scheme = url.partition("://")[0]
