@@ -94,12 +94,13 @@ class Node:
 
     def open(self, key: ChannelKey, device: str | None, limits: Limits = NO_LIMITS) -> Subscriber:
         """Register a subscriber; raises TooManyStreams. While draining, its stream ends at once."""
+        with _threads():
+            self._listen()  # first: from here on a push in another process is heard
         subscriber = self.registry.subscribe(key, device, limits)
         if self.draining:
             subscriber.end = EndReason.DRAINING
         try:
             with _threads():
-                self._listen()
                 for watch in self._watches:
                     watch.ensure()
         except BaseException:  # no server will iterate this stream

@@ -15,10 +15,11 @@ from .support.valkey import Valkey
 
 @pytest.fixture(scope="session", autouse=True)
 def _without_settings() -> Iterator[None]:
-    """The settings of whoever runs the tests must not reach them."""
+    """The settings of whoever runs the tests must not reach them, nor may applications of two test processes meet."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("SYNCKIT_")]:
             patch.delenv(name)
+        patch.setenv("SYNCKIT_BROKER_URL", "memory://")
         yield
 
 

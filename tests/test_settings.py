@@ -76,8 +76,8 @@ def test_the_defaults_are_those_of_the_documents() -> None:
     settings = Settings.read({"SYNCKIT_JWT_KEY": KEY}, own_tokens=False)
     assert (settings.url_prefix, settings.keepalive_seconds, settings.sweep_seconds) == ("/api/sync", 30.0, 3.0)
     assert (settings.max_streams, settings.max_streams_per_channel, settings.max_stream_seconds) == (None, 100, None)
-    assert (settings.broker_url, settings.cors_origins) == ("memory://", frozenset())
-    assert (settings.broker_url, settings.broker_namespace) == ("memory://", "synckit")
+    assert (settings.broker_url, settings.cors_origins) == (None, frozenset())
+    assert (settings.broker_url, settings.broker_namespace) == (None, None)
 
 
 def test_strings_from_the_environment_are_read_as_numbers() -> None:

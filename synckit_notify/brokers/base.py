@@ -56,7 +56,8 @@ class Broker(Protocol):
     def start(self, receive: Callable[[Message], None]) -> None:
         """Start to pass the messages of other processes to `receive`, in a thread of the broker's own.
 
-        Called once, at the first stream. Each confirmed subscription, including the first one, begins with a Gap.
+        Called once, at the first stream. Each confirmed subscription begins with a Gap. Only the
+        first one of local:// does not: it is confirmed when this returns.
         """
 
     def publish(self, message: Message) -> None:

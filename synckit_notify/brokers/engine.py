@@ -61,6 +61,8 @@ class Engine(Protocol):
     """The address and options of a broker; nothing is opened before `connect`."""
 
     name: str
+    is_instant: bool
+    """Whether `connect` returns at once with a connection that is subscribed already."""
 
     def connect(self) -> Connection:
         """Return an open connection; raises ConnectionLost."""

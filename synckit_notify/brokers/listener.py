@@ -110,6 +110,8 @@ class Listener:
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
+        self._first: Connection | None = None
+        self._nothing_missed = False
         self._subscribed_at: float | None = None
         self._waiting_since: float | None = None
         self._failures = 0
@@ -123,12 +125,14 @@ class Listener:
         """Return whether the subscription is confirmed and alive."""
         return self._subscribed_at is not None
 
-    def start(self, receive: Receive) -> None:
+    def start(self, receive: Receive, connection: Connection | None = None) -> None:
         """Start to listen; `receive` is called in the listener's thread and may raise.
 
-        Raises RuntimeError if no thread can be started; it may then be called again.
+        With a connection that is subscribed already, nothing was missed and the first Gap is left out. Raises
+        RuntimeError if no thread can be started; it may then be called again.
         """
         self._receive = receive
+        self._first = connection
         thread = threading.Thread(target=self._run, name="synckit-listen", daemon=True)
         thread.start()
         self._thread = thread
@@ -168,7 +172,9 @@ class Listener:
 
     def _listen(self) -> None:
         """Connect, subscribe and receive until that fails."""
-        connection = self._connection = self._connect()
+        first, self._first = self._first, None
+        self._nothing_missed = first is not None
+        connection = self._connection = first or self._connect()
         try:
             connection.subscribe()
             self._waiting_since = time.monotonic()
@@ -216,7 +222,8 @@ class Listener:
         self._echo.begin(now)
         self._subscribed_at = now
         self._confirmed()
-        self._deliver(Gap())
+        if not self._nothing_missed:
+            self._deliver(Gap())
 
     def _hear(self, data: bytes, now: float) -> None:
         self._heard += 1

@@ -39,6 +39,7 @@ class LocalEngine:
     """Where the sockets of one namespace are; `own` is the name of this process's one while it listens."""
 
     name = "local"
+    is_instant = True
 
     def __init__(self, url: str, namespace: str) -> None:
         self.folder = LocalFolder.of_url(url, namespace)
@@ -68,7 +69,7 @@ def make_broker(url: str, namespace: str, *, timing: Timing | None = None, limit
 
 
 class LocalConnection:
-    """A bound socket, the pump that empties it, and what was received; made by the thread that waits."""
+    """A bound socket, the pump that empties it, and what was received."""
 
     def __init__(self, engine: LocalEngine) -> None:
         self._engine = engine
@@ -77,7 +78,7 @@ class LocalConnection:
         self._received: deque[bytes] = deque()
         self._messages: deque[bytes] = deque()
         self._closed = False
-        self._thread = threading.get_ident()
+        self._waiting_thread: int | None = None
         self._socket = KernelSocket(socket.AF_UNIX, socket.SOCK_DGRAM)
         reader, self._waker = kernel_socketpair()
         self._wakeup = socket.socket(fileno=reader.detach())
@@ -108,6 +109,7 @@ class LocalConnection:
 
     def wait(self, seconds: float) -> bytes | Signal | None:
         """Return the next message or signal."""
+        self._waiting_thread = threading.get_ident()
         while not self._closed:
             if self._signals:
                 return self._signals.popleft()
@@ -140,7 +142,7 @@ class LocalConnection:
             for each in (self._socket, self._wakeup):
                 with suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
-        if threading.get_ident() == self._thread:  # nobody waits
+        if self._waiting_thread in (None, threading.get_ident()):  # nobody waits
             self._wakeup.close()
 
     def _pump(self) -> None:

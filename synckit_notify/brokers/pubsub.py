@@ -10,12 +10,13 @@ gevent's hub (its event loop) waits for the engine.
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Protocol
 
 from ..runtime.logs import log
 from ..runtime.process_end import before_end
 from .base import BrokerStatus, Gap, Message
-from .engine import Engine
+from .engine import ConnectionLost, Engine
 from .listener import DEFAULT_TIMING, Echo, Listener, Timing
 from .messages import Content, Probe, is_sound
 from .sender import LIMIT, Sender
@@ -66,6 +67,7 @@ class PubSubBroker:
         make_sender: MakeSender = _batch_sender,
     ) -> None:
         self.name = engine.name
+        self._engine = engine
         token = secrets.token_hex(8)
         self._echo = Echo(timing)
         self._sender = make_sender(engine, token, self._echo, timing, limit)
@@ -83,7 +85,16 @@ class PubSubBroker:
     def start(self, receive: Callable[[Message], None]) -> None:
         """Start to listen, until the process ends."""
         self._use()
-        self._listener.start(receive)
+        connection = None
+        if self._engine.is_instant:
+            with suppress(ConnectionLost):  # the listener tries again, and reports it
+                connection = self._engine.connect()
+        try:
+            self._listener.start(receive, connection)
+        except BaseException:
+            if connection is not None:
+                connection.close()
+            raise
 
     def publish(self, message: Message) -> None:
         """Send soon. A message that other processes would refuse becomes a Gap, so that no notice is lost."""

@@ -40,6 +40,7 @@ class RedisEngine:
     """
 
     name = "redis"
+    is_instant = False
 
     def __init__(self, url: str, namespace: str, *, timeout: float) -> None:
         self._channel = f"{namespace}:notices"

@@ -102,7 +102,7 @@ REFUSED = [
     ("cache.windows.net:6380,password=hunter2,ssl=True,abortConnect=False", SCHEME),
     (":hunter2://x@localhost", SCHEME),
     # another scheme
-    ("amqp://u:hunter2@h//", "SYNCKIT_BROKER_URL must begin with memory://, redis://, .*, not 'amqp'"),
+    ("amqp://u:hunter2@h//", "SYNCKIT_BROKER_URL must begin with local://, memory://, redis://, .*, not 'amqp'"),
     ("sentinel://:hunter2@h1:26379;sentinel://h2:26379", "cannot be a list of sentinels: give the address of a proxy"),
     ("redis+sentinel://:hunter2@h:26379/mymaster/0", "cannot be a list of sentinels"),
     ("redis-sentinel://h:26379?sentinelMasterId=mymaster", "cannot be a list of sentinels"),

@@ -21,6 +21,9 @@ class Server:
 
     def __init__(self, command: list[str], folder: Path, listening: str, env: dict[str, str] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        own = {"SYNCKIT_BROKER_NAMESPACE": str(folder)}  # the hosts in tests/support share one instance path
+        if {"SYNCKIT_BROKER_URL", "SYNCKIT_DATABASE_URL"} & (env or {}).keys():
+            own = {}
         self.log_file = folder / "server.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
@@ -28,7 +31,7 @@ class Server:
                 cwd=folder,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=clean_environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | (env or {}),
+                env=clean_environment() | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | own | (env or {}),
             )
         self.port = self._wait_for_port(listening)
 
