@@ -2,6 +2,7 @@
 
 memory://                              one process
 redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the URL; its package is loaded only then
+postgresql://                          PostgreSQL by LISTEN and NOTIFY, as libpq reads the URL; likewise
 """
 
 from ..errors import ConfigurationError
@@ -14,6 +15,7 @@ from .sender import LIMIT
 __all__ = ["Broker", "BrokerStatus", "Disconnect", "Gap", "Message", "Notice", "check_url", "connect"]
 
 _REDIS = ("redis", "rediss", "unix")
+_POSTGRES = ("postgresql", "postgres", "postgresql+psycopg")
 
 
 def check_url(url: str) -> str:
@@ -31,4 +33,9 @@ def connect(url: str, namespace: str = "synckit", *, timing: Timing = DEFAULT_TI
         from .redis import RedisEngine
 
         return PubSubBroker(RedisEngine(url, namespace, timeout=timing.answer), timing=timing, limit=limit)
-    raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with memory://, {'://, '.join(_REDIS)}://, not {scheme!r}")
+    if scheme in _POSTGRES:
+        from .postgres import PostgresEngine
+
+        return PubSubBroker(PostgresEngine(url, namespace, timeout=timing.answer), timing=timing, limit=limit)
+    known = "://, ".join(("memory", *_REDIS, "postgresql"))
+    raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with {known}://, not {scheme!r}")

@@ -39,6 +39,8 @@ class RedisEngine:
     """
 
     name = "redis"
+    deaf_warning: str | None = None
+    queue_usage = 0.0
 
     def __init__(self, url: str, namespace: str, *, timeout: float) -> None:
         library = _library()

@@ -33,10 +33,16 @@ _spawner = ThreadPoolExecutor(1)
 
 
 class PostgreSQL:
-    """A running server with `settings` beside SETTINGS; a context manager that ends it and leaves nothing behind."""
+    """A running server with `settings` beside SETTINGS; a context manager that ends it and leaves nothing behind.
 
-    def __init__(self, *settings: str) -> None:
-        self._settings = [*SETTINGS, *settings]
+    With a `port` it listens on the loopback too.
+    """
+
+    def __init__(self, *settings: str, port: int | None = None) -> None:
+        self.port = port
+        tcp = [] if port is None else ["listen_addresses=127.0.0.1", f"port={port}"]
+        self._settings = [*SETTINGS, *tcp, *settings]
+        self.paused: list[int] = []
         self._binaries = Path(need("postgres", *DEBIAN)).resolve().parent
         need("setpriv")
         self.folder = Path(tempfile.mkdtemp(prefix="synckit-postgres-"))
@@ -80,19 +86,33 @@ class PostgreSQL:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Let the server and its sessions stand still for a block, at most ten seconds; the kernel answers for them."""
-        pids = [self._process.pid, *children(self._process.pid)]
-        thaw = threading.Timer(10.0, _signal_all, [pids, signal.SIGCONT])
+        thaw = threading.Timer(10.0, self.resume)
         thaw.start()
-        _signal_all(pids, signal.SIGSTOP)
+        self.pause()
         try:
             yield
         finally:
             thaw.cancel()
-            _signal_all(pids, signal.SIGCONT)
+            self.resume()
+
+    def is_running(self) -> bool:
+        """Return whether the server has not been stopped."""
+        return self._process.poll() is None
+
+    def pause(self) -> None:
+        """Let the server and its sessions stand still; the kernel accepts connections for them."""
+        self.paused = [self._process.pid, *children(self._process.pid)]
+        _signal_all(self.paused, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on; without effect if they do."""
+        paused, self.paused = self.paused, []
+        _signal_all(paused, signal.SIGCONT)
 
     def url(self, database: str = "postgres") -> str:
         """Return a URL as the setting takes it; psycopg takes it too. Its password, `secret`, is not asked for."""
-        return f"postgresql://synckit:secret@/{database}?host={self.folder}"
+        port = "" if self.port is None else f"&port={self.port}"
+        return f"postgresql://synckit:secret@/{database}?host={self.folder}{port}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
         """Return a connection on which each statement is a transaction of its own."""
