@@ -29,7 +29,7 @@ from .errors import Busy
 from .last_seen import LastSeen
 from .oauth import pages
 from .oauth import routes as oauth
-from .settings import BackendSettings
+from .settings import BackendSettings, default_broker_url
 
 __all__ = ["Backend", "create_app"]
 
@@ -52,7 +52,10 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.config.update(config or {})
     development.provide_key(app)
     settings = BackendSettings.read(app.config)
-    store = _prepared_store(settings.database_url or development.default_database(app))
+    database_url = settings.database_url or development.default_database(app)
+    store = _prepared_store(database_url)
+    if not (app.testing or app.config.get("SYNCKIT_BROKER_URL")):
+        app.config["SYNCKIT_BROKER_URL"] = default_broker_url(database_url)
     notifier = _make_notifier(store)
     notifier.init_app(app)
     app.extensions[EXTENSION_NAME] = Backend(settings, store, notifier, PerProcess(lambda: LastSeen(store)))

@@ -7,8 +7,10 @@ checked by the extension. Every error is a ConfigurationError whose sentence nam
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from limits import RateLimitItem, parse_many
+from sqlalchemy import make_url
 
 from .. import ConfigurationError
 from ..settings import broker_namespace, cors_origins, jwt_algorithms, jwt_keys
@@ -52,6 +54,19 @@ class BackendSettings:
             proxies=_proxies(config),
             cors_origins=cors_origins(config),
         )
+
+
+def default_broker_url(database_url: str) -> str:
+    """Return the broker to use if none is set: the database itself if it is PostgreSQL, else "".
+
+    Every parameter goes into the query: SQLAlchemy writes several hosts in a way that libpq does not read.
+    """
+    url = make_url(database_url)
+    if url.get_backend_name() not in ("postgresql", "postgres"):
+        return ""
+    dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
+    options = {name: str(value) for name, value in dialect.create_connect_args(url)[1].items() if name != "context"}
+    return f"postgresql:///?{urlencode(options, quote_via=quote)}"
 
 
 def is_production(config: Mapping[str, Any]) -> bool:

@@ -94,9 +94,8 @@ def test_an_invalid_message_is_dropped_counted_and_logged_once(
     server: Server, process: MakeProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = process(server.url), process(server.url)
-    stranger = valkey.client()
-    for data in (b"", b"\x00\xff", b"hello", b'{"v":2,"by":"x","is":"gap"}', b"9" * 1_000_000):
-        stranger.publish("synckit:notices", data)
+    for data in server.malformed:
+        server.publish_raw(data)
     other.broker.publish(ALICE)
     assert until(lambda: one.heard.messages == [ALICE] and other.broker.status().invalid == 5)
     assert (one.broker.status().invalid, one.broker.status().gaps) == (5, 1)
