@@ -7,8 +7,8 @@ import pytest
 
 from synckit_notify.brokers import Broker, Disconnect, Gap, Message, Notice, connect
 
-from ..support.brokers import Process
 from ..support.broker_servers import ENGINES, Server
+from ..support.brokers import Process
 from ..support.wait import until
 
 MESSAGES: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone"), Gap()]

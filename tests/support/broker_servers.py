@@ -118,7 +118,10 @@ class PostgresServer:
     def execute(self, query: str, *values: object) -> list[Any]:
         """Return the rows of a statement of an operator."""
         with self._server.connect() as operator:
-            return operator.execute(query, values).fetchall()  # type: ignore[call-overload, no-any-return]
+            cursor = operator.execute(query, values or None)
+            while cursor.nextset():
+                pass
+            return cursor.fetchall()  # type: ignore[call-overload, no-any-return]
 
     def _terminate(self, like: str) -> None:
         self.execute(

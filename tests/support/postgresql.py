@@ -35,10 +35,10 @@ _spawner = ThreadPoolExecutor(1)
 class PostgreSQL:
     """A running server with `settings` beside SETTINGS; a context manager that ends it and leaves nothing behind.
 
-    With a `port` it listens on the loopback too.
+    With a `port` it listens on the loopback too. With `standby_of` it is a hot standby of another server.
     """
 
-    def __init__(self, *settings: str, port: int | None = None) -> None:
+    def __init__(self, *settings: str, port: int | None = None, standby_of: "PostgreSQL | None" = None) -> None:
         self.port = port
         tcp = [] if port is None else ["listen_addresses=127.0.0.1", f"port={port}"]
         self._settings = [*SETTINGS, *tcp, *settings]
@@ -48,10 +48,17 @@ class PostgreSQL:
         self.folder = Path(tempfile.mkdtemp(prefix="synckit-postgres-"))
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
-        initdb = [str(self._binaries / "initdb"), "--no-sync", "--auth=trust", "--username=synckit", "--encoding=UTF8"]
-        initdb += ["--locale=C", "--no-instructions", f"--pgdata={self.folder}/data"]
-        subprocess.run(unprivileged(initdb), check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
+        command = self._initdb() if standby_of is None else self._basebackup(standby_of)
+        subprocess.run(unprivileged(command), check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
         self.start()
+
+    def _basebackup(self, primary: "PostgreSQL") -> list[str]:
+        command = [str(self._binaries / "pg_basebackup"), "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        return [*command, f"--pgdata={self.folder}/data", f"--dbname={primary.url()}"]
+
+    def _initdb(self) -> list[str]:
+        initdb = [str(self._binaries / "initdb"), "--no-sync", "--auth=trust", "--username=synckit", "--encoding=UTF8"]
+        return [*initdb, "--locale=C", "--no-instructions", f"--pgdata={self.folder}/data"]
 
     def start(self) -> None:
         """Start the server, again after `stop`."""
