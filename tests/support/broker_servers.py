@@ -29,6 +29,10 @@ class Server(Protocol):
     def port(self) -> int:
         """Return the TCP port, for a proxy."""
 
+    @property
+    def process_id(self) -> int:
+        """Return the id of the server's process, whose children belong to it."""
+
     def url_at(self, port: int) -> str:
         """Return the URL of the same server behind a proxy on this port of the loopback."""
 
@@ -64,6 +68,7 @@ class RedisServer:
 
     def __init__(self, valkey: Valkey) -> None:
         self._valkey = valkey
+        self.process_id = valkey.process_id
         self.url, self.port = valkey.url, valkey.port
         self.kill, self.start, self.pause, self.resume = valkey.kill, valkey.start, valkey.pause, valkey.resume
 
@@ -96,6 +101,7 @@ class PostgresServer:
     def __init__(self, server: PostgreSQL) -> None:
         assert server.port is not None
         self._server = server
+        self.process_id = server.process_id
         self.port = server.port
         self.url = self.url_at(server.port)
         self.kill, self.start, self.pause, self.resume = server.stop, server.start, server.pause, server.resume

@@ -102,6 +102,10 @@ class PostgreSQL:
             thaw.cancel()
             self.resume()
 
+    @property
+    def process_id(self) -> int:
+        return int(self._process.pid)
+
     def is_running(self) -> bool:
         """Return whether the server has not been stopped."""
         return self._process.poll() is None
