@@ -51,11 +51,14 @@ def bare(postgresql: PostgreSQL) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The settings that name an empty database: none for SQLite, which is the default."""
+    """The settings that name an empty database: none for SQLite, which is the default.
+
+    No broker: the first subscription to one wakes every stream. tests/brokers tests the one that is the default.
+    """
     if request.param == "sqlite":
         return {}
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    return {"SYNCKIT_DATABASE_URL": server.emptied()}
+    return {"SYNCKIT_DATABASE_URL": server.emptied(), "SYNCKIT_BROKER_URL": "memory://"}
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])

@@ -292,8 +292,7 @@ def test_a_slow_query_does_not_block_the_hub(url: str) -> None:
 def test_keepalives_continue_while_a_push_waits_for_a_lock_and_while_the_server_is_unavailable(
     clone: Path, database: dict[str, str], postgresql: PostgreSQL
 ) -> None:
-    alone = {"SYNCKIT_BROKER_URL": "memory://"}  # the broker's first subscription would wake the stream
-    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_KEEPALIVE_SECONDS="0.1", **alone, **database) as server:
+    with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_KEEPALIVE_SECONDS="0.1", **database) as server:
         alice = Caller(over_http(server.url), make_token())
         laptop = alice.register()
         alice.push(laptop)

@@ -8,21 +8,29 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
+from synckit_notify.backend import create_app
+from synckit_notify.backend.settings import default_broker_url
 from synckit_notify.brokers import Notice, connect
 from synckit_notify.brokers.engine import ConnectionLost, Signal
 from synckit_notify.brokers.messages import MAX_MESSAGE_BYTES, encode
 from synckit_notify.brokers.postgres import MAX_CHANNEL_BYTES, PostgresConnection, PostgresEngine, channel_name
 from synckit_notify.errors import ConfigurationError
+from synckit_notify.sse import CHANGED, CONNECTED
 
+from ..support.backend import Caller, make_clone, over_http, start
 from ..support.broker_servers import PostgresServer
 from ..support.brokers import QUICK, Heard, MakeBroker, MakeProcess
 from ..support.pgbouncer import pgbouncer
 from ..support.postgresql import PostgreSQL
+from ..support.raw_client import Listener
 from ..support.server import ROOT, free_port
 from ..support.tcp_proxy import Proxy
+from ..support.tokens import KEY, make_token
 from ..support.wait import until
 
 ALICE, BOB = Notice("notes", "alice"), Notice("notes", "bob")
@@ -290,3 +298,48 @@ SELECT 1
 
 def server_url(port: int) -> str:
     return f"postgresql://synckit:secret@127.0.0.1:{port}/postgres"
+
+
+class TestTheIncludedBackend:
+    @pytest.mark.parametrize(
+        ("database", "expected"),
+        [
+            ("sqlite:////srv/synckit.db", None),
+            ("postgresql://u@h:5433/db", {"user": "u", "host": "h", "port": "5433", "dbname": "db"}),
+            ("postgresql+psycopg://u:p%40%2F+%25@/db?host=/run", {"user": "u", "password": "p@/+%", "host": "/run"}),
+            ("postgresql:///db?host=a:1&host=b:2&sslmode=require", {"host": "a,b", "port": "1,2"}),
+        ],
+    )
+    def test_its_broker_is_its_database_if_that_is_postgresql(self, database: str, expected: dict[str, str]) -> None:
+        url = default_broker_url(database)
+        assert (url == "") == (expected is None)
+        if expected is not None:
+            assert expected.items() <= conninfo_to_dict(url).items()
+            connect(url)
+
+    @pytest.mark.parametrize(
+        ("config", "name"),
+        [({}, "postgresql"), ({"SYNCKIT_BROKER_URL": "memory://"}, "memory"), ({"TESTING": True}, "memory")],
+    )
+    def test_uses_it_unless_another_broker_is_set(
+        self, config: dict[str, object], name: str, server: PostgresServer, tmp_path: Path
+    ) -> None:
+        settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_DATABASE_URL": server.url, "SYNCKIT_BROKER_URL": ""}
+        app = create_app(settings | config, instance_path=tmp_path)
+        assert app.test_client().get("/api/sync/ready").get_json()["broker"] == name
+        assert app.extensions["synckit_backend"].settings.redis_url is None
+        app.extensions["synckit_backend"].store.dispose()
+
+    @pytest.mark.thorough
+    def test_a_push_reaches_the_stream_of_another_machine_at_once(self, server: PostgresServer, tmp_path: Path) -> None:
+        """The sweep is an hour away, so only the database can have carried the notice."""
+        settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_DATABASE_URL": server.url, "SYNCKIT_SWEEP_SECONDS": "3600"}
+        path = "/api/sync/subscribe?app_id=notes"
+        clone = make_clone(tmp_path)
+        with start(clone, **settings) as here, start(clone, **settings) as there:
+            with Listener(there.port, path, make_token()) as listener:
+                assert listener.next_frame() == CONNECTED
+                assert listener.next_frame() == CHANGED  # the gap of the first subscription
+                alice = Caller(over_http(here.url), make_token())
+                alice.push(alice.register())
+                assert listener.next_frame(20.0) == CHANGED

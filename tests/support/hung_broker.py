@@ -1,8 +1,8 @@
 """Run as a program under gevent: measures how long the hub is blocked while the broker hangs.
 
 In: the broker's URL and the id of its process. It listens, publishes all the time, stops the broker until that is
-noticed, and resumes it: then the thousands of notices that have waited arrive at once. Prints one number, in milliseconds: the
-largest gap between two turns of a greenlet that only sleeps.
+noticed, and resumes it: then the thousands of notices that have waited arrive at once. Prints one number, in
+milliseconds: the largest gap between two turns of a greenlet that only sleeps.
 """
 
 from gevent import monkey
