@@ -37,5 +37,7 @@ def connect(url: str, namespace: str = "synckit", *, timing: Timing = DEFAULT_TI
         from .postgres import PostgresEngine
 
         return PubSubBroker(PostgresEngine(url, namespace, timeout=timing.answer), timing=timing, limit=limit)
-    known = "://, ".join(("memory", *_REDIS, "postgresql"))
-    raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with {known}://, not {scheme!r}")
+    redis = "://, ".join(_REDIS)
+    raise ConfigurationError(
+        f"SYNCKIT_BROKER_URL must begin with memory://, {redis}:// or postgresql://, not {scheme!r}"
+    )

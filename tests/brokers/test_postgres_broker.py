@@ -336,10 +336,13 @@ class TestTheIncludedBackend:
         settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_DATABASE_URL": server.url, "SYNCKIT_SWEEP_SECONDS": "3600"}
         path = "/api/sync/subscribe?app_id=notes"
         clone = make_clone(tmp_path)
-        with start(clone, **settings) as here, start(clone, **settings) as there:
-            with Listener(there.port, path, make_token()) as listener:
-                assert listener.next_frame() == CONNECTED
-                assert listener.next_frame() == CHANGED  # the gap of the first subscription
-                alice = Caller(over_http(here.url), make_token())
-                alice.push(alice.register())
-                assert listener.next_frame(20.0) == CHANGED
+        with (
+            start(clone, **settings) as here,
+            start(clone, **settings) as there,
+            Listener(there.port, path, make_token()) as listener,
+        ):
+            assert listener.next_frame() == CONNECTED
+            assert listener.next_frame() == CHANGED  # the gap of the first subscription
+            alice = Caller(over_http(here.url), make_token())
+            alice.push(alice.register())
+            assert listener.next_frame(20.0) == CHANGED
