@@ -67,6 +67,7 @@ def shared_app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_LOGIN_LIMIT": "off"}  # the tests of a module fail from one address
     if request.param == "postgresql":
         settings["SYNCKIT_DATABASE_URL"] = request.getfixturevalue("postgresql").emptied()
+        settings["SYNCKIT_BROKER_URL"] = "memory://"
     with pytest.MonkeyPatch.context() as patch:
         _forget_settings(patch)
         app = create_app(settings, instance_path=tmp_path_factory.mktemp("shared"))
