@@ -65,6 +65,7 @@ class PrometheusMetrics:
         shared.gaps.inc(self._news("gaps", status.gaps))
         shared.invalid.inc(self._news("invalid", status.invalid))
         shared.echo.set(status.connected and status.echo)
+        shared.queue.set(status.queue_usage)
         ended = counters.ended.copy()
         for reason, number in (ended - self._ended).items():
             shared.ended.labels(reason).inc(number)
@@ -129,5 +130,10 @@ def _collectors() -> Any:
             "synckit_broker_heard",
             "Whether this process receives its own probe from the broker",
             multiprocess_mode="livemin",
+        ),
+        queue=Gauge(
+            "synckit_broker_queue_usage",
+            "How full the broker's own queue is, from 0 to 1; only PostgreSQL has one",
+            multiprocess_mode="livemax",
         ),
     )

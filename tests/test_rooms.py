@@ -21,7 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client/errors": set(),
     "errors": {"werkzeug"},
     "streams": {"errors", "sse", "runtime"},
-    "brokers": {"errors", "runtime", "redis"},
+    "brokers": {"errors", "runtime", "redis", "psycopg"},
     "tokens": {"errors", "jwt"},
     "setting_names": set(),
     "settings": {"errors", "tokens", "brokers", "runtime", "setting_names"},
@@ -140,7 +140,7 @@ def test_a_file_opens_with_its_plan_and_is_no_longer_than_350_lines(file: Path) 
         ("synckit_notify", {"flask", "gevent", "sqlalchemy"}),
         ("synckit_notify.runtime.gevent_compat", {"flask", "gevent"}),
         ("synckit_notify.streams.stream", {"flask", "gevent", "gunicorn"}),
-        ("synckit_notify.extension", {"gevent", "gunicorn", "sqlalchemy", "redis"}),
+        ("synckit_notify.extension", {"gevent", "gunicorn", "sqlalchemy", "redis", "psycopg"}),
         ("synckit_notify.backend", {"gevent", "gunicorn", "psycopg"}),
     ],
 )

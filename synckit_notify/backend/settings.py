@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 from limits import RateLimitItem, parse_many
 from sqlalchemy import URL, make_url
@@ -129,9 +130,16 @@ def broker_defaults(config: Mapping[str, Any], database_url: str) -> dict[str, s
 
 
 def default_broker_url(database_url: str) -> str:
-    """Return the URL of the broker for a database: sockets in a folder beside a SQLite file."""
+    """Return the URL of the broker for a database: PostgreSQL itself, or sockets in a folder beside a SQLite file.
+
+    Every parameter goes into the query: SQLAlchemy writes several hosts in a way that libpq does not read.
+    """
     url = make_url(database_url)
-    if _is_file(url) and url.database:
+    if url.get_backend_name() in ("postgresql", "postgres"):
+        dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
+        options = {name: str(value) for name, value in dialect.create_connect_args(url)[1].items() if name != "context"}
+        return f"postgresql:///?{urlencode(options, quote_via=quote)}"
+    if _is_file(url):
         return local_url(Path(f"{url.database}-sockets").absolute())
     return "local://"
 

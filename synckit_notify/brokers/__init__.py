@@ -3,6 +3,7 @@
 local://  local:///folder              all processes of one user on this machine
 memory://                              one process
 redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the URL; its package is loaded only then
+postgresql://                          PostgreSQL by LISTEN and NOTIFY, as libpq reads the URL; likewise
 
 `urls.py` reads other spellings of these URLs.
 """
@@ -73,5 +74,9 @@ def connect(url: str, namespace: str = NAMESPACE, *, timing: Timing | None = Non
         from .redis import RedisEngine
 
         return PubSubBroker(RedisEngine(url, namespace, timeout=timing.answer), timing=timing, limit=limit)
-    schemes = "://, ".join(("local", "memory", *REDIS))
+    if scheme == "postgresql":
+        from .postgres import PostgresEngine
+
+        return PubSubBroker(PostgresEngine(url, namespace, timeout=timing.answer), timing=timing, limit=limit)
+    schemes = "://, ".join(("local", "memory", *REDIS, "postgresql"))
     raise ConfigurationError(f"SYNCKIT_BROKER_URL must begin with {schemes}://, not {scheme!r}")

@@ -46,6 +46,8 @@ class BrokerStatus(NamedTuple):
     """How many messages were dropped because they were malformed."""
     pending: int
     """How many messages wait to be sent."""
+    queue_usage: float = 0.0
+    """How full the broker's own queue was at the last look, from 0 to 1; only PostgreSQL has one."""
 
 
 class Broker(Protocol):

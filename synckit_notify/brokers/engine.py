@@ -28,7 +28,7 @@ class Signal(Enum):
     """What a connection receives beside messages."""
 
     SUBSCRIBED = auto()
-    """From now on every message of other processes arrives."""
+    """The broker accepted the subscription."""
     PONG = auto()
     """The answer to a ping."""
     GAP = auto()
@@ -42,7 +42,7 @@ class Connection(Protocol):
     """
 
     def subscribe(self) -> None:
-        """Ask for the messages of other processes; SUBSCRIBED is received when they arrive."""
+        """Ask for the messages of other processes; SUBSCRIBED is received when the broker has accepted that."""
 
     def wait(self, seconds: float) -> bytes | Signal | None:
         """Return what is received next: a message or a signal; None after `seconds`."""
@@ -63,6 +63,13 @@ class Engine(Protocol):
     name: str
     is_instant: bool
     """Whether `connect` returns at once with a connection that is subscribed already."""
+    deaf_warning: str | None
+    """Logged once if two subscriptions in a row were accepted and no message came: a pooler may be in between.
+
+    None if every accepted subscription works. Otherwise one counts only when a message of this process has come back.
+    """
+    queue_usage: float
+    """How full the broker's own queue was at the last ping, from 0 to 1; 0 if it has none."""
 
     def connect(self) -> Connection:
         """Return an open connection; raises ConnectionLost."""

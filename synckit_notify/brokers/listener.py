@@ -1,6 +1,7 @@
 """The listener: a thread that keeps a subscription to the broker.
 
     connect ── subscribe ── confirmed: report a Gap, since messages may have passed meanwhile
+       │           (an engine with a `deaf_warning`: when a message of this process has come back, not before)
        ▲                       ├─ a message of another process: pass it on
        │                       ├─ a message of this process (echo): both directions work
        │                       └─ every few seconds a ping, and a probe if there was no echo
@@ -40,9 +41,15 @@ class Timing(NamedTuple):
     answer: float = 5.0
     """The limit for a connection, for each answer of the broker, and for an echo."""
     longest_pause: float = 5.0
+    deaf_pause: float = 300.0
+    """Between attempts to subscribe, after two that were accepted and heard nothing."""
 
 
 DEFAULT_TIMING = Timing()
+
+
+class Deaf(ConnectionLost):
+    """A subscription was accepted, and no message of this process came back."""
 
 
 class Echo:
@@ -99,14 +106,18 @@ class Listener:
         timing: Timing,
         echo: Echo,
         probe: Callable[[], None],
-        confirmed: Callable[[], None],
+        reached: Callable[[], None],
+        renew_sender: Callable[[], None],
+        deaf_warning: str | None,
     ) -> None:
         self._connect = connect
         self._token = token
         self._timing = timing
         self._echo = echo
         self._probe = probe
-        self._confirmed = confirmed
+        self._reached = reached
+        self._renew_sender = renew_sender
+        self._deaf_warning = deaf_warning
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
@@ -114,6 +125,9 @@ class Listener:
         self._nothing_missed = False
         self._subscribed_at: float | None = None
         self._waiting_since: float | None = None
+        self._unconfirmed_since: float | None = None
+        self._deaf = 0
+        self._warned_of_deafness = False
         self._failures = 0
         self._warned_at = float("-inf")
         self._heard = 0
@@ -160,6 +174,9 @@ class Listener:
     def _lose(self, error: Exception) -> None:
         """Count a failure; after a subscription that held for a while, start again with a short pause."""
         since, self._subscribed_at = self._subscribed_at, None
+        if isinstance(error, Deaf):
+            self._count_deaf()
+            return
         now = time.monotonic()
         held = since is not None and now - since > self._timing.longest_pause and self._echo.is_alive(now)
         self._failures = 1 if held else self._failures + 1
@@ -170,37 +187,57 @@ class Listener:
         elif self._failures == 1 and not error.is_reported:
             log.warning("the connection to the broker is lost; reconnecting: %s", error)
 
+    def _count_deaf(self) -> None:
+        self._deaf += 1
+        if self._deaf >= 2 and not self._warned_of_deafness:
+            self._warned_of_deafness = True
+            log.warning("%s", self._deaf_warning)
+
     def _listen(self) -> None:
         """Connect, subscribe and receive until that fails."""
         first, self._first = self._first, None
         self._nothing_missed = first is not None
+        self._unconfirmed_since = None
         connection = self._connection = first or self._connect()
         try:
             connection.subscribe()
             self._waiting_since = time.monotonic()
             ping_at = self._waiting_since + self._timing.ping
             while not self._closing.is_set():
-                until = ping_at if self._waiting_since is None else self._waiting_since + self._timing.answer
-                received = connection.wait(until - time.monotonic())
+                received = connection.wait(self._next_check(ping_at) - time.monotonic())
                 now = time.monotonic()
                 if received is None:
                     self._check(now)
                 else:
                     self._handle(received, now)
-                if self._waiting_since is None and now >= ping_at:
+                if self.connected and self._waiting_since is None and now >= ping_at:
                     connection.ping()
                     self._waiting_since, ping_at = now, now + self._timing.ping
-                if self.connected and self._echo.ask(now):
+                if (self.connected or self._unconfirmed_since is not None) and self._echo.ask(now):
                     self._probe()
         finally:
             connection.close()
+
+    def _next_check(self, ping_at: float) -> float:
+        """Return when to stop waiting for messages."""
+        if self._waiting_since is not None:
+            return self._waiting_since + self._timing.answer
+        if self._unconfirmed_since is not None:  # no ping: a pooler may hand messages over together with its answer
+            return time.monotonic() + self._timing.answer / 5
+        return ping_at
 
     def _check(self, now: float) -> None:
         """Raise ConnectionLost if an answer or an echo is overdue. Called only when nothing is left to read."""
         if self._waiting_since is not None and now - self._waiting_since >= self._timing.answer:
             raise ConnectionLost("the broker does not answer")
+        since = self._unconfirmed_since
         if self._echo.missing(now):
-            raise ConnectionLost("messages of this process do not come back to it")
+            self._renew_sender()  # a failover may have left it, not this subscription, on another server
+            if since is None:
+                raise ConnectionLost("messages of this process do not come back to it")
+            raise Deaf("no message arrives", pause_seconds=self._timing.deaf_pause if self._deaf else None)
+        if since is not None and now - since >= 2 * self._timing.answer:  # connecting, and then the probe's answer
+            raise ConnectionLost("the subscription cannot be checked, since nothing can be sent")
 
     def _handle(self, received: bytes | Signal, now: float) -> None:
         if self._waiting_since is not None:
@@ -209,19 +246,27 @@ class Listener:
             case Signal.PONG:
                 self._waiting_since = None
             case Signal.SUBSCRIBED:
-                self._subscribe(now)
+                self._accepted(now)
             case Signal.GAP:
                 self._deliver(Gap())
             case bytes():
                 self._hear(received, now)
 
-    def _subscribe(self, now: float) -> None:
-        if self._failures:
-            log.info("the broker is connected again")
+    def _accepted(self, now: float) -> None:
         self._waiting_since = None
         self._echo.begin(now)
+        self._reached()
+        if self._deaf_warning is None:
+            self._confirm(now)
+        else:
+            self._unconfirmed_since = now
+
+    def _confirm(self, now: float) -> None:
+        if self._failures:
+            log.info("the broker is connected again")
+        self._unconfirmed_since = None
+        self._deaf = 0
         self._subscribed_at = now
-        self._confirmed()
         if not self._nothing_missed:
             self._deliver(Gap())
 
@@ -236,6 +281,8 @@ class Listener:
             return
         if sender == self._token:
             self._echo.heard(now)
+            if self._unconfirmed_since is not None:
+                self._confirm(now)
         elif not isinstance(content, Probe):
             self._deliver(content)
 

@@ -40,6 +40,8 @@ class LocalEngine:
 
     name = "local"
     is_instant = True
+    deaf_warning: str | None = None
+    queue_usage = 0.0
 
     def __init__(self, url: str, namespace: str) -> None:
         self.folder = LocalFolder.of_url(url, namespace)

@@ -96,6 +96,9 @@ class LocalSender:
             self._send_what_waits(min(left, RETRY_SECONDS))
         return self.pending == 0
 
+    def renew(self) -> None:
+        """Do nothing: every peer is looked for at each message."""
+
     def retry(self) -> None:
         """Do nothing: nothing pauses here."""
 

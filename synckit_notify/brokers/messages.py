@@ -13,8 +13,8 @@ from .base import Disconnect, Gap, Message, Notice
 
 VERSION = 1
 MAX_ID_LENGTH = 128  # as everywhere: nobody can subscribe with a longer one
-MAX_MESSAGE_BYTES = 8192
-"""Bytes; three ids of characters that take twelve bytes each in JSON are 4.6 KB."""
+MAX_MESSAGE_BYTES = 7900
+"""What PostgreSQL can carry, with a margin; three ids of characters that take twelve bytes each in JSON are 4.6 KB."""
 
 
 class Probe(NamedTuple):

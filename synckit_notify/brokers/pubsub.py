@@ -41,6 +41,9 @@ class Sending(Protocol):
     def retry(self) -> None:
         """End the pause after a failure: the broker was reached."""
 
+    def renew(self) -> None:
+        """Connect anew before the next message: what was sent does not come back."""
+
     def close(self, seconds: float) -> None:
         """Try to send the waiting messages, for `seconds` at most, then close."""
 
@@ -77,8 +80,11 @@ class PubSubBroker:
             timing=timing,
             echo=self._echo,
             probe=lambda: self._sender.put(Probe()),
-            confirmed=self._sender.retry,
+            reached=self._sender.retry,
+            renew_sender=self._sender.renew,
+            deaf_warning=engine.deaf_warning,
         )
+        self._engine = engine
         self._forget_end: Callable[[], None] | None = None
         self._warned = False
 
@@ -117,6 +123,7 @@ class PubSubBroker:
             gaps=self._listener.gaps,
             invalid=self._listener.invalid,
             pending=self._sender.pending,
+            queue_usage=self._engine.queue_usage,
         )
 
     def flush(self, seconds: float) -> bool:

@@ -41,6 +41,8 @@ class RedisEngine:
 
     name = "redis"
     is_instant = False
+    deaf_warning: str | None = None
+    queue_usage = 0.0
 
     def __init__(self, url: str, namespace: str, *, timeout: float) -> None:
         self._channel = f"{namespace}:notices"

@@ -99,6 +99,7 @@ class Sender:
         self._idle.set()
         self._thread: threading.Thread | None = None
         self._connection: Connection | None = None
+        self._stale = False
         self._closing = False
 
     @property
@@ -127,6 +128,10 @@ class Sender:
     def retry(self) -> None:
         """End the pause after a failure: the broker was reached."""
         self._look.set()
+
+    def renew(self) -> None:
+        """Connect anew before the next batch: what was sent does not come back."""
+        self._stale = True
 
     def close(self, seconds: float) -> None:
         """Try once to send the waiting messages, for `seconds` at most, then close the connection."""
@@ -192,6 +197,9 @@ class Sender:
             return not self._closing
 
     def _send(self, batch: list[Content]) -> None:
+        if self._stale:
+            self._stale = False
+            self._hang_up()
         try:
             connection = self._connection = self._connection or self._connect()
             started = time.monotonic()

@@ -39,11 +39,14 @@ def bare(postgresql: PostgreSQL) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
 def database(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The settings that name an empty database: none for SQLite, which is the default."""
+    """The settings that name an empty database: none for SQLite, which is the default.
+
+    No broker: the first subscription to one wakes every stream. tests/brokers tests the one that is the default.
+    """
     if request.param == "sqlite":
         return {}
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    return {"SYNCKIT_DATABASE_URL": server.emptied()}
+    return {"SYNCKIT_DATABASE_URL": server.emptied(), "SYNCKIT_BROKER_URL": "memory://"}
 
 
 @pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.thorough)])
@@ -52,6 +55,7 @@ def shared_app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_LOGIN_LIMIT": "off"}  # the tests of a module fail from one address
     if request.param == "postgresql":
         settings["SYNCKIT_DATABASE_URL"] = request.getfixturevalue("postgresql").emptied()
+        settings["SYNCKIT_BROKER_URL"] = "memory://"
     app = create_app(settings, instance_path=tmp_path_factory.mktemp("shared"))
     backend: Backend = app.extensions["synckit_backend"]
     app.config["CREDENTIALS"] = add_account(backend)

@@ -1,8 +1,5 @@
 """PostgreSQL behind a real PgBouncer: each transaction may be in another session, as with managed databases."""
 
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +13,10 @@ from sqlalchemy import Connection, text
 from synckit_notify.backend import Backend, changelog, create_app
 
 from ..support.backend import Caller, change, over_http, postgres_setting, start
-from ..support.postgresql import PostgreSQL, unprivileged
-from ..support.programs import need
+from ..support.pgbouncer import pgbouncer
+from ..support.postgresql import PostgreSQL
 from ..support.server import free_port
 from ..support.tokens import KEY, make_token
-from ..support.wait import until
 
 pytestmark = pytest.mark.thorough
 
@@ -31,35 +27,13 @@ SESSIONS = 3
 @pytest.fixture
 def url(postgresql: PostgreSQL) -> Iterator[str]:
     """An empty database behind a pooler in transaction mode, in which commits do not wait for the disk."""
-    pgbouncer = need("pgbouncer", Path("/usr/sbin"))
-    port = free_port()
-    folder = postgresql.folder / "pgbouncer"
-    folder.mkdir()
-    (folder / "ini").write_text(f"""
-[databases]
-postgres = host={postgresql.folder} dbname=postgres user=synckit
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = any
-pool_mode = transaction
-default_pool_size = {SESSIONS}
-""")
-    if os.geteuid() == 0:
-        shutil.chown(folder, "postgres", "postgres")
     postgresql.emptied()
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(unprivileged([pgbouncer, str(folder / "ini")]), stderr=log)
-    set_synchronous_commit(postgresql, "= off")
-    try:
-        assert until(lambda: "process up" in (folder / "log").read_text(), 20.0), (folder / "log").read_text()
-        yield f"postgresql://synckit:secret@127.0.0.1:{port}/postgres"
-    finally:
-        process.kill()
-        process.wait()
-        shutil.rmtree(folder)
-        set_synchronous_commit(postgresql, "TO DEFAULT")
+    with pgbouncer(postgresql, SESSIONS) as url:
+        set_synchronous_commit(postgresql, "= off")
+        try:
+            yield url
+        finally:
+            set_synchronous_commit(postgresql, "TO DEFAULT")
 
 
 def set_synchronous_commit(postgresql: PostgreSQL, value: str) -> None:

@@ -60,7 +60,7 @@ def url(postgresql: PostgreSQL) -> str:
 @pytest.fixture
 def database(url: str) -> dict[str, str]:
     """The settings for that database; nothing here runs on SQLite."""
-    return {"SYNCKIT_DATABASE_URL": url}
+    return {"SYNCKIT_DATABASE_URL": url, "SYNCKIT_BROKER_URL": "memory://"}
 
 
 def test_several_processes_starting_at_once_make_one_schema(bare: str, postgresql: PostgreSQL, tmp_path: Path) -> None:

@@ -1,14 +1,68 @@
 """Brokers on a real server, and what they heard."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from synckit_notify.brokers import Broker, connect
 
+from ..support.broker_servers import ENGINES, PostgresServer, RedisServer, Server
 from ..support.brokers import MakeBroker, MakeProcess, Process
+from ..support.postgresql import PostgreSQL
+from ..support.server import free_port
+from ..support.tcp_proxy import Proxy
+from ..support.valkey import Valkey
 from ..support.wait import until
+
+
+@pytest.fixture(scope="session")
+def _postgresql() -> Iterator[PostgreSQL]:
+    with PostgreSQL(port=free_port()) as server:
+        yield server
+
+
+@pytest.fixture
+def postgresql_server(_postgresql: PostgreSQL) -> Iterator[PostgresServer]:
+    """One server of PostgreSQL for the tests of this process; it runs again after each of them."""
+    server = PostgresServer(_postgresql)
+    yield server
+    _postgresql.resume()
+    if not _postgresql.is_running():
+        _postgresql.start()
+    server.cut_listeners()
+    server.cut_senders()
+
+
+@pytest.fixture
+def redis_server(valkey: Valkey) -> RedisServer:
+    return RedisServer(valkey)
+
+
+@pytest.fixture(params=ENGINES)
+def server(request: pytest.FixtureRequest) -> Server:
+    """The server of each engine in turn."""
+    server: Server = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture
+def second_server(server: Server, tmp_path: Path) -> Iterator[Server]:
+    """Another server of the same engine."""
+    if isinstance(server, PostgresServer):
+        with PostgreSQL(port=free_port()) as postgresql:
+            yield PostgresServer(postgresql)
+    else:
+        (tmp_path / "second").mkdir()
+        with Valkey(tmp_path / "second") as valkey:
+            yield RedisServer(valkey)
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[Proxy]:
+    with Proxy(server.port) as proxy:
+        yield proxy
 
 
 @pytest.fixture

@@ -7,23 +7,23 @@ import pytest
 
 from synckit_notify.brokers import Broker, Disconnect, Gap, Message, Notice, connect
 
+from ..support.broker_servers import ENGINES, Server
 from ..support.brokers import Process
-from ..support.valkey import Valkey
 from ..support.wait import until
 
 MESSAGES: list[Message] = [Notice("notes", "alice", "laptop", 5.0, 4.0), Disconnect("notes", "alice", "phone"), Gap()]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", *ENGINES])
 def any_broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    url = "memory://" if request.param == "memory" else request.getfixturevalue("valkey").url
+    url = "memory://" if request.param == "memory" else request.getfixturevalue(f"{request.param}_server").url
     broker = connect(url)
     yield broker
     broker.close()
 
 
 def test_the_name_of_a_broker_is_its_url_scheme(any_broker: Broker) -> None:
-    assert any_broker.name in ("memory", "redis")
+    assert any_broker.name in ("memory", *ENGINES)
 
 
 def test_a_started_broker_receives_its_own_probe_and_has_nothing_queued(any_broker: Broker) -> None:
@@ -61,8 +61,8 @@ def test_after_close_it_keeps_no_thread_and_publishes_nothing(any_broker: Broker
     assert any_broker.status().pending == 0
 
 
-def test_a_broker_may_be_created_and_closed_unused(valkey: Valkey) -> None:
+def test_a_broker_may_be_created_and_closed_unused(server: Server) -> None:
     before = threading.active_count()
-    for url in ("memory://", valkey.url):
+    for url in ("memory://", server.url):
         connect(url).close()
     assert threading.active_count() == before

@@ -1,8 +1,8 @@
 """Run as a program under gevent: measures how long the hub is blocked while the broker hangs.
 
-In: the broker's port and process id. It listens, publishes all the time, stops the broker until that is noticed, and
-resumes it: then the thousands of notices that have waited arrive at once. Prints one number, in milliseconds: the
-largest gap between two turns of a greenlet that only sleeps.
+In: the broker's URL and the id of its process. It listens, publishes all the time, stops the broker until that is
+noticed, and resumes it: then the thousands of notices that have waited arrive at once. Prints one number, in
+milliseconds: the largest gap between two turns of a greenlet that only sleeps.
 """
 
 from gevent import monkey
@@ -19,22 +19,26 @@ from synckit_notify.brokers import Broker, Message, Notice, connect  # noqa: E40
 from synckit_notify.brokers.listener import Timing  # noqa: E402
 
 from .hub_ticks import tick  # noqa: E402
+from .server import children  # noqa: E402
 
 
-def largest_gap(port: int, process_id: int) -> float:
+def largest_gap(url: str, process_id: int) -> float:
     """Return the largest gap in seconds."""
     gaps: list[float] = []
     heard: list[Message] = []
     timing = Timing(ping=0.1, probe=0.2, answer=0.7, longest_pause=0.1)
-    broker, other = (connect(f"redis://127.0.0.1:{port}", timing=timing) for _ in range(2))
+    broker, other = (connect(url, timing=timing) for _ in range(2))
     broker.start(heard.append)
     other.start(lambda message: None)
     _until(lambda: broker.status().echo and other.status().echo)
     work = [gevent.spawn(tick, gaps), gevent.spawn(_publish, other)]
-    os.kill(process_id, signal.SIGSTOP)
+    processes = [process_id, *children(process_id)]
+    for each in processes:
+        os.kill(each, signal.SIGSTOP)
     _until(lambda: not broker.status().connected)
     gevent.sleep(0.5)
-    os.kill(process_id, signal.SIGCONT)
+    for each in processes:
+        os.kill(each, signal.SIGCONT)
     _until(lambda: broker.status().connected)
     other.publish(Notice("notes", "last"))
     _until(lambda: Notice("notes", "last") in heard)
@@ -59,4 +63,4 @@ def _until(condition) -> None:
 
 
 if __name__ == "__main__":
-    print(largest_gap(int(sys.argv[1]), int(sys.argv[2])) * 1000)
+    print(largest_gap(sys.argv[1], int(sys.argv[2])) * 1000)

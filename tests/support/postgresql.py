@@ -33,19 +33,32 @@ _spawner = ThreadPoolExecutor(1)
 
 
 class PostgreSQL:
-    """A running server with `settings` beside SETTINGS; a context manager that ends it and leaves nothing behind."""
+    """A running server with `settings` beside SETTINGS; a context manager that ends it and leaves nothing behind.
 
-    def __init__(self, *settings: str) -> None:
-        self._settings = [*SETTINGS, *settings]
+    With a `port` it listens on the loopback too. With `standby_of` it is a hot standby of another server.
+    """
+
+    def __init__(self, *settings: str, port: int | None = None, standby_of: "PostgreSQL | None" = None) -> None:
+        self.port = port
+        tcp = [] if port is None else ["listen_addresses=127.0.0.1", f"port={port}"]
+        self._settings = [*SETTINGS, *tcp, *settings]
+        self.paused: list[int] = []
         self._binaries = Path(need("postgres", *DEBIAN)).resolve().parent
         need("setpriv")
         self.folder = Path(tempfile.mkdtemp(prefix="synckit-postgres-"))
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
-        initdb = [str(self._binaries / "initdb"), "--no-sync", "--auth=trust", "--username=synckit", "--encoding=UTF8"]
-        initdb += ["--locale=C", "--no-instructions", f"--pgdata={self.folder}/data"]
-        subprocess.run(unprivileged(initdb), check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
+        command = self._initdb() if standby_of is None else self._basebackup(standby_of)
+        subprocess.run(unprivileged(command), check=True, stdout=subprocess.DEVNULL, cwd=self.folder)
         self.start()
+
+    def _basebackup(self, primary: "PostgreSQL") -> list[str]:
+        command = [str(self._binaries / "pg_basebackup"), "--write-recovery-conf", "--checkpoint=fast", "--no-sync"]
+        return [*command, f"--pgdata={self.folder}/data", f"--dbname={primary.url()}"]
+
+    def _initdb(self) -> list[str]:
+        initdb = [str(self._binaries / "initdb"), "--no-sync", "--auth=trust", "--username=synckit", "--encoding=UTF8"]
+        return [*initdb, "--locale=C", "--no-instructions", f"--pgdata={self.folder}/data"]
 
     def start(self) -> None:
         """Start the server, again after `stop`."""
@@ -80,19 +93,37 @@ class PostgreSQL:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Let the server and its sessions stand still for a block, at most ten seconds; the kernel answers for them."""
-        pids = [self._process.pid, *children(self._process.pid)]
-        thaw = threading.Timer(10.0, _signal_all, [pids, signal.SIGCONT])
+        thaw = threading.Timer(10.0, self.resume)
         thaw.start()
-        _signal_all(pids, signal.SIGSTOP)
+        self.pause()
         try:
             yield
         finally:
             thaw.cancel()
-            _signal_all(pids, signal.SIGCONT)
+            self.resume()
+
+    @property
+    def process_id(self) -> int:
+        return int(self._process.pid)
+
+    def is_running(self) -> bool:
+        """Return whether the server has not been stopped."""
+        return self._process.poll() is None
+
+    def pause(self) -> None:
+        """Let the server and its sessions stand still; the kernel accepts connections for them."""
+        self.paused = [self._process.pid, *children(self._process.pid)]
+        _signal_all(self.paused, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let them go on; without effect if they do."""
+        paused, self.paused = self.paused, []
+        _signal_all(paused, signal.SIGCONT)
 
     def url(self, database: str = "postgres") -> str:
         """Return a URL as the setting takes it; psycopg takes it too. Its password, `secret`, is not asked for."""
-        return f"postgresql://synckit:secret@/{database}?host={self.folder}"
+        port = "" if self.port is None else f"&port={self.port}"
+        return f"postgresql://synckit:secret@/{database}?host={self.folder}{port}"
 
     def connect(self, database: str = "postgres") -> psycopg.Connection[Any]:
         """Return a connection on which each statement is a transaction of its own."""

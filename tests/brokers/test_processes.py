@@ -1,4 +1,4 @@
-"""The broker over Redis in real processes: forked, short-lived, and on gevent."""
+"""The brokers in real processes: forked, short-lived, and on gevent."""
 
 import subprocess
 import sys
@@ -9,9 +9,9 @@ import pytest
 
 from synckit_notify.brokers import Notice
 
+from ..support.broker_servers import Server
 from ..support.brokers import MakeProcess
 from ..support.server import ROOT, clean_environment
-from ..support.valkey import Valkey
 from ..support.wait import until
 
 pytestmark = pytest.mark.thorough
@@ -27,38 +27,38 @@ def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("kind", ["plain", "gevent", "listening"])
 def test_a_program_that_publishes_and_ends_at_once_loses_nothing(
-    kind: str, valkey: Valkey, process: MakeProcess
+    kind: str, server: Server, process: MakeProcess
 ) -> None:
-    other = process(valkey.url)
-    ended = run("publishing", f"unix://{valkey.unix_socket}", kind)
+    other = process(server.url)
+    ended = run("publishing", server.url, kind)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert until(lambda: other.heard.messages == [Notice("notes", str(number)) for number in range(50)])
 
 
-def test_a_program_that_publishes_ends_soon_even_if_the_broker_hangs(valkey: Valkey) -> None:
-    """Within two seconds and what the interpreter takes to start and end."""
-    url = f"unix://{valkey.unix_socket}"
-    valkey.pause()
+def test_a_program_that_publishes_ends_soon_even_if_the_broker_hangs(server: Server) -> None:
+    """Within two seconds and what the interpreter takes to start and end, on a busy machine."""
+    url = server.url
+    server.pause()
     started = time.monotonic()
     with ThreadPoolExecutor() as pool:
         for ended in pool.map(lambda kind: run("publishing", url, kind), ["plain", "gevent", "listening"]):
             assert (ended.returncode, ended.stderr) == (0, "")
-    assert 2.0 < time.monotonic() - started < 10.0
+    assert 2.0 < time.monotonic() - started < 30.0
 
 
-def test_a_forked_child_sends_over_a_connection_of_its_own(valkey: Valkey, process: MakeProcess) -> None:
-    other = process(valkey.url)
-    ended = run("publishing", valkey.url, "forked")
+def test_a_forked_child_sends_over_a_connection_of_its_own(server: Server, process: MakeProcess) -> None:
+    other = process(server.url)
+    ended = run("publishing", server.url, "forked")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert until(lambda: len(other.heard.messages) >= 50)
     assert sorted(int(message.user) for message in other.heard.messages) == list(range(50))
 
 
-def test_a_broker_that_hangs_does_not_stop_the_hub(valkey: Valkey) -> None:
+def test_a_broker_that_hangs_does_not_stop_the_hub(server: Server) -> None:
     """The smallest of some runs: whatever else the machine does may delay one of them."""
     gaps: list[float] = []
     while len(gaps) < 3 and not (gaps and gaps[-1] < HUB_CEILING_MS):
-        ended = run("hung_broker", valkey.port, valkey.process_id)
+        ended = run("hung_broker", server.url, server.process_id)
         assert ended.returncode == 0, ended.stderr
         gaps.append(float(ended.stdout))
     assert min(gaps) < HUB_CEILING_MS, gaps
