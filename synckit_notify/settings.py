@@ -116,8 +116,8 @@ def _verifier(config: Mapping[str, Any]) -> TokenVerifier:
     audiences, default_app = jwt_audiences(config), _text(config, "SYNCKIT_JWT_DEFAULT_APP")
     if default_app is not None and not audiences:
         raise ConfigurationError(
-            "SYNCKIT_JWT_AUDIENCE must be set with SYNCKIT_JWT_DEFAULT_APP: otherwise a token that your provider issued "
-            "for another service would be accepted"
+            "SYNCKIT_JWT_AUDIENCE must be set with SYNCKIT_JWT_DEFAULT_APP: otherwise a token that was issued for "
+            "another service would be accepted"
         )
     return TokenVerifier(
         _signatures(config, audiences),
@@ -256,7 +256,7 @@ def _names(config: Mapping[str, Any], name: str, example: str) -> tuple[str, ...
     """Return names that are separated by commas, or listed."""
     value = config.get(name) or ()
     names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not all(isinstance(each, str) for each in names):
+    if not isinstance(names, list | tuple) or not all(isinstance(each, str) and each.strip() for each in names):
         raise ConfigurationError(f"{name} must be names separated by commas, for example {example}")
     return tuple(each.strip() for each in names)
 

@@ -9,13 +9,12 @@ import ipaddress
 import ssl
 import time
 from _socket import SOCK_STREAM, getaddrinfo  # those of the module socket may be gevent's
+from _socket import socket as KernelSocket
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from io import BufferedReader, RawIOBase
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
-
-from ..runtime.gevent_compat import KernelSocket
 
 MAX_SECONDS = 5.0
 """For one download in all, redirects included. Only the system's name resolution may take longer."""

@@ -42,7 +42,7 @@ class PublicKey:
         return cls(key, _fitting(key))
 
     def find(self, kid: str | None, algorithm: str) -> object | None:
-        """Return the key if the algorithm fits it. A key of the settings has no `kid`, so that of the token is ignored."""
+        """Return the key if the algorithm fits it. A key of the settings has no `kid`: that of the token is ignored."""
         return self.key if algorithm in self.algorithms else None
 
 
@@ -92,10 +92,9 @@ def is_installed() -> bool:
 
 
 def _from_jwk(jwk: dict[str, Any]) -> PublicKey:
+    """Return one key of a set. Each is given to PyJWT alone: PyJWT 2.10 refuses a whole set that holds one odd key."""
     try:
-        (parsed,) = jwt.PyJWKSet(
-            [jwk]
-        ).keys  # one at a time: PyJWT 2.10 raises ValueError for all of them if one is odd
+        (parsed,) = jwt.PyJWKSet([jwk]).keys
     except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
         raise UnusableKey("PyJWT cannot read it") from error
     own = jwk.get("alg")
