@@ -105,14 +105,6 @@ ENTRA_ACCESS = {
     "ver": "2.0",
 }
 FLASK_ACCESS = {"iss": "flask", "sub": "alice", "aud": "sync", "app": "notes", "type": "access", "csrf": "c"}
-    "iss": "flask",
-    "sub": "alice",
-    "aud": "sync",
-    "app": "notes",
-    "type": "access",
-    "fresh": False,
-    "csrf": "c",
-}
 COGNITO_ID = {"token_use": "id", "aud": "4gt5h6", "client_id": None, "at_hash": "h"}
 
 Shape = tuple[str, dict, dict, dict, bool]

@@ -58,15 +58,23 @@ def download(url: str, *, clock: Callable[[], float] = time.monotonic) -> bytes:
             body, location = _get(urlsplit(url), deadline)
             if location is None:
                 return body
-            target = check_url(urljoin(url, location))
-            if _origin(urlsplit(target)) != _origin(urlsplit(url)):
-                raise DownloadFailed("it redirects to another origin")
-            url = target
+            url = _redirected(url, location)
     except TimeoutError as error:
         raise DownloadFailed(f"no complete answer came in {MAX_SECONDS:g} s") from error
     except (OSError, HTTPException, ValueError) as error:
         raise DownloadFailed(f"{type(error).__name__}: {error}"[:200]) from error
     raise DownloadFailed(f"it redirects more than {MAX_REDIRECTS} times")
+
+
+def _redirected(url: str, location: str) -> str:
+    """Return the target of a redirect; raises DownloadFailed for one that may not be followed."""
+    try:
+        target = check_url(urljoin(url, location))
+    except ValueError as error:
+        raise DownloadFailed(f"it redirects to a URL that {error}") from error
+    if _origin(urlsplit(target)) != _origin(urlsplit(url)):
+        raise DownloadFailed("it redirects to another origin")
+    return target
 
 
 class _Deadline:
