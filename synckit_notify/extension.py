@@ -42,7 +42,8 @@ class Notifier:
     def init_app(self, app: Flask) -> None:
         """Mount subscribe, live and ready on an application; raises ConfigurationError naming the wrong key.
 
-        Reads these keys of `app.config`, strings accepted: SYNCKIT_JWT_KEY or SYNCKIT_JWT_KEYS, SYNCKIT_JWT_ALGORITHMS,
+        Reads these keys of `app.config`, strings accepted: SYNCKIT_JWT_KEY, SYNCKIT_JWT_KEYS, SYNCKIT_JWT_PUBLIC_KEY or
+        SYNCKIT_JWT_JWKS_URL, SYNCKIT_JWT_ALGORITHMS, SYNCKIT_JWT_APP_CLAIM, SYNCKIT_JWT_DEFAULT_APP,
         SYNCKIT_JWT_ISSUER, SYNCKIT_JWT_AUDIENCE, SYNCKIT_URL_PREFIX, SYNCKIT_KEEPALIVE_SECONDS, SYNCKIT_MAX_STREAMS,
         SYNCKIT_MAX_STREAMS_PER_CHANNEL, SYNCKIT_MAX_STREAM_SECONDS, SYNCKIT_BROKER_URL, SYNCKIT_BROKER_NAMESPACE,
         SYNCKIT_SWEEP_SECONDS, SYNCKIT_CORS_ORIGINS, SYNCKIT_METRICS, SYNCKIT_PARKING.
