@@ -19,9 +19,6 @@ from jwt.algorithms import HMACAlgorithm
 
 from .errors import ConfigurationError, InvalidToken
 
-MAX_TOKEN_LENGTH = 8192
-"""Longer than any header line that gunicorn accepts (8190): a limit for other servers."""
-
 _HMAC = {
     "HS256": (HMACAlgorithm.SHA256, 32),
     "HS384": (HMACAlgorithm.SHA384, 48),
@@ -43,7 +40,7 @@ KeyRing = Mapping[str | None, bytes]
 
 
 class Signatures(Protocol):
-    """Checks the form and signature of tokens. Any thread may use it."""
+    """Checks the form and signature of tokens, which are ASCII and of limited length. Any thread may use it."""
 
     def open(self, token: str) -> tuple[Header, Claims]:
         """Return the header and the claims; raises InvalidToken."""
@@ -71,7 +68,6 @@ class SharedKeys:
 
     def open(self, token: str) -> tuple[Header, Claims]:
         """Return the header and the claims; raises InvalidToken."""
-        _check_length(token)
         try:
             decoded = self._jws.decode_complete(token, key=self._key_for(token), algorithms=self._algorithms)
             return decoded["header"], _object(decoded["payload"])
@@ -108,7 +104,6 @@ class PublicKeys:
 
     def open(self, token: str) -> tuple[Header, Claims]:
         """Return the header and the claims; raises InvalidToken, or KeysUnavailable for a well-formed token."""
-        _check_length(token)
         try:
             decoded = self._jws.decode_complete(token, options={"verify_signature": False})
             header, claims = decoded["header"], _object(decoded["payload"])
@@ -169,11 +164,6 @@ def _refuse_public_key(key: bytes) -> None:
         HMACAlgorithm(hashlib.sha256).prepare_key(key)
     except jwt.InvalidKeyError as error:
         raise ConfigurationError(f"SYNCKIT_JWT_KEY: {error}") from error
-
-
-def _check_length(token: str) -> None:
-    if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
-        raise InvalidToken("the token is not valid")
 
 
 def _object(payload: bytes) -> Claims:

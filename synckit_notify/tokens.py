@@ -12,6 +12,9 @@ from datetime import UTC, datetime
 from .errors import InvalidToken
 from .signatures import Claims, Header, Signatures
 
+MAX_TOKEN_LENGTH = 8192
+"""Longer than any header line that gunicorn accepts (8190): a limit for other servers."""
+
 MAX_ID_LENGTH = 128
 LEEWAY_SECONDS = 10
 """How far an issuer's clock may be ahead."""
@@ -76,6 +79,8 @@ class TokenVerifier:
         A token may be issued in the future up to the moment that `valid_since` returns: when a user logged out before
         the clock was set back, all of their valid tokens are.
         """
+        if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
+            raise InvalidToken("the token is not valid")
         header, claims = self._signatures.open(token)
         _check_kind(header, claims)
         issued_at, expires_at = _instant(claims, "iat"), _instant(claims, "exp")
@@ -84,8 +89,9 @@ class TokenVerifier:
         if "nbf" in claims and (_instant(claims, "nbf") - now).total_seconds() > LEEWAY_SECONDS:
             raise InvalidToken("the token is not valid yet")
         self._check_parties(claims)
+        default_app = self._default_app if claims.get(self._app_claim) is None else None
         principal = Principal(
-            app=self._app(claims),
+            app=default_app if default_app is not None else _identifier(claims, self._app_claim),
             user=_identifier(claims, "sub"),
             device=_identifier(claims, "device") if claims.get("device") is not None else None,
             session=_identifier(claims, "sid") if claims.get("sid") is not None else None,
@@ -97,11 +103,6 @@ class TokenVerifier:
             if since is None or issued_at > since:
                 raise InvalidToken("the token was issued in the future")
         return principal
-
-    def _app(self, claims: Claims) -> str:
-        if self._default_app is not None and claims.get(self._app_claim) is None:
-            return self._default_app
-        return _identifier(claims, self._app_claim)
 
     def _check_parties(self, claims: Claims) -> None:
         if self._issuer is not None and claims.get("iss") != self._issuer:

@@ -13,8 +13,8 @@ from flask_jwt_extended import JWTManager, create_access_token, create_refresh_t
 
 from synckit_notify import Notifier
 from synckit_notify.errors import ConfigurationError, InvalidToken
-from synckit_notify.signatures import MAX_TOKEN_LENGTH, KeyRing, SharedKeys
-from synckit_notify.tokens import TokenVerifier
+from synckit_notify.signatures import KeyRing, SharedKeys
+from synckit_notify.tokens import MAX_TOKEN_LENGTH, TokenVerifier
 
 from .support.tokens import KEY, make_token
 
