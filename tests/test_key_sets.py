@@ -1,5 +1,6 @@
 """The key set of an identity provider: when it is fetched, and what a provider that fails or misbehaves costs."""
 
+import gc
 import os
 import subprocess
 import threading
@@ -54,6 +55,11 @@ def outcome(verifier: TokenVerifier, token: str) -> int:
     return 200
 
 
+def lines_about(port: int, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the log lines about the provider at this port; the key sets of other tests may still be refreshed."""
+    return [line for line in (record.getMessage() for record in caplog.records) if f":{port}/" in line]
+
+
 # When
 
 
@@ -89,8 +95,28 @@ def test_keys_are_refreshed_in_the_background_without_a_token(
     provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(key_sets, "REFRESH_SECONDS", 0.05)
-    assert outcome(verifier_for(provider), provider.token()) == 200
+    verifier = verifier_for(provider)
+    assert outcome(verifier, provider.token()) == 200
     wait_until(lambda: provider.fetches >= 5)
+    assert outcome(verifier, provider.token()) == 200
+
+
+def test_a_key_set_that_nobody_uses_any_more_is_not_fetched_again(
+    provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_running() -> bool:
+        return any(thread.name == name for thread in threading.enumerate())
+
+    name = f"synckit-key-set-{provider.port}"
+    original = key_sets.Periodic
+    monkeypatch.setattr(key_sets, "Periodic", lambda _, *others, **named: original(name, *others, **named))
+    monkeypatch.setattr(key_sets, "REFRESH_SECONDS", 0.02)
+    verifier = verifier_for(provider)
+    assert outcome(verifier, provider.token()) == 200
+    assert is_running()
+    del verifier
+    gc.collect()
+    wait_until(lambda: not is_running())
 
 
 def test_nothing_is_fetched_before_the_first_token(provider: IdentityProvider) -> None:
@@ -182,7 +208,7 @@ def test_a_provider_that_is_gone_at_start_is_asked_again_and_not_for_each_reques
     assert outcome(verifier, "malformed") == 401
     assert outcome(verifier, f"{token.split('.')[0]}.bm8gSlNPTg.c2lnbmF0dXJl") == 401  # the payload is "no JSON"
     assert outcome(verifier, SigningKey("first", "ES384").sign(CLAIMS)) == 401
-    (line,) = {record.getMessage() for record in caplog.records}
+    (line,) = lines_about(port, caplog)
     assert f"the key set at http://127.0.0.1:{port}{PATH} cannot be used: ConnectionRefusedError" in line
     assert "until then tokens are answered with 503" in line
     with IdentityProvider(KEY, port=port) as provider:
@@ -204,8 +230,8 @@ def test_keys_stay_in_use_without_end_while_refreshes_fail(
     wait_until(lambda asked=provider.fetches: provider.fetches > asked + 3)
     assert outcome(verifier, provider.token()) == 200
     assert outcome(verifier, SigningKey("unknown", "ES256").sign(CLAIMS)) == 401
-    assert len(caplog.records) == 1
-    assert "the keys fetched before stay in use" in caplog.records[0].getMessage()
+    (line,) = lines_about(provider.port, caplog)
+    assert "the keys fetched before stay in use" in line
 
 
 def test_a_provider_that_hangs_at_start_delays_only_the_first_requests(
@@ -227,6 +253,29 @@ def test_a_provider_that_hangs_at_start_delays_only_the_first_requests(
     provider.answer = provider.serve
     provider.released.set()
     wait_until(lambda: outcome(verifier, provider.token()) == 200)
+
+
+def test_no_request_waits_longer_than_the_first_for_a_name_resolution_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolved, asked = threading.Event(), []
+
+    def resolve(*address: object) -> list[object]:
+        asked.append(address)
+        resolved.wait(60)
+        return []
+
+    monkeypatch.setattr(downloads, "getaddrinfo", resolve)
+    monkeypatch.setattr(key_sets, "MAX_SECONDS", 0.5)
+    cache = KeyCache("https://id.example.org/")
+    with pytest.raises(KeysUnavailable):
+        cache.find("first", "ES256")
+    monkeypatch.setattr(key_sets, "MAX_SECONDS", 50.0)
+    for _ in range(100):
+        with pytest.raises(KeysUnavailable):
+            cache.find("first", "ES256")
+    assert len(asked) == 1
+    resolved.set()
 
 
 @pytest.mark.parametrize("name", ["hang", "drip"])

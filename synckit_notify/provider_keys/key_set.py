@@ -13,6 +13,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
@@ -30,8 +31,6 @@ REFRESH_SECONDS = 300.0
 MAX_RETRY_SECONDS = 30.0
 UNKNOWN_KID_SECONDS = 30.0
 
-Fetch = Callable[[str], Keys]
-
 
 def fetch(url: str) -> Keys:
     """Return the keys at a URL; raises DownloadFailed or UnusableKey. It blocks its thread."""
@@ -39,10 +38,14 @@ def fetch(url: str) -> Keys:
 
 
 class KeySet:
-    """The public keys at a URL. Usable in any thread, and in any process after a fork; each fetches its own."""
+    """The public keys at a URL. Usable in any thread, and in any process after a fork; each fetches its own.
+
+    The thread that fetches ends at the next fetch after the last reference to this object is gone.
+    """
 
     def __init__(self, url: str) -> None:
-        self._caches = PerProcess(lambda: KeyCache(url))
+        owner = weakref.ref(self)
+        self._caches = PerProcess(lambda: KeyCache(url, needed=lambda: owner() is not None))
 
     def find(self, kid: str | None, algorithm: str) -> object | None:
         """Return the key to use, None if there is none; raises KeysUnavailable. May wait for a fetch, 5 s at most."""
@@ -80,16 +83,15 @@ class Schedule:
 class KeyCache:
     """The keys of one process, and the thread that fetches them."""
 
-    def __init__(self, url: str, *, fetch: Fetch = fetch, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, url: str, *, needed: Callable[[], bool] = lambda: True) -> None:
         self._url = url
-        self._fetch = fetch
-        self._clock = clock
         self._keys: Keys | None = None
         self._changed = threading.Condition()
-        self._schedule = Schedule(clock())
+        self._schedule = Schedule(time.monotonic())
         self._ended = 0
+        self._answer_by = time.monotonic() + MAX_SECONDS
         self._log = RateLimitedLog()
-        self._thread = Periodic("synckit-key-set", 0.0, self._refresh, lambda: True, pause=self._wait_until_due)
+        self._thread = Periodic("synckit-key-set", 0.0, self._refresh, needed, pause=self._wait_until_due)
 
     def find(self, kid: str | None, algorithm: str) -> object | None:
         """Return the key to use, None if there is none; raises KeysUnavailable."""
@@ -102,8 +104,7 @@ class KeyCache:
         """Return the keys once the first fetch has ended; after one that failed, do not wait for another."""
         self._ensure_thread()
         with self._changed:
-            if self._ended == 0:
-                self._changed.wait_for(lambda: self._ended > 0, MAX_SECONDS)
+            self._wait_for_fetch(1)
         if self._keys is None:
             raise KeysUnavailable
         return self._keys
@@ -112,12 +113,19 @@ class KeyCache:
         """Return the keys after a fetch for an unknown kid, or after the one that runs; at once if none is allowed."""
         self._ensure_thread()
         with self._changed:
-            now = self._clock()
-            if self._schedule.due_at <= now or self._schedule.ask(now):  # what is due is fetched now, or runs already
-                awaited = self._ended + 1
+            now = time.monotonic()
+            is_due = self._schedule.due_at <= now  # then it runs, or is about to
+            if not is_due and self._schedule.ask(now):
+                is_due, self._answer_by = True, now + MAX_SECONDS
+            if is_due:
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._ended >= awaited, MAX_SECONDS)
+                self._wait_for_fetch(self._ended + 1)
             return self._keys or Keys({})
+
+    def _wait_for_fetch(self, number: int) -> None:
+        """Wait for the end of this fetch, until 5 s after its begin: only name resolution may take longer."""
+        while self._ended < number and (left := self._answer_by - time.monotonic()) > 0:
+            self._changed.wait(left)
 
     def _ensure_thread(self) -> None:
         try:
@@ -127,23 +135,24 @@ class KeyCache:
 
     def _wait_until_due(self, _: float) -> None:
         with self._changed:
-            while (left := self._schedule.due_at - self._clock()) > 0:
+            while (left := self._schedule.due_at - time.monotonic()) > 0:
                 self._changed.wait(left)
+            self._answer_by = time.monotonic() + MAX_SECONDS
 
     def _refresh(self) -> None:
         keys: Keys | None = None
         try:
-            keys = run_in_native_thread(self._fetch, self._url)
+            keys = run_in_native_thread(fetch, self._url)
         except (DownloadFailed, UnusableKey) as error:
             self._log_failure(error)
         finally:
             with self._changed:
                 self._ended += 1
                 if keys is None:
-                    self._schedule.failed(self._clock(), has_keys=self._keys is not None)
+                    self._schedule.failed(time.monotonic(), has_keys=self._keys is not None)
                 else:
                     self._keys = keys
-                    self._schedule.fetched(self._clock())
+                    self._schedule.fetched(time.monotonic())
                 self._changed.notify_all()
         if keys is not None:
             self._log_skipped(keys)
