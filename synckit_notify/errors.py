@@ -7,7 +7,8 @@
         ├── InvalidToken     401
         ├── Forbidden        403
         ├── TooManyStreams   429 or 503, with Retry-After
-        └── HookFailed       503, with Retry-After: a hook of the host raised, or returned a wrong value
+        ├── HookFailed       503, with Retry-After: a hook of the host raised, or returned a wrong value
+        └── KeysUnavailable  503, with Retry-After: the keys of the identity provider could not be fetched yet
 
 A Refused is a werkzeug HTTPException too, like what `abort()` raises, so Flask and every REST framework on it answer
 with its status. A host's error handlers for its status, its class or HTTPException apply; without one the answer is our
@@ -109,6 +110,17 @@ class HookFailed(Refused):
 
     status = 503
     description = "the server cannot check this now; try again later"
+
+    def __init__(self, sentence: str | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = _spread_seconds()
+
+
+class KeysUnavailable(Refused):
+    """The keys of the identity provider could not be fetched yet, so no token can be checked; the log says why."""
+
+    status = 503
+    description = "the server cannot check tokens yet; try again later"
 
     def __init__(self, sentence: str | None = None) -> None:
         super().__init__(sentence)

@@ -14,13 +14,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from . import brokers
+from . import brokers, provider_keys
 from .brokers import default_namespace as default_namespace
 from .brokers import local_url as local_url
 from .errors import ConfigurationError
 from .runtime.logs import log
 from .setting_names import PREFIX, misspelt
-from .tokens import KeyRing, TokenVerifier
+from .signatures import KeyRing, KeySource, PublicKeys, SharedKeys, Signatures
+from .tokens import TokenVerifier
 
 MAX_SECONDS = 366 * 24 * 3600.0
 
@@ -86,13 +87,14 @@ def jwt_keys(config: Mapping[str, Any]) -> KeyRing:
     return keys
 
 
-def jwt_algorithms(config: Mapping[str, Any]) -> tuple[str, ...]:
+def jwt_algorithms(config: Mapping[str, Any], default: str = "HS256") -> tuple[str, ...]:
     """Return the accepted algorithms, the first of which a backend signs with."""
-    value = config.get("SYNCKIT_JWT_ALGORITHMS") or "HS256"
-    names = value.split(",") if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
-        raise ConfigurationError("SYNCKIT_JWT_ALGORITHMS must be names separated by commas, for example HS256")
-    return tuple(name.strip() for name in names)
+    return _names(config, "SYNCKIT_JWT_ALGORITHMS", "HS256") or (default,)
+
+
+def jwt_audiences(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the accepted audiences, the first of which a backend puts into its tokens; none if it is not set."""
+    return _names(config, "SYNCKIT_JWT_AUDIENCE", "https://api.example.org")
 
 
 def cors_origins(config: Mapping[str, Any]) -> frozenset[str]:
@@ -139,19 +141,83 @@ def _origin(text: str) -> str:
 
 
 def _verifier(config: Mapping[str, Any]) -> TokenVerifier:
+    audiences, default_app = jwt_audiences(config), _text(config, "SYNCKIT_JWT_DEFAULT_APP")
+    if default_app is not None and not audiences:
+        raise ConfigurationError(
+            "SYNCKIT_JWT_AUDIENCE must be set with SYNCKIT_JWT_DEFAULT_APP: otherwise a token that was issued for "
+            "another service would be accepted"
+        )
+    return TokenVerifier(
+        _signatures(config, audiences),
+        issuer=_text(config, "SYNCKIT_JWT_ISSUER"),
+        audiences=audiences,
+        app_claim=_text(config, "SYNCKIT_JWT_APP_CLAIM") or "app",
+        default_app=default_app,
+    )
+
+
+def _signatures(config: Mapping[str, Any], audiences: tuple[str, ...]) -> Signatures:
+    """Return the check of signatures, with keys of one family."""
+    names = ("SYNCKIT_JWT_PUBLIC_KEY", "SYNCKIT_JWT_JWKS_URL", "SYNCKIT_JWT_KEY", "SYNCKIT_JWT_KEYS")
+    given = [name for name in names if config.get(name)]
+    if len(given) > 1 and given != ["SYNCKIT_JWT_KEY", "SYNCKIT_JWT_KEYS"]:
+        raise ConfigurationError(
+            f"{' and '.join(given)} must not be set together: choose a public key, a URL of public keys, or shared keys"
+        )
+    if given and given[0] in names[:2]:
+        return _public_keys(config, given[0], audiences)
     keys = jwt_keys(config)
     if not keys:
         raise ConfigurationError(
             "SYNCKIT_JWT_KEY must be set to the key that signs your tokens (at least 32 bytes); "
-            "use SYNCKIT_JWT_KEYS for several keys, or Notifier(authenticate=...) for a token check of your own"
+            "use SYNCKIT_JWT_KEYS for several keys, SYNCKIT_JWT_JWKS_URL for the tokens of an identity provider, "
+            "or Notifier(authenticate=...) for a token check of your own"
         )
     _warn_of_odd_ends(keys)
-    return TokenVerifier(
-        keys,
-        algorithms=jwt_algorithms(config),
-        issuer=_text(config, "SYNCKIT_JWT_ISSUER"),
-        audience=_text(config, "SYNCKIT_JWT_AUDIENCE"),
-    )
+    return SharedKeys(keys, jwt_algorithms(config))
+
+
+def _public_keys(config: Mapping[str, Any], name: str, audiences: tuple[str, ...]) -> Signatures:
+    if not provider_keys.is_installed():
+        raise ConfigurationError(f"{name} needs cryptography: pip install 'synckit-notify[jwks]'")
+    if not _text(config, "SYNCKIT_JWT_ISSUER"):
+        raise ConfigurationError(f"SYNCKIT_JWT_ISSUER must be set with {name}: the iss of your provider's tokens")
+    if not audiences and not _text(config, "SYNCKIT_JWT_APP_CLAIM"):
+        raise ConfigurationError(
+            f"SYNCKIT_JWT_AUDIENCE must be set with {name}: the aud of the tokens for your service; "
+            "or set SYNCKIT_JWT_APP_CLAIM to the claim that names the app"
+        )
+    algorithms = jwt_algorithms(config, default="RS256")
+    source = _key_set(config) if name == "SYNCKIT_JWT_JWKS_URL" else _public_key(config, algorithms)
+    return PublicKeys(source, algorithms)
+
+
+def _key_set(config: Mapping[str, Any]) -> KeySource:
+    try:
+        return provider_keys.KeySet(provider_keys.check_url(_text(config, "SYNCKIT_JWT_JWKS_URL") or ""))
+    except ValueError as error:
+        raise ConfigurationError(f"SYNCKIT_JWT_JWKS_URL: {error}") from None  # the error may hold the URL
+
+
+def _public_key(config: Mapping[str, Any], algorithms: tuple[str, ...]) -> KeySource:
+    value = config.get("SYNCKIT_JWT_PUBLIC_KEY")
+    pem = value.decode(errors="replace") if isinstance(value, bytes) else value
+    if not isinstance(pem, str):
+        raise ConfigurationError("SYNCKIT_JWT_PUBLIC_KEY must be a string or bytes")
+    try:
+        key = provider_keys.PublicKey.from_pem(pem.replace("\\n", "\n"))  # many environment files hold one line
+    except ValueError as error:
+        raise ConfigurationError(
+            f"SYNCKIT_JWT_PUBLIC_KEY: {error}; it must begin with -----BEGIN PUBLIC KEY----- (from a certificate: "
+            "openssl x509 -in certificate.pem -pubkey -noout)"
+        ) from None  # the value may be a private key
+    unfit = [name for name in algorithms if name not in key.algorithms]
+    if unfit:
+        raise ConfigurationError(
+            f"SYNCKIT_JWT_ALGORITHMS: {', '.join(unfit)} does not fit SYNCKIT_JWT_PUBLIC_KEY; "
+            f"choose from {', '.join(sorted(key.algorithms))}"
+        )
+    return key
 
 
 def _warn_of_odd_ends(keys: KeyRing) -> None:
@@ -212,6 +278,15 @@ def _switch(config: Mapping[str, Any], name: str) -> bool:
     if text not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
         raise ConfigurationError(f"{name} must be 1 or 0, not {value!r}")
     return text in ("1", "true", "yes", "on")
+
+
+def _names(config: Mapping[str, Any], name: str, example: str) -> tuple[str, ...]:
+    """Return names that are separated by commas, or listed."""
+    value = config.get(name) or ()
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(each, str) and each.strip() for each in names):
+        raise ConfigurationError(f"{name} must be names separated by commas, for example {example}")
+    return tuple(each.strip() for each in names)
 
 
 def _text(config: Mapping[str, Any], name: str) -> str | None:

@@ -11,20 +11,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 
 from .support.browser import ENTER, Browser
 from .support.raw_client import CHANGED, CONNECTED, Listener
-from .support.server import ROOT, Server, clean_environment, gunicorn
+from .support.server import ROOT, Server, clean_environment, flask_run, gunicorn
 
 EXAMPLES = ROOT / "examples"
 
 
 @contextmanager
-def example(name: str, app: str, folder: Path) -> Iterator[Server]:
+def example(name: str, app: str, folder: Path, env: dict[str, str] | None = None) -> Iterator[Server]:
     """Run a copy of an example, so that the database it makes goes with the test."""
     copy = shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("instance", "__pycache__"))
-    with gunicorn(app, copy) as server:
+    with gunicorn(app, copy, env=env) as server:
         yield server
 
 
@@ -70,6 +71,22 @@ def test_flask_sqlalchemy(tmp_path: Path) -> None:
             assert phone.next_frame() == b": bye revoked\n\n"
         with pytest.raises(urllib.request.HTTPError, match="401"):
             send(f"{server.url}/api/sync/pull", token)
+
+
+def test_jwks(tmp_path: Path) -> None:
+    with flask_run(str(EXAMPLES / "jwks" / "provider.py"), tmp_path) as provider:
+        env = {"SYNCKIT_JWT_JWKS_URL": f"{provider.url}/jwks.json"}
+        with example("jwks", "app:app", tmp_path, env) as server:
+            token = send(f"{provider.url}/token/alice")
+            with Listener(server.port, "/api/sync/subscribe?app_id=notes&device_id=phone", token) as phone:
+                assert phone.next_frame() == CONNECTED
+                send(f"{provider.url}/rotate", body={})
+                after = send(f"{provider.url}/token/alice")
+                assert jwt.get_unverified_header(after)["kid"] != jwt.get_unverified_header(token)["kid"]
+                pushed = {"device_id": "laptop", "note": "hello"}
+                assert send(f"{server.url}/api/sync/push", after, pushed) == {"cursor": 1}
+                assert phone.next_frame() == CHANGED
+            assert send(f"{server.url}/api/sync/pull?cursor=0", token)["changes"] == ["hello"]
 
 
 def test_browser(tmp_path: Path, chromium: Browser) -> None:

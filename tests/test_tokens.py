@@ -13,6 +13,7 @@ from flask_jwt_extended import JWTManager, create_access_token, create_refresh_t
 
 from synckit_notify import Notifier
 from synckit_notify.errors import ConfigurationError, InvalidToken
+from synckit_notify.signatures import KeyRing, SharedKeys
 from synckit_notify.tokens import MAX_TOKEN_LENGTH, TokenVerifier
 
 from .support.tokens import KEY, make_token
@@ -21,9 +22,10 @@ OTHER_KEY = "another key, which is as long as the first"
 PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"
 
 
-def verifier(**options: object) -> TokenVerifier:
-    settings: dict = {"keys": {None: KEY.encode()}, "algorithms": ("HS256",)} | options
-    return TokenVerifier(settings.pop("keys"), **settings)
+def verifier(
+    *, keys: KeyRing | None = None, algorithms: tuple[str, ...] = ("HS256",), **options: object
+) -> TokenVerifier:
+    return TokenVerifier(SharedKeys(keys or {None: KEY.encode()}, algorithms), **options)
 
 
 def verify(token: str, **options: object):
@@ -218,7 +220,7 @@ def test_the_issuer_is_checked_when_configured(claims: dict, accepted: bool) -> 
     ],
 )
 def test_the_audience_is_checked_when_configured(claims: dict, accepted: bool) -> None:
-    assert accepts(make_token(**claims), audience="notify") is accepted
+    assert accepts(make_token(**claims), audiences=("notify",)) is accepted
 
 
 @pytest.mark.parametrize(
@@ -257,13 +259,14 @@ def test_the_algorithms_of_the_configuration_are_accepted(algorithm: str) -> Non
         ({"a": KEY.encode(), "b": b"short"}, ("HS256",), "at least 32 bytes"),
         ({None: KEY.encode()}, ("HS512",), "at least 64 bytes"),
         ({None: KEY.encode()}, ("none",), "'none' is not supported"),
-        ({None: KEY.encode()}, ("RS256",), "'RS256' is not supported"),
+        ({None: KEY.encode()}, ("RS256",), "RS256 needs a public key"),
+        ({None: KEY.encode()}, ("ES256K",), "'ES256K' is not supported"),
         ({None: PUBLIC_KEY}, ("HS256",), "asymmetric key"),
     ],
 )
 def test_keys_that_cannot_work_are_refused_at_start(keys: dict, algorithms: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(ConfigurationError, match=sentence) as refusal:
-        TokenVerifier(keys, algorithms=algorithms)
+        SharedKeys(keys, algorithms)
     assert "SYNCKIT_JWT" in str(refusal.value)
     assert all(key.decode() not in str(refusal.value) for key in keys.values())
 

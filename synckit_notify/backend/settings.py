@@ -21,6 +21,7 @@ from ..settings import (
     cors_origins,
     default_namespace,
     jwt_algorithms,
+    jwt_audiences,
     jwt_keys,
     local_url,
 )
@@ -28,6 +29,14 @@ from .access_tokens import Signer
 
 DEFAULT_LOGIN_LIMIT = "10/minute; 100/hour"
 OFF = "off"
+FOR_OTHER_BACKENDS = (
+    "SYNCKIT_JWT_PUBLIC_KEY",
+    "SYNCKIT_JWT_JWKS_URL",
+    "SYNCKIT_JWT_APP_CLAIM",
+    "SYNCKIT_JWT_DEFAULT_APP",
+)
+"""With these the Notifier would refuse the tokens that the included server signs."""
+
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 
 
@@ -76,6 +85,11 @@ def is_production(config: Mapping[str, Any]) -> bool:
 
 def _signer(config: Mapping[str, Any]) -> Signer:
     """Return what signs with the first of the configured algorithms and keys."""
+    for name in FOR_OTHER_BACKENDS:
+        if config.get(name):
+            raise ConfigurationError(
+                f"{name} is for your own backend: the included server signs its tokens itself, so leave it out"
+            )
     keys = jwt_keys(config)
     if not keys:
         raise ConfigurationError(
@@ -88,7 +102,7 @@ def _signer(config: Mapping[str, Any]) -> Signer:
         key=keys[kid],
         kid=kid,
         issuer=config.get("SYNCKIT_JWT_ISSUER") or None,
-        audience=config.get("SYNCKIT_JWT_AUDIENCE") or None,
+        audience=next(iter(jwt_audiences(config)), None),
     )
 
 
