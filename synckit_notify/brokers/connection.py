@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..runtime.redis_py import no_client_info
 
 OURS: dict[str, Any] = {
     "db": 0,  # pub/sub ignores databases
     "protocol": 2,
     "decode_responses": False,
-    "driver_info": None,  # a user that may only SUBSCRIBE, PUBLISH and PING is enough
     "retry": None,
     "retry_on_timeout": False,
     "retry_on_error": [],
@@ -41,6 +41,7 @@ class Server:
         library = _library()
         try:
             options = {"socket_timeout": timeout, "socket_connect_timeout": timeout} | library.parse_url(url) | OURS
+            options |= no_client_info(library.AbstractConnection)  # SUBSCRIBE, PUBLISH and PING are all that is used
             options.pop("max_connections", None)
             self._kind = options.pop("connection_class", library.Connection)
             self._options = options

@@ -19,7 +19,7 @@ from ..support.misconfigured_proxies import haproxy, nginx
 from ..support.programs import need
 from ..support.proxies import Nginx, certificate
 from ..support.raw_client import Listener
-from ..support.server import GUNICORN, ROOT, Server, clean_environment, free_port, gunicorn
+from ..support.server import GUNICORN, NO_CONTROL_SOCKET, ROOT, Server, clean_environment, free_port, gunicorn
 from ..support.tokens import make_token
 
 pytestmark = pytest.mark.thorough
@@ -215,7 +215,7 @@ def test_http2_in_gunicorn_is_found_and_the_advice_turns_it_off(
     chain, key = certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(chain))
     config = tmp_path / "gunicorn.conf.py"
-    command = [GUNICORN, HOST, "--bind", "127.0.0.1:0", "--no-control-socket", "--worker-class", "gevent"]
+    command = [GUNICORN, HOST, "--bind", "127.0.0.1:0", *NO_CONTROL_SOCKET, "--worker-class", "gevent"]
     command += ["--certfile", str(chain), "--keyfile", str(key), "--config", str(config)]
 
     def examined_with(line: str) -> list[Finding]:

@@ -35,7 +35,7 @@ from ..support.minimal_host import ThreadWorkerOfAHost
 from ..support.programs import need
 from ..support.proxies import certificate
 from ..support.raw_client import CHANGED, CONNECTED, Listener
-from ..support.server import GUNICORN, Server, gunicorn
+from ..support.server import GUNICORN, NO_CONTROL_SOCKET, Server, gunicorn
 from ..support.tokens import make_token
 from ..support.wait import until
 
@@ -248,7 +248,7 @@ def test_a_stream_over_http_2_is_refused_by_gunicorn_and_one_over_http_1_is_not(
         "gevent",
         "--bind",
         "127.0.0.1:0",
-        "--no-control-socket",
+        *NO_CONTROL_SOCKET,
     ]
     command += ["--http-protocols", "h2,h1", "--certfile", str(chain), "--keyfile", str(key)]
     headers = {"Authorization": f"Bearer {make_token()}"}
