@@ -11,8 +11,8 @@ the master kills it, and all its streams with it. With these hooks
 - malformed requests do not fill the log;
 - a stopping worker closes idle connections at the end of its grace period without an unrequested answer.
 
-They replace gunicorn's SocketUnreader (with FairUnreader) and wrap the worker's `handle`. A part that a gunicorn does not
-have is left out, and one warning says which part is missing and what that means. `python -m benchmarks.abuse` shows the
+They replace gunicorn's SocketUnreader (with FairUnreader) and wrap the worker's `handle`. A part that a gunicorn does
+not have is left out, and one warning says which part is missing and what that means. `python -m benchmarks.abuse` shows the
 difference. They know gunicorn and nothing of Flask, and do no harm to threaded workers.
 """
 

@@ -1,4 +1,4 @@
-"""The versions of other packages: the lower bounds of setup.cfg are those that `.ci/run` tests, and no bound is upper."""
+"""The lower bounds of setup.cfg are the versions that `.ci/run` tests, and there are no upper bounds."""
 
 import re
 from collections.abc import Iterator
