@@ -12,8 +12,8 @@ the master kills it, and all its streams with it. With these hooks
 - a stopping worker closes idle connections at the end of its grace period without an unrequested answer.
 
 They replace gunicorn's SocketUnreader (with FairUnreader) and wrap the worker's `handle`. A part that a gunicorn does
-not have is left out, and one warning says which part is missing and what that means. `python -m benchmarks.abuse` shows the
-difference. They know gunicorn and nothing of Flask, and do no harm to threaded workers.
+not have is left out, and one warning says which part is missing and what that means. `python -m benchmarks.abuse` shows
+the difference. They know gunicorn and nothing of Flask, and do no harm to threaded workers.
 """
 
 import errno
