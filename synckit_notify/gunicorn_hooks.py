@@ -11,8 +11,9 @@ the master kills it, and all its streams with it. With these hooks
 - malformed requests do not fill the log;
 - a stopping worker closes idle connections at the end of its grace period without an unrequested answer.
 
-They replace gunicorn's SocketUnreader (with FairUnreader) and wrap the worker's `handle`. `python -m benchmarks.abuse`
-shows the difference. They know gunicorn and nothing of Flask, and do no harm to threaded workers.
+They replace gunicorn's SocketUnreader (with FairUnreader) and wrap the worker's `handle`. A part that a gunicorn does
+not have is left out, and one warning says which part is missing and what that means. `python -m benchmarks.abuse` shows
+the difference. They know gunicorn and nothing of Flask, and do no harm to threaded workers.
 """
 
 import errno
@@ -22,10 +23,15 @@ import socket
 import time
 from typing import Any
 
+import gunicorn
 from gunicorn.http import parser
-from gunicorn.http.unreader import SocketUnreader
 
 from .runtime.wsgi_server import attach as attach
+
+try:
+    from gunicorn.http.unreader import SocketUnreader
+except ImportError:  # a gunicorn that reads in another way: `post_worker_init` warns
+    SocketUnreader = None
 
 BODY_SECONDS = 30.0
 SLOWEST_BODY = 16 * 1024
@@ -38,14 +44,22 @@ with its own pieces of 1 MiB, skipping a body of 8 MiB took a quarter of a secon
 DEAF_SECONDS = 20
 """A client that reads no byte of its answer for this long is disconnected; it could hold its connection for ever."""
 
+SMALL_PIECE = 8 * 1024
+"""Bytes to read at once where gunicorn does not say how many it wants, as in a request's head."""
+
 LINES_PER_SECOND = 10
 
+_UNREADER = "gunicorn.http.unreader.SocketUnreader (a client that sends without a pause can delay all streams)"
+_HANDLE = "worker.sockets (connections that a stopping worker has accepted may be reset)"
+_LISTENERS = "server.LISTENERS (a client that does not read keeps its connection)"
 
-class FairUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn is untyped
+
+class FairUnreader(SocketUnreader or object):  # type: ignore[misc]  # gunicorn is untyped
     """Replaces gunicorn's own: reads in pieces, switches to other greenlets in between, and has a deadline."""
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
+        self.sock = sock
         self._others_went = False
         self.give_time()
 
@@ -58,7 +72,7 @@ class FairUnreader(SocketUnreader):  # type: ignore[misc]  # gunicorn is untyped
         before, left = self.sock.gettimeout(), max(0.001, self._until - time.monotonic())
         self.sock.settimeout(min(before or left, left))
         try:
-            data: bytes = self.sock.recv(min(size_hint or self.mxchunk, PIECE))
+            data: bytes = self.sock.recv(min(size_hint or SMALL_PIECE, PIECE))
         except TimeoutError:
             raise ConnectionResetError(errno.ECONNRESET, "the client is too slow") from None
         except BaseException as error:
@@ -112,28 +126,42 @@ class RedactingFilter(logging.Filter):
 def when_ready(server: Any) -> None:
     """Make the kernel disconnect clients that do not read; connections inherit the option from their listener."""
     option = getattr(socket, "TCP_USER_TIMEOUT", None)  # Linux
-    for listener in server.LISTENERS:
+    listeners = getattr(server, "LISTENERS", None)
+    if listeners is None:
+        _warn_of_missing(server, [_LISTENERS])
+    for listener in listeners or []:
         if option is not None and listener.sock.family != socket.AF_UNIX:
             listener.sock.setsockopt(socket.IPPROTO_TCP, option, DEAF_SECONDS * 1000)
 
 
 def post_worker_init(worker: Any) -> None:
     """Install FairUnreader and RedactingFilter in a worker that has loaded its application."""
-    parser.SocketUnreader = FairUnreader
-    worker.log.error_log.addFilter(RedactingFilter())
+    missing = []
+    if hasattr(SocketUnreader, "chunk") and hasattr(parser, "SocketUnreader"):
+        parser.SocketUnreader = FairUnreader
+    else:
+        missing.append(_UNREADER)
     if worker.cfg.worker_class_str == "gevent":
-        _answer_what_was_accepted(worker)
+        if hasattr(worker, "handle") and hasattr(worker, "sockets"):
+            _answer_what_was_accepted(worker)
+        else:
+            missing.append(_HANDLE)
+    if missing:
+        _warn_of_missing(worker, missing)
+    worker.log.error_log.addFilter(RedactingFilter())
 
 
 def pre_request(worker: Any, req: Any) -> None:
     """Switch to the other greenlets, since one piece may hold a hundred requests; then start the body's clock."""
-    req.unreader.let_others_go()
-    req.unreader.give_time()
+    if isinstance(req.unreader, FairUnreader):
+        req.unreader.let_others_go()
+        req.unreader.give_time()
 
 
 def post_request(worker: Any, req: Any, environ: Any, resp: Any) -> None:
     """Start the clock for the rest of the body and for the next request."""
-    req.unreader.give_time()
+    if isinstance(req.unreader, FairUnreader):
+        req.unreader.give_time()
 
 
 def _answer_what_was_accepted(worker: Any) -> None:
@@ -144,6 +172,14 @@ def _answer_what_was_accepted(worker: Any) -> None:
     handle = worker.handle
     names = {listener: NamedListener(listener) for listener in worker.sockets}
     worker.handle = lambda listener, client, address: handle(names[listener], client, address)
+
+
+def _warn_of_missing(process: Any, parts: list[str]) -> None:
+    process.log.warning(
+        "synckit_notify.gunicorn_hooks do not know gunicorn %s, and leave out what replaces %s",
+        gunicorn.__version__,
+        ", ".join(parts),
+    )
 
 
 def _is_of_a_client(record: logging.LogRecord) -> bool:

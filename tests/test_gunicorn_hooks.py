@@ -220,3 +220,73 @@ def test_a_stopping_worker_sends_nothing_on_an_idle_connection(tmp_path: Path) -
         server.process.send_signal(signal.SIGHUP)
         assert client.recv(65536) == b""
         assert "Traceback" not in server.log
+
+
+def worker_without(*parts: str) -> SimpleNamespace:
+    """Return a gevent worker as the hooks see it, without some parts of gunicorn's."""
+    error_log = logging.Logger("a worker's")
+    log = SimpleNamespace(error_log=error_log, warning=error_log.warning)
+    worker = SimpleNamespace(
+        cfg=SimpleNamespace(worker_class_str="gevent"), log=log, sockets=[], handle=lambda *_: None, LISTENERS=[]
+    )
+    for part in parts:
+        delattr(worker, part)
+    return worker
+
+
+@pytest.mark.parametrize(
+    ("parts", "named"),
+    [
+        ((), []),
+        (("handle",), ["connections that a stopping worker has accepted may be reset"]),
+        (("sockets",), ["connections that a stopping worker has accepted may be reset"]),
+        (("handle", "sockets"), ["connections that a stopping worker has accepted may be reset"]),
+    ],
+)
+def test_a_part_of_the_worker_that_is_missing_is_left_out_with_one_warning(
+    monkeypatch: pytest.MonkeyPatch, parts: tuple[str, ...], named: list[str]
+) -> None:
+    monkeypatch.setattr(parser, "SocketUnreader", parser.SocketUnreader)  # restored afterwards
+    worker = worker_without(*parts)
+    records: list[logging.LogRecord] = []
+    worker.log.error_log.handle = records.append
+    gunicorn_hooks.post_worker_init(worker)
+    assert len(records) == len(named)
+    assert all(sentence in record.getMessage() for sentence, record in zip(named, records, strict=True))
+    assert parser.SocketUnreader is FairUnreader, "the other parts are still installed"
+
+
+def test_a_master_without_its_list_of_listeners_warns_once_and_starts() -> None:
+    server = worker_without("LISTENERS")
+    records: list[logging.LogRecord] = []
+    server.log.error_log.handle = records.append
+    gunicorn_hooks.when_ready(server)
+    (record,) = records
+    assert "a client that does not read keeps its connection" in record.getMessage()
+
+
+WITHOUT_THE_UNREADER = """
+from gunicorn.http import parser, unreader
+del unreader.SocketUnreader
+from synckit_notify.gunicorn_hooks import post_request, post_worker_init, pre_request, when_ready
+"""
+
+
+@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+def test_on_a_gunicorn_that_reads_in_another_way_the_hooks_step_aside_with_one_warning(
+    tmp_path: Path, worker_class: str
+) -> None:
+    configuration = tmp_path / "hooks.py"
+    configuration.write_text(WITHOUT_THE_UNREADER)
+    env = {"SYNCKIT_JWT_KEY": KEY, "INSTANCE": str(tmp_path / "instance")}
+    options = ("--config", str(configuration), "--threads", "4")
+    with gunicorn(
+        "tests.support.crashing_backend:create_app()", tmp_path, *options, worker_class=worker_class, env=env
+    ) as server:
+        for _ in range(2):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as client:
+                client.sendall(b"GET /api/sync/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert b"".join(iter(lambda client=client: client.recv(65536), b"")).startswith(b"HTTP/1.1 200")
+        assert server.log.count("SocketUnreader") == 1
+        assert "can delay all streams" in server.log
+        assert "Traceback" not in server.log

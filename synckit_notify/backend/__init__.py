@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from flask import Flask, Response, json
+from flask import Flask, Request, Response, json
 from flask.json.provider import DefaultJSONProvider
 from werkzeug.exceptions import HTTPException
 
@@ -46,7 +46,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     """
     folder = None if instance_path is None else str(Path(instance_path).absolute())
     app = Flask(__name__, instance_path=folder, static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.request_class = _Request
     app.json = _JSON(app)
     app.config.update(config or {})
     development.provide_key(app)
@@ -71,6 +71,12 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     for_scripts = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # not /oauth/authorize, which is a page
     cors.install(app, settings.cors_origins, lambda path: path.startswith(for_scripts))
     return app
+
+
+class _Request(Request):
+    """A request whose views may lower the limit of its body, which Flask allows since 3.1."""
+
+    max_content_length: int | None = MAX_BODY_BYTES
 
 
 class _JSON(DefaultJSONProvider):

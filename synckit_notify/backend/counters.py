@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from ..runtime.redis_py import no_client_info
+
 MAX_COUNTERS = 20_000
 """Upper bound of a Table, which then takes 7 MB. Forgetting half of them takes 8 ms; each cost a failed attempt."""
 
@@ -135,7 +137,7 @@ class Counters:
 def _redis(url: str, namespace: str) -> Counting:
     """Return the storage of `limits`, which connects at its first use."""
     from limits.storage import RedisStorage
-    from redis import BlockingConnectionPool
+    from redis.connection import AbstractConnection, BlockingConnectionPool
 
     pool = BlockingConnectionPool.from_url(
         url,
@@ -145,6 +147,6 @@ def _redis(url: str, namespace: str) -> Counting:
         socket_connect_timeout=ANSWER_SECONDS,
         protocol=2,
         retry=None,
-        driver_info=None,
+        **no_client_info(AbstractConnection),
     )
     return RedisStorage("redis://", connection_pool=pool, key_prefix=f"{namespace}:limits")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..runtime.redis_py import no_client_info
 from .engine import ConnectionLost, Signal
 from .urls import refused_option
 
@@ -20,7 +21,6 @@ OURS: dict[str, Any] = {
     "db": 0,  # pub/sub ignores databases
     "protocol": 2,
     "decode_responses": False,
-    "driver_info": None,  # a user that may only SUBSCRIBE, PUBLISH and PING is enough
     "retry": None,
     "retry_on_timeout": False,
     "retry_on_error": [],
@@ -60,6 +60,7 @@ class RedisEngine:
         """Return the class of the connection and its options; raises what redis-py raises."""
         ours = {"socket_timeout": self._timeout, "socket_connect_timeout": self._timeout}
         options = ours | self._library.parse_url(url) | OURS
+        options |= no_client_info(self._library.AbstractConnection)
         options.pop("max_connections", None)
         kind = options.pop("connection_class", self._library.Connection)
         kind(**options)

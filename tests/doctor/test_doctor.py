@@ -19,8 +19,9 @@ from ..support.misconfigured_proxies import haproxy, nginx
 from ..support.programs import need
 from ..support.proxies import Nginx, certificate
 from ..support.raw_client import Listener
-from ..support.server import GUNICORN, ROOT, Server, clean_environment, free_port, gunicorn
+from ..support.server import GUNICORN, NO_CONTROL_SOCKET, ROOT, Server, clean_environment, free_port, gunicorn
 from ..support.tokens import make_token
+from ..support.versions import needs
 
 pytestmark = pytest.mark.thorough
 
@@ -208,6 +209,7 @@ def test_a_self_signed_certificate_is_found(shipped_nginx: Nginx) -> None:
     assert (last.verdict, last.check, last.figure) == (Verdict.FAIL, "tls", "self-signed certificate")
 
 
+@needs("gunicorn", "25.0")
 def test_http2_in_gunicorn_is_found_and_the_advice_turns_it_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +217,7 @@ def test_http2_in_gunicorn_is_found_and_the_advice_turns_it_off(
     chain, key = certificate(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(chain))
     config = tmp_path / "gunicorn.conf.py"
-    command = [GUNICORN, HOST, "--bind", "127.0.0.1:0", "--no-control-socket", "--worker-class", "gevent"]
+    command = [GUNICORN, HOST, "--bind", "127.0.0.1:0", *NO_CONTROL_SOCKET, "--worker-class", "gevent"]
     command += ["--certfile", str(chain), "--keyfile", str(key), "--config", str(config)]
 
     def examined_with(line: str) -> list[Finding]:

@@ -35,8 +35,9 @@ from ..support.minimal_host import ThreadWorkerOfAHost
 from ..support.programs import need
 from ..support.proxies import certificate
 from ..support.raw_client import CHANGED, CONNECTED, Listener
-from ..support.server import GUNICORN, Server, gunicorn
+from ..support.server import GUNICORN, NO_CONTROL_SOCKET, Server, gunicorn
 from ..support.tokens import make_token
+from ..support.versions import needs
 from ..support.wait import until
 
 SUBSCRIBE = "/api/sync/subscribe?app_id=notes"
@@ -238,6 +239,7 @@ def test_streams_that_cannot_be_parked_leave_the_worker_room(tmp_path: Path, sta
 
 
 @thorough
+@needs("gunicorn", "25.0")
 def test_a_stream_over_http_2_is_refused_by_gunicorn_and_one_over_http_1_is_not(tmp_path: Path) -> None:
     need("openssl")
     chain, key = certificate(tmp_path)
@@ -248,7 +250,7 @@ def test_a_stream_over_http_2_is_refused_by_gunicorn_and_one_over_http_1_is_not(
         "gevent",
         "--bind",
         "127.0.0.1:0",
-        "--no-control-socket",
+        *NO_CONTROL_SOCKET,
     ]
     command += ["--http-protocols", "h2,h1", "--certfile", str(chain), "--keyfile", str(key)]
     headers = {"Authorization": f"Bearer {make_token()}"}
@@ -314,7 +316,9 @@ class TestGunicorn:
             (ThreadWorker, {"threads": 50}, True, []),
             (GeventWorker, {"workers": 2}, True, ["SYNCKIT_BROKER_URL"]),
             (GeventWorker, {"workers": 2}, False, []),
-            (GeventWorker, {"http_protocols": "h2,h1"}, True, ["http_protocols"]),
+            pytest.param(
+                *(GeventWorker, {"http_protocols": "h2,h1"}, True, ["http_protocols"]), marks=needs("gunicorn", "25.0")
+            ),
             (SyncWorker, {"workers": 2}, True, ["-k gevent", "SYNCKIT_BROKER_URL"]),
         ],
     )

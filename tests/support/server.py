@@ -10,10 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+from gunicorn.config import make_settings
+
 ROOT = Path(__file__).parents[2]
 STARTS_WITHIN = 60.0
 GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
 """The installed script and not `-m gunicorn`, which cannot start itself anew on USR2."""
+
+NO_CONTROL_SOCKET = ["--no-control-socket"] if "control_socket_disable" in make_settings() else []
+"""gunicorn before 25.1 has no control socket and refuses the option."""
 
 
 class Server:
@@ -87,7 +92,7 @@ def gunicorn(
     env: dict[str, str] | None = None,
 ) -> Server:
     """Start gunicorn without a configuration file, as any host may run it."""
-    command = [GUNICORN, app, "--bind", "127.0.0.1:0", "--no-control-socket"]
+    command = [GUNICORN, app, "--bind", "127.0.0.1:0", *NO_CONTROL_SOCKET]
     command += ["--worker-class", worker_class, "--workers", str(workers), *options]
     return Server(command, folder, r"Listening at: http://127\.0\.0\.1:(\d+)", env)
 

@@ -19,6 +19,7 @@ from authlib.oauth2.rfc6749 import (
     AuthorizationServer,
     ClientMixin,
     InvalidRequestError,
+    InvalidScopeError,
     OAuth2Request,
 )
 from authlib.oauth2.rfc6749.grants import AuthorizationCodeGrant
@@ -89,7 +90,7 @@ class _Client(ClientMixin):
         return self.client.accepts_redirect(redirect_uri)
 
     def get_allowed_scope(self, scope: str) -> str | None:
-        return None if scope else ""  # there are no scopes; granting less than requested would have to be reported
+        return ""
 
     def check_response_type(self, response_type: str) -> bool:
         return True  # checked by _PKCE
@@ -142,6 +143,11 @@ class _Server(AuthorizationServer):
 
     def create_oauth2_request(self, request: Mapping[str, str]) -> OAuth2Request:
         return _Request(request)
+
+    def validate_requested_scope(self, scope: str | None) -> None:
+        """Refuse any scope: there are none, and granting less than requested would have to be reported."""
+        if scope:
+            raise InvalidScopeError()
 
     def handle_response(self, status: int, body: object, headers: list[tuple[str, str]]) -> str:
         return dict(headers)["Location"]
