@@ -112,6 +112,14 @@ class TokenVerifier:
                 raise InvalidToken("the token was issued in the future")
         return principal
 
+    def describe(self) -> str:
+        """Return the algorithms, the names of the keys and the checked parties, without any secret."""
+        kids = ", ".join(repr(kid) for kid in self._keys if kid is not None)
+        keys = ("one key without kid" if None in self._keys else "", f"keys {kids}" if kids else "")
+        issuer = f"issuer {self._issuer!r}" if self._issuer else "any issuer"
+        audience = f"audience {self._audience!r}" if self._audience else "any audience"
+        return ", ".join(filter(None, (*self._algorithms, *keys, issuer, audience)))
+
     def _claims(self, token: str) -> dict[str, Any]:
         if len(token) > MAX_TOKEN_LENGTH or not token.isascii():
             raise InvalidToken("the token is not valid")

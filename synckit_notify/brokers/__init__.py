@@ -5,13 +5,24 @@ redis://  rediss://  unix://           Redis or Valkey, as redis-py reads the UR
 """
 
 from ..errors import ConfigurationError
-from .base import Broker, BrokerStatus, Disconnect, Gap, Message, Notice
+from .base import Broker, BrokerStatus, Disconnect, Gap, Message, Notice, Question, Report
 from .listener import DEFAULT_TIMING, Timing
 from .memory import MemoryBroker
 from .pubsub import PubSubBroker
 from .sender import LIMIT
 
-__all__ = ["Broker", "BrokerStatus", "Disconnect", "Gap", "Message", "Notice", "check_url", "connect"]
+__all__ = [
+    "Broker",
+    "BrokerStatus",
+    "Disconnect",
+    "Gap",
+    "Message",
+    "Notice",
+    "Question",
+    "Report",
+    "check_url",
+    "connect",
+]
 
 _REDIS = ("redis", "rediss", "unix")
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from ..runtime.logs import log
 from ..runtime.process_end import before_end
 from .base import BrokerStatus, Gap, Message
-from .engine import Engine
+from .engine import Described, Engine
 from .listener import DEFAULT_TIMING, Echo, Listener, Timing
 from .messages import Content, Probe, is_sound
 from .sender import LIMIT, Sender
@@ -66,6 +66,7 @@ class PubSubBroker:
         make_sender: MakeSender = _batch_sender,
     ) -> None:
         self.name = engine.name
+        self._engine = engine
         token = secrets.token_hex(8)
         self._echo = Echo(timing)
         self._sender = make_sender(engine, token, self._echo, timing, limit)
@@ -107,6 +108,10 @@ class PubSubBroker:
             invalid=self._listener.invalid,
             pending=self._sender.pending,
         )
+
+    def describe(self) -> str:
+        """Return what the engine says about its address, else its name."""
+        return self._engine.describe() if isinstance(self._engine, Described) else self.name
 
     def flush(self, seconds: float) -> bool:
         """Wait until the engine has accepted all messages, for `seconds` at most; return whether it has."""
