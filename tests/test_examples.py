@@ -80,25 +80,14 @@ def test_flask_jwt_extended(tmp_path: Path) -> None:
 @contextmanager
 def celery_worker(folder: Path, **env: str) -> Iterator[None]:
     """Run a Celery worker of the example's own application; its log is a file in the folder."""
-    command = [
-        sys.executable,
-        "-m",
-        "celery",
-        "--app",
-        "app.celery",
-        "worker",
-        "--concurrency",
-        "1",
-        "--loglevel",
-        "INFO",
-    ]
+    command = [sys.executable, "-m", "celery", "--app", "app.celery", "worker"]
+    command += ["--concurrency", "1", "--loglevel", "INFO"]
+    written = folder / "celery.log"
     environment = clean_environment() | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"} | env
-    with (folder / "celery.log").open("w") as log:
+    with written.open("w") as log:
         worker = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
-        assert until(lambda: " ready." in (folder / "celery.log").read_text(), 60.0), (
-            folder / "celery.log"
-        ).read_text()
+        assert until(lambda: " ready." in written.read_text(), 60.0), written.read_text()
         yield
     finally:
         worker.terminate()
