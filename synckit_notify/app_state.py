@@ -21,6 +21,9 @@ from .streams.parking import TICK_SECONDS
 from .streams.registry import Limits, Registry, Seats
 from .tokens import Principal
 
+EXTENSION_NAME = "synckit_notify"
+"""The key in `app.extensions`."""
+
 _seats = PerProcess(Seats)
 """Shared by the applications of a process: the limits are those of its server."""
 
@@ -45,6 +48,16 @@ class AppState:
     def node(self) -> Node:
         """Return this process's Node."""
         return self._nodes.get()
+
+    @property
+    def hooks(self) -> Hooks:
+        """Return the hooks that the host has registered."""
+        return self._hooks
+
+    @property
+    def calls(self) -> HookCalls:
+        """Return what calls the hooks and checks what they return."""
+        return self._calls
 
     def identify(self, request: Request) -> Principal:
         """Return who sends the request, by the host's own check or by the bearer token.

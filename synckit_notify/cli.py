@@ -126,7 +126,8 @@ def doctor(url: str, token: str, app: str, seconds: float | None, as_json: bool)
     """Diagnose the stream of the server at URL from this machine.
 
     Each line starts with `ok`, `warn` or `FAIL`. Below a `warn` or `FAIL` are the reason and the lines to change. The
-    exit status is 1 if there is a FAIL. Set SYNCKIT_TOKEN instead of --token to keep the token out of the shell
+    exit status is 1 if there is a FAIL. To check the settings of a server and its broker, run `flask synckit doctor`
+    there. Set SYNCKIT_TOKEN instead of --token to keep the token out of the shell
     history.
     """
     try:

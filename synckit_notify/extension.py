@@ -14,16 +14,14 @@ from datetime import datetime
 from flask import Flask, Request, current_app
 from flask.typing import ResponseReturnValue
 
-from . import cors
-from .app_state import AppState
+from . import cors, host_commands
+from .app_state import EXTENSION_NAME, AppState
 from .blueprint import make_blueprint
 from .brokers import Disconnect, Notice
 from .errors import NotifyError, Refused
 from .hooks import Authenticate, ChangedChannels, Hooks, Id, ReadyCheck, ValidSince, aware, canonical, function
 from .node import Node
 from .tokens import Principal
-
-EXTENSION_NAME = "synckit_notify"
 
 
 class Notifier:
@@ -45,6 +43,8 @@ class Notifier:
         Reads the SYNCKIT_* keys of `app.config`, else of the environment; strings are accepted. They are listed in
         `setting_names.NOTIFIER` and described in docs/mounting.md. An unknown name is a warning with the nearest one.
 
+        Adds `publish`, `streams` and `doctor` to the commands `flask synckit`.
+
         What `authenticate` raises in the host's own routes is an HTTPException: the host's error handlers for its
         status, its class or HTTPException apply; without one the answer is JSON.
         """
@@ -56,6 +56,7 @@ class Notifier:
         for_pages = {f"{app_state.settings.url_prefix}/{route}" for route in ("subscribe", "live", "ready")}
         cors.install(app, app_state.settings.cors_origins, for_pages.__contains__)
         app.extensions[EXTENSION_NAME] = app_state
+        host_commands.install(app)
         self._apps.add(app)
 
     def publish(

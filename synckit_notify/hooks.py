@@ -3,7 +3,7 @@
     authenticate       a request in, a Principal out, or a refusal
     valid_since        a Principal in, a datetime or None out
     changed_channels   a datetime in, rows out: one for each channel that changed; a wrong row is skipped
-    ready_check        raises, or returns False, when the host cannot serve
+    ready_check        raises, or returns False, when the host cannot serve; else returns None, True or a dict
 
 A hook that raises an unexpected error, or returns a wrong value, becomes HookFailed, 503 with Retry-After: a database
 that is down must not look like a bad token. A refusal that the host intends keeps its status. Each kind of fault is one
@@ -41,7 +41,7 @@ _DUTIES = {
     "authenticate": "return a Principal, or raise InvalidToken or Forbidden",
     "valid_since": "return a datetime, or None where nothing was revoked",
     "changed_channels": "return rows (app_id, user_id) or (app_id, user_id, changed_at) where changed_at is a datetime",
-    "ready_check": "raise or return False when the application cannot serve; it must not be async",
+    "ready_check": "raise or return False when the application cannot serve, else return None, True or a dict",
 }
 """What each hook must do, for the log."""
 
@@ -112,6 +112,8 @@ class HookCalls:
                 answer = self._hooks.ready_check()
             with self._reading("ready_check"):
                 found = _plain(answer)
+                if found is not None and not isinstance(found, bool | Mapping):
+                    raise TypeError(f"it returned {type(found).__name__}")
             fields = found.items() if isinstance(found, Mapping) else ()
             return found is not False, {
                 str(name): value for name, value in fields if isinstance(value, bool | int | str)

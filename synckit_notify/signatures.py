@@ -45,12 +45,18 @@ class Signatures(Protocol):
     def open(self, token: str) -> tuple[Header, Claims]:
         """Return the header and the claims; raises InvalidToken."""
 
+    def describe(self) -> str:
+        """Return the algorithms and where the keys come from, without any secret."""
+
 
 class KeySource(Protocol):
     """Where public keys come from: a setting, or the key set of an identity provider."""
 
     def find(self, kid: str | None, algorithm: str) -> object | None:
         """Return the public key to use, None if there is none for this algorithm; raises KeysUnavailable."""
+
+    def describe(self) -> str:
+        """Return where they come from."""
 
 
 class SharedKeys:
@@ -73,6 +79,12 @@ class SharedKeys:
             return decoded["header"], _object(decoded["payload"])
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise InvalidToken("the token is not valid") from error
+
+    def describe(self) -> str:
+        """Return the algorithms and the names of the keys."""
+        kids = ", ".join(repr(kid) for kid in self._keys if kid is not None)
+        keys = ("one key without kid" if None in self._keys else "", f"keys {kids}" if kids else "")
+        return ", ".join(filter(None, (*self._algorithms, *keys)))
 
     def _key_for(self, token: str) -> bytes:
         if len(self._keys) == 1 and None in self._keys:
@@ -101,6 +113,10 @@ class PublicKeys:
         self._source = source
         self._jws = jwt.PyJWS(algorithms=algorithms)
         self._algorithms = {name: self._jws.get_algorithm_by_name(name) for name in algorithms}
+
+    def describe(self) -> str:
+        """Return the algorithms and where the keys come from."""
+        return f"{', '.join(self._algorithms)}, {self._source.describe()}"
 
     def open(self, token: str) -> tuple[Header, Claims]:
         """Return the header and the claims; raises InvalidToken, or KeysUnavailable for a well-formed token."""

@@ -21,9 +21,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from . import sse
-from .app_state import AppState
+from .app_state import EXTENSION_NAME, AppState
 from .blueprint import stream_opened
-from .extension import EXTENSION_NAME
 from .streams.stream import Stream
 
 __all__ = ["CHANGED", "CONNECTED", "KEEPALIVE", "OpenStream", "open_stream"]

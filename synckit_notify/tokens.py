@@ -104,6 +104,12 @@ class TokenVerifier:
                 raise InvalidToken("the token was issued in the future")
         return principal
 
+    def describe(self) -> str:
+        """Return what checks the signature, and the checked parties, without any secret."""
+        issuer = f"issuer {self._issuer!r}" if self._issuer else "any issuer"
+        audiences = ", ".join(repr(each) for each in self._audiences)
+        return f"{self._signatures.describe()}, {issuer}, {f'audience {audiences}' if audiences else 'any audience'}"
+
     def _check_parties(self, claims: Claims) -> None:
         if self._issuer is not None and claims.get("iss") != self._issuer:
             raise InvalidToken("the token is from another issuer")

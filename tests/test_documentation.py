@@ -16,7 +16,7 @@ import pytest
 
 import synckit_notify
 from synckit_notify import cli as client_command
-from synckit_notify import metrics, setting_names
+from synckit_notify import host_commands, metrics, setting_names
 from synckit_notify.backend import admin as backend_commands
 from synckit_notify.backend import create_app
 from synckit_notify.settings import Settings
@@ -119,7 +119,11 @@ def _leaves(command: click.Command, name: str) -> Iterator[tuple[str, click.Comm
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [*_leaves(client_command.main, "synckit"), *_leaves(backend_commands.synckit, "flask synckit")],
+    [
+        *_leaves(client_command.main, "synckit"),
+        *_leaves(backend_commands.synckit, "flask synckit"),
+        *((f"flask synckit {command.name}", command) for command in host_commands.COMMANDS),
+    ],
 )
 def test_a_command_and_all_its_options_are_documented(name: str, command: click.Command) -> None:
     documented = _documented_commands()

@@ -91,7 +91,7 @@ class Conversation:
                 assert stream.next_frame() == frame
 
     def _push(self) -> None:
-        said = ["synckit", "publish", "--app", self.known["APP"], "--user", EMAIL]
+        said = ["synckit", "publish", self.known["APP"], EMAIL]
         assert self.app.test_cli_runner().invoke(args=said).exit_code == 0
 
     def _filled(self, text: str) -> str:

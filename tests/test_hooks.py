@@ -319,11 +319,15 @@ def test_rows_before_an_error_wake_their_channels() -> None:
 
 READY = {
     "nothing": (returns(None), True, ""),
-    "a number": (returns(1), True, ""),
+    "True": (returns(True), True, ""),
+    "a dict": (returns({"replica": False}), True, ""),
     "False": (returns(False), False, ""),
     "an exception": (raises(OSError("the database is away")), False, "raised OSError"),
     "abort(404)": (aborts(404), False, "raised NotFound"),
     "a coroutine": (a_coroutine, False, "it is async"),
+    "a string": (returns("the database is away"), False, "it returned str"),
+    "a number": (returns(0), False, "it returned int"),
+    "a list": (returns(list), False, "it returned list"),
 }
 
 

@@ -42,7 +42,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flask",
         "werkzeug",
     },
-    "extension": {"app_state", "blueprint", "brokers", "cors", "errors", "hooks", "node", "tokens", "flask"},
+    "host_doctor": {"app_state", "brokers", "errors"},
+    "host_commands": {"app_state", "brokers", "host_doctor", "click", "flask"},
+    "extension": {
+        *("app_state", "blueprint", "brokers", "cors", "errors", "hooks", "host_commands", "node", "tokens"),
+        "flask",
+    },
     "testing": {"app_state", "blueprint", "extension", "sse", "streams", "flask", "werkzeug"},
     "__init__": {"errors", "extension", "tokens"},
     "client": {"runtime", "sse", "httpx2", "nacl", "argon2"},

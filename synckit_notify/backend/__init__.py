@@ -65,7 +65,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     if not settings.is_production:
         app.register_blueprint(live.blueprint)
     rate_limit.install(app, settings)
-    app.cli.add_command(admin.synckit)
+    admin.install(app)
     _answer_errors_as_json(app)
     app.after_request(_forbid_storing)
     for_scripts = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # not /oauth/authorize, which is a page

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..errors import ConfigurationError
-from .base import Broker, BrokerStatus, Disconnect, Gap, Message, Notice
+from .base import Broker, BrokerStatus, Disconnect, Gap, Message, Notice, Question, Report
 from .listener import DEFAULT_TIMING, Timing
 from .memory import MemoryBroker
 from .pubsub import PubSubBroker
@@ -27,6 +27,8 @@ __all__ = [
     "Gap",
     "Message",
     "Notice",
+    "Question",
+    "Report",
     "check_url",
     "connect",
     "default_namespace",

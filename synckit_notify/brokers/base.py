@@ -30,7 +30,32 @@ class Gap(NamedTuple):
     """Messages may have been lost: wake every stream."""
 
 
-Message = Notice | Disconnect | Gap
+class Question(NamedTuple):
+    """A command asks every process that listens for a Report; `id` is random."""
+
+    id: str
+
+
+class Report(NamedTuple):
+    """The answer to a Question: the open streams of one application in one process."""
+
+    question: str
+    """The id of the question."""
+    host: str
+    """The name of the machine."""
+    pid: int
+    node: str
+    """Tells the applications of one process apart."""
+    server: str
+    """The name of the WSGI server; empty if it is not known."""
+    streams: int
+    parked: int
+    """How many of the streams are parked."""
+    apps: dict[str, int]
+    """Streams by app id; apps with few streams are left out if the message would become too long."""
+
+
+Message = Notice | Disconnect | Gap | Question | Report
 
 
 class BrokerStatus(NamedTuple):
@@ -67,6 +92,9 @@ class Broker(Protocol):
 
     def status(self) -> BrokerStatus:
         """Return the state of the connection to the other processes."""
+
+    def describe(self) -> str:
+        """Return which broker this is, where it is, and its namespace; without a password."""
 
     def flush(self, seconds: float) -> bool:
         """Wait until nothing is pending, for `seconds` at most; return whether nothing is."""

@@ -7,7 +7,7 @@ listener and the sender decide when, notice a connection that is lost or deaf, a
 import random
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class ConnectionLost(Exception):
@@ -73,6 +73,14 @@ class Engine(Protocol):
 
     def connect(self) -> Connection:
         """Return an open connection; raises ConnectionLost."""
+
+
+@runtime_checkable
+class Described(Protocol):
+    """An engine that can tell where its broker is."""
+
+    def describe(self) -> str:
+        """Return the address and the namespace for a person to read; without a password."""
 
 
 def pause(failures: int, longest: float) -> float:

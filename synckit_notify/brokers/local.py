@@ -46,6 +46,11 @@ class LocalEngine:
     def __init__(self, url: str, namespace: str) -> None:
         self.folder = LocalFolder.of_url(url, namespace)
         self.own: str | None = None
+        self._namespace = namespace
+
+    def describe(self) -> str:
+        """Return the folder and the namespace."""
+        return f"local sockets in {self.folder.path}, namespace {self._namespace}"
 
     def connect(self) -> "LocalConnection":
         """Bind a new socket and return it; raises ConnectionLost."""

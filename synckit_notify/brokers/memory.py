@@ -20,6 +20,10 @@ class MemoryBroker:
         """Return a status without faults."""
         return BrokerStatus(connected=True, echo=True, gaps=0, invalid=0, pending=0)
 
+    def describe(self) -> str:
+        """Return the name; there is no address."""
+        return "memory, this process only"
+
     def flush(self, seconds: float) -> bool:
         """Return True: nothing waits."""
         return True

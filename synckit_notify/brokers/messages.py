@@ -7,14 +7,19 @@ a newer version included, is a ValueError: it may come from anybody who can reac
 """
 
 import json
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from .base import Disconnect, Gap, Message, Notice
+from .base import Disconnect, Gap, Message, Notice, Question, Report
 
 VERSION = 1
 MAX_ID_LENGTH = 128  # as everywhere: nobody can subscribe with a longer one
 MAX_MESSAGE_BYTES = 7900
 """What PostgreSQL can carry, with a margin; three ids of characters that take twelve bytes each in JSON are 4.6 KB."""
+
+MAX_QUESTION_LENGTH = 32
+MAX_APPS_BYTES = 4096
+"""Bytes that the apps of a Report may take; the rest of it is below 2 KB."""
 
 
 class Probe(NamedTuple):
@@ -23,10 +28,12 @@ class Probe(NamedTuple):
 
 Content = Message | Probe
 
-_KINDS: dict[str, type[Notice | Disconnect | Gap | Probe]] = {
+_KINDS: dict[str, type[Notice | Disconnect | Gap | Question | Report | Probe]] = {
     "notice": Notice,
     "disconnect": Disconnect,
     "gap": Gap,
+    "question": Question,
+    "report": Report,
     "probe": Probe,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -64,12 +71,50 @@ def is_sound(content: Content) -> bool:
             return times and is_id(app) and is_id(user) and (origin is None or is_id(origin))
         case Disconnect(app, user, device):
             return is_id(app) and is_id(user) and (device is None or is_id(device))
+        case Question(question):
+            return _is_short_id(question)
+        case Report():
+            return _is_sound_report(content)
     return True
 
 
 def is_id(value: object) -> bool:
     """Return whether a value can be the id of an app, a user, a device or a process."""
     return isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH
+
+
+def apps_that_fit(apps: Mapping[str, int]) -> dict[str, int]:
+    """Return the apps with the most streams, as many as one Report can hold."""
+    left = MAX_APPS_BYTES
+    fitting: dict[str, int] = {}
+    for app, streams in sorted(apps.items(), key=lambda item: -item[1]):
+        left -= len(json.dumps({app: streams}))
+        if is_id(app) and left >= 0:
+            fitting[app] = streams
+    return fitting
+
+
+def _is_sound_report(report: Report) -> bool:
+    names = (report.host, report.node)
+    counts = (report.pid, report.streams, report.parked)
+    return (
+        _is_short_id(report.question)
+        and all(map(is_id, names))
+        and isinstance(report.server, str)
+        and len(report.server) <= MAX_ID_LENGTH
+        and all(map(_is_count, counts))
+        and isinstance(report.apps, dict)
+        and all(is_id(app) and _is_count(streams) for app, streams in report.apps.items())
+    )
+
+
+def _is_short_id(value: object) -> bool:
+    """Return whether a value can be the id of a question, which every answer repeats."""
+    return is_id(value) and isinstance(value, str) and value.isascii() and len(value) <= MAX_QUESTION_LENGTH
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53
 
 
 def _is_time(value: object) -> bool:

@@ -79,6 +79,12 @@ class PostgresEngine:
             ) from None
         self.secrets = [str(given[name]) for name in ("password", "sslpassword") if given.get(name)]
 
+    def describe(self) -> str:
+        """Return the address, the database and the channel."""
+        options = self._options
+        place = f"{options.get('host') or 'the default host'}, database {options.get('dbname') or 'by default'}"
+        return f"postgresql at {place}, channel {self.channel}"
+
     def connect(self) -> "PostgresConnection":
         """Return an open connection to the first address that is a primary; raises ConnectionLost."""
         lost: ConnectionLost | None = None

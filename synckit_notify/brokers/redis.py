@@ -66,6 +66,12 @@ class RedisEngine:
         kind(**options)
         return kind, options
 
+    def describe(self) -> str:
+        """Return the address and the namespace."""
+        options = self._options
+        address = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        return f"redis at {address}, namespace {self._channel.removesuffix(':notices')}"
+
     def connect(self) -> "RedisConnection":
         """Return an open connection; raises ConnectionLost."""
         secrets = [self._options.get("password"), self._options.get("ssl_password")]

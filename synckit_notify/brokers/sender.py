@@ -14,7 +14,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from ..runtime.logs import log
-from .base import Disconnect, Gap, Message, Notice
+from .base import Disconnect, Gap, Message, Notice, Report
 from .engine import Connection, ConnectionLost, pause
 from .messages import Content, Probe, encode
 
@@ -233,7 +233,12 @@ def _follows(second: Notice, first: Notice) -> bool:
 
 def _key(message: Message) -> tuple[object, ...]:
     """Return the key under which a later message replaces an earlier one."""
-    return (Notice, message.app, message.user) if isinstance(message, Notice) else (type(message), *message)
+    match message:
+        case Notice(app, user):
+            return (Notice, app, user)
+        case Report(question):
+            return (Report, question)
+    return (type(message), *message)
 
 
 _GAP = _key(Gap())

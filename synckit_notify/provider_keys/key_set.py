@@ -44,8 +44,14 @@ class KeySet:
     """
 
     def __init__(self, url: str) -> None:
+        self._url = url
         owner = weakref.ref(self)
         self._caches = PerProcess(lambda: KeyCache(url, needed=lambda: owner() is not None))
+
+    def describe(self) -> str:
+        """Return the address, without a user name, a password or a query."""
+        parts = urlsplit(self._url)
+        return f"keys from {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     def find(self, kid: str | None, algorithm: str) -> object | None:
         """Return the key to use, None if there is none; raises KeysUnavailable. May wait for a fetch, 5 s at most."""

@@ -41,6 +41,10 @@ class PublicKey:
             raise UnusableKey("it is not a public key in PEM form") from error
         return cls(key, _fitting(key))
 
+    def describe(self) -> str:
+        """Return that there is one key."""
+        return "one public key"
+
     def find(self, kid: str | None, algorithm: str) -> object | None:
         """Return the key if the algorithm fits it. A key of the settings has no `kid`: that of the token is ignored."""
         return self.key if algorithm in self.algorithms else None

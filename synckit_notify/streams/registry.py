@@ -13,7 +13,7 @@ patches would freeze the worker.
 import threading
 import time
 import weakref
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -192,6 +192,15 @@ class Registry:
                 subscriber.pending = ()
             self.counters.frames += sum(map(len, taken))
         return [pending[0] if len(pending) == 1 else b"".join(pending) for pending in taken]
+
+    def count_by_app(self) -> Counter[str]:
+        """Return how many streams each app has."""
+        counts: Counter[str] = Counter()
+        with self._lock:
+            self._reap()
+            for key, channel in self._channels.items():
+                counts[key.app] += len(channel.subscribers)
+        return counts
 
     def snapshot(self) -> list[tuple[ChannelKey, list[Subscriber]]]:
         """Return every channel with its subscribers, as they are now."""

@@ -114,9 +114,9 @@ def test_publish_tells_streams_here_and_marks_the_channel(run: Run, app: Flask, 
     started = datetime.now(UTC)
     with open_stream(app.test_client(), "notes", make_token()) as stream:
         assert stream.next_frame() == CONNECTED
-        assert "next sweep" in run("publish", "--app", "notes", "--user", "alice")
+        assert "next sweep" in run("publish", "notes", "alice")
         assert stream.next_frame() == CHANGED
-        run("publish", "--app", "notes", "--user", "alice", "--device", "d1")
+        run("publish", "notes", "alice", "--device", "d1")
         assert stream.next_frame() == CHANGED
     ((app_id, user, _),) = backend.store.read(lambda connection: changelog.changed_channels(connection, started))
     assert (app_id, user) == ("notes", "alice")

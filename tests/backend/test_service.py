@@ -133,7 +133,7 @@ def test_a_push_wakes_the_other_devices_of_the_same_user_and_app(service: Server
 
 def test_the_publish_command_reaches_a_server_that_shares_no_broker_with_it(clone: Path) -> None:
     settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_SWEEP_SECONDS": "0.2"}
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "synckit", "publish", "--app=notes", "--user=alice"]
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "synckit", "publish", "notes", "alice"]
     env = clean_environment() | {"PYTHONPATH": str(ROOT)} | settings
     with (
         start(clone, **settings) as server,

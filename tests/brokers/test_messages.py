@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synckit_notify.brokers import Disconnect, Gap, Notice
-from synckit_notify.brokers.messages import MAX_MESSAGE_BYTES, Content, Probe, decode, encode, is_sound
+from synckit_notify.brokers import Disconnect, Gap, Notice, Question, Report
+from synckit_notify.brokers.messages import MAX_MESSAGE_BYTES, Content, Probe, apps_that_fit, decode, encode, is_sound
 
 SOUND: list[Content] = [
     Notice("notes", "alice"),
@@ -17,9 +17,14 @@ SOUND: list[Content] = [
     Disconnect("notes", "alice", "phone"),
     Gap(),
     Probe(),
+    Question("5f0c"),
+    Report("5f0c", "web-1", 7, "7f3a", "gunicorn gevent", 3, 1, {"notes": 2, "ноутс": 1}),
+    Report("5f0c", "web-1", 7, "7f3a", "", 0, 0, {}),
 ]
 
 HEAD = {"v": 1, "by": "somebody", "is": "notice"}
+QUESTION = {"v": 1, "by": "somebody", "is": "question", "id": "5f0c"}
+REPORT = json.loads(encode("somebody", SOUND[-2]))
 NOTICE = {**HEAD, "app": "notes", "user": "alice"}
 
 MALFORMED = [
@@ -58,6 +63,23 @@ MALFORMED = [
     {**NOTICE, "previous_at": 10**400},
     {**NOTICE, "previous_at": -(10**12)},
     {**NOTICE, "anything": "else"},
+    {**QUESTION, "id": ""},
+    {**QUESTION, "id": "x" * 33},
+    {**QUESTION, "id": "ü"},
+    {**QUESTION, "id": 7},
+    {**REPORT, "question": "x" * 33},
+    {**REPORT, "host": ""},
+    {**REPORT, "pid": "7"},
+    {**REPORT, "node": None},
+    {**REPORT, "server": 7},
+    {**REPORT, "server": "x" * 129},
+    {**REPORT, "streams": -1},
+    {**REPORT, "streams": True},
+    {**REPORT, "parked": 1.5},
+    {**REPORT, "apps": ["notes"]},
+    {**REPORT, "apps": {"notes": "2"}},
+    {**REPORT, "apps": {"": 2}},
+    {name: value for name, value in REPORT.items() if name != "apps"},
     {**NOTICE, "_cls": "else"},
     json.dumps(NOTICE).encode() + b" " * MAX_MESSAGE_BYTES,
     json.dumps(NOTICE).encode()[:-1],
@@ -76,6 +98,16 @@ def test_what_one_process_writes_another_reads(content: Content) -> None:
 def test_the_longest_ids_fit() -> None:
     longest = Notice("💙" * 128, "💙" * 128, "💙" * 128, 1790000000.123456, 1790000000.123455)
     assert decode(encode("x" * 128, longest)) == ("x" * 128, longest)
+
+
+def test_a_report_of_many_apps_keeps_those_with_the_most_streams_and_fits() -> None:
+    apps = {f"{number:05}" + "💙" * 123: number for number in range(1000)} | {"": 5000, "x" * 129: 5000}
+    fitting = apps_that_fit(apps)
+    assert list(fitting.values()) == [999, 998]
+    report = Report("x" * 32, "ü" * 128, 2**22, "7f3a55d0c0de", "gunicorn gevent", 500_000, 0, fitting)
+    assert is_sound(report)
+    assert len(encode("5f0c", report)) < MAX_MESSAGE_BYTES
+    assert apps_that_fit({str(number): 1 for number in range(100)}) == {str(number): 1 for number in range(100)}
 
 
 @pytest.mark.parametrize("data", MALFORMED, ids=lambda data: repr(data)[:60])

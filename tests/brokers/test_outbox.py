@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from synckit_notify.brokers import Disconnect, Gap, Message, Notice
+from synckit_notify.brokers import Disconnect, Gap, Message, Notice, Question, Report
 from synckit_notify.brokers.sender import Outbox, merge
 from synckit_notify.streams.channel import ChannelKey
 from synckit_notify.streams.registry import Registry
@@ -30,6 +30,15 @@ MERGED = [
     ("times of one only", notice("laptop", 5, 4), notice("laptop"), notice(None, 5)),
     ("everybody already", notice(None, 7), notice("laptop", 8, 7), notice(None, 8)),
 ]
+
+
+def test_questions_and_reports_are_not_merged() -> None:
+    reports = [Report(str(number), "web-1", 7, "7f3a", "", 1, 0, {"notes": 1}) for number in range(2)]
+    waiting: list[Message] = [Question("0"), Question("1"), *reports, notice("laptop")]
+    outbox = Outbox()
+    for message in waiting:
+        outbox.add(message)
+    assert outbox.take(10) == waiting
 
 
 @pytest.mark.parametrize(("first", "second", "merged"), [case[1:] for case in MERGED], ids=[case[0] for case in MERGED])

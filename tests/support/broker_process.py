@@ -4,7 +4,7 @@ python -m tests.support.broker_process URL NAMESPACE [gevent] [uid=N,gid=N]
 
 In: lines `publish USER`, `burst COUNT`, `fork` (a child that sleeps for a minute),
 `busy SECONDS` (hold the interpreter), `status`.
-Out: `gap`, `notice USER`, `disconnect USER`, and the answers `done`, `status gaps=N pending=N`.
+Out: `listening`, `gap`, `notice USER`, `disconnect USER`, and the answers `done`, `status gaps=N pending=N`.
 """
 
 import os
@@ -46,6 +46,7 @@ def main() -> None:
                 say(f"disconnect {user}")
 
     broker.start(receive)
+    say("listening")
     while line := run_in_native_thread(sys.stdin.readline):
         match line.split():
             case ["publish", user]:

@@ -22,6 +22,7 @@ from click.testing import CliRunner
 from gunicorn.config import Config
 
 from synckit_notify import cli as client_command
+from synckit_notify import host_commands
 from synckit_notify.backend import admin as backend_commands
 
 from .server import ROOT
@@ -111,7 +112,8 @@ def _click(command: click.Command) -> Callable[[list[str]], None]:
 def _flask(words: list[str]) -> None:
     words = words[2:] if words[0] == "--app" else words
     group, rest = words[0], words[1:]
-    _click({"synckit": backend_commands.synckit, "run": flask.cli.run_command}[group])(rest)
+    synckit = click.Group("synckit", commands=[*host_commands.COMMANDS, *backend_commands.synckit.commands.values()])
+    _click({"synckit": synckit, "run": flask.cli.run_command}[group])(rest)
 
 
 def _gunicorn(words: list[str]) -> None:

@@ -172,7 +172,7 @@ class Caddy(Proxy):
             "http_port 80": f"http_port {self.plain_port}",
             "https_port 443": f"https_port {self.port}",
             "localhost:2019": f"localhost:{self.admin_port}",
-            "\nsync.example.org {": "\nlocalhost {",
+            "\n{$SITE_HOST:sync.example.org} {": "\nlocalhost {",
             "# tls /etc/caddy/fullchain.pem /etc/caddy/privkey.pem": f"tls {chain} {key}",
             "/var/log/caddy": str(self.folder),
         }

@@ -6,6 +6,7 @@ strings that clients chose are not printed.
 """
 
 import click
+from flask import Flask
 from flask.cli import AppGroup
 from sqlalchemy import Connection
 
@@ -19,10 +20,19 @@ from .devices import device_group
 from .transactions import read, write
 from .users import user_group
 
-synckit = AppGroup("synckit", help="Administer the SyncKit backend.")
+synckit = AppGroup("synckit", help="Administer the SyncKit backend, notify devices, check the set-up.")
 
 for _command in (app_group, user_group, device_group, change_group):
     synckit.add_command(_command)
+
+
+def install(app: Flask) -> None:
+    """Add the commands to `flask synckit`, beside those of the Notifier; `publish` replaces the Notifier's."""
+    group = AppGroup("synckit", help=synckit.help)
+    for present in (app.cli.commands.get("synckit"), synckit):
+        if isinstance(present, click.Group):
+            group.commands.update(present.commands)
+    app.cli.add_command(group)
 
 
 @synckit.command("token")
@@ -50,11 +60,13 @@ def make_token(app_words: str, user_words: str, device: str | None, expires_in: 
 
 
 @synckit.command("publish")
-@click.option("--app", "app_words", required=True, help="Id or name; an unknown value is used as an id.")
-@click.option("--user", "user_words", required=True, help="Id or e-mail; an unknown value is used as an id.")
+@click.argument("app_words", metavar="APP")
+@click.argument("user_words", metavar="USER")
 @click.option("--device", help="Id of the device that is not notified, as if it had pushed.")
 def publish(app_words: str, user_words: str, device: str | None) -> None:
-    """Notify a user's devices that there are changes, as a push does.
+    """Notify the devices of USER in APP that there are changes, as a push does.
+
+    APP is an id or a name, USER an id or an e-mail; an unknown value is used as an id.
 
     The notice is sent through the broker, and the channel is marked as changed in the database. Servers that do not
     share a broker with this command, as with memory://, find the mark at their next sweep (SYNCKIT_SWEEP_SECONDS) and
