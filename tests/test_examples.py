@@ -30,7 +30,7 @@ EXAMPLES = ROOT / "examples"
 def example(name: str, app: str, folder: Path, **env: str) -> Iterator[Server]:
     """Run a copy of an example, so that the database it makes goes with the test."""
     copy = shutil.copytree(EXAMPLES / name, folder / name, ignore=shutil.ignore_patterns("instance", "__pycache__"))
-    with gunicorn(app, copy, env=env) as server:
+    with gunicorn(app, copy, env={"SYNCKIT_BROKER_NAMESPACE": ""} | env) as server:
         yield server
 
 

@@ -304,7 +304,6 @@ class TestTheIncludedBackend:
     @pytest.mark.parametrize(
         ("database", "expected"),
         [
-            ("sqlite:////srv/synckit.db", None),
             ("postgresql://u@h:5433/db", {"user": "u", "host": "h", "port": "5433", "dbname": "db"}),
             ("postgresql+psycopg://u:p%40%2F+%25@/db?host=/run", {"user": "u", "password": "p@/+%", "host": "/run"}),
             ("postgresql:///db?host=a:1&host=b:2&sslmode=require", {"host": "a,b", "port": "1,2"}),
@@ -312,10 +311,22 @@ class TestTheIncludedBackend:
     )
     def test_its_broker_is_its_database_if_that_is_postgresql(self, database: str, expected: dict[str, str]) -> None:
         url = default_broker_url(database)
-        assert (url == "") == (expected is None)
-        if expected is not None:
-            assert expected.items() <= conninfo_to_dict(url).items()
-            connect(url)
+        assert expected.items() <= conninfo_to_dict(url).items()
+        connect(url)
+
+    @pytest.mark.parametrize(
+        ("database", "url"),
+        [
+            ("sqlite:////srv/synckit.db", "local:///srv/synckit.db-sockets"),
+            ("sqlite:////srv/with space.db", "local:///srv/with%20space.db-sockets"),
+            (f"sqlite:////srv/{'x' * 99}/synckit.db", "local://"),
+            ("sqlite://", "local://"),
+        ],
+        ids=["a file", "a space", "too long for a socket", "memory"],
+    )
+    def test_its_broker_is_a_folder_beside_a_sqlite_file(self, database: str, url: str) -> None:
+        assert default_broker_url(database) == url
+        connect(url)
 
     @pytest.mark.parametrize(
         ("config", "name"),
