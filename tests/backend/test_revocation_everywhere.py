@@ -1,4 +1,4 @@
-"""Two real servers on one database and one broker, as on two machines: who is revoked on one is gone from both."""
+"""Two real servers on one database and one broker, as on two machines, or two masters on one: who is revoked on one is gone from both."""
 
 import shutil
 import subprocess
@@ -82,8 +82,8 @@ class Device:
             stream.close()
 
 
-@pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
+@pytest.fixture(scope="module", params=["redis", "local"])
+def machines(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
     folder = tmp_path_factory.mktemp("machines")
     clones = [folder / "here", folder / "there"]
     for clone in clones:
@@ -92,7 +92,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machines]:
             shutil.copy(ROOT / name, clone)
     with Valkey(folder) as valkey:
         settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_DATABASE_URL": f"sqlite:///{folder / 'synckit.db'}"}
-        settings |= {"SYNCKIT_ENV": "production", "SYNCKIT_BROKER_URL": valkey.url}
+        settings |= {"SYNCKIT_ENV": "production", "SYNCKIT_BROKER_URL": valkey.url if request.param == "redis" else ""}
         backend = create_app(settings | {"SYNCKIT_BROKER_URL": "memory://"}).extensions["synckit_backend"]
         credentials = add_account(backend)
         backend.store.dispose()

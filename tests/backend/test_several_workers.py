@@ -1,0 +1,94 @@
+"""Several workers of a fresh clone, without any setting of a broker: local:// carries the notices."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from synckit_notify.backend import create_app
+
+from ..support.backend import Caller, add_account, make_clone, over_http, start
+from ..support.raw_client import CHANGED, CONNECTED, Listener
+from ..support.server import Server
+from ..support.tokens import KEY
+from ..support.wait import until
+
+AN_HOUR = "3600"
+"""Between two sweeps, so that none helps."""
+
+AT_ONCE = 5.0
+"""Seconds: five times the promise for a log-out."""
+
+STREAMS = 12
+
+
+def by_worker(server: Server, caller: Caller) -> list[int]:
+    """Return how many streams each worker says it has; two connections may reach the same one."""
+    return [caller.get("/ready")[1]["streams"] for _ in range(20)]
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> dict[str, str]:
+    return {
+        "SYNCKIT_JWT_KEY": KEY,
+        "SYNCKIT_ENV": "production",
+        "SYNCKIT_WORKERS": "2",
+        "SYNCKIT_SWEEP_SECONDS": AN_HOUR,
+        "SYNCKIT_DATABASE_URL": f"sqlite:///{tmp_path / 'synckit.db'}",
+    }
+
+
+def test_a_push_through_any_worker_is_heard_by_all_and_a_log_out_ends_every_stream(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    backend = create_app(settings).extensions["synckit_backend"]
+    credentials = add_account(backend)
+    backend.store.dispose()
+    with start(make_clone(tmp_path), **settings) as server:
+        send = over_http(server.url)
+        status, answer = send("POST", "/auth", credentials, {})
+        assert status == 200, answer
+        laptop = Caller(send, answer["token"])
+        pusher = laptop.register("laptop")
+        path = f"/api/sync/subscribe?app_id={answer['app_id']}&device_id=phone"
+        streams = [Listener(server.port, path, answer["token"]) for _ in range(STREAMS)]
+        assert [stream.next_frame() for stream in streams] == [CONNECTED] * STREAMS
+        for _ in range(8):
+            laptop.push(pusher)
+            assert [stream.next_news() for stream in streams] == [CHANGED] * STREAMS
+        began = time.monotonic()
+        assert laptop.post("/logout", {})[0] in (200, 204)
+        assert all(stream.read_to_end(AT_ONCE).endswith(b": bye revoked\n\n") for stream in streams)
+        assert time.monotonic() - began < AT_ONCE
+        for stream in streams:
+            stream.close()
+
+
+def test_after_a_reload_and_a_killed_worker_the_new_ones_hear_each_other(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    backend = create_app(settings).extensions["synckit_backend"]
+    credentials = add_account(backend)
+    backend.store.dispose()
+    with start(make_clone(tmp_path), **settings) as server:
+        old = server.workers()
+        server.process.send_signal(signal.SIGHUP)
+        assert until(lambda: len(server.workers()) == 2 and not set(old) & set(server.workers()), 60.0)
+        killed = server.workers()[0]
+        os.kill(killed, signal.SIGKILL)
+        assert until(lambda: len(server.workers()) == 2 and killed not in server.workers(), 60.0)
+        send = over_http(server.url)
+        status, answer = send("POST", "/auth", credentials, {})
+        assert status == 200, answer
+        laptop = Caller(send, answer["token"])
+        pusher = laptop.register("laptop")
+        path = f"/api/sync/subscribe?app_id={answer['app_id']}&device_id=phone"
+        streams = [Listener(server.port, path, answer["token"]) for _ in range(STREAMS)]
+        assert [stream.next_frame() for stream in streams] == [CONNECTED] * STREAMS
+        for _ in range(8):
+            laptop.push(pusher)
+            assert [stream.next_news() for stream in streams] == [CHANGED] * STREAMS
+        for stream in streams:
+            stream.close()
