@@ -88,7 +88,7 @@ class Node:
             Periodic("synckit-pulse", PULSE_SECONDS, self._pulse, self.busy, begin=self._begin, finish=self.report)
         ]
         if changed_channels is not None:
-            sweep = Sweep(registry, changed_channels)
+            sweep = Sweep(registry, changed_channels, recovers=self._recovers)
             self._watches.append(Periodic("synckit-sweep", sweep_seconds, sweep.run, self.busy, begin=sweep.begin))
 
     @property
@@ -209,6 +209,10 @@ class Node:
                 apps=apps_that_fit(self._counted),
             )
         )
+
+    def _recovers(self) -> bool:
+        """Return whether missing notices are explained: the broker is away, or a gap is not recovered yet."""
+        return self._recovery.is_open or not self.broker.status().connected
 
     def _listen(self) -> None:
         if self._listens:

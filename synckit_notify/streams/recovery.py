@@ -5,6 +5,7 @@ GapRecovery  after a gap (the broker may have lost messages), wake every stream,
              then check each open stream for revocation again, since a disconnect may have been lost too
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -22,6 +23,11 @@ SWEEP_OVERLAP = timedelta(seconds=5)
 
 SPREAD_SECONDS = 3.0
 """Upper bound in seconds for waking every stream after a gap; docs/protocol.md promises 5 s."""
+
+UNANNOUNCED, UNANNOUNCED_SECONDS = 3, 600.0
+"""After so many sweeps in this time that found changes without a notice, a warning is logged, once an hour."""
+
+UNREACHED = "changes come from processes this broker does not reach: another machine, user or container?"
 
 AT_ONCE = 500
 """Up to this many streams are woken at once: a host can answer that many pulls."""
@@ -58,11 +64,15 @@ class Sweep:
         registry: Registry,
         changed_channels: ChangedChannels,
         *,
+        recovers: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.time,
         steady_clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
         self._changed_channels = changed_channels
+        self._recovers = recovers
+        self._unannounced_at: deque[float] = deque(maxlen=UNANNOUNCED)
+        self._reports = RateLimitedLog(seconds=3600.0, clock=steady_clock)
         self._clock = clock
         self._steady_clock = steady_clock
         self.begin()
@@ -75,6 +85,7 @@ class Sweep:
     def run(self) -> None:
         """Wake every channel with an undelivered change since the last sweep that succeeded."""
         start = self._start()
+        self._report_unannounced(start.at)
         rows: set[tuple[ChannelKey, float | None]] = set()
         is_whole = True
         try:
@@ -90,6 +101,14 @@ class Sweep:
             self._remember(start)
         else:
             self._rows |= timed
+
+    def _report_unannounced(self, now: float) -> None:
+        """Warn if changes keep coming without a notice. One that the sweep only found first has arrived by now."""
+        if not self._registry.take_unannounced() or self._recovers():
+            return
+        self._unannounced_at.append(now)
+        if len(self._unannounced_at) == UNANNOUNCED and now - self._unannounced_at[0] <= UNANNOUNCED_SECONDS:
+            self._reports.write(logging.WARNING, UNREACHED, UNREACHED)
 
     def _start(self) -> _Start:
         now = self._steady_clock()
@@ -142,6 +161,11 @@ class GapRecovery:
                 self._faults.error("thread", "recovery from a gap waits until a thread can be started: %s", error)
             else:
                 self._thread = thread
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether a gap waits or is being handled."""
+        return self._gaps != self._handled
 
     def join_idle(self) -> None:
         """Wait for a recovery that is in progress."""

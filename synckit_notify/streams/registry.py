@@ -90,6 +90,7 @@ class Registry:
         self._lock = self.seats.lock
         self._channels: dict[ChannelKey, Channel] = {}
         self._abandoned: deque[Subscriber] = deque()
+        self._unannounced: dict[ChannelKey, float] = {}
         self.seats.registries.add(self)
 
     def __len__(self) -> int:
@@ -144,6 +145,8 @@ class Registry:
                 if previous_at is not None and not channel.is_covered(previous_at, self._clock()):
                     origin_device = None
                 channel.watermark = max(channel.watermark, changed_at)
+                if self._unannounced and changed_at >= self._unannounced.get(key, changed_at):
+                    self._unannounced.pop(key, None)
             return self._wake(channel, origin_device)
 
     def deliver_missed(self, key: ChannelKey, changed_at: float | None = None) -> int:
@@ -155,7 +158,14 @@ class Registry:
                 if channel.is_covered(changed_at, self._clock()):
                     return 0
                 channel.watermark = changed_at
+                self._unannounced[key] = changed_at
             return self._wake(channel, None)
+
+    def take_unannounced(self) -> int:
+        """Return how many channels `deliver_missed` woke since the last call, without a notice of that change since."""
+        with self._lock:
+            count, self._unannounced = len(self._unannounced), {}
+            return count
 
     def end(self, key: ChannelKey, reason: EndReason, device: str | None = None) -> int:
         """Tell the streams of a channel, or of one device in it, to end; return how many.

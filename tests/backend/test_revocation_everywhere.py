@@ -1,4 +1,7 @@
-"""Two real servers on one database and one broker, as on two machines, or two masters on one: who is revoked on one is gone from both."""
+"""Two real servers on one database and one broker, as on two machines, or two masters on one machine.
+
+Who is revoked on one is gone from both.
+"""
 
 import shutil
 import subprocess

@@ -1,5 +1,6 @@
 """After a gap all streams are woken, spread over time if there are many, and checked again for revocation."""
 
+import logging
 import threading
 
 import pytest
@@ -9,7 +10,7 @@ from synckit_notify.brokers.memory import MemoryBroker
 from synckit_notify.node import Node
 from synckit_notify.streams import recovery as repair_room
 from synckit_notify.streams.channel import ChannelKey, EndReason, Subscriber
-from synckit_notify.streams.recovery import AT_ONCE, SPREAD_SECONDS, STEP_SECONDS, GapRecovery
+from synckit_notify.streams.recovery import AT_ONCE, SPREAD_SECONDS, STEP_SECONDS, UNREACHED, GapRecovery, Sweep
 from synckit_notify.streams.registry import Registry
 
 from ..support.wait import until
@@ -125,3 +126,85 @@ def test_the_node_recovers_a_gap_of_the_broker() -> None:
     assert until(lambda: len(alice.pending) == 1)
     worker.registry.release(alice)
     worker.join_idle()
+
+
+class TestChangesWithoutANotice:
+    """A sweep finds them; when that lasts, the broker does not reach the processes that make them."""
+
+    NOW = 1790000000.0
+
+    @pytest.fixture
+    def sweeps(self) -> "SweptChannel":
+        return SweptChannel(self.NOW)
+
+    def test_three_times_in_ten_minutes_are_one_warning_an_hour(
+        self, sweeps: "SweptChannel", caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for _ in range(2):
+            sweeps.change(announced=False)
+        sweeps.run()
+        assert not caplog.records
+        for _ in range(20):
+            sweeps.change(announced=False)
+        sweeps.run()
+        assert [(each.levelno, each.getMessage()) for each in caplog.records] == [(logging.WARNING, UNREACHED)]
+        sweeps.now += 3600
+        for _ in range(4):
+            sweeps.change(announced=False)
+        sweeps.run()
+        assert len(caplog.records) == 2
+
+    def test_are_none_if_the_notice_only_came_after_the_sweep(
+        self, sweeps: "SweptChannel", caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for _ in range(20):
+            sweeps.change(announced=True)
+        assert not caplog.records
+
+    def test_are_expected_while_a_gap_is_open(self, sweeps: "SweptChannel", caplog: pytest.LogCaptureFixture) -> None:
+        sweeps.recovers = True
+        for _ in range(20):
+            sweeps.change(announced=False)
+        assert not caplog.records
+
+    def test_now_and_then_are_crashes(self, sweeps: "SweptChannel", caplog: pytest.LogCaptureFixture) -> None:
+        for _ in range(20):
+            sweeps.change(announced=False)
+            sweeps.now += 400
+        assert not caplog.records
+
+
+class SweptChannel:
+    """A channel with one stream whose changes a sweep finds, by a clock of its own."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self.recovers = False
+        self._rows: list[tuple[ChannelKey, float | None]] = []
+        self._registry = Registry(clock=self._clock)
+        self._stream = self._registry.subscribe(ALICE)
+        self._sweep = Sweep(
+            self._registry,
+            lambda since: list(self._rows),
+            recovers=lambda: self.recovers,
+            clock=self._clock,
+            steady_clock=self._clock,
+        )
+
+    def change(self, *, announced: bool) -> None:
+        """Commit a change that a sweep finds; if it is announced, then after that sweep."""
+        self._rows = [(ALICE, self.now)]
+        self.run()
+        if announced:
+            self._registry.deliver(ALICE, changed_at=self._rows[0][1])
+
+    def run(self) -> None:
+        """Sweep, three seconds after the last time."""
+        self.now += 3
+        self._sweep.run()
+
+    def _clock(self) -> float:
+        return self.now
+
+
+ALICE = ChannelKey("notes", "alice")
