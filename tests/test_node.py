@@ -22,8 +22,19 @@ from .support.wait import until
 ALICE = ChannelKey("notes", "alice")
 
 
+_earlier: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def _forget_earlier_threads() -> None:
+    """Threads of other tests may still end."""
+    _earlier.clear()
+    _earlier.update(threading.enumerate())
+
+
 def running(name: str) -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == name]
+    """Return the threads of this name that this test has started."""
+    return [thread for thread in threading.enumerate() if thread.name == name and thread not in _earlier]
 
 
 class BrokerThatRemembers(MemoryBroker):

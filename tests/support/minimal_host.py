@@ -1,5 +1,6 @@
 """Small applications that mount the Notifier."""
 
+import os
 from collections import Counter
 
 from flask import Flask, request
@@ -16,7 +17,7 @@ notifier = Notifier()
 def create_app(**config: object) -> Flask:
     """The smallest host: one route that publishes, in the server's thread."""
     app = Flask(__name__)
-    app.config["SYNCKIT_JWT_KEY"] = KEY
+    app.config["SYNCKIT_JWT_KEY"] = os.environ.get("SYNCKIT_JWT_KEY", KEY)
     app.config.update(config)
     notifier.init_app(app)
 
