@@ -18,6 +18,8 @@ from synckit_notify.backend import create_app
 
 app = Flask(__name__)
 app.config["SYNCKIT_MAX_STREAMS_PER_CHANNEL"] = 1_000_000  # the fan-out has a thousand streams on one channel
+if "SYNCKIT_BROKER_URL" not in os.environ:
+    app.config["SYNCKIT_BROKER_URL"] = "memory://"  # one process; a listener's own work would be measured too
 notifier = Notifier(app)
 
 

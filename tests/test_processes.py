@@ -230,8 +230,8 @@ def test_several_workers_of_one_master_notify_each_other(tmp_path: Path, broker:
 
 @pytest.mark.thorough
 def test_several_workers_without_a_broker_log_what_to_set(tmp_path: Path) -> None:
-    with gunicorn(PLAIN, tmp_path, workers=2) as server:
-        wait_until(lambda: "set SYNCKIT_BROKER_URL to redis://" in server.log)
+    with gunicorn(PLAIN, tmp_path, workers=2, env={"SYNCKIT_BROKER_URL": "memory://"}) as server:
+        wait_until(lambda: "leave SYNCKIT_BROKER_URL unset" in server.log)
 
 
 @pytest.mark.thorough

@@ -166,7 +166,8 @@ def ready(path: str, answer: Answer) -> Finding:
     if not state.get("host"):
         why = "The readiness check of the host application fails, most often because of its database. See its log."
         return fail("ready", f"{path}: not ready", f"{answer.status}", why)
-    if state.get("echo") is False:
+    is_idle = state.get("connected") is False and state.get("streams") == 0  # it listens from its first stream on
+    if state.get("echo") is False and not is_idle:
         why = "Until the broker is back, changes pushed in other processes are announced seconds late, by the sweep."
         return warn("ready", f"{path}: the broker does not answer", f"broker {state.get('broker')}", why)
     streams = f"{state.get('streams')} of {state.get('max_streams') or 'any number of'} streams"

@@ -156,7 +156,7 @@ def faults(*, alone: bool) -> Iterator[str]:
     if alone and worker.cfg.workers > 1:
         yield (
             f"{worker.cfg.workers} workers cannot tell each other of pushes through memory://; "
-            "set SYNCKIT_BROKER_URL to redis://..., or run one worker"
+            "leave SYNCKIT_BROKER_URL unset, set it to redis://..., or run one worker"
         )
 
 

@@ -9,9 +9,8 @@ import pytest
 
 from synckit_notify.backend import create_app
 
-from ..support.backend import Caller, add_account, make_clone, over_http, start
+from ..support.backend import PASSWORD, Caller, add_account, make_clone, over_http, start
 from ..support.raw_client import CHANGED, CONNECTED, Listener
-from ..support.server import Server
 from ..support.tokens import KEY
 from ..support.wait import until
 
@@ -19,14 +18,9 @@ AN_HOUR = "3600"
 """Between two sweeps, so that none helps."""
 
 AT_ONCE = 5.0
-"""Seconds: five times the promise for a log-out."""
+"""Seconds: five times the promise for a revocation."""
 
 STREAMS = 12
-
-
-def by_worker(server: Server, caller: Caller) -> list[int]:
-    """Return how many streams each worker says it has; two connections may reach the same one."""
-    return [caller.get("/ready")[1]["streams"] for _ in range(20)]
 
 
 @pytest.fixture
@@ -40,7 +34,7 @@ def settings(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_a_push_through_any_worker_is_heard_by_all_and_a_log_out_ends_every_stream(
+def test_a_push_through_any_worker_is_heard_by_all_and_a_new_password_ends_every_stream(
     tmp_path: Path, settings: dict[str, str]
 ) -> None:
     backend = create_app(settings).extensions["synckit_backend"]
@@ -59,7 +53,8 @@ def test_a_push_through_any_worker_is_heard_by_all_and_a_log_out_ends_every_stre
             laptop.push(pusher)
             assert [stream.next_news() for stream in streams] == [CHANGED] * STREAMS
         began = time.monotonic()
-        assert laptop.post("/logout", {})[0] in (200, 204)
+        change = {"old_password": PASSWORD, "new_password": "a new password"}
+        assert send("POST", "/password", change, laptop.headers)[0] == 200
         assert all(stream.read_to_end(AT_ONCE).endswith(b": bye revoked\n\n") for stream in streams)
         assert time.monotonic() - began < AT_ONCE
         for stream in streams:

@@ -93,6 +93,8 @@ def test_a_name_is_found_or_not() -> None:
         ({"ready": True, "host": True, "streams": 3, "max_streams": None}, 200, OK, "3 of any number of streams"),
         ({"ready": True, "host": True, "streams": 890, "max_streams": 900, "fill": 0.99}, 200, WARN, "almost full"),
         ({"ready": True, "host": True, "echo": False}, 200, WARN, "the broker does not answer"),
+        ({"ready": True, "host": True, "echo": False, "connected": False, "streams": 0}, 200, OK, "0 of any number"),
+        ({"ready": True, "host": True, "echo": False, "connected": False, "streams": 1}, 200, WARN, "does not answer"),
         ({"ready": False, "host": True, "draining": True}, 503, WARN, "draining"),
         ({"ready": False, "host": False}, 503, FAIL, "not ready"),
         (["nonsense"], 200, WARN, "is not answered by a SyncKit server"),
