@@ -137,9 +137,9 @@ def broker_defaults(config: Mapping[str, Any], database_url: str) -> dict[str, s
     if broker is None:
         broker = defaults["SYNCKIT_BROKER_URL"] = default_broker_url(database_url)
     if broker_namespace(config) is None:
-        file = url.set(database=str(Path(url.database).absolute())) if _is_file(url) and url.database else url
-        service = file.set(username=None, password=None).render_as_string()
-        defaults["SYNCKIT_BROKER_NAMESPACE"] = default_namespace(broker, service)
+        file = _sqlite_file(url)
+        service = url.set(username=None, password=None, database=str(file) if file else url.database)
+        defaults["SYNCKIT_BROKER_NAMESPACE"] = default_namespace(broker, service.render_as_string())
     return defaults
 
 
@@ -153,10 +153,12 @@ def default_broker_url(database_url: str) -> str:
         dialect = url.set(drivername="postgresql+psycopg").get_dialect()()
         options = {name: str(value) for name, value in dialect.create_connect_args(url)[1].items() if name != "context"}
         return f"postgresql:///?{urlencode(options, quote_via=quote)}"
-    if _is_file(url):
-        return local_url(Path(f"{url.database}-sockets").absolute())
-    return "local://"
+    file = _sqlite_file(url)
+    return "local://" if file is None else local_url(file.with_name(f"{file.name}-sockets"))
 
 
-def _is_file(url: URL) -> bool:
-    return url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+def _sqlite_file(url: URL) -> Path | None:
+    """Return the file of a database, None if it is none of SQLite's or in memory."""
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    return Path(str(url.database)).absolute()

@@ -7,7 +7,7 @@ listener and the sender decide when, notice a connection that is lost or deaf, a
 import random
 from collections.abc import Sequence
 from enum import Enum, auto
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 
 class ConnectionLost(Exception):
@@ -73,11 +73,6 @@ class Engine(Protocol):
 
     def connect(self) -> Connection:
         """Return an open connection; raises ConnectionLost."""
-
-
-@runtime_checkable
-class Described(Protocol):
-    """An engine that can tell where its broker is."""
 
     def describe(self) -> str:
         """Return the address and the namespace for a person to read; without a password."""

@@ -14,6 +14,7 @@ from _socket import socket as KernelSocket
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cache
 
 from ..runtime.gevent_compat import kernel_socketpair, native_sleep, start_native_thread
 from .engine import ConnectionLost, Signal
@@ -176,14 +177,15 @@ class LocalConnection:
 _listening: set[KernelSocket] = set()
 """The sockets that a forked child closes: otherwise it would keep them alive after this process has ended."""
 
-_registered: list[bool] = []
-
 
 def _close_in_children(sock: KernelSocket) -> None:
-    if not _registered:
-        _registered.append(True)
-        os.register_at_fork(after_in_child=_close_all)
     _listening.add(sock)
+    _register_fork_hook()
+
+
+@cache
+def _register_fork_hook() -> None:
+    os.register_at_fork(after_in_child=_close_all)
 
 
 def _close_all() -> None:

@@ -17,11 +17,11 @@ from _socket import socket as KernelSocket
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from ..runtime.logs import RateLimitedLog, log
+from ..runtime.logs import RateLimitedLog
 from .base import Gap, Message
 from .local_folder import FolderRefused, LocalFolder
 from .messages import Content, Probe, encode
-from .sender import BATCH, Outbox
+from .sender import BATCH, Outbox, start_thread
 
 SEPARATOR = b"\n"
 MAX_DATAGRAM_BYTES = 32_768
@@ -188,15 +188,8 @@ class LocalSender:
 
     def _ensure(self) -> None:
         """Start the thread if something waits and none runs."""
-        if self._thread is not None or not self._has_work():
-            return
-        thread = threading.Thread(target=self._run, name="synckit-send", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            log.warning("no thread can be started to send; notices wait until the next one is published: %s", error)
-        else:
-            self._thread = thread
+        if self._thread is None and self._has_work():
+            self._thread = start_thread(self._run)
 
     def _has_work(self) -> bool:
         return self._probe_waits or self._unknown_peers or any(len(peer.outbox) for peer in self._peers.values())

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ..runtime.logs import log
 from ..runtime.process_end import before_end
 from .base import BrokerStatus, Gap, Message
-from .engine import ConnectionLost, Described, Engine
+from .engine import ConnectionLost, Engine
 from .listener import DEFAULT_TIMING, Echo, Listener, Timing
 from .messages import Content, Probe, is_sound
 from .sender import LIMIT, Sender
@@ -127,8 +127,8 @@ class PubSubBroker:
         )
 
     def describe(self) -> str:
-        """Return what the engine says about its address, else its name."""
-        return self._engine.describe() if isinstance(self._engine, Described) else self.name
+        """Return what the engine says about its address."""
+        return self._engine.describe()
 
     def flush(self, seconds: float) -> bool:
         """Wait until the engine has accepted all messages, for `seconds` at most; return whether it has."""

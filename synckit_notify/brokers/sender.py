@@ -74,6 +74,17 @@ def merge(a: Notice, b: Notice) -> Notice:
     return Notice(a.app, a.user, None, changed_at)
 
 
+def start_thread(run: Callable[[], None]) -> threading.Thread | None:
+    """Start a thread that sends and return it; if none can be started, log that and return None."""
+    thread = threading.Thread(target=run, name="synckit-send", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        log.warning("no thread can be started to send; notices wait until the next one is published: %s", error)
+        return None
+    return thread
+
+
 class Sender:
     """Sends in a daemon thread that lives while messages wait; any thread may call any method."""
 
@@ -150,15 +161,8 @@ class Sender:
             self._outbox.add(content)
 
     def _ensure(self) -> None:
-        if self._thread is not None:
-            return
-        thread = threading.Thread(target=self._run, name="synckit-send", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            log.warning("no thread can be started to send; notices wait until the next one is published: %s", error)
-        else:
-            self._thread = thread
+        if self._thread is None:
+            self._thread = start_thread(self._run)
 
     def _run(self) -> None:
         failures = 0
