@@ -95,15 +95,17 @@ class _Deadline:
 def _get(parts: SplitResult, deadline: _Deadline) -> tuple[bytes, str | None]:
     """Return the body of a 200 answer, or the target of a redirect."""
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    with _Connection(parts, deadline) as connection:
+    with _Connection(_connected(str(parts.hostname), _port(parts), deadline), deadline) as connection:
+        if parts.scheme == "https":
+            connection.start_tls(str(parts.hostname))
         connection.send(_REQUEST.format(target=target, host=parts.netloc).encode())
-        response = HTTPResponse(connection)  # type: ignore[arg-type]  # it needs only makefile
-        response.begin()
-        if response.status in (301, 302, 303, 307, 308):
-            return b"", response.headers.get("Location", "")
-        if response.status != 200:
-            raise DownloadFailed(f"it answers {response.status}")
-        return _body(response), None
+        with HTTPResponse(connection) as response:  # type: ignore[arg-type]  # it needs only makefile
+            response.begin()
+            if response.status in (301, 302, 303, 307, 308):
+                return b"", response.headers.get("Location", "")
+            if response.status != 200:
+                raise DownloadFailed(f"it answers {response.status}")
+            return _body(response), None
 
 
 def _body(response: HTTPResponse) -> bytes:
@@ -118,16 +120,18 @@ def _body(response: HTTPResponse) -> bytes:
 class _Connection(RawIOBase):
     """A connection that http.client reads an answer from; every wait ends at the deadline."""
 
-    def __init__(self, parts: SplitResult, deadline: _Deadline) -> None:
+    def __init__(self, sock: KernelSocket, deadline: _Deadline) -> None:
+        self._socket = sock
         self._deadline = deadline
-        self._socket = _connected(str(parts.hostname), _port(parts), deadline)
         self._tls: ssl.SSLObject | None = None
-        if parts.scheme == "https":
-            try:
-                self._start_tls(str(parts.hostname))
-            except BaseException:
-                self._socket.close()
-                raise
+
+    def start_tls(self, host: str) -> None:
+        """Speak TLS from here on, with a server whose certificate names the host."""
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.create_default_context()
+        tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        self._run(tls.do_handshake)
+        self._tls = tls
 
     def send(self, data: bytes) -> None:
         """Send all of the data."""
@@ -160,13 +164,6 @@ class _Connection(RawIOBase):
         if not self.closed:
             self._socket.close()
         super().close()
-
-    def _start_tls(self, host: str) -> None:
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        context = ssl.create_default_context()
-        tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
-        self._run(tls.do_handshake)
-        self._tls = tls
 
     def _run(self, step: Callable[[], Any]) -> Any:
         """Return what a step of TLS returns, once its bytes have come and gone."""
