@@ -113,10 +113,10 @@ class Device:
         finally:
             app.close()
 
-    def rows(self, table: str) -> list[tuple[Any, ...]]:
+    def rows(self, table: str, columns: str = "*") -> list[tuple[Any, ...]]:
         app = sqlite3.connect(self.file)
         try:
-            return app.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+            return app.execute(f"SELECT {columns} FROM {table} ORDER BY 1").fetchall()
         finally:
             app.close()
 
@@ -211,7 +211,8 @@ class World:
         values = (edit.id, self.random.randint(0, 9), row)
         upsert = [
             (
-                "INSERT INTO tasks (title, done, id) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET title = excluded.title",
+                "INSERT INTO tasks (title, done, id) VALUES (?, ?, ?) "
+                "ON CONFLICT (id) DO UPDATE SET title = excluded.title",
                 values,
             )
         ]
@@ -272,3 +273,49 @@ class World:
     def _new_file(self) -> Path:
         self._files += 1
         return self.folder / f"{self._files}.db"
+
+
+LINKED_TABLES = {"lists": ["name"], "tasks": ["list_id", "parent_id", "position", "title"]}
+LINKED_SCHEMA = """
+    CREATE TABLE lists (id TEXT NOT NULL PRIMARY KEY, name TEXT UNIQUE, color TEXT DEFAULT 'blue');
+    CREATE TABLE tasks (
+        id TEXT NOT NULL PRIMARY KEY, title TEXT, position INTEGER,
+        list_id TEXT REFERENCES lists (id) ON DELETE CASCADE, parent_id TEXT REFERENCES tasks (id),
+        UNIQUE (list_id, position));
+"""
+
+
+class LinkedWorld(World):
+    """Devices whose rows clash on UNIQUE indexes and refer to each other, also to themselves and in cycles."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        super().__init__(folder, seed, LINKED_SCHEMA, LINKED_TABLES)
+
+    def edit(self, device: Device, row: str, *, is_recorded: bool = True) -> None:
+        random, name = self.random, f"e{len(self.edits)}"
+        self.edits.append(Edit(name, row, frozenset(), False))
+        lists, other = random.choice("abc"), random.choice("abc")
+        position = random.randint(1, 3)
+        swap = [
+            (f"UPDATE tasks SET position = {number} WHERE id = ?", (which,))
+            for number, which in ((-1, row), (1, other), (2, row))
+        ]
+        task = row, name, lists, random.choice([None, row, other]), position
+        statements = random.choice(
+            [
+                [("INSERT OR REPLACE INTO lists (id, name) VALUES (?, ?)", (lists, random.choice("xyz")))],
+                [("UPDATE OR IGNORE lists SET name = ? WHERE id = ?", (random.choice("xyz"), lists))],
+                [("DELETE FROM lists WHERE id = ?", (lists,))],
+                [("DELETE FROM tasks WHERE id = ?", (row,))],
+                [
+                    ("INSERT OR IGNORE INTO lists (id, name) VALUES (?, ?)", (lists, name)),
+                    (
+                        "INSERT OR REPLACE INTO tasks (id, title, list_id, parent_id, position) VALUES (?, ?, ?, ?, ?)",
+                        task,
+                    ),
+                ],
+                [("UPDATE OR IGNORE tasks SET id = ?, title = ? WHERE id = ?", (other, name, row))],
+                [(sql.replace("UPDATE", "UPDATE OR REPLACE"), values) for sql, values in swap],
+            ]
+        )
+        device.write(statements, is_recorded=is_recorded)
