@@ -82,13 +82,18 @@ class Device:
 
     def __init__(self, world: "World", file: Path, state: State, memory: Memory, error: int) -> None:
         self.world, self.file, self.state, self.memory, self.error = world, file, state, memory, error
+        self.tables: Mapping[str, Sequence[str]] = {}
+        self.options: dict[str, Any] = {}
         self._store: SQLiteStore | None = None
 
     @property
     def store(self) -> SQLiteStore:
         if self._store is None:
             self._store = SQLiteStore(
-                self.file, self.world.tables, on_connect=lambda c: c.execute("PRAGMA synchronous = OFF")
+                self.file,
+                self.tables or self.world.tables,
+                on_connect=lambda connection: connection.execute("PRAGMA synchronous = OFF"),
+                **self.options,
             )
         return self._store
 
