@@ -21,9 +21,9 @@ from collections.abc import Iterable, Mapping
 
 from ..errors import StoreError
 from ..models import PulledChange
-from .sqlite_rows import Devices, Edit, Known, PlainOrder, Rows
+from .sqlite_rows import GONE, Devices, Edit, Known, PlainOrder, Rows
 from .sqlite_schema import Table
-from .sqlite_values import Key, Value, dump, from_json, key_of, microseconds
+from .sqlite_values import Key, Value, digest, dump, from_json, key_of, microseconds
 
 log = logging.getLogger("synckit_notify.client")
 
@@ -67,10 +67,10 @@ class Merge:
 
     def examine(self, rows: Rows, key: Key, known: Known) -> Edit | None:
         """Return the edit of a row: one that no trigger recorded is recorded, one that changed nothing is dropped."""
-        edit, digest = rows.edit(key), rows.digest(key)
-        if edit is None and digest != known.digest:
+        edit, content = rows.edit(key), rows.digest(key)
+        if edit is None and content != known.digest:
             return rows.record_now(key, known)
-        if edit is not None and not edit.must_send and digest == known.digest:
+        if edit is not None and not edit.must_send and content == known.digest:
             rows.drop_edit(key)
             return None
         return edit
@@ -97,17 +97,20 @@ class Merge:
         rows.save(key, known)
         return refusal
 
-    def settle(self, rows: Rows, key: Key, known: Known, order: PlainOrder, digest: bytes | None) -> None:
-        """Forget an edit, since the log has it at this order with this content."""
+    def settle(self, rows: Rows, key: Key, known: Known, order: PlainOrder, sent: bytes | None) -> None:
+        """Forget an edit, since the log has it at this order; `sent` is the digest of what it has."""
         rows.drop_edit(key)
         known.is_stale = False
         if known.order is None or order >= known.order:
-            known.order, known.digest, known.theirs = order, digest, None
-            known.extras = None if digest is None else known.extras
+            known.order, known.digest, known.theirs = order, sent, None
+            known.extras = None if sent is None else known.extras
+        elif known.theirs is not None and rows.digest(key) != sent:  # edited again, and no trigger recorded it
+            known.digest = sent
+            rows.record_now(key, known)
         elif known.theirs is not None:
             self.show(rows, key, known)
         else:  # only if the server's received_at does not increase: the winner's data is nowhere but in the log
-            known.order, known.digest, self.must_read_again = None, digest, True
+            known.order, known.digest, self.must_read_again = None, sent, True
         rows.save(key, known)
 
     def _merge(self, rows: Rows, key: Key, change: PulledChange) -> None:
@@ -116,10 +119,12 @@ class Merge:
         if known.order is not None and order < known.order and rows.edit(key) is None:
             return
         edit = self.examine(rows, key, known)
-        is_same_time = edit is not None and edit.edited_at == microseconds(change.timestamp)
-        if is_same_time and rows.data(key, known) == change.data:
-            self.settle(rows, key, known, order, rows.digest(key))
-            return
+        if edit is not None and edit.edited_at == microseconds(change.timestamp):
+            sent = None if change.data is None else digest(tuple(values_of(rows.table, change.data).values()))
+            if edit.handed == (sent or GONE) or rows.data(key, known) == change.data:
+                self.settle(rows, key, known, order, sent)
+                self.examine(rows, key, known)
+                return
         if known.order is not None and order <= known.order:
             if order == known.order and change.data is not None and known.theirs is None:
                 self._refresh(rows, key, known, change)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..models import ChangeEntry
 from . import PendingEntry
-from .sqlite_rows import as_data
+from .sqlite_rows import GONE, as_data
 from .sqlite_schema import Table, quoted
 from .sqlite_tables import edits_name, keys, rows_name, same_key
 from .sqlite_values import Key, digest, key_of, row_id_of, to_moment
@@ -42,6 +42,7 @@ class _Found(NamedTuple):
     edited_at: int
     version: bytes
     must_send: bool
+    handed: bytes | None
     digest: bytes | None
     extras: str | None
     content: tuple[Any, ...] | None
@@ -78,9 +79,10 @@ def entries(
             bad.append(BadKey(table.name, repr(each.key), reason))
             connection.execute(f"UPDATE {edits_name(table)} SET refused = ? WHERE version = ?", (reason, each.version))
             continue
-        if not each.must_send:
+        if each.handed != (content or GONE):
             here = " AND ".join(f"{key} = ?" for key in keys(table))
-            connection.execute(f"UPDATE {edits_name(table)} SET must_send = 1 WHERE {here}", each.key)
+            mark = f"UPDATE {edits_name(table)} SET must_send = 1, handed = ? WHERE {here}"
+            connection.execute(mark, (content or GONE, *each.key))
     return pending, bad, bool(found)
 
 
@@ -116,6 +118,7 @@ def _oldest(connection: sqlite3.Connection, table: Table, limit: int) -> list[_F
         "e.edited_at",
         "e.version",
         "e.must_send",
+        "e.handed",
         "r.digest",
         "r.extras",
         f"t.{quoted(table.key[0])} IS NOT NULL",
@@ -128,5 +131,6 @@ def _oldest(connection: sqlite3.Connection, table: Table, limit: int) -> list[_F
         (limit,),
     ).fetchall()
     return [
-        _Found._make((row[:count], *row[count : count + 5], row[count + 6 :] if row[count + 5] else None)) for row in found
+        _Found._make((row[:count], *row[count : count + 6], row[count + 7 :] if row[count + 6] else None))
+        for row in found
     ]

@@ -39,11 +39,20 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """An unsent edit. `must_send` is False until it was handed out: one that changed nothing is dropped until then."""
+    """An unsent edit.
+
+    `must_send` is False until it was handed out: one that changed nothing is dropped until then. `handed` is the digest
+    of what was handed out, GONE for a deletion.
+    """
 
     edited_at: int
     version: bytes
     must_send: bool
+    handed: bytes | None
+
+
+GONE = b"gone"
+"""The digest of a deletion, where None says that there is no digest."""
 
 
 class Devices:
@@ -81,7 +90,7 @@ class Rows:
         self._known = f"SELECT order_at, device, seq, digest, extras, theirs, is_stale FROM {rows} WHERE {ours}"
         self._save = f"INSERT OR REPLACE INTO {rows} ({', '.join(every)}) VALUES ({_marks(len(every))})"
         self._forget = f"DELETE FROM {rows} WHERE {ours}"
-        self._edit = f"SELECT edited_at, version, must_send FROM {edits} WHERE {ours}"
+        self._edit = f"SELECT edited_at, version, must_send, handed FROM {edits} WHERE {ours}"
         self._drop_edit = f"DELETE FROM {edits} WHERE {ours}"
         self._record = (
             f"INSERT OR REPLACE INTO {edits} ({', '.join(keys(table))}, edited_at, version, must_send) "
@@ -118,7 +127,7 @@ class Rows:
     def edit(self, key: Key) -> Edit | None:
         """Return the unsent edit of a row."""
         found = self._connection.execute(self._edit, key).fetchone()
-        return None if found is None else Edit(found[0], found[1], bool(found[2]))
+        return None if found is None else Edit(found[0], found[1], bool(found[2]), found[3])
 
     def record(self, key: Key, at: int, *, must_send: bool) -> Edit:
         """Record an edit with this timestamp, in the place of the one that the row has."""

@@ -82,7 +82,7 @@ def make_rows(connection: sqlite3.Connection, table: Table) -> None:
     )
     connection.execute(
         f"CREATE TABLE {edits} ({columns}, edited_at INTEGER NOT NULL DEFAULT -1, version BLOB, "
-        "must_send INTEGER NOT NULL DEFAULT 0, of_restart INTEGER NOT NULL DEFAULT 0, refused TEXT, "
+        "must_send INTEGER NOT NULL DEFAULT 0, of_restart INTEGER NOT NULL DEFAULT 0, handed BLOB, refused TEXT, "
         f"PRIMARY KEY ({key})) WITHOUT ROWID"
     )
     held, oldest = (quoted(f"synckit_{name}_{table.name}") for name in ("theirs", "oldest"))
