@@ -11,6 +11,7 @@ from .errors import (
     ProtocolError,
     ServerError,
     StateError,
+    StoreError,
     SyncKitError,
 )
 from .models import (
@@ -26,6 +27,7 @@ from .models import (
     UnreadableChange,
 )
 from .stores import PendingEntry, Store
+from .stores.sqlite import SQLiteStore
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [
@@ -45,10 +47,12 @@ __all__ = [
     "PullFilter",
     "PullResult",
     "PulledChange",
+    "SQLiteStore",
     "ServerError",
     "StateError",
     "Status",
     "Store",
+    "StoreError",
     "StreamState",
     "SyncKitClient",
     "SyncKitError",

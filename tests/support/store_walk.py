@@ -23,7 +23,7 @@ from .log_model import LogModel
 HOUR = 3_600_000_000
 MICROSECOND = timedelta(microseconds=1)
 TABLES = {"tasks": ["title", "done"]}
-SCHEMA = "CREATE TABLE tasks (id TEXT NOT NULL PRIMARY KEY, title TEXT, done INTEGER NOT NULL DEFAULT 0)"
+TASKS = "CREATE TABLE tasks (id TEXT NOT NULL PRIMARY KEY, title TEXT, done INTEGER NOT NULL DEFAULT 0)"
 
 
 class Crash(BaseException):
@@ -183,7 +183,7 @@ class World:
     page, batch = 4, 3
 
     def __init__(
-        self, folder: Path, seed: int, schema: str = SCHEMA, tables: Mapping[str, Sequence[str]] = TABLES
+        self, folder: Path, seed: int, schema: str = TASKS, tables: Mapping[str, Sequence[str]] = TABLES
     ) -> None:
         self.folder, self.random, self.schema, self.tables = folder, Random(seed), schema, tables
         self.elapsed = 0
@@ -324,3 +324,26 @@ class LinkedWorld(World):
             ]
         )
         device.write(statements, is_recorded=is_recorded)
+
+
+class Pair(World):
+    """Two devices with right clocks."""
+
+    def __init__(self, folder: Path, schema: str = TASKS, tables: dict[str, list[str]] | None = None) -> None:
+        super().__init__(folder, 0, schema, tables or {"tasks": ["title", "done"]})
+        del self.devices[2]
+        self.laptop, self.phone = self.devices
+        self.laptop.error = self.phone.error = 0
+
+    def both(self, table: str = "tasks", columns: str = "*") -> list[tuple[Any, ...]]:
+        """Let both sync, require equal tables, and return their rows."""
+        self.settle()
+        rows = self.laptop.rows(table, columns)
+        assert self.phone.rows(table, columns) == rows
+        return rows
+
+    def script(self, sql: str) -> None:
+        """Run a script on the laptop's file, as another program does."""
+        app = sqlite3.connect(self.laptop.file)
+        app.executescript(sql)
+        app.close()

@@ -25,16 +25,17 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from sqlite3 import Connection, OperationalError
 
+from ..errors import StoreError
 from ..models import BEGINNING, Order, Position, PulledChange, RefusedChange
 from . import PendingEntry
 from .sqlite_compare import begin_again, compare, end_again
-from .sqlite_connection import Database, OnConnect
+from .sqlite_connection import Database, OnConnect, errors
 from .sqlite_merge import Merge, log
 from .sqlite_migrate import prepare
 from .sqlite_outbox import BadKey, entries, has_edits, named
 from .sqlite_repair import OnOrphan, delete_orphans, resolve_clashes, retry_held
 from .sqlite_schema import Table, inspect
-from .sqlite_tables import edits_name, make_base
+from .sqlite_tables import edits_name, layout, make_base
 from .sqlite_values import microseconds
 
 POLL_SECONDS = 0.1
@@ -121,8 +122,10 @@ class SQLiteStore:
         """Merge changes into the app's tables and store the position, in one transaction."""
         with self._ready():
             begins = not changes and position == BEGINNING and not position.is_complete
-            epoch = self.position().epoch
-            if begins or (epoch is not None and position.epoch not in (None, epoch)):
+            stored = self.position()
+            if not begins and not changes and position == stored and stored.is_complete:
+                return
+            if begins or (stored.epoch is not None and position.epoch not in (None, stored.epoch)):
                 self._compare()  # what no trigger recorded must not look like a row of the log
             with self._write() as merge:
                 connection = self._database.connection
@@ -210,10 +213,12 @@ class SQLiteStore:
         """Have the lock, a connection to the file that is there now, and tables that fit the app's schema."""
         with self._lock:
             if not self._is_closed and self._database.connect():
-                self._schema_version = None
+                self._schema_version, self._tables = None, {}
+            if self._tables:
+                self._require_layout()
             if self._schema_version != self._database.schema_version():
                 self._prepare()
-            elif self._compared_at is None or time.monotonic() - self._compared_at > COMPARE_SECONDS:
+            if self._compared_at is None or time.monotonic() - self._compared_at > COMPARE_SECONDS:
                 self._compare()
             yield
 
@@ -228,6 +233,15 @@ class SQLiteStore:
         self._stored_offset = timedelta(microseconds=stored)
         self._offset = self._offset or self._stored_offset
         self._compare()
+
+    def _require_layout(self) -> None:
+        """Raise StoreError if another process opened the store with other tables or columns."""
+        with errors(self._database.path):
+            found = self._database.connection.execute("SELECT layout FROM synckit_store").fetchone()[0]
+        if found != layout(self._tables):
+            raise StoreError(
+                "another process opened this database with other tables or columns: start this one again with the same"
+            )
 
     def _compare(self) -> int:
         connection = self._database.connection

@@ -18,6 +18,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ..errors import StoreError
 from ..models import PulledChange
@@ -75,10 +76,23 @@ class Merge:
             return None
         return edit
 
-    def show(self, rows: Rows, key: Key, known: Known, local: Mapping[str, Value] | None = None) -> str | None:
-        """Write `theirs` into the app's table, and save; return the name of the error if the table refuses it."""
+    def show_theirs(self, rows: Rows, key: Key, known: Known, local: Mapping[str, Value] | None = None) -> str | None:
+        """Write `theirs` into the app's table; as `show`."""
         assert known.theirs is not None
-        data = json.loads(known.theirs)
+        return self.show(rows, key, known, json.loads(known.theirs), local)
+
+    def show(
+        self,
+        rows: Rows,
+        key: Key,
+        known: Known,
+        data: Mapping[str, Any] | None,
+        local: Mapping[str, Value] | None = None,
+    ) -> str | None:
+        """Write a change into the app's table, and save; if the table refuses it, return the error's name.
+
+        `local` are values of columns that are not synced, for a new row.
+        """
         refusal = None
         try:
             if data is None:
@@ -88,7 +102,7 @@ class Merge:
         except sqlite3.IntegrityError as error:
             if not self._connection.in_transaction:
                 raise StoreError(f"a trigger of {rows.table.name} rolled back a synced change: {error}") from error
-            refusal = error.sqlite_errorname
+            refusal, known.theirs = error.sqlite_errorname, dump(data)
             log.info("the table %.130r refuses row %.260r for now: %s", rows.table.name, key, error)
         else:
             known.theirs, known.extras = None, extras_of(rows.table, data)
@@ -108,7 +122,7 @@ class Merge:
             known.digest = sent
             rows.record_now(key, known)
         elif known.theirs is not None:
-            self.show(rows, key, known)
+            self.show_theirs(rows, key, known)
         else:  # only if the server's received_at does not increase: the winner's data is nowhere but in the log
             known.order, known.digest, self.must_read_again = None, sent, True
         rows.save(key, known)
@@ -129,13 +143,14 @@ class Merge:
             if order == known.order and change.data is not None and known.theirs is None:
                 self._refresh(rows, key, known, change)
             return
-        known.order, known.theirs, known.is_stale = order, dump(change.data), False
+        known.order, known.is_stale = order, False
         if edit is not None and edit.edited_at > order[0]:
+            known.theirs = dump(change.data)
             rows.save(key, known)
             return
         if edit is not None:
             rows.drop_edit(key)
-        self.show(rows, key, known)
+        self.show(rows, key, known, change.data)
 
     def _refresh(self, rows: Rows, key: Key, known: Known, change: PulledChange) -> None:
         """Fetch the members without a column again, after a column was removed here."""

@@ -13,7 +13,17 @@ from dataclasses import replace
 from .sqlite_merge import Merge
 from .sqlite_rows import Rows
 from .sqlite_schema import Table, quoted
-from .sqlite_tables import drop_rows, drop_triggers, edits_name, keys, make_rows, make_triggers, rows_name, save_columns
+from .sqlite_tables import (
+    drop_rows,
+    drop_triggers,
+    edits_name,
+    keys,
+    layout,
+    make_rows,
+    make_triggers,
+    rows_name,
+    save_columns,
+)
 from .sqlite_values import Key, digest, dump, from_json, load, to_json
 
 NEVER = b""
@@ -28,12 +38,13 @@ def prepare(connection: sqlite3.Connection, tables: Mapping[str, Table]) -> None
         name: (json.loads(columns), json.loads(types))
         for name, columns, types in connection.execute("SELECT name, columns, key_types FROM synckit_tables")
     }
+    for name in saved.keys() - tables.keys():
+        drop_rows(connection, name)
     for table in tables.values():
         columns, types = saved.get(table.name, (None, ()))
         if len(types) != len(table.key):
-            drop_rows(connection, table)
+            drop_rows(connection, table.name)
             make_rows(connection, table)
-            connection.execute("DELETE FROM synckit_tables WHERE name = ?", (table.name,))
             connection.execute(_READ_AGAIN)
         elif tuple(types) != table.key_types:
             _change_key(connection, table)
@@ -44,11 +55,12 @@ def prepare(connection: sqlite3.Connection, tables: Mapping[str, Table]) -> None
         table_now = tables.get(name)
         if table_now is not None and len(types) == len(table_now.key) and tuple(columns) != table_now.columns:
             _change_columns(connection, merge.rows[name], tuple(columns))
+    connection.execute("UPDATE synckit_store SET layout = ?", (layout(tables),))
 
 
 def _change_key(connection: sqlite3.Connection, table: Table) -> None:
     """Give the key columns of our tables the types that the app's have now, which converts the keys."""
-    drop_triggers(connection, table)
+    drop_triggers(connection, table.name)
     copies: list[tuple[str, str]] = []
     for name in rows_name(table), edits_name(table):
         copy = quoted(f"synckit_copy_{len(copies)}")

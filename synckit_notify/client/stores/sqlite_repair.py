@@ -44,7 +44,7 @@ def retry_held(connection: sqlite3.Connection, merge: Merge) -> None:
         is_moving = False
         for rows in merge.rows.values():
             for key in _held(connection, rows.table):
-                is_moving |= merge.show(rows, key, rows.known(key)) is None
+                is_moving |= merge.show_theirs(rows, key, rows.known(key)) is None
 
 
 def resolve_clashes(connection: sqlite3.Connection, merge: Merge) -> None:
@@ -53,7 +53,7 @@ def resolve_clashes(connection: sqlite3.Connection, merge: Merge) -> None:
         clashing: list[tuple[Key, Known, dict[str, Value]]] = []
         for key in _held(connection, rows.table):
             known = rows.known(key)
-            if merge.show(rows, key, known) in CLASHES:
+            if merge.show_theirs(rows, key, known) in CLASHES:
                 clashing.append((key, known, rows.local(key)))
         for key, known, _ in clashing:  # two rows may stand in each other's way only as they were
             rows.delete(key)
@@ -92,7 +92,7 @@ def _resolve(
     connection: sqlite3.Connection, merge: Merge, rows: Rows, key: Key, known: Known, local: Mapping[str, Value]
 ) -> None:
     """Write a row, and delete those that clash with it; or delete it, if one of them is later."""
-    if merge.show(rows, key, known, local) not in CLASHES:
+    if merge.show_theirs(rows, key, known, local) not in CLASHES:
         return
     assert known.order is not None
     others = [(other, rows.known(other)) for other in _in_the_way(connection, rows, key, known, local)]
@@ -111,7 +111,7 @@ def _resolve(
         rows.record(loser, latest(edit, about) + 1, must_send=True)
     merge.written.add(rows.table.name)
     if not is_beaten:
-        merge.show(rows, key, known, local)
+        merge.show_theirs(rows, key, known, local)
 
 
 def _in_the_way(

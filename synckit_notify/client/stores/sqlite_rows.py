@@ -84,7 +84,10 @@ class Rows:
         self._connection, self.devices = connection, devices
         app, rows, edits = quoted(table.name), rows_name(table), edits_name(table)
         ours = " AND ".join(f"{key} = ?" for key in keys(table))
-        theirs = " AND ".join(f"{quoted(name)} = ? AND {quoted(name)} = ? COLLATE BINARY" for name in table.key)
+        theirs = " AND ".join(
+            f"{quoted(name)} = ?{number} AND {quoted(name)} = ?{number} COLLATE BINARY"
+            for number, name in enumerate(table.key, 1)
+        )
         columns = ", ".join(map(quoted, table.columns)) or "NULL"
         every = (*keys(table), "order_at", "device", "seq", "digest", "extras", "theirs", "is_stale")
         self._known = f"SELECT order_at, device, seq, digest, extras, theirs, is_stale FROM {rows} WHERE {ours}"
@@ -99,8 +102,9 @@ class Rows:
         self._content = f"SELECT {columns} FROM {app} WHERE {theirs}"
         self._local = f"SELECT {', '.join(map(quoted, table.local)) or 'NULL'} FROM {app} WHERE {theirs}"
         self._insert = "INSERT OR {} INTO " + app + " ({}) VALUES ({})"
-        self._update = "UPDATE OR {} " + f"{app} SET {', '.join(f'{quoted(name)} = ?' for name in table.columns)} "
-        self._update += f"WHERE {theirs}"
+        first = len(table.key) + 1
+        settings = ", ".join(f"{quoted(name)} = ?{number}" for number, name in enumerate(table.columns, first))
+        self._update = "UPDATE OR {} " + f"{app} SET {settings} WHERE {theirs}"
         self._delete = f"DELETE FROM {app} WHERE {theirs}"
 
     def known(self, key: Key) -> Known:
@@ -147,7 +151,7 @@ class Rows:
 
     def content(self, key: Key) -> tuple[Value, ...] | None:
         """Return the synced columns of a row, or None if the app's table does not have it."""
-        found = self._connection.execute(self._content, _twice(key)).fetchone()
+        found = self._connection.execute(self._content, key).fetchone()
         return None if found is None else found[: len(self.table.columns)]
 
     def digest(self, key: Key) -> bytes | None:
@@ -162,7 +166,7 @@ class Rows:
 
     def local(self, key: Key) -> dict[str, Value]:
         """Return the columns of a row that are not synced."""
-        found = self._connection.execute(self._local, _twice(key)).fetchone() or ()
+        found = self._connection.execute(self._local, key).fetchone() or ()
         return dict(zip(self.table.local, found, strict=False))
 
     def write(
@@ -172,17 +176,19 @@ class Rows:
 
         `clash` is the ON CONFLICT clause. `local` are values of columns that are not synced, for a new row.
         """
-        if self.content(key) is None:
-            row = {**dict(zip(self.table.key, key, strict=True)), **values, **(local or {})}
-            sql = self._insert.format(clash, ", ".join(map(quoted, row)), _marks(len(row)))
-            self._connection.execute(sql, tuple(row.values()))
-        elif self.table.columns:
+        if self.table.columns:
             ordered = (values[name] for name in self.table.columns)
-            self._connection.execute(self._update.format(clash), (*ordered, *_twice(key)))
+            if self._connection.execute(self._update.format(clash), (*key, *ordered)).rowcount:
+                return
+        elif self.content(key) is not None:
+            return
+        row = {**dict(zip(self.table.key, key, strict=True)), **values, **(local or {})}
+        sql = self._insert.format(clash, ", ".join(map(quoted, row)), _marks(len(row)))
+        self._connection.execute(sql, tuple(row.values()))
 
     def delete(self, key: Key) -> None:
         """Delete a row of the app's table."""
-        self._connection.execute(self._delete, _twice(key))
+        self._connection.execute(self._delete, key)
 
 
 def as_data(table: Table, content: Sequence[Value], extras: str | None) -> dict[str, Any]:
@@ -192,7 +198,3 @@ def as_data(table: Table, content: Sequence[Value], extras: str | None) -> dict[
 
 def _marks(count: int) -> str:
     return ", ".join("?" * count)
-
-
-def _twice(key: Key) -> tuple[Value, ...]:
-    return tuple(value for value in key for _ in range(2))

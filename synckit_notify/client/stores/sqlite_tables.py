@@ -14,6 +14,7 @@ know of the row.
 
 import json
 import sqlite3
+from collections.abc import Mapping
 
 from ..errors import StoreError
 from .sqlite_schema import Table, quoted
@@ -32,12 +33,21 @@ _BASE = (
         one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL DEFAULT {FORMAT},
         epoch TEXT, cursor INTEGER NOT NULL DEFAULT 0, is_complete INTEGER NOT NULL DEFAULT 0,
         is_restarting INTEGER NOT NULL DEFAULT 0, check_references INTEGER NOT NULL DEFAULT 0,
-        clock_offset INTEGER NOT NULL DEFAULT 0, is_applying INTEGER NOT NULL DEFAULT 0)""",
+        clock_offset INTEGER NOT NULL DEFAULT 0, is_applying INTEGER NOT NULL DEFAULT 0, layout TEXT)""",
     """CREATE TABLE IF NOT EXISTS synckit_tables (
         name TEXT PRIMARY KEY, columns TEXT NOT NULL, key_types TEXT NOT NULL, is_compared INTEGER NOT NULL DEFAULT 0)
         WITHOUT ROWID""",
     "CREATE TABLE IF NOT EXISTS synckit_devices (number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE)",
 )
+
+
+_EVENTS = {
+    "insert": ("INSERT", "NEW"),
+    "update": ("UPDATE", "NEW"),
+    "moved": ("UPDATE", "OLD"),
+    "delete": ("DELETE", "OLD"),
+}
+"""The triggers of a table: after which event they record which row. A row whose key changes is two rows."""
 
 
 def keys(table: Table) -> list[str]:
@@ -90,11 +100,12 @@ def make_rows(connection: sqlite3.Connection, table: Table) -> None:
     connection.execute(f"CREATE INDEX {oldest} ON {edits} (edited_at)")
 
 
-def drop_rows(connection: sqlite3.Connection, table: Table) -> None:
+def drop_rows(connection: sqlite3.Connection, name: str) -> None:
     """Forget everything about one table."""
-    drop_triggers(connection, table)
-    for name in rows_name(table), edits_name(table):
-        connection.execute(f"DROP TABLE IF EXISTS {name}")
+    drop_triggers(connection, name)
+    for kind in "rows", "edits":
+        connection.execute(f"DROP TABLE IF EXISTS {quoted(f'synckit_{kind}_{name}')}")
+    connection.execute("DELETE FROM synckit_tables WHERE name = ?", (name,))
 
 
 def make_triggers(connection: sqlite3.Connection, table: Table) -> None:
@@ -108,10 +119,15 @@ def make_triggers(connection: sqlite3.Connection, table: Table) -> None:
         connection.execute(sql)
 
 
-def drop_triggers(connection: sqlite3.Connection, table: Table) -> None:
+def drop_triggers(connection: sqlite3.Connection, name: str) -> None:
     """Stop recording edits of one table."""
-    for name in _triggers(table):
-        connection.execute(f"DROP TRIGGER IF EXISTS {quoted(name)}")
+    for kind in _EVENTS:
+        connection.execute(f"DROP TRIGGER IF EXISTS {quoted(f'synckit_{kind}_{name}')}")
+
+
+def layout(tables: Mapping[str, Table]) -> str:
+    """Return what all processes that use a file must agree on."""
+    return json.dumps({name: table.columns for name, table in sorted(tables.items())})
 
 
 def save_columns(connection: sqlite3.Connection, table: Table) -> None:
@@ -127,18 +143,14 @@ def save_columns(connection: sqlite3.Connection, table: Table) -> None:
 
 def _triggers(table: Table) -> dict[str, str]:
     moved = " OR ".join(f"OLD.{quoted(name)} IS NOT NEW.{quoted(name)} COLLATE BINARY" for name in table.key)
-    events = {
-        "insert": ("INSERT", "NEW", ""),
-        "update": ("UPDATE", "NEW", ""),
-        "moved": ("UPDATE", "OLD", f" AND ({moved})"),
-        "delete": ("DELETE", "OLD", ""),
-    }
+    conditions = {"moved": f" AND ({moved})"}
     return {
         (name := f"synckit_{kind}_{table.name}"): (
             f"CREATE TRIGGER {quoted(name)} AFTER {event} ON {quoted(table.name)} "
-            f"WHEN (SELECT is_applying FROM synckit_store) = 0{condition} BEGIN {_record(table, row)} END"
+            f"WHEN (SELECT is_applying FROM synckit_store) = 0{conditions.get(kind, '')} "
+            f"BEGIN {_record(table, row)} END"
         )
-        for kind, (event, row, condition) in events.items()
+        for kind, (event, row) in _EVENTS.items()
     }
 
 

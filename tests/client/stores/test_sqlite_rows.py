@@ -15,28 +15,10 @@ from synckit_notify.client.errors import StoreError
 from synckit_notify.client.models import ChangeEntry, Order, Position, PulledChange, RefusedChange
 from synckit_notify.client.stores.sqlite import SQLiteStore
 
-from ...support.store_walk import HOUR, Device, State, World
+from ...support.store_walk import HOUR, TASKS, Device, Pair, State
 
 AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
-TASKS = "CREATE TABLE tasks (id TEXT NOT NULL PRIMARY KEY, title TEXT, done INTEGER NOT NULL DEFAULT 0)"
 ADD = "INSERT INTO tasks (id, title) VALUES (?, ?)"
-
-
-class Pair(World):
-    """Two devices with right clocks."""
-
-    def __init__(self, folder: Path, schema: str = TASKS, tables: dict[str, list[str]] | None = None) -> None:
-        super().__init__(folder, 0, schema, tables or {"tasks": ["title", "done"]})
-        del self.devices[2]
-        self.laptop, self.phone = self.devices
-        self.laptop.error = self.phone.error = 0
-
-    def both(self, table: str = "tasks", columns: str = "*") -> list[tuple[Any, ...]]:
-        """Let both sync, require equal tables, and return their rows."""
-        self.settle()
-        rows = self.laptop.rows(table, columns)
-        assert self.phone.rows(table, columns) == rows
-        return rows
 
 
 @pytest.fixture

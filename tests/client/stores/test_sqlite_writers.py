@@ -22,10 +22,9 @@ from synckit_notify.client.stores.sqlite import SQLiteStore
 from synckit_notify.client.stores.sqlite_repair import Orphan
 
 from ...support.programs import need
-from ...support.store_walk import World
+from ...support.store_walk import TASKS, Pair
 from ...support.wait import until
 
-TASKS = "CREATE TABLE tasks (id TEXT NOT NULL PRIMARY KEY, title TEXT, done INTEGER NOT NULL DEFAULT 0)"
 ADD = "INSERT INTO tasks (id, title) VALUES (?, ?)"
 BATCH_MIGRATION = """
     CREATE TABLE _alembic_tmp_tasks (
@@ -34,29 +33,6 @@ BATCH_MIGRATION = """
     DROP TABLE tasks;
     ALTER TABLE _alembic_tmp_tasks RENAME TO tasks;
 """
-
-
-class Pair(World):
-    """Two devices with right clocks."""
-
-    def __init__(self, folder: Path, schema: str = TASKS, tables: dict[str, list[str]] | None = None) -> None:
-        super().__init__(folder, 0, schema, tables or {"tasks": ["title", "done"]})
-        del self.devices[2]
-        self.laptop, self.phone = self.devices
-        self.laptop.error = self.phone.error = 0
-
-    def both(self, table: str = "tasks", columns: str = "*") -> list[tuple[Any, ...]]:
-        """Let both sync, require equal tables, and return their rows."""
-        self.settle()
-        rows = self.laptop.rows(table, columns)
-        assert self.phone.rows(table, columns) == rows
-        return rows
-
-    def script(self, sql: str) -> None:
-        """Run a script on the laptop's file, as another program does."""
-        app = sqlite3.connect(self.laptop.file)
-        app.executescript(sql)
-        app.close()
 
 
 @pytest.fixture
@@ -193,8 +169,9 @@ class TestMigrations:
 
 class TestWriters:
     def test_a_writer_without_our_triggers_is_found_at_the_next_opening(self, pair: Pair) -> None:
-        sql = "UPDATE tasks SET title = 'tea' WHERE id = 'a'; DELETE FROM tasks WHERE id = 'b'; INSERT INTO tasks VALUES ('c', 'new', 0)"
-        pair.laptop.write([(each, ()) for each in sql.split(";")], is_recorded=False)
+        changed, gone = "UPDATE tasks SET title = 'tea' WHERE id = 'a'", "DELETE FROM tasks WHERE id = 'b'"
+        new = "INSERT INTO tasks VALUES ('c', 'new', 0)"
+        pair.laptop.write([(changed, ()), (gone, ()), (new, ())], is_recorded=False)
         pair.laptop.stop()
         pair.laptop.sync()
         pair.phone.sync()
@@ -218,7 +195,8 @@ class TestWriters:
         assert pair.both()[0] == ("a", "tea", 0)
 
     def test_the_shell_of_sqlite(self, pair: Pair) -> None:
-        sql = "REPLACE INTO tasks VALUES ('a', 'tea', 1); UPDATE tasks SET id = 'z' WHERE id = 'b'; PRAGMA integrity_check"
+        sql = "REPLACE INTO tasks VALUES ('a', 'tea', 1); UPDATE tasks SET id = 'z' WHERE id = 'b';"
+        sql += "PRAGMA integrity_check"
         said = subprocess.run([need("sqlite3"), str(pair.laptop.file), sql], capture_output=True, text=True, check=True)
         assert said.stdout == "ok\n"
         assert pair.both() == [("a", "tea", 1), ("z", "bread", 0)]
@@ -279,7 +257,8 @@ class TestProcesses:
     def test_wait_notices_another_process_soon(self, pair: Pair) -> None:
         store = pair.laptop.store
         assert store.pending(10) == []
-        code = f"import sqlite3; c = sqlite3.connect({str(pair.laptop.file)!r}); c.execute('DELETE FROM tasks'); c.commit()"
+        code = f"import sqlite3; app = sqlite3.connect({str(pair.laptop.file)!r})\n"
+        code += "with app: app.execute('DELETE FROM tasks')"
         writer = subprocess.Popen([sys.executable, "-c", code])
         assert store.wait(30)
         assert writer.wait(30) == 0
@@ -326,6 +305,22 @@ class TestProcesses:
         assert twin.position() == pair.laptop.store.position()
         twin.close()
         pair.both()
+
+    def test_a_process_with_other_columns_ends_this_one(self, pair: Pair) -> None:
+        with closing(SQLiteStore(pair.laptop.file, {"tasks": ["title"]})) as other:
+            with pytest.raises(StoreError, match="another process opened"):
+                pair.laptop.store.position()
+            assert other.compare() == 0
+
+    def test_a_table_that_is_named_no_more_is_left_alone(self, pair: Pair) -> None:
+        pair.script("CREATE TABLE notes (id TEXT NOT NULL PRIMARY KEY)")
+        pair.laptop.stop()
+        with closing(SQLiteStore(pair.laptop.file, {"notes": []})):
+            app = sqlite3.connect(pair.laptop.file)
+            names = {name for (name,) in app.execute("SELECT name FROM sqlite_master WHERE name LIKE 'synckit%'")}
+            app.close()
+        assert not {name for name in names if name.endswith("_tasks")}
+        assert pair.both() == [("a", "milk", 0), ("b", "bread", 0)]
 
     def test_the_threads_of_a_program(self, pair: Pair) -> None:
         errors: list[BaseException] = []
