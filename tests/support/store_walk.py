@@ -8,7 +8,7 @@ without faults.
 import shutil
 import sqlite3
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -125,8 +125,14 @@ class Device:
         finally:
             app.close()
 
-    def sync(self, *, die_at: int = 0, faults: Sequence[str] = ()) -> int:
-        """Do what `run` does at each CHANGED; return the number of changes sent."""
+    def sync(
+        self, *, die_at: int = 0, faults: Sequence[str] = (), meanwhile: Callable[[], object] = lambda: None
+    ) -> int:
+        """Do what `run` does at each CHANGED; return the number of changes sent.
+
+        `meanwhile` is called between any two steps.
+        """
+        self._meanwhile = meanwhile
         coming = iter([*faults])
         if die_at:
             connection, identity = self.store._database._open  # type: ignore[misc]
@@ -142,6 +148,7 @@ class Device:
 
     def _pull(self, coming: Any) -> None:
         while True:
+            self._meanwhile()
             if next(coming, "") == "lost":
                 raise Outage
             page = self.world.log.pull(self.store.position(), self.world.page)
@@ -149,6 +156,7 @@ class Device:
                 self.store.apply((), Position())
                 continue
             changes, position = page
+            self._meanwhile()
             self.store.apply(changes, position)
             self.error = 0
             self.memory.seen |= {(change.row_id, self.world.uid(change)) for change in changes}
@@ -165,12 +173,14 @@ class Device:
                 entries = [each.entry for each in pending]
                 self.state.batch = uuid.uuid4().hex, [each.version for each in pending], entries
             push_id, versions, entries = self.state.batch
+            self._meanwhile()
             fault = next(coming, "")
             if fault == "lost":
                 raise Outage
             orders = self.world.log.push(self.state.device_id, push_id, entries)
             if fault == "unanswered":
                 raise Outage
+            self._meanwhile()
             self.store.sent(dict(zip(versions, orders, strict=True)))
             self.state.batch = None
             sent += len(entries)
@@ -260,7 +270,7 @@ class World:
             for device in self.devices:
                 device.store.compare()
                 sent += device.sync()
-            if not sent and all(device.store.position().cursor == len(self.log.changes) for device in self.devices):
+            if not sent and all(device.store.position().cursor == self.log.head for device in self.devices):
                 return
         raise AssertionError("the devices send without end")
 

@@ -10,7 +10,7 @@ import pytest
 
 from ...support.store_walk import HOUR, Device, LinkedWorld, World
 
-QUIET = ("edit", "edit", "edit", "sync", "sync", "outage", "crash", "clock", "unrecorded")
+QUIET = ("edit", "edit", "edit", "sync", "sync", "busy", "outage", "crash", "clock", "unrecorded", "compact")
 SERVER = (*QUIET, "server backup", "server restore")
 ALL = (*SERVER, "copy", "copy", "app restore", "state restore", "clone")
 
@@ -23,6 +23,16 @@ def step(world: World, device: Device, kind: str) -> None:
             world.edit(device, random.choice("abc"), is_recorded=kind == "edit")
         case "sync":
             device.sync()
+        case "busy":
+
+            def meanwhile() -> None:
+                world.tick()
+                if random.random() < 0.3:
+                    world.edit(device, random.choice("abc"))
+
+            device.sync(meanwhile=meanwhile, faults=random.choices(["", "", "unanswered"], k=4))
+        case "compact":
+            world.log.compact()
         case "outage":
             device.sync(faults=random.choices(["", "", "lost", "unanswered"], k=4))
         case "crash":
