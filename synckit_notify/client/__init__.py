@@ -28,6 +28,7 @@ from .models import (
 )
 from .stores import PendingEntry, Store
 from .stores.sqlite import SQLiteStore
+from .stores.sqlite_repair import Orphan
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "NoMasterKey",
     "NotAuthenticated",
     "Order",
+    "Orphan",
     "PendingEntry",
     "Position",
     "ProtocolError",
