@@ -181,7 +181,10 @@ class SQLiteStore:
                 connection.execute(f"UPDATE {edits_name(table)} SET refused = ? WHERE version = ?", (reason, random))
 
     def wait(self, timeout: float) -> bool:
-        """Wait for edits of any connection or process; return False after `timeout` seconds, and at `wake`."""
+        """Wait for edits of any connection or process; return False after `timeout` seconds, and at `wake`.
+
+        The same edits end one wait only.
+        """
         until = time.monotonic() + timeout
         while True:
             with suppress(OperationalError):
@@ -211,7 +214,7 @@ class SQLiteStore:
     @contextmanager
     def _ready(self) -> Iterator[None]:
         """Have the lock, a connection to the file that is there now, and tables that fit the app's schema."""
-        with self._lock:
+        with self._lock, errors(self._database.path):
             if not self._is_closed and self._database.connect():
                 self._schema_version, self._tables = None, {}
             if self._tables:
@@ -224,20 +227,20 @@ class SQLiteStore:
 
     def _prepare(self) -> None:
         with self._database.exclusive() as connection:
-            self._tables = inspect(connection, self._wanted, device_made_keys=self._device_made_keys)
+            tables = inspect(connection, self._wanted, device_made_keys=self._device_made_keys)
             make_base(connection)
         with self._database.write() as connection:
-            prepare(connection, self._tables)
-            self._schema_version = self._database.schema_version()
+            prepare(connection, tables)
+            schema_version = self._database.schema_version()
             stored = connection.execute("SELECT clock_offset FROM synckit_store").fetchone()[0]
+        self._tables, self._schema_version = tables, schema_version
         self._stored_offset = timedelta(microseconds=stored)
         self._offset = self._offset or self._stored_offset
         self._compare()
 
     def _require_layout(self) -> None:
         """Raise StoreError if another process opened the store with other tables or columns."""
-        with errors(self._database.path):
-            found = self._database.connection.execute("SELECT layout FROM synckit_store").fetchone()[0]
+        found = self._database.connection.execute("SELECT layout FROM synckit_store").fetchone()[0]
         if found != layout(self._tables):
             raise StoreError(
                 "another process opened this database with other tables or columns: start this one again with the same"
@@ -291,9 +294,8 @@ class SQLiteStore:
                 version = self._database.data_version()
                 if version == self._seen:
                     return False
-                is_any = has_edits(self._database.connection, self._tables.values())
-                self._seen = version if not is_any else self._seen
-                return is_any
+                self._seen = version
+                return has_edits(self._database.connection, self._tables.values())
         finally:
             self._lock.release()
 
