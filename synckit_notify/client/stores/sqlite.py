@@ -55,9 +55,9 @@ class SQLiteStore:
 
     `tables` maps each table to the columns to sync; its primary key is always synced, and is the row id. Two edits of
     one row do not mix: the later whole row wins. The store makes tables and triggers whose names begin with "synckit_";
-    a migration tool must leave them alone. The app may write with any number of connections and processes. Call
-    `PRAGMA foreign_keys` and the like as you wish: the store has a connection of its own, and `on_connect` gets it, to
-    register functions and collations that the tables use.
+    a migration tool must leave them alone. The app may write with any number of connections and processes, and with any
+    settings of theirs. The store has a connection of its own; `on_connect` is called with it, to register functions and
+    collations that the tables use.
 
     Pass `device_made_keys=True` for an INTEGER PRIMARY KEY whose numbers no other device makes. A row whose parent was
     deleted on another device is deleted, unless `on_orphan` decides otherwise. `on_refused` is told of a row whose key

@@ -142,6 +142,19 @@ class TestTheOneOrder:
         after, pair.elapsed = pair.now(), pair.elapsed + HOUR
         assert before - timedelta(milliseconds=2) <= pair.log.changes[0].timestamp <= after
 
+    def test_the_offset_of_the_clock_is_kept_for_the_triggers_of_all_processes(self, pair: Pair) -> None:
+        store = pair.laptop.store
+        apply(store)
+        store.clock_offset = timedelta(hours=-3)
+        pair.laptop.stop()
+        assert pair.laptop.store.clock_offset == timedelta(hours=-3)
+        app = sqlite3.connect(pair.laptop.file)
+        app.execute(ADD, ("a", "milk"))
+        app.commit()
+        app.close()
+        timestamp = send(pair.laptop.store)[0].timestamp
+        assert abs(timestamp + timedelta(hours=3) - datetime.now(UTC)) < timedelta(minutes=10)
+
     def test_an_edit_during_a_push_is_sent_too(self, pair: Pair) -> None:
         store = pair.laptop.store
         apply(store)
