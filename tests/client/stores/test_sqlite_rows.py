@@ -272,9 +272,19 @@ class TestALogThatIsReadAgain:
     def test_another_epoch_begins_it_too(self, pair: Pair) -> None:
         store = pair.laptop.store
         apply(store, change(1, "a", {"title": "1"}))
-        store.apply([], Position("e2", 0, is_complete=True))
-        assert pair.laptop.rows("tasks") == []
-        assert store.position() == Position("e2", 0)
+        store.apply([change(1, "b", {"title": "2"})], Position("e2", 1, is_complete=True))
+        assert pair.laptop.rows("tasks", "id") == [("b",)]
+        assert store.position() == Position("e2", 1)
+
+    def test_a_server_that_lost_its_database_gets_everything_again(self, pair: Pair) -> None:
+        empty = pair.log.backup()
+        pair.laptop.write([(ADD, ("a", "milk")), (ADD, ("b", "bread"))])
+        pair.both()
+        pair.phone.write([("DELETE FROM tasks WHERE id = 'b'", ())])
+        pair.both()
+        pair.log.restore(empty)
+        assert pair.both() == [("a", "milk", 0)]
+        assert pair.log.winners()["tasks", "a"].timestamp == pair.log.winners()["tasks", "a"].order_at
 
     def test_an_edit_that_a_restored_server_lost_is_sent_again_with_its_old_time(self, pair: Pair) -> None:
         pair.laptop.write([(ADD, ("a", "milk"))])
