@@ -69,7 +69,7 @@ def end_again(connection: sqlite3.Connection, merge: Merge, *, is_empty: bool) -
     for rows in merge.rows.values():
         table = rows.table
         if is_empty:
-            connection.execute(f"UPDATE {rows_name(table)} SET is_stale = 0 WHERE is_stale")
+            _keep_all(connection, table)
         key, edits = ", ".join(keys(table)), edits_name(table)
         for gone in connection.execute(f"SELECT {key} FROM {rows_name(table)} WHERE is_stale").fetchall():
             here = " AND ".join(f"{name} = ?" for name in keys(table))
@@ -85,6 +85,17 @@ def end_again(connection: sqlite3.Connection, merge: Merge, *, is_empty: bool) -
         connection.execute(f"UPDATE {edits} SET of_restart = 0 WHERE of_restart")
     connection.execute("UPDATE synckit_store SET is_restarting = 0")
     return lost
+
+
+def _keep_all(connection: sqlite3.Connection, table: Table) -> None:
+    """Let no row count as gone; one that was held is sent as the app's table has it, with the lowest time."""
+    key, ours, edits = ", ".join(keys(table)), rows_name(table), edits_name(table)
+    here = " AND ".join(f"e.{name} = r.{name}" for name in keys(table))
+    connection.execute(
+        f"INSERT INTO {edits} ({key}, edited_at, version, must_send) SELECT {key}, 0, randomblob(16), 1 "
+        f"FROM {ours} AS r WHERE is_stale AND digest IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {edits} e WHERE {here})"
+    )
+    connection.execute(f"UPDATE {ours} SET is_stale = 0 WHERE is_stale")
 
 
 def _record_existing(connection: sqlite3.Connection, table: Table) -> int:
