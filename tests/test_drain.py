@@ -30,7 +30,10 @@ THOROUGH = pytest.mark.thorough
 WORKERS = ["gevent", pytest.param("parked", marks=THOROUGH), pytest.param("gthread", marks=THOROUGH)]
 
 
-@pytest.mark.parametrize(("app", "preload"), [("ours", ("--preload",)), ("foreign", ())], ids=["preloaded", "foreign"])
+@pytest.mark.parametrize(
+    ("app", "preload"),
+    [pytest.param("ours", ("--preload",), id="preloaded", marks=THOROUGH), pytest.param("foreign", (), id="foreign")],
+)
 @pytest.mark.parametrize("worker_class", WORKERS)
 @pytest.mark.parametrize("stop", STOPS)
 def test_every_stream_ends_cleanly_and_then_its_connection_and_its_worker(
@@ -171,6 +174,7 @@ def replaced_master() -> Iterator[list[int]]:
         assert gone(master, 10.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("worker_class", WORKERS)
 @pytest.mark.parametrize(
     "change", ["HUP", pytest.param("one worker", marks=THOROUGH), pytest.param("USR2 and TERM", marks=THOROUGH)]

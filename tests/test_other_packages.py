@@ -155,6 +155,7 @@ PAGES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pages", PAGES.values(), ids=PAGES)
 def test_sync_workers_beside_a_gevent_one_for_the_streams(pages: str, tmp_path: Path, valkey: Valkey) -> None:
     env = {"SYNCKIT_BROKER_URL": valkey.url}

@@ -131,6 +131,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(own_service: Calla
         assert "while the phone was away" in {change.row_id for change in phone.pull()}
 
 
+@pytest.mark.thorough
 def test_a_clean_restart_sends_bye_and_devices_return_spread_out(own_service: Callable[..., Service]) -> None:
     service = own_service()
     with StreamRecorder(service.client()) as recorder:
@@ -272,6 +273,7 @@ def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> 
     assert [line["row"] for line in seen if line["what"] == "pulled"] == ["seen"]
 
 
+@pytest.mark.thorough
 def test_listen_escapes_control_characters_and_what_the_console_cannot_show(
     own_service: Callable[..., Service],
 ) -> None:
