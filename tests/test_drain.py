@@ -70,7 +70,7 @@ def test_a_new_stream_on_a_draining_worker_is_told_to_come_back(tmp_path: Path) 
 
 
 def test_a_push_to_the_old_worker_reaches_the_new_one_within_five_seconds(tmp_path: Path) -> None:
-    with Deployment(tmp_path, "foreign", "gevent", "--keep-alive", "10") as deployment, Kept(deployment) as kept:
+    with Deployment(tmp_path, "foreign", "gevent", "--keep-alive", "25") as deployment, Kept(deployment) as kept:
         kept.request("GET /")
         [old] = deployment.server.workers()
         hup(deployment)
@@ -106,7 +106,10 @@ class Kept:
         self.socket.sendall(f"{line} HTTP/1.1\r\nHost: h\r\n{authorization}Content-Length: 0\r\n\r\n".encode())
         answer = b""
         while not _is_whole(answer):
-            answer += self.socket.recv(65536)
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError(f"the server closed the connection: {answer!r}")
+            answer += data
         return answer
 
     def __enter__(self) -> "Kept":
