@@ -73,6 +73,8 @@ class LastSeen:
             self._is_storing = False
 
     def _store_some(self, batch: dict[str, int | None]) -> None:
+        if not self._store.is_open():  # the application was closed meanwhile
+            return
         with suppress(Refused, SQLAlchemyError):  # pushes report what is wrong with the database
             self._store.write(lambda connection: note_seen(connection, batch, now()))
 

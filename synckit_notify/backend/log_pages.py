@@ -8,7 +8,8 @@ parts of a transaction that a Store runs.
 
 import sys
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,13 +17,13 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, select, tuple_
 
 from . import winners
 from .database.schema import changes
+from .winners import ROWS_AT_ONCE
 
 MAX_CHANGES = 500
 PAGE_BYTES = 2**20
 """Approximate size of the `data` in one page: 500 changes of the largest size would be 125 MiB of memory."""
 MAX_EXAMINED = 5_000
 """How many rows one page of a pull by table reads, which takes some milliseconds. It starts at the first match."""
-ROWS_AT_ONCE = 32  # fetched at a time, so that few are fetched in vain when the page is full
 
 _MINE = and_(changes.c.app_id == bindparam("app"), changes.c.user_id == bindparam("user"))
 _RECEIVED_AT = (
@@ -80,7 +81,7 @@ def read_page(
 ) -> tuple[list[Row[Any]], int, bool]:
     """Return the rows of the next page, its cursor, and whether there are more."""
     window = _window(connection, app, user, head, winners_until, query)
-    with connection.execute(_selection(app, user, window, query)) as found:
+    with closing(_found(connection, app, user, window, query)) as found:
         rows, is_full = _page(found, query.limit)
     return (rows, rows[-1].seq, True) if is_full else (rows, window.cursor, window.has_more)
 
@@ -128,16 +129,24 @@ def _first_of(connection: Connection, app: str, user: str, tables: Iterable[str]
     return min((row.seq for table, row in found if row and row.table_name == table and row.seq <= last), default=None)
 
 
-def _selection(app: str, user: str, window: Window, query: Query) -> Select[Any]:
+def _found(
+    connection: Connection, app: str, user: str, window: Window, query: Query
+) -> Generator[Row[Any], None, None]:
+    """Yield the rows of a window that match, one more than the limit if there are so many."""
+    part, most = (window.after, window.last), query.limit + 1
     if window.winners_only:
-        rows = winners.selection(app, user, window.after, window.last, query.tables)
+        yield from winners.changes_of(connection, app, user, part, query.tables, most)
     else:
-        mine = and_(changes.c.app_id == app, changes.c.user_id == user)
-        rows = select(changes).where(mine, changes.c.seq > window.after, changes.c.seq <= window.last)
-        rows = rows.order_by(changes.c.seq)
-        if query.tables is not None:
-            rows = rows.where(changes.c.table_name.in_(query.tables))
-    rows = rows.limit(query.limit + 1)
+        with connection.execute(_selection(app, user, window, query).limit(most)) as found:
+            yield from found
+
+
+def _selection(app: str, user: str, window: Window, query: Query) -> Select[Any]:
+    mine = and_(changes.c.app_id == app, changes.c.user_id == user)
+    rows = select(changes).where(mine, changes.c.seq > window.after, changes.c.seq <= window.last)
+    if query.tables is not None:
+        rows = rows.where(changes.c.table_name.in_(query.tables))
+    rows = rows.order_by(changes.c.seq)
     return rows.execution_options(yield_per=ROWS_AT_ONCE) if window.last - window.after > ROWS_AT_ONCE else rows
 
 

@@ -27,11 +27,11 @@ moves the head and leaves `winners_until` behind. The changes in between are ans
 or `flask synckit app set` have examined them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, select, tuple_
 
 from .database.schema import changes, from_datetime, heads, winners
 from .database.store import upsert
@@ -42,6 +42,9 @@ LOWEST = from_datetime(datetime.min.replace(tzinfo=UTC))
 
 MAX_AT_ONCE = 1_000
 """How many changes one transaction examines: twice what a push adds, so that pushes catch up. It takes about 20 ms."""
+
+ROWS_AT_ONCE = 32
+"""How many changes are fetched at a time, so that few are fetched in vain when the page is full."""
 
 _HAS_DATA: ColumnElement[Any] = case((changes.c.data.is_not(None), "")).label("data")
 """The data may have 256 KiB, and is not read here."""
@@ -103,16 +106,20 @@ def last_examined(connection: Connection, app: str, user: str, after: int, until
     return until if nth is None else nth
 
 
-def selection(app: str, user: str, after: int, last: int, tables: Sequence[str] | None) -> Select[Any]:
-    """Return the query for the changes of a window that are winners."""
-    # The sum keeps PostgreSQL from reading the whole log along with the winners (a merge join).
-    same = and_(changes.c.app_id == winners.c.app_id, changes.c.user_id == winners.c.user_id)
-    both = winners.join(changes, and_(same, changes.c.seq == winners.c.seq + 0))
-    rows = select(changes).select_from(both).where(_of(winners, app, user))
-    rows = rows.where(winners.c.seq > after, winners.c.seq <= last)
+def changes_of(
+    connection: Connection, app: str, user: str, window: tuple[int, int], tables: Sequence[str] | None, most: int
+) -> Iterator[Row[Any]]:
+    """Yield the first `most` changes of a window that are winners: those after its first `seq`, up to its second."""
+    after, last = window
+    mine = select(winners.c.seq).where(_of(winners, app, user), winners.c.seq > after, winners.c.seq <= last)
     if tables is not None:
-        rows = rows.where(winners.c.table_name.in_(tables))
-    return rows.order_by(winners.c.seq)
+        mine = mine.where(winners.c.table_name.in_(tables))
+    won = connection.execute(mine.order_by(winners.c.seq).limit(most)).scalars().all()
+    # By their keys and a few at a time, instead of a join: a database might read the whole log for that, or sort rows
+    # with all their data.
+    for first in range(0, len(won), ROWS_AT_ONCE):
+        some = changes.c.seq.in_(won[first : first + ROWS_AT_ONCE])
+        yield from connection.execute(select(changes).where(_of(changes, app, user), some).order_by(changes.c.seq))
 
 
 def _keep(connection: Connection, app: str, user: str, examined: Iterable[Row[Any]]) -> None:
