@@ -41,7 +41,7 @@ LOWEST = from_datetime(datetime.min.replace(tzinfo=UTC))
 """The `order_at` of a change that an administrator has blanked: every other change of its row beats it."""
 
 MAX_AT_ONCE = 1_000
-"""How many changes one transaction examines: twice what a push adds, so that pushes catch up. It takes about 20 ms."""
+"""How many changes one transaction examines: twice what a push adds, so that pushes catch up. It takes about 40 ms."""
 
 ROWS_AT_ONCE = 32
 """How many changes are fetched at a time, so that few are fetched in vain when the page is full."""
