@@ -17,6 +17,7 @@ from .models import (
     Account,
     ChangeEntry,
     Device,
+    Order,
     Position,
     PulledChange,
     PullFilter,
@@ -24,6 +25,7 @@ from .models import (
     Status,
     UnreadableChange,
 )
+from .stores import PendingEntry, Store
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [
@@ -36,6 +38,8 @@ __all__ = [
     "NetworkError",
     "NoMasterKey",
     "NotAuthenticated",
+    "Order",
+    "PendingEntry",
     "Position",
     "ProtocolError",
     "PullFilter",
@@ -44,6 +48,7 @@ __all__ = [
     "ServerError",
     "StateError",
     "Status",
+    "Store",
     "StreamState",
     "SyncKitClient",
     "SyncKitError",

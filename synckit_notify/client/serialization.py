@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, Self, TypeVar
 
 from . import json_text
@@ -34,6 +34,8 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 """The timestamps that the server accepts: no leap seconds, at most nanoseconds."""
+
+_LESS_THAN_MICROSECONDS = re.compile(r"\.\d{6}0*[1-9]", re.ASCII)
 
 JSON_TYPES: dict[type, str] = {str: "string", int: "integer", bool: "boolean", list: "array"}
 
@@ -106,8 +108,8 @@ class Page:
     @classmethod
     def read(cls, answer: Mapping[str, Any], start: Position, restarted: bool, *, filtered: bool) -> Self:
         """Read the answer to a pull; raises ProtocolError, also if the pull would never end."""
-        end = Position(member(answer, "epoch", str), member(answer, "cursor", int))
         has_more, changes = member(answer, "has_more", bool), member(answer, "changes", list)
+        end = Position(member(answer, "epoch", str), member(answer, "cursor", int), is_complete=not has_more)
         if end.cursor < start.cursor or (has_more and end.cursor == start.cursor):
             raise ProtocolError("the server's cursor does not advance")
         if has_more and not changes and not filtered:
@@ -269,7 +271,17 @@ def _open_change(
         seq=seq,
         device_id=device_id,
         received_at=received_at,
+        order_at=_order_at(change, texts["timestamp"], timestamp, received_at),
     )
+
+
+def _order_at(change: Mapping[str, Any], text: str, timestamp: datetime, received_at: datetime) -> datetime:
+    """Return the server's `order_at`; without one the earlier time, with a fraction of a microsecond rounded up."""
+    if "order_at" in change:
+        return moment(change, "order_at")
+    if timestamp >= received_at:
+        return received_at
+    return timestamp + timedelta(microseconds=bool(_LESS_THAN_MICROSECONDS.search(text)))
 
 
 def _text(change: Mapping[str, Any], name: str) -> str | None:

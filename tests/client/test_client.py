@@ -224,7 +224,7 @@ class TestPulling:
         client = clients.open(pull=[page(pulled(1), pulled(2, "d1"), cursor=2, more=True), page(pulled(3), cursor=3)])
         result = client.pull()
         assert [change.seq for change in result] == [1, 3]
-        assert result[0] == PulledChange("tasks", "INSERT", "1", AT, 1, 1, "d2", AT)
+        assert result[0] == PulledChange("tasks", "INSERT", "1", AT, 1, 1, "d2", AT, AT)
         assert result[-1:] == [result[1]]
         assert [(body["cursor"], body["epoch"]) for body in clients.server.bodies(PULL)] == [(0, None), (2, "e1")]
 
