@@ -31,9 +31,9 @@ class PendingEntry:
 class Store(Protocol):
     """The rows of an app, for `client.run`.
 
-    `run` calls the methods in threads of its own, one at a time, except `wait`, which may run beside the others. A
-    method may raise an error of SQLite or of the operating system, such as a busy file or a full disk: `run` reports it
-    and repeats the call later. Any other exception ends `run`.
+    `run` calls all methods in the thread that called it, except `wake`, which any thread may call. A method may raise
+    an error of the operating system, or an `OperationalError` of its database, such as a busy file or a full disk:
+    `run` reports it and repeats the call later. Any other exception ends `run`.
     """
 
     clock_offset: timedelta
@@ -46,12 +46,13 @@ class Store(Protocol):
     def apply(self, changes: Sequence[PulledChange], position: Position) -> None:
         """Store the changes and the position in one transaction.
 
-        The changes are in the order of the log; this device's own are among them, and any of them may come again. The
-        later of two changes of a row is the one with the greater `order`. An edit that was not sent yet wins over a
-        change if its timestamp is later than the change's `order_at`.
+        The changes are in the order of the log; this device's own are among them, and any of them may come again, so
+        the position may go back. The later of two changes of a row is the one with the greater `order`. An edit that
+        was not sent yet wins over a change if its timestamp is later than the change's `order_at`.
 
-        If the epoch differs from the stored one, the server's log was replaced, and all changes come from its start.
-        Once `position.is_complete`, rows that the log does not have are deleted, unless they were never sent.
+        `Position()` without changes means that the log is read again from its start: it was replaced, or this device
+        was away for too long. Once `position.is_complete` after that, rows that the log does not have are deleted,
+        unless they were never sent.
         """
         ...
 
@@ -71,5 +72,9 @@ class Store(Protocol):
         ...
 
     def wait(self, timeout: float) -> bool:
-        """Wait until there may be new edits; return False if there were none within `timeout` seconds."""
+        """Wait until there may be new edits; return False if there were none within `timeout` seconds, or at `wake`."""
+        ...
+
+    def wake(self) -> None:
+        """End the call of `wait` that is in progress, or the next one if none is."""
         ...
