@@ -22,9 +22,11 @@ from .models import (
     PulledChange,
     PullFilter,
     PullResult,
+    RefusedChange,
     Status,
     UnreadableChange,
 )
+from .run import RunState
 from .stores import PendingEntry, Store
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
@@ -45,6 +47,8 @@ __all__ = [
     "PullFilter",
     "PullResult",
     "PulledChange",
+    "RefusedChange",
+    "RunState",
     "ServerError",
     "StateError",
     "Status",

@@ -97,6 +97,18 @@ class UnreadableChange:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedChange:
+    """A local change that was set aside because it cannot be sent, or because the server refuses it.
+
+    `reason` is a sentence for a person.
+    """
+
+    table: str
+    row_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Device:
     """A registered device; `platform` is one of macos, windows, linux, ios, android and web."""
 

@@ -152,7 +152,10 @@ def batches(entries: Iterable[ChangeEntry], codec: Codec, account: Account) -> I
     batch: list[str] = []
     size = 0
     for index, entry in enumerate(entries):
-        text = _seal(index, entry, codec, account)
+        try:
+            text = seal(entry, codec, account)
+        except ValueError as error:
+            raise ValueError(f"changes[{index}].{error}") from None
         if batch and (len(batch) == MAX_CHANGES or size + len(text) > MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
@@ -160,6 +163,22 @@ def batches(entries: Iterable[ChangeEntry], codec: Codec, account: Account) -> I
         size += len(text) + 1
     if batch:
         yield batch
+
+
+def seal(entry: ChangeEntry, codec: Codec, account: Account) -> str:
+    """Return the JSON text of a change; raises ValueError, which begins with `data`, for one that cannot be sent."""
+    timestamp = to_text(entry.timestamp)
+    fields = {"table": entry.table, "op": entry.op, "row_id": entry.row_id, "timestamp": timestamp}
+    try:
+        data = codec.seal(EntryContext(account.app_id, account.user_id, **fields), entry.data)
+        size = len((data or "").encode())
+    except json_text.NestedTooDeeply as error:
+        raise ValueError(f"data {error}") from None
+    except (ValueError, TypeError):
+        raise ValueError("data must be a JSON value") from None
+    if size > MAX_DATA_BYTES:
+        raise ValueError(f"data must be at most {MAX_DATA_BYTES} bytes long as it is sent")
+    return json.dumps(fields | {"data": data})
 
 
 def digest(entries: Iterable[ChangeEntry]) -> str:
@@ -224,21 +243,6 @@ def read_device(answer: Mapping[str, Any], platform: str) -> Device:
 def read_status(answer: Mapping[str, Any]) -> Status:
     """Return the state of the server's log; raises ProtocolError."""
     return Status(member(answer, "change_count", int), member(answer, "cursor", int), member(answer, "epoch", str))
-
-
-def _seal(index: int, entry: ChangeEntry, codec: Codec, account: Account) -> str:
-    timestamp = to_text(entry.timestamp)
-    fields = {"table": entry.table, "op": entry.op, "row_id": entry.row_id, "timestamp": timestamp}
-    try:
-        data = codec.seal(EntryContext(account.app_id, account.user_id, **fields), entry.data)
-        size = len((data or "").encode())
-    except json_text.NestedTooDeeply as error:
-        raise ValueError(f"changes[{index}].data {error}") from None
-    except (ValueError, TypeError):
-        raise ValueError(f"changes[{index}].data must be a JSON value") from None
-    if size > MAX_DATA_BYTES:
-        raise ValueError(f"changes[{index}].data must be at most {MAX_DATA_BYTES} bytes long as it is sent")
-    return json.dumps(fields | {"data": data})
 
 
 def _is_blank(change: Mapping[str, Any]) -> bool:
