@@ -1,10 +1,9 @@
 """`DictStore`: a Store over dictionaries, as short as the protocol allows; with a file it survives its process.
 
-    store.edit("tasks", "1", {"title": "Buy milk"})     an edit of the app, which `run` sends
-    store.rows()                                        {("tasks", "1"): {"title": "Buy milk"}}
+store.edit("tasks", "1", {"title": "Buy milk"})     an edit of the app, which `run` sends
+store.rows()                                        {("tasks", "1"): {"title": "Buy milk"}}
 """
 
-import os
 import pickle
 import threading
 import time
@@ -143,4 +142,4 @@ class DictStore:
         if self._file is not None:
             written = self._file.with_suffix(".new")
             written.write_bytes(pickle.dumps(self._content))
-            os.replace(written, self._file)
+            written.replace(self._file)
