@@ -217,8 +217,11 @@ class SyncKitClient:
         return self._log.choose(chosen, on_unreadable)
 
     def retry_unreadable(self) -> bool:
-        """Make the next `pull` start at the first change that could not be read; return whether there is one."""
-        return self._state.retry_unreadable()
+        """Make the next `pull` start at the first change that could not be read; return whether there is one.
+
+        While `run` or `follow` is running, it pulls at once.
+        """
+        return self._here.get().retry_unreadable()
 
     def status(self) -> Status:
         """Ask the server for the state of its log."""

@@ -67,6 +67,13 @@ class Resources:
         self.session.close()
         self.state.close()
 
+    def retry_unreadable(self) -> bool:
+        """Let the next pull start at the first unreadable change, and a running loop pull now."""
+        found, loop = self.state.retry_unreadable(), self._loop
+        if found and loop is not None:
+            loop.pull_soon()
+        return found
+
     def register_device(self, name: str, platform: str) -> Device:
         """Register this installation, or rename it."""
         body = {"device_name": name, "platform": platform, "installation_id": self.state.installation_id}

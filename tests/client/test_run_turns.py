@@ -27,6 +27,7 @@ from synckit_notify.client import (
     StateError,
 )
 from synckit_notify.client import run as run_module
+from synckit_notify.client.encryption import Cipher
 from synckit_notify.client.schedule import RetryPolicy
 
 from ..support.dict_store import DictStore
@@ -293,10 +294,88 @@ class TestALogThatIsReadAgain:
         assert len(log_of(server)) == 1
 
 
+class FakeKeys:
+    """The keys of a process; `is_old` means that the server has a newer envelope."""
+
+    def __init__(self, cipher: Cipher) -> None:
+        self.cipher, self.is_old = cipher, False
+
+    @property
+    def key_ids(self) -> frozenset[str]:
+        return self.cipher.key_ids
+
+    def codec(self) -> Cipher:
+        return self.cipher
+
+    def require_newest(self) -> None:
+        if self.is_old:
+            raise NoMasterKey("the passphrase was changed: set up encryption again with the new passphrase")
+
+
+def with_keys(client: Any, keys: FakeKeys) -> Any:
+    here = client._here.get()
+    here._keys = here.log._keys = here.sender._keys = keys
+    return client
+
+
+FIRST, SECOND = Cipher(b"1" * 32), Cipher(b"2" * 32)
+
+
 class TestKeys:
     def test_without_a_key_it_raises_at_once(self, server: LocalServer) -> None:
         with pytest.raises(NoMasterKey, match="set up encryption"):
             quick(server, encrypt=True).run(DictStore())
+
+    def test_after_a_rotation_it_says_so_and_goes_on_with_the_new_key(self, server: LocalServer) -> None:
+        with_keys(server.client(name="other"), FakeKeys(SECOND)).push([push_entry("rotated")])
+        keys, store = FakeKeys(FIRST), DictStore()
+        keys.is_old = True
+        with Runner(with_keys(quick(server), keys), store) as runner:
+            assert until(lambda: runner.state is RunState.NEEDS_PASSPHRASE)
+            assert "passphrase was changed" in runner.states[-1][1]
+            store.edit("tasks", "meanwhile", 1)
+            assert store.pending(1)
+            assert "push" not in server.asked[server.asked.index("pull") :]
+            keys.is_old, keys.cipher = False, SECOND
+            assert until(lambda: not store.pending(1))
+            assert store.rows() == {("tasks", "rotated"): 1, ("tasks", "meanwhile"): 1}
+
+    def test_locked_changes_come_when_their_key_is_there(self, server: LocalServer) -> None:
+        for cipher, row in (FIRST, "before"), (SECOND, "locked"), (FIRST, "after"):
+            with_keys(server.client(name=row), FakeKeys(cipher)).push([push_entry(row)])
+        keys, store, client = FakeKeys(FIRST), DictStore(), quick(server)
+        with Runner(with_keys(client, keys), store) as runner:
+            assert runner.settles()
+            assert set(store.rows()) == {("tasks", "before"), ("tasks", "after")}
+            assert store.position().cursor == 3
+            keys.cipher = Cipher(b"2" * 32)
+            server.notify()
+            assert until(lambda: ("tasks", "locked") in store.rows())
+            assert store.position().cursor == 3
+
+    def test_unreadable_changes_are_reported_and_read_again_on_request(self, server: LocalServer) -> None:
+        server.client(name="other").push([push_entry("clear")])
+        store, client = DictStore(), quick(server)
+        with Runner(with_keys(client, FakeKeys(FIRST)), store) as runner:
+            assert runner.settles()
+            assert [each.row_id for each in runner.unreadable] == ["clear"]
+            assert client.retry_unreadable()
+            assert until(lambda: len(runner.unreadable) == 2), "at once, without a notification"
+
+
+class TestALongPull:
+    def test_its_progress_is_told(self, server: LocalServer) -> None:
+        other = server.client(name="other")
+        for number in range(3):
+            other.push([push_entry(f"{number} {each}") for each in range(500)])
+        with Runner(quick(server), DictStore()) as runner:
+            assert runner.settles()
+        assert runner.told(RunState.SYNCING)[:4] == [
+            "",
+            "500 of 1500 changes",
+            "1000 of 1500 changes",
+            "1500 of 1500 changes",
+        ]
 
 
 class TestClosing:
