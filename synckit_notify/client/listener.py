@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 from .errors import NotAuthenticated, ServerError
-from .schedule import FIRST_PROBE_SECONDS, RetryPolicy, StreamState
+from .schedule import FIRST_PROBE_SECONDS, JITTER, RetryPolicy, StreamState
 from .stream import StreamSession, SyncNotification, SyncNotifyStream
 
 log = logging.getLogger("synckit_notify.client")
@@ -48,7 +48,7 @@ class Listener:
             self._stream = stream = SyncNotifyStream(self._session, on_state=self._announced)
             if self._closed.is_set():
                 stream.close()
-            pause = FIRST_PROBE_SECONDS
+            pause = FIRST_PROBE_SECONDS * (1 + JITTER * chance.random())
             try:
                 for notification in stream:
                     if notification is SyncNotification.CHANGED:

@@ -10,7 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 from .errors import ServerError
@@ -22,11 +22,17 @@ from .session import Session
 from .state import State
 from .stores import Store
 
-REFUSING = frozenset({400, 413, 422})
+REFUSING = frozenset({413, 422})
 """Statuses by which a server refuses a batch for its content; it then stores nothing of it."""
 
 _INDEX = re.compile(r"changes\[(\d+)\]")
 """How the server names the change that it refuses, at the beginning of its message."""
+
+MAX_CLOCK_ERROR_SECONDS = 0.5
+"""A smaller error of a clock is not corrected: a store may write each correction."""
+
+MAX_OFFSET_SECONDS = 100 * 365 * 86400.0
+"""Upper bound of a correction; a device without a clock of its own starts in 1970."""
 
 OnRefused = Callable[[RefusedChange], object]
 
@@ -89,14 +95,14 @@ class Outbox:
                 raise
             return
         if server_time is not None:
-            self._store.clock_offset = _offset(server_time, began, self._wall_clock())
+            found = server_time.timestamp()
+            correct_clock(self._store, found - min(max(found, began), self._wall_clock()))
 
     def _take_back(self, batch: Batch, error: ServerError) -> bool:
         """Set aside the change that the server refuses, or make smaller batches; return False if it can do neither."""
         named = _INDEX.match(str(error))
         index = int(named[1]) if named else 0
-        if (named and index < len(batch.changes)) or len(batch.changes) == 1:
-            index = min(index, len(batch.changes) - 1)
+        if index < len(batch.changes) and (named or (batch.versions and len(batch.changes) == 1)):
             self._state.queue.take_out(batch, index)
             self._refuse(batch.versions[index] if batch.versions else None, batch.changes[index], str(error))
             self._limit = MAX_CHANGES
@@ -157,7 +163,8 @@ class Outbox:
                 log.exception("on_refused raised an error")
 
 
-def _offset(server_time: datetime, before: float, after: float) -> timedelta:
-    """Return the server's clock minus ours, given ours before and after an answer."""
-    found = server_time.timestamp()
-    return timedelta(seconds=found - min(max(found, before), after))
+def correct_clock(store: Store, seconds: float) -> None:
+    """Set the store's `clock_offset` if it is wrong; a time that no server can mean is ignored."""
+    wrong = abs(seconds - store.clock_offset.total_seconds())
+    if wrong > MAX_CLOCK_ERROR_SECONDS and abs(seconds) < MAX_OFFSET_SECONDS:
+        store.clock_offset = timedelta(seconds=seconds)

@@ -170,7 +170,7 @@ def _as_damage() -> Iterator[None]:
     """Raise StateError for values that Queue does not write."""
     try:
         yield
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+    except (TypeError, ValueError, IndexError, RecursionError, OverflowError) as error:
         raise StateError("the state file is damaged: a pending batch cannot be read") from error
 
 

@@ -51,6 +51,7 @@ class Resources:
         self.log = LogReader(self.session, self.state, keys, strict=strict)
         self.sender = Sender(self.session, self.state, keys)
         self.streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
+        self.wall_clock = clock
         self._keys = keys
         self._loop: RunLoop | None = None
         self._running = threading.Lock()
@@ -105,7 +106,9 @@ class Resources:
             raise RuntimeError("this client runs already: make another client, with a state file of its own")
         try:
             parts = Parts(self.session, self.state, self._keys, self.sender)
-            self._loop = RunLoop(parts, store, pull, begin_again, self._register_again, reports)
+            self._loop = RunLoop(
+                parts, store, pull, begin_again, self._register_again, reports, wall_clock=self.wall_clock
+            )
             if self._closed:
                 self._loop.close()
             self._loop.run()

@@ -15,7 +15,6 @@ import random as chance
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -23,7 +22,7 @@ from .errors import NetworkError, NoMasterKey, NotAuthenticated, ProtocolError, 
 from .listener import Listener
 from .log_reader import Apply, OnPage, OnUnreadable
 from .models import PulledChange
-from .outbox import Clash, OnRefused, Outbox, Parts
+from .outbox import Clash, OnRefused, Outbox, Parts, correct_clock
 from .passing import is_passing
 from .schedule import JITTER, POLL_SECONDS, RetryPolicy, StreamState
 from .serialization import Page
@@ -157,8 +156,9 @@ class RunLoop:
         """Report the progress of a pull of several pages, and correct the store's clock."""
         if self._closed.is_set():
             raise NetworkError("closed by the app")
-        at_least = timedelta(seconds=page.server_time.timestamp() - self._wall_clock())
-        self._store.clock_offset = max(self._store.clock_offset, at_least)  # a page's time is not in the future
+        behind = page.server_time.timestamp() - self._wall_clock()
+        if behind > self._store.clock_offset.total_seconds():  # the time of a page is never ahead of the server's clock
+            correct_clock(self._store, behind)
         if page.has_more and self._head is None:
             self._head = self._ask_head()
         if self._head is not None:
@@ -226,8 +226,10 @@ class RunLoop:
         codec = self._keys.codec()
         self._announce(RunState.NEEDS_PASSPHRASE, str(error))
         until = self._clock() + self._poll_seconds()
-        while not self._closed.is_set() and self._clock() < until and self._keys.codec() is codec:
+        while not (self._closed.is_set() or self._listener.failure) and self._clock() < until:
             self._sleep(KEY_SECONDS)
+            if self._keys.codec() is not codec:
+                return
 
     def _pause(self, reason: str, at_least: float = 0.0) -> None:
         """Wait before the next attempt; the stream's next connection shortens the wait."""

@@ -5,8 +5,9 @@ The server is the real backend in this process; a test writes its streams and ma
 
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class TestARefusedRow:
         assert runner.refused == [RefusedChange("tasks", "b", refusal.message)]
         assert [change.row_id for change in log_of(server)] == ["a", "c"]
 
-    @pytest.mark.parametrize("status", [400, 413, 422])
+    @pytest.mark.parametrize("status", [413, 422])
     def test_if_the_server_names_none_the_batch_is_halved_until_it_is_found(
         self, server: LocalServer, status: int
     ) -> None:
@@ -116,7 +117,7 @@ class TestARefusedRow:
         assert sorted(change.row_id for change in log_of(server)) == ["a", "b", "c", "d"]
 
     def test_a_pushed_change_that_the_server_names_is_dropped_and_reported(self, server: LocalServer) -> None:
-        server.faults["push"] = [Refusal(400), Refusal(422, "changes[0].data: no")]
+        server.faults["push"] = [Refusal(422), Refusal(422, "changes[0].data: no")]
         client = quick(server)
         with pytest.raises(Exception, match="no"):
             client.push([push_entry("refused"), push_entry("kept")])
@@ -181,8 +182,7 @@ class TestTheOrderOfWork:
             assert until(lambda: server.asked.count("pull") > 0)
             server.client(name="other").push([push_entry("remote")])
             assert until(lambda: ("tasks", "remote") in store.rows())
-            assert runner.state is RunState.WAITING
-            assert any("the server answered 503" in reason for reason in runner.told(RunState.WAITING))
+            assert until(lambda: any("the server answered 503" in why for why in runner.told(RunState.WAITING)))
 
     def test_own_changes_reach_the_store_with_their_place(self, server: LocalServer) -> None:
         store = DictStore()
@@ -361,6 +361,72 @@ class TestKeys:
             assert [each.row_id for each in runner.unreadable] == ["clear"]
             assert client.retry_unreadable()
             assert until(lambda: len(runner.unreadable) == 2), "at once, without a notification"
+
+
+class TestTheClock:
+    @pytest.mark.parametrize("wrong", [-3600.0, 3600.0])
+    def test_a_clock_that_is_wrong_is_corrected_by_the_servers(self, server: LocalServer, wrong: float) -> None:
+        store = DictStore(clock=lambda: time.time() + wrong)
+        client = quick(server)
+        client._here.get().wall_clock = lambda: time.time() + wrong
+        with Runner(client, store) as runner:
+            assert runner.settles()
+            store.edit("tasks", "1", 1)
+            assert until(lambda: not store.pending(1))
+            assert until(lambda: abs(store.clock_offset.total_seconds() + wrong) < 60)
+            store.edit("tasks", "2", 1)
+            assert until(lambda: not store.pending(1))
+        second = log_of(server)[-1]
+        assert abs(second.timestamp - second.received_at) < timedelta(seconds=60)
+
+    def test_a_clock_that_is_right_is_left_alone(self, server: LocalServer) -> None:
+        store = DictStore()
+        store.edit("tasks", "1", 1)
+        with Runner(quick(server), store):
+            assert until(lambda: not store.pending(1))
+        assert store.clock_offset == timedelta()
+
+
+class TestPositions:
+    def test_with_a_new_state_file_the_store_reads_all_again_and_sends_nothing_twice(self, server: LocalServer) -> None:
+        store = DictStore()
+        store.edit("tasks", "1", 1)
+        for name in "laptop", "the laptop again":
+            with Runner(quick(server, name=name), store) as runner:
+                assert runner.settles()
+                assert not store.pending(1)
+        assert store.rows() == {("tasks", "1"): 1}
+        assert len(log_of(server)) == 1
+
+    def test_a_state_of_another_log_than_the_stores_is_read_from_the_start(self, server: LocalServer) -> None:
+        store, client = DictStore(), quick(server)
+        server.client(name="other").push([push_entry("remote")])
+        client._state.advance(0, Position("another log", 5), None)
+        with Runner(client, store) as runner:
+            assert runner.settles()
+            assert store.rows() == {("tasks", "remote"): 1}
+            assert client._state.position()[0] == store.position()
+
+    def test_an_app_without_rows_is_read_whole_and_that_is_said_once(
+        self, server: LocalServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def refuse(request: httpx2.Request) -> httpx2.Response | None:
+            server.faults["pull"].append(refuse)
+            if b'"latest"' in request.read():
+                return Refusal(422, "latest: the log of this app keeps the history").response()
+            return None
+
+        server.faults["pull"] = [refuse]
+        server.client(name="other").push([push_entry("remote")])
+        store = DictStore()
+        with Runner(quick(server), store) as runner:
+            assert runner.settles()
+            server.notify()
+            assert until(lambda: server.asked.count("pull") == 3)
+        assert store.rows() == {("tasks", "remote"): 1}
+        assert [record.message for record in caplog.records].count(
+            "reading the whole history instead of the newest rows: latest: the log of this app keeps the history"
+        ) == 1
 
 
 class TestALongPull:
