@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -33,7 +34,7 @@ from .support.programs import need
 from .support.server import ROOT, Server, clean_environment
 from .support.service import Service
 from .support.tokens import make_token
-from .support.wait import until
+from .support.wait import until, wait_until
 
 EMAIL, PASSWORD = "user@example.org", "password"
 """As the documents have them."""
@@ -63,6 +64,7 @@ class Account:
             "gunicorn.conf.py": lambda names: None,
             "run with: a person at the browser": lambda names: names.update(print=self.log_in_in_the_browser),
             "run with: another device's change": self.push_from_another_device,
+            "run with: a thread that closes the client": self.close_soon,
         }
 
     def settle(self, text: str) -> str:
@@ -79,6 +81,19 @@ class Account:
     def push_from_another_device(self, names: Names) -> None:
         with self.another_device("another passphrase") as phone:
             phone.push([ChangeEntry("tasks", "INSERT", "of the phone", AT, "hello")])
+
+    def close_soon(self, names: Names) -> None:
+        """Close the client when it has pulled; a new one takes its place, with the same state file."""
+        client = names["client"]
+        if client._closed:
+            client = names["client"] = SyncKitClient(self.url, api_key=self.api_key, state="tasks.state")
+            client.setup_encryption("a passphrase")
+
+        def close() -> None:
+            wait_until(lambda: client.last_sync_time is not None)
+            client.close()
+
+        threading.Thread(target=close, daemon=True).start()
 
     def log_in_in_the_browser(self, address: str) -> None:
         """Do what a person does who is shown the address of the log-in."""

@@ -17,13 +17,17 @@ from .models import (
     Account,
     ChangeEntry,
     Device,
+    Order,
     Position,
     PulledChange,
     PullFilter,
     PullResult,
+    RefusedChange,
     Status,
     UnreadableChange,
 )
+from .run import RunState
+from .stores import PendingEntry, Store
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [
@@ -36,14 +40,19 @@ __all__ = [
     "NetworkError",
     "NoMasterKey",
     "NotAuthenticated",
+    "Order",
+    "PendingEntry",
     "Position",
     "ProtocolError",
     "PullFilter",
     "PullResult",
     "PulledChange",
+    "RefusedChange",
+    "RunState",
     "ServerError",
     "StateError",
     "Status",
+    "Store",
     "StreamState",
     "SyncKitClient",
     "SyncKitError",

@@ -4,7 +4,7 @@ No network, no clock, no state. A value that no server accepts is a ValueError w
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, overload
 
@@ -47,12 +47,23 @@ class ChangeEntry:
             raise ValueError("data must be None for a DELETE")
 
 
+class Order(NamedTuple):
+    """The place of a change in the one order of an account; of two changes of a row, the one with the greater wins.
+
+    `order_at` is the time of the change, but not later than the moment at which the server received it.
+    """
+
+    order_at: datetime
+    device_id: str
+    seq: int
+
+
 @dataclass(frozen=True, slots=True)
 class PulledChange:
     """One change of the server's log, decrypted.
 
     `seq` is its position in the log. `timestamp` is by the clock of the device that made the change, `received_at` by
-    the server's clock; both have a time zone.
+    the server's clock, `order_at` the earlier of the two; all have a time zone.
     """
 
     table: str
@@ -63,6 +74,12 @@ class PulledChange:
     seq: int
     device_id: str
     received_at: datetime
+    order_at: datetime
+
+    @property
+    def order(self) -> Order:
+        """The place of this change in the one order."""
+        return Order(self.order_at, self.device_id, self.seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +93,18 @@ class UnreadableChange:
     table: str
     row_id: str
     device_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedChange:
+    """A local change that was set aside because it cannot be sent, or because the server refuses it.
+
+    `reason` is a sentence for a person.
+    """
+
+    table: str
+    row_id: str
     reason: str
 
 
@@ -103,10 +132,12 @@ class Position:
     """How far a reader has read: `cursor` is the last `seq` read, `epoch` identifies the log that it counts in.
 
     A server that is restored from a backup starts a log with a new epoch. None is the log of the first answer.
+    `is_complete` tells whether the log had nothing more after this position when it was read; it is not compared.
     """
 
     epoch: str | None = None
     cursor: int = 0
+    is_complete: bool = field(default=False, compare=False)
 
 
 BEGINNING = Position()

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, Self, TypeVar
 
 from . import json_text
@@ -34,6 +34,8 @@ _RFC3339 = re.compile(
     re.ASCII,
 )
 """The timestamps that the server accepts: no leap seconds, at most nanoseconds."""
+
+_LESS_THAN_MICROSECONDS = re.compile(r"\.\d{6}0*[1-9]", re.ASCII)
 
 JSON_TYPES: dict[type, str] = {str: "string", int: "integer", bool: "boolean", list: "array"}
 
@@ -106,8 +108,8 @@ class Page:
     @classmethod
     def read(cls, answer: Mapping[str, Any], start: Position, restarted: bool, *, filtered: bool) -> Self:
         """Read the answer to a pull; raises ProtocolError, also if the pull would never end."""
-        end = Position(member(answer, "epoch", str), member(answer, "cursor", int))
         has_more, changes = member(answer, "has_more", bool), member(answer, "changes", list)
+        end = Position(member(answer, "epoch", str), member(answer, "cursor", int), is_complete=not has_more)
         if end.cursor < start.cursor or (has_more and end.cursor == start.cursor):
             raise ProtocolError("the server's cursor does not advance")
         if has_more and not changes and not filtered:
@@ -150,7 +152,10 @@ def batches(entries: Iterable[ChangeEntry], codec: Codec, account: Account) -> I
     batch: list[str] = []
     size = 0
     for index, entry in enumerate(entries):
-        text = _seal(index, entry, codec, account)
+        try:
+            text = seal(entry, codec, account)
+        except ValueError as error:
+            raise ValueError(f"changes[{index}].{error}") from None
         if batch and (len(batch) == MAX_CHANGES or size + len(text) > MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
@@ -158,6 +163,22 @@ def batches(entries: Iterable[ChangeEntry], codec: Codec, account: Account) -> I
         size += len(text) + 1
     if batch:
         yield batch
+
+
+def seal(entry: ChangeEntry, codec: Codec, account: Account) -> str:
+    """Return the JSON text of a change; raises ValueError, which begins with `data`, for one that cannot be sent."""
+    timestamp = to_text(entry.timestamp)
+    fields = {"table": entry.table, "op": entry.op, "row_id": entry.row_id, "timestamp": timestamp}
+    try:
+        data = codec.seal(EntryContext(account.app_id, account.user_id, **fields), entry.data)
+        size = len((data or "").encode())
+    except json_text.NestedTooDeeply as error:
+        raise ValueError(f"data {error}") from None
+    except (ValueError, TypeError):
+        raise ValueError("data must be a JSON value") from None
+    if size > MAX_DATA_BYTES:
+        raise ValueError(f"data must be at most {MAX_DATA_BYTES} bytes long as it is sent")
+    return json.dumps(fields | {"data": data})
 
 
 def digest(entries: Iterable[ChangeEntry]) -> str:
@@ -224,21 +245,6 @@ def read_status(answer: Mapping[str, Any]) -> Status:
     return Status(member(answer, "change_count", int), member(answer, "cursor", int), member(answer, "epoch", str))
 
 
-def _seal(index: int, entry: ChangeEntry, codec: Codec, account: Account) -> str:
-    timestamp = to_text(entry.timestamp)
-    fields = {"table": entry.table, "op": entry.op, "row_id": entry.row_id, "timestamp": timestamp}
-    try:
-        data = codec.seal(EntryContext(account.app_id, account.user_id, **fields), entry.data)
-        size = len((data or "").encode())
-    except json_text.NestedTooDeeply as error:
-        raise ValueError(f"changes[{index}].data {error}") from None
-    except (ValueError, TypeError):
-        raise ValueError(f"changes[{index}].data must be a JSON value") from None
-    if size > MAX_DATA_BYTES:
-        raise ValueError(f"changes[{index}].data must be at most {MAX_DATA_BYTES} bytes long as it is sent")
-    return json.dumps(fields | {"data": data})
-
-
 def _is_blank(change: Mapping[str, Any]) -> bool:
     """Return whether an operator removed the data of a change; its position in the log stays."""
     return change.get("data") is None and change.get("op") in ("INSERT", "UPDATE")
@@ -269,7 +275,17 @@ def _open_change(
         seq=seq,
         device_id=device_id,
         received_at=received_at,
+        order_at=_order_at(change, texts["timestamp"], timestamp, received_at),
     )
+
+
+def _order_at(change: Mapping[str, Any], text: str, timestamp: datetime, received_at: datetime) -> datetime:
+    """Return the server's `order_at`; without one the earlier time, with a fraction of a microsecond rounded up."""
+    if "order_at" in change:
+        return moment(change, "order_at")
+    if timestamp >= received_at:
+        return received_at
+    return timestamp + timedelta(microseconds=bool(_LESS_THAN_MICROSECONDS.search(text)))
 
 
 def _text(change: Mapping[str, Any], name: str) -> str | None:

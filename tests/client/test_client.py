@@ -202,12 +202,31 @@ class TestPushing:
         client.pull()
         assert clients.server.bodies(PULL)[0]["cursor"] == 0
 
-    def test_before_a_device_is_registered_nothing_is_kept(self, clients: ScriptedClients) -> None:
+    def test_before_the_first_log_in_nothing_is_kept(self, clients: ScriptedClients) -> None:
         client = clients.open(registered=False)
-        for call in (lambda: client.push([action()]), client.pull):
-            with pytest.raises(StateError, match="register_device"):
-                call()
+        with pytest.raises(NotAuthenticated, match="log in first"):
+            client.push([action()])
+        with pytest.raises(StateError, match="register_device"):
+            client.pull()
         assert client.pending_changes == 0
+
+    def test_before_a_device_is_registered_changes_are_queued_and_leave_after_it(
+        self, clients: ScriptedClients
+    ) -> None:
+        client = clients.open(registered=False, auth=[Answer(LOGIN)])
+        client.authenticate("alice@example.org", PASSWORD)
+        with pytest.raises(StateError, match="register_device"):
+            client.push([action()])
+        assert client.pending_changes == 1
+        clients.server.steps |= {DEVICES: [Answer(LAPTOP)], PUSH: [Answer({"cursor": 1})]}
+        client.register_device("Laptop", "linux")
+        assert client.push([]) == 1
+
+    def test_without_a_network_changes_are_queued(self, clients: ScriptedClients) -> None:
+        client = clients.open(push=[LoseRequest()] * 4)
+        with pytest.raises(NetworkError):
+            client.push([action(1)])
+        assert client.pending_changes == 1
 
     def test_an_installation_keeps_its_id(self, clients: ScriptedClients) -> None:
         ids = []
@@ -224,7 +243,7 @@ class TestPulling:
         client = clients.open(pull=[page(pulled(1), pulled(2, "d1"), cursor=2, more=True), page(pulled(3), cursor=3)])
         result = client.pull()
         assert [change.seq for change in result] == [1, 3]
-        assert result[0] == PulledChange("tasks", "INSERT", "1", AT, 1, 1, "d2", AT)
+        assert result[0] == PulledChange("tasks", "INSERT", "1", AT, 1, 1, "d2", AT, AT)
         assert result[-1:] == [result[1]]
         assert [(body["cursor"], body["epoch"]) for body in clients.server.bodies(PULL)] == [(0, None), (2, "e1")]
 
@@ -236,7 +255,12 @@ class TestPulling:
         assert client.last_sync_time == AT
         again = clients.open(pull=[page(cursor=1)])
         again.pull()
-        assert clients.server.bodies(PULL)[0] == {"cursor": 1, "device_id": "d1", "epoch": "e1"}
+        assert clients.server.bodies(PULL)[0] == {
+            "cursor": 1,
+            "confirmed": 1,
+            "device_id": "d1",
+            "epoch": "e1",
+        }
 
     def test_a_result_confirms_only_its_own_changes(self, clients: ScriptedClients) -> None:
         client = clients.open(
@@ -389,7 +413,13 @@ class TestFilters:
         assert client._state.position() == (BEGINNING, False)
         assert client.last_sync_time is None
         assert len(client.pull_filtered(tasks.after(found.position))) == 0
-        assert clients.server.bodies(PULL)[-1] == {"tables": ["tasks"], "device_id": "d1", "cursor": 9, "epoch": "e1"}
+        assert clients.server.bodies(PULL)[-1] == {
+            "tables": ["tasks"],
+            "device_id": "d1",
+            "cursor": 9,
+            "confirmed": 0,
+            "epoch": "e1",
+        }
 
     def test_a_replaced_log_restarts_only_the_filtered_pull(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[Refuse(409), page(pulled(1), cursor=1, epoch="e2")])

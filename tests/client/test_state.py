@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from synckit_notify.client import statefile
 from synckit_notify.client.errors import StateError
 from synckit_notify.client.models import BEGINNING, Account, Device, Position
+from synckit_notify.client.queue import SealedEdit
 from synckit_notify.client.state import LeftOut, State, Tokens
 
 ALICE = Account("alice", "notes")
@@ -39,7 +40,8 @@ def fill(state: State) -> None:
     state.log_in(ALICE, TOKENS)
     state.keep_device(LAPTOP)
     state.advance(0, Position("e1", 7), "2026-01-31T12:00:00.000000Z")
-    state.add_pending("digest", [['{"a":1}', '{"a":2}'], ['{"a":3}']])
+    state.queue.add("digest", [['{"a":1}', '{"a":2}'], ['{"a":3}']])
+    state.queue.add_edits([SealedEdit("version", LAPTOP.created_at, '{"a":4}')])
 
 
 def everything(state: State) -> tuple[object, ...]:
@@ -50,8 +52,9 @@ def everything(state: State) -> tuple[object, ...]:
         state.device(),
         state.position(),
         state.last_sync_time(),
-        state.next_pending(),
-        state.count_pending(),
+        state.queue.next(),
+        state.queue.count(),
+        state.queue.answered(),
         state.pushed_to(),
     )
 
@@ -247,11 +250,14 @@ def use_all(state: State) -> None:
     state.release_lease("me")
     state.advance(0, Position("e1", 99), "2026-02-01T00:00:00.000000Z")
     state.replace_tokens("refresh-1", OTHERS)
-    state.add_pending("another", [["{}"]])
-    if (batch := state.next_pending()) is not None:
-        state.finish_pending(batch.push_id, 5)
+    state.queue.add("another", [["{}"]])
+    if (batch := state.queue.next()) is not None:
+        state.queue.take_out(batch, 0)
+        state.queue.finish(batch.push_id, 5)
+        state.queue.drop(batch.push_id)
+        state.queue.forget(batch.push_id)
     state.restart(Position("e1", 7))
-    state.discard_pending()
+    state.queue.discard()
 
 
 @pytest.fixture(scope="module")
@@ -348,8 +354,8 @@ def test_a_pending_batch_that_cannot_be_read_is_a_state_error(file: Path, change
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("UPDATE pending SET changes = ?", (changes,))
     with contextlib.suppress(StateError):
-        state.next_pending()
-    assert state.discard_pending() == 3
+        state.queue.next()
+    assert state.queue.discard() == 4
     state.close()
 
 
@@ -507,13 +513,14 @@ def test_a_restart_forgets_what_was_left_out() -> None:
 
 
 def test_a_file_of_the_first_release_works_with_this_version_and_back(file: Path) -> None:
-    """It lacks the table `left_out`; the first release ignores that table."""
+    """It lacks the tables `left_out` and `edits`; the first release ignores them."""
     state = State.open(file)
     fill(state)
     before = everything(state)
     state.close()
     connection = sqlite3.connect(file)
-    connection.execute("DROP TABLE left_out")
+    for table in "left_out", "edits":
+        connection.execute(f"DROP TABLE {table}")
     connection.close()
     state = State.open(file)
     assert everything(state) == before
@@ -532,26 +539,26 @@ def test_a_file_of_the_first_release_works_with_this_version_and_back(file: Path
 
 def test_pending_batches_come_in_order_and_the_same_push_counts_once() -> None:
     state = State.open(None)
-    state.add_pending("first", [["1", "2"], ["3"]])
-    state.add_pending("second", [["4"]])
-    state.add_pending("first", [["1", "2"], ["3"]])
+    state.queue.add("first", [["1", "2"], ["3"]])
+    state.queue.add("second", [["4"]])
+    state.queue.add("first", [["1", "2"], ["3"]])
     sent = []
-    while (batch := state.next_pending()) is not None:
+    while (batch := state.queue.next()) is not None:
         sent.append(batch.changes)
-        state.finish_pending(batch.push_id, 10 + len(sent))
+        state.queue.finish(batch.push_id, 10 + len(sent))
     assert sent == [[1, 2], [3], [4]]
     assert state.pushed_to() == 13
-    state.add_pending("first", [["1"]])
-    assert state.count_pending() == 1, "what was answered may be pushed again"
-    assert state.discard_pending() == 1
-    assert state.next_pending() is None
+    state.queue.add("first", [["1"]])
+    assert state.queue.count() == 1, "what was answered may be pushed again"
+    assert state.queue.discard() == 1
+    assert state.queue.next() is None
     state.close()
 
 
 def test_no_repr_contains_a_secret() -> None:
     state = State.open(None)
     fill(state)
-    for words in map(repr, (state, state.tokens(), state.next_pending())):
+    for words in map(repr, (state, state.tokens(), state.queue.next())):
         assert not any(secret in words for secret in ("access-1", "refresh-1", "key"))
     state.close()
 
@@ -571,14 +578,14 @@ def test_many_threads_lose_nothing(file: Path) -> None:
 
     def work(name: int) -> None:
         for number in range(10):
-            state.add_pending(f"{name} {number}", [["1"]])
+            state.queue.add(f"{name} {number}", [["1"]])
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert state.count_pending() == 80
+    assert state.queue.count() == 80
     state.close()
 
 
@@ -588,7 +595,7 @@ from synckit_notify.client.state import State
 state = State.open(sys.argv[1])
 state.bind("http://server", "key")
 for number in range(25):
-    state.add_pending(f"{sys.argv[2]} {number}", [["1"]])
+    state.queue.add(f"{sys.argv[2]} {number}", [["1"]])
 print(state.installation_id)
 state.close()
 """
@@ -604,5 +611,5 @@ def test_many_processes_make_and_fill_one_file_together(file: Path) -> None:
     assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
     assert len(installations) == 1
     state = State.open(file)
-    assert state.count_pending() == 100
+    assert state.queue.count() == 100
     state.close()
