@@ -73,7 +73,7 @@ class Account:
         client = SyncKitClient(self.url, api_key=self.api_key)
         client.authenticate(EMAIL, PASSWORD)
         client.register_device("Phone", "android")
-        client.setup_encryption_existing(passphrase)
+        client.setup_encryption(passphrase)
         return client
 
     def push_from_another_device(self, names: Names) -> None:
@@ -257,7 +257,7 @@ def test_the_account_that_the_server_prints_is_good_for_the_readme_after_everyth
         with SyncKitClient(server.url, api_key=api_key) as phone:
             phone.authenticate(email, password)
             phone.register_device("Phone", "android")
-            phone.setup_encryption_existing("a passphrase")
+            phone.setup_encryption("a passphrase")
             told: list[str] = []
             result = phone.pull(on_unreadable=lambda change: told.append(change.table))
             assert [change.data for change in result] == [{"title": "Buy milk"}] * 2

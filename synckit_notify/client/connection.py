@@ -310,14 +310,14 @@ def reason(error: Exception) -> str:
     return f"no answer from the server: {printable(detail) or type(error).__name__}"
 
 
-def normalize_url(server_url: str) -> str:
-    """Return a URL without a slash or `/api/sync` at its end; raises ValueError."""
+def normalize_url(server_url: str, name: str = "server_url") -> str:
+    """Return a URL without a slash or `/api/sync` at its end; raises ValueError with the name of the argument."""
     try:
         url = httpx2.URL(server_url)
     except (httpx2.InvalidURL, TypeError):
-        raise ValueError("server_url must be an http or https URL, such as https://sync.example.org") from None
+        raise ValueError(f"{name} must be an http or https URL, such as https://sync.example.org") from None
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
         raise ValueError(
-            "server_url must be an http or https URL without user, query or fragment, such as https://sync.example.org"
+            f"{name} must be an http or https URL without user, query or fragment, such as https://sync.example.org"
         )
     return str(url).rstrip("/").removesuffix("/api/sync").rstrip("/")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol, Self, TypeVar
 
@@ -217,6 +217,16 @@ def read_device(answer: Mapping[str, Any], platform: str) -> Device:
     """Return the device that the server registered; raises ProtocolError."""
     created_at = moment(answer, "created_at")
     return Device(member(answer, "id", str), member(answer, "device_name", str), platform, created_at)
+
+
+def read_devices(answer: Mapping[str, Any]) -> tuple[list[Device], bool]:
+    """Return one page of the account's devices, and whether there are more; raises ProtocolError."""
+    found = []
+    for each in member(answer, "devices", list):
+        device = read_device(each, member(each, "platform", str))
+        seen = moment(each, "last_seen_at") if each.get("last_seen_at") is not None else None
+        found.append(replace(device, last_seen_at=seen))
+    return found, bool(found) and answer.get("has_more") is True
 
 
 def read_status(answer: Mapping[str, Any]) -> Status:

@@ -60,6 +60,7 @@ class Session:
         api_key: str,
         state: State,
         *,
+        moved_from: str | None = None,
         http: httpx2.Client | None = None,
         clock: Callable[[], float] = time.time,
         wait: Callable[[float], object] | None = None,
@@ -68,7 +69,7 @@ class Session:
         self._http = HttpClient(server_url, http)
         self._api_key = api_key
         self._state = state
-        state.bind(self._http.url, api_key)
+        state.bind(self._http.url, api_key, moved_from)
         self._closed = threading.Event()
         self._clock, self._random = clock, random
         self._wait = wait or self._closed.wait
@@ -77,6 +78,11 @@ class Session:
         self._subscribed_with: Tokens | None = None
         self._streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
         self._streams_lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """The server's URL, without a slash at its end."""
+        return self._http.url
 
     def authenticate(self, email: str, password: str) -> Account:
         """Log in, in one attempt; raises NotAuthenticated for wrong credentials, StateError for another account."""
@@ -122,9 +128,33 @@ class Session:
                 retries -= 1
                 log.info("%s; next attempt in %.1f s", error, delay)
             else:
-                self._tell_streams()
+                for stream in self._watching():
+                    stream.request_succeeded()
                 return answer
             self._wait(delay)
+
+    def change_password(self, old: str, new: str) -> None:
+        """Change the password, in one attempt, and use the tokens of the answer; the former ones are revoked."""
+        response = self._authorized("POST", "/api/sync/password", {"old_password": old, "new_password": new})
+        self._enter(self._answer(response, old, new), "token")
+
+    def log_out(self) -> bool:
+        """End the session on the server, in one attempt, and forget the tokens; return whether it ended there.
+
+        The streams then raise NotAuthenticated.
+        """
+        try:
+            self.call("POST", "/api/sync/logout", idempotent=False)
+        except NotAuthenticated:
+            pass  # it is over already
+        except (NetworkError, ProtocolError, ServerError) as error:
+            log.warning("the session could not be ended on the server: %s", error)
+            return False
+        finally:
+            self._state.log_out()
+            for stream in self._watching():
+                stream.retry_now()
+        return True
 
     def refresh(self) -> None:
         """Replace the token of the last subscription, or the current one, in one attempt.
@@ -172,11 +202,9 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _tell_streams(self) -> None:
+    def _watching(self) -> list[SyncNotifyStream]:
         with self._streams_lock:
-            streams = list(self._streams)
-        for stream in streams:
-            stream.request_succeeded()
+            return list(self._streams)
 
     def _enter(self, answer: Mapping[str, Any], name: str) -> Account:
         account = Account(member(answer, "user_id", str), member(answer, "app_id", str))
@@ -268,7 +296,12 @@ class Session:
         """Return the JSON object of a successful answer, empty without a body; raises ServerError, ProtocolError."""
         if not response.is_success:
             message = response.message((*secrets, *self._secrets()))
-            raise ServerError(message, status=response.status, retry_after=retry_after(response.headers, self._clock()))
+            raise ServerError(
+                message,
+                status=response.status,
+                retry_after=retry_after(response.headers, self._clock()),
+                has_json_error=response.has_json_error,
+            )
         answer = parse_json(response.content) if response.content else {}
         if not isinstance(answer, dict):
             raise ProtocolError("the answer is not a JSON object: check that this is the address of a SyncKit server")

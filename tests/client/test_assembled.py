@@ -218,8 +218,8 @@ def test_a_refresh_whose_answer_was_lost_logs_nobody_out(service: Service) -> No
 
 def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None:
     laptop, phone = (service.client(name=name, encrypt=True) for name in ("sealed laptop", "sealed phone"))
-    laptop.setup_encryption_new("a long passphrase")
-    phone.setup_encryption_existing("a long passphrase")
+    laptop.setup_encryption("a long passphrase")
+    phone.setup_encryption("a long passphrase")
     laptop.push([entry("secret row")])
     everything = service.client(name="server's view")
     sealed = everything._session.call(
