@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
+from .encryption import KEY_BYTES
 from .errors import KeychainError
 from .foreign_text import printable, redacted
 from .models import Account
@@ -39,10 +40,11 @@ def read(entry: Entry) -> bytes | None:
         text = keyring.get_password(*entry)
     if text is None:
         return None
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise KeychainError(f"the entry {entry.service!r} of the keychain is not a key: delete it") from None
+    with suppress(binascii.Error, ValueError):
+        key = base64.b64decode(text, validate=True)
+        if len(key) == KEY_BYTES:
+            return key
+    raise KeychainError(f"the entry {entry.service!r} of the keychain is not a key: delete it")
 
 
 def write(entry: Entry, key: bytes) -> None:

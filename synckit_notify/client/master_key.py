@@ -13,7 +13,7 @@ client uses this; thread-safe. Raises what the session's `call` raises, InvalidE
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from . import keychain
 from .cancellable import start
@@ -33,7 +33,12 @@ CHECK_SECONDS = 5.0
 MAX_ROUNDS = 3
 """How often the server's envelope is fetched if other devices replace it meanwhile."""
 
-CHANGED_MEANWHILE = "the passphrase was changed on another device at the same time: set up encryption with the passphrase of that device"
+CHANGED_MEANWHILE = (
+    "the passphrase was changed on another device at the same time: set up encryption again with the passphrase "
+    "that was chosen there"
+)
+
+T = TypeVar("T")
 
 log = logging.getLogger("synckit_notify.client")
 
@@ -275,11 +280,19 @@ def _fetch(session: Session, within: float | None = None) -> Stored | None:
         return session.call("GET", PATH, idempotent=within is None)
 
     try:
-        answer = ask() if within is None else start(ask).result(within)
-    except TimeoutError:
-        raise NetworkError(f"no answer from the server within {within:g} s") from None
+        answer = ask() if within is None else _run(ask, within)
     except ServerError as error:
         if error.status == 404 and error.has_json_error:
             return None
         raise
     return Stored(member(answer, "envelope", str), member(answer, "version", int))
+
+
+def _run(call: Callable[[], T], seconds: float) -> T:
+    """Return the result of a call; raises NetworkError if it takes longer than so many seconds."""
+    future = start(call)
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        future.cancel()
+        raise NetworkError(f"no answer from the server within {seconds:g} s") from None
