@@ -12,7 +12,8 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import urlencode
 
@@ -134,9 +135,19 @@ class Session:
             self._wait(delay)
 
     def change_password(self, old: str, new: str) -> None:
-        """Change the password, in one attempt, and use the tokens of the answer; the former ones are revoked."""
-        response = self._authorized("POST", "/api/sync/password", {"old_password": old, "new_password": new})
-        self._enter(self._answer(response, old, new), "token")
+        """Change the password, in one attempt, and use the tokens of the answer; the former ones are revoked.
+
+        No token is renewed meanwhile: the server ends the streams before it answers, and their session is over.
+        """
+        body = {"old_password": old, "new_password": new}
+        tokens = self._fresh()
+        for is_last in False, True:
+            with self._alone():
+                response = self._http.send("POST", "/api/sync/password", body=body, token=self._present().access)
+                if response.status != 401 or is_last:
+                    self._enter(self._answer(response, old, new), "token")
+                    return
+            self._renew(tokens)
 
     def log_out(self) -> bool:
         """End the session on the server, in one attempt, and forget the tokens; return whether it ended there.
@@ -247,19 +258,23 @@ class Session:
 
         All fields are compared, because two access tokens of the same second are equal.
         """
+        if self._present() == stale:
+            with self._alone():
+                if self._present() == stale:  # again: another one may have renewed them meanwhile
+                    self._use_refresh_token(stale.refresh)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep all other threads and processes from renewing the tokens."""
         with self._renewing:
-            while self._present() == stale:
-                if not self._state.take_lease(self._name, self._clock(), LEASE_SECONDS):
-                    self._wait(LEASE_POLL_SECONDS)
-                    if self._closed.is_set():
-                        raise NetworkError("the client is closed")
-                    continue
-                try:
-                    if self._present() == stale:  # again: the last holder of the lease may have renewed them
-                        self._use_refresh_token(stale.refresh)
-                        return
-                finally:
-                    self._state.release_lease(self._name)
+            while not self._state.take_lease(self._name, self._clock(), LEASE_SECONDS):
+                self._wait(LEASE_POLL_SECONDS)
+                if self._closed.is_set():
+                    raise NetworkError("the client is closed")
+            try:
+                yield
+            finally:
+                self._state.release_lease(self._name)
 
     def _use_refresh_token(self, refresh_token: str | None) -> None:
         if refresh_token is None:
