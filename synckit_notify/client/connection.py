@@ -113,14 +113,15 @@ class HttpClient:
         transfer = Transfer(len(content or ""))
         return self._wait(lambda: self._fetch(request, transfer, path), transfer)
 
-    def subscribe(self, query: Mapping[str, str], token: str, secrets: Iterable[str]) -> "HttpEventConnection":
+    def subscribe(
+        self, query: Mapping[str, str], token: str, secrets: Iterable[str], *, path: str = "/api/sync/subscribe"
+    ) -> "HttpEventConnection":
         """Return the response to a subscription as soon as its headers have arrived.
 
         Raises NetworkError, ProtocolError for HTTP/2, and ServerError if the server has moved permanently.
         """
         limits: dict[str, float | None] = dict(STREAM_LIMITS)
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Authorization": f"Bearer {token}"}
-        path = "/api/sync/subscribe"
         request = self._http.build_request(
             "GET", self.url + path, params=query, headers=headers, extensions={"timeout": limits}
         )
@@ -213,7 +214,7 @@ class HttpClient:
 
 
 class HttpEventConnection:
-    """A response to a subscription, as EventConnection in stream.py says; one thread reads, any thread may close."""
+    """A response to a subscription, as EventConnection says; one thread reads, any thread may close."""
 
     def __init__(
         self, response: httpx2.Response, secrets: Iterable[str] = (), redirect: Redirect | None = None

@@ -176,6 +176,11 @@ def read_tokens(answer: Mapping[str, Any], name: str, now: float, refresh_token:
     return Tokens(_token(answer, name), refresh, None if life is None else float(life), now)
 
 
+def is_token(value: object) -> bool:
+    """Return whether a value can be sent as a bearer token: a string of visible ASCII characters, not empty."""
+    return isinstance(value, str) and bool(value) and all("!" <= character <= "~" for character in value)
+
+
 def member(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
     """Return a member of a server's JSON object; raises ProtocolError unless it is of exactly this type."""
     value = answer.get(name) if isinstance(answer, dict) else None
@@ -293,6 +298,6 @@ def _text(change: Mapping[str, Any], name: str) -> str | None:
 def _token(answer: Mapping[str, Any], name: str) -> str:
     """Return a token that is valid in a header; httpx2 would quote an invalid one in its error."""
     token = member(answer, name, str)
-    if not token or not all("!" <= character <= "~" for character in token):
+    if not is_token(token):
         raise ProtocolError(f"the server's {name} must be a string of visible ASCII characters")
     return token
