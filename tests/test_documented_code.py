@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import keyring
 import pytest
 from click.testing import CliRunner
 from gunicorn.config import Config
+from keyring.backends import fail
 
 from synckit_notify import cli as client_command
 from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, SyncNotification, SyncNotifyStream
@@ -28,6 +30,7 @@ from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from .support import doc_commands
 from .support.backend import make_clone, start
+from .support.keychains import FileKeychain
 from .support.markdown import DOCUMENTS, Block, blocks, blocks_of, name_of
 from .support.programs import need
 from .support.server import ROOT, Server, clean_environment
@@ -63,6 +66,8 @@ class Account:
             "gunicorn.conf.py": lambda names: None,
             "run with: a person at the browser": lambda names: names.update(print=self.log_in_in_the_browser),
             "run with: another device's change": self.push_from_another_device,
+            "run with: a lost device": self.lose_a_device,
+            "run with: a keychain": self.use_a_keychain,
         }
 
     def settle(self, text: str) -> str:
@@ -77,8 +82,16 @@ class Account:
         return client
 
     def push_from_another_device(self, names: Names) -> None:
-        with self.another_device("another passphrase") as phone:
+        with self.another_device("a third passphrase") as phone:
             phone.push([ChangeEntry("tasks", "INSERT", "of the phone", AT, "hello")])
+
+    def lose_a_device(self, names: Names) -> None:
+        with SyncKitClient(self.url, api_key=self.api_key) as tablet:
+            tablet.authenticate(EMAIL, PASSWORD)
+            names["lost"] = tablet.register_device("Tablet", "android")
+
+    def use_a_keychain(self, names: Names) -> None:
+        keyring.set_keyring(FileKeychain(self.service.folder / "keychain"))
 
     def log_in_in_the_browser(self, address: str) -> None:
         """Do what a person does who is shown the address of the log-in."""
@@ -179,7 +192,7 @@ def used(names: Names, account: Account) -> None:
     for later, data in ((-1, "older"), (1, "newer")):
         names["store"]([replace(row, timestamp=row.timestamp + timedelta(seconds=later), data=data)])
     assert (row.data, [change.data for change in names["rows"].values()]) == ("hello", ["newer"])
-    theirs = pulled(account, "another passphrase")
+    theirs = pulled(account, "a third passphrase")
     assert [(change.op, change.row_id) for change in theirs] == [("INSERT", "task-1"), ("DELETE", "task-0")]
     assert (names["status"].change_count, names["recent"].restarted) == (3, False)
 
@@ -208,6 +221,7 @@ def test_the_python_of_a_document_runs(
     finally:
         for client in [value for value in names.values() if isinstance(value, SyncKitClient)]:
             client.close()
+        keyring.set_keyring(fail.Keyring())
 
 
 IN_THE_CLEAR = [

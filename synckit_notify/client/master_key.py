@@ -95,10 +95,10 @@ class Encryption:
         Raises NoMasterKey if the passphrase was changed, or without a passphrase and without a key in the keychain.
         """
         account = self._session().account()
-        remembered = self._remembered(account) if passphrase is None or remember else None
+        remembered = self._remembered() if passphrase is None else None
         if passphrase is None and remembered is None:
             raise NoMasterKey("the keychain has no master key of this account: pass the passphrase")
-        opener = Opener(account, passphrase, remembered if passphrase is None else None)
+        opener = Opener(account, passphrase, remembered)
         key = opener.open_kept(self._state().envelope())
         if key is not None:
             self._key = key  # from here on changes can be queued, whatever the server answers
@@ -114,7 +114,7 @@ class Encryption:
             log.info("encryption was set up without the server: %s", error)
             agreed = Agreed(key, None)
         else:
-            agreed = self._agree(opener, key, stored, None if remembered is None else Cipher(remembered))
+            agreed = self._agree(opener, key, stored, self._remembered if remember else lambda: None)
         self._use(agreed.key)
         if remember:
             keychain.write(self._entry(account), agreed.key.cipher.newest_key)
@@ -167,21 +167,29 @@ class Encryption:
             raise NoMasterKey(CHANGED) from None
 
     def _agree(
-        self, opener: Opener, key: Key | None, stored: Stored | None, in_hand: Cipher | None, rounds: int = MAX_ROUNDS
+        self,
+        opener: Opener,
+        key: Key | None,
+        stored: Stored | None,
+        remembered: Callable[[], bytes | None],
+        rounds: int = MAX_ROUNDS,
     ) -> Agreed:
-        """Return the keys of the server's envelope, after storing one there if it has none or an older one."""
+        """Return the keys of the server's envelope, after storing one there if it has none or an older one.
+
+        `remembered` returns the key in the keychain; it is called only before a new key would be made.
+        """
         try:
             if stored is None:
-                return self._offer(opener, key, in_hand)
+                return self._offer(opener, key, remembered)
             if key is not None and key.envelope is not None and stored.is_older_than(key):
                 return Agreed(key, self._put(key.envelope, stored.version))
             return Agreed(opener.open_or_keep(stored.envelope, key), stored.version)
         except ServerError as error:
             if error.status != 409 or rounds == 0:
                 raise
-        return self._agree(opener, key, self._fetch(), in_hand, rounds - 1)
+        return self._agree(opener, key, self._fetch(), remembered, rounds - 1)
 
-    def _offer(self, opener: Opener, key: Key | None, in_hand: Cipher | None) -> Agreed:
+    def _offer(self, opener: Opener, key: Key | None, remembered: Callable[[], bytes | None]) -> Agreed:
         """Give the server the envelope that it lacks: the one of the state file, or a new one with a key in hand."""
         kept = self._state().envelope()
         if kept is not None:
@@ -189,10 +197,17 @@ class Encryption:
             return Agreed(opener.open_or_keep(kept, key), version)
         if key is not None:  # from the keychain: without a passphrase there is nothing to encrypt it with
             return Agreed(key, None)
-        cipher = in_hand if self._key is None else self._key.cipher
+        cipher = self._in_hand(remembered)
         made = cipher or new_cipher()
         envelope = opener.wrap(made)
         return Agreed(Key(made, envelope), self._put(envelope), created=cipher is None)
+
+    def _in_hand(self, remembered: Callable[[], bytes | None]) -> Cipher | None:
+        """Return the keys of this process, or else the one in the keychain, or None."""
+        if self._key is not None:
+            return self._key.cipher
+        key = remembered()
+        return None if key is None else Cipher(key)
 
     def _replace(self, old: str, new: str, change: Callable[[Cipher], Cipher]) -> None:
         """Store another envelope in place of the server's; raises NoMasterKey if another device did so meanwhile."""
@@ -202,7 +217,7 @@ class Encryption:
         if kept is None and stored is None:
             raise NoMasterKey("this account has no master key yet: call setup_encryption first")
         try:
-            key, version, _ = self._agree(opener, opener.open_kept(kept), stored, None)
+            key, version, _ = self._agree(opener, opener.open_kept(kept), stored, lambda: None)
         except (WrongKey, NoMasterKey):
             if stored is None or not self._adopt(newer, stored.envelope):
                 raise
@@ -236,8 +251,9 @@ class Encryption:
     def _entry(self, account: Account) -> keychain.Entry:
         return keychain.Entry.of(self._session().url, account)
 
-    def _remembered(self, account: Account) -> bytes | None:
+    def _remembered(self) -> bytes | None:
         """Return the key in the keychain; if it is there under the server's former URL, rename the entry first."""
+        account = self._session().account()
         entry = self._entry(account)
         key = keychain.read(entry)
         if key is None and self._moved_from is not None:

@@ -187,6 +187,14 @@ class TestFailing:
                 call()
         laptop.setup_encryption("first")
 
+    def test_the_key_is_there_even_if_it_cannot_be_remembered(self, devices: Devices, use: Use) -> None:
+        devices.open("laptop").setup_encryption("first")
+        phone = devices.open("phone")
+        use(LOCKED)
+        with pytest.raises(KeychainError, match="locked"):
+            phone.setup_encryption("first", remember=True)
+        phone.push([action()])
+
     def test_a_keychain_that_keeps_nothing_is_told(self, devices: Devices, use: Use) -> None:
         use(null.Keyring())
         with pytest.raises(KeychainError, match="the keychain did not keep the key"):
