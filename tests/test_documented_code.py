@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -24,7 +25,15 @@ from gunicorn.config import Config
 from keyring.backends import fail
 
 from synckit_notify import cli as client_command
-from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, SyncNotification, SyncNotifyStream
+from synckit_notify.client import (
+    ChangeEntry,
+    InvalidEnvelope,
+    NotAuthenticated,
+    PulledChange,
+    SyncKitClient,
+    SyncNotification,
+    SyncNotifyStream,
+)
 from synckit_notify.client.models import to_text
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
@@ -68,6 +77,7 @@ class Account:
             "run with: another device's change": self.push_from_another_device,
             "run with: a lost device": self.lose_a_device,
             "run with: a keychain": self.use_a_keychain,
+            "run with: an app with a log-in of its own": self.log_in_without_the_sdk,
         }
 
     def settle(self, text: str) -> str:
@@ -89,6 +99,12 @@ class Account:
         with SyncKitClient(self.url, api_key=self.api_key) as tablet:
             tablet.authenticate(EMAIL, PASSWORD)
             names["lost"] = tablet.register_device("Tablet", "android")
+
+    def log_in_without_the_sdk(self, names: Names) -> None:
+        session = SimpleNamespace(app_id=self.app_id, access_token="expired", fetched=0)
+        session.renew = lambda: setattr(session, "access_token", self.token())
+        session.fetch_what_is_new = lambda: setattr(session, "fetched", session.fetched + 1)
+        names["session"] = session
 
     def use_a_keychain(self, names: Names) -> None:
         keyring.set_keyring(FileKeychain(self.service.folder / "keychain"))
@@ -184,6 +200,7 @@ def mounted(names: Names, account: Account) -> None:
     with open_stream(names["other"].test_client(), "notes", "", headers=own) as stream:
         assert stream.next_frame() == CONNECTED
     names["database"].close()
+    assert names["session"].fetched == 1
 
 
 def used(names: Names, account: Account) -> None:
@@ -197,12 +214,41 @@ def used(names: Names, account: Account) -> None:
     assert (names["status"].change_count, names["recent"].restarted) == (3, False)
 
 
+def locked_out(names: Names, account: Account) -> None:
+    """The recipe for a lost device."""
+    with (
+        SyncKitClient(account.url, api_key=account.api_key) as laptop,
+        SyncKitClient(account.url, api_key=account.api_key) as lost,
+    ):
+        for device in laptop, lost:
+            device.authenticate(EMAIL, PASSWORD)
+            device.register_device("Laptop" if device is laptop else "Lost", "linux")
+            device.setup_encryption("first")
+        lost_id = next(each.id for each in laptop.devices() if each.name == "Lost")
+        names["lock_out"](laptop, lost_id, PASSWORD, "another password", "first", "second")
+        try:
+            laptop.push([ChangeEntry("tasks", "INSERT", "task-1", AT, "new")])
+            for call in lost.pull, lambda: lost.authenticate(EMAIL, PASSWORD):
+                with pytest.raises(NotAuthenticated):
+                    call()
+        finally:
+            laptop.change_password("another password", PASSWORD)
+        with pytest.raises(InvalidEnvelope):
+            account.another_device("first")
+        assert [change.data for change in pulled(account, "second")] == ["new"]
+
+
 def pulled(account: Account, passphrase: str) -> list[PulledChange]:
     with account.another_device(passphrase) as phone:
         return [change for change in phone.pull() if change.row_id != "of the phone"]
 
 
-OUTCOMES = {"README.md": front_door, "docs/mounting.md": mounted, "docs/sdk.md": used}
+OUTCOMES = {
+    "README.md": front_door,
+    "docs/mounting.md": mounted,
+    "docs/sdk.md": used,
+    "docs/security.md": locked_out,
+}
 PROGRAMS = [document for document in DOCUMENTS if any(block.language == "python" for block in blocks_of(document))]
 
 

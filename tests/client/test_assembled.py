@@ -15,6 +15,7 @@ import pytest
 from synckit_notify.client import (
     ChangeEntry,
     NetworkError,
+    NoMasterKey,
     NotAuthenticated,
     ServerError,
     StreamState,
@@ -232,6 +233,25 @@ def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None
     position = phone._state
     position._set(cursor=laptop.status().cursor - 1, epoch=laptop.status().epoch)
     assert [change.data for change in phone.pull()] == [{"title": "secret row"}]
+
+
+def test_a_rotation_reaches_the_other_device_under_gunicorn(own_service: Callable[..., Service]) -> None:
+    service = own_service()
+    laptop, phone = (service.client(name=name, encrypt=True) for name in ("laptop", "phone"))
+    for device in laptop, phone:
+        device.setup_encryption("a long passphrase")
+    laptop.push([entry("old")])
+    laptop.rotate_master_key("a long passphrase", "a longer passphrase")
+    with StreamRecorder(phone) as stream:
+        heard = stream.changed
+        laptop.push([entry("new")])
+        assert stream.hears(heard)
+    with pytest.raises(NoMasterKey, match="the passphrase was changed"):
+        phone.pull()
+    phone.push([entry("queued")])
+    phone.setup_encryption("a longer passphrase")
+    assert [change.row_id for change in phone.pull()] == ["old", "new"]
+    assert [change.row_id for change in laptop.pull()] == ["queued"]
 
 
 def command(service: Service, *words: str, **env: str) -> subprocess.Popen[str]:
