@@ -104,6 +104,11 @@ class Cipher:
         """Return a cipher with a fresh random key, which keeps the newest MAX_OLDER_KEYS of the present keys."""
         return Cipher(random_bytes(KEY_BYTES), list(self._keys.values())[:MAX_OLDER_KEYS])
 
+    def with_older(self, other: "Cipher") -> "Cipher":
+        """Return a cipher that also decrypts what `other` does, as long as there are at most MAX_OLDER_KEYS."""
+        newest, *older = (self._keys | other._keys).values()
+        return Cipher(newest, older[:MAX_OLDER_KEYS])
+
     def seal(self, context: EntryContext, data: Any) -> str:
         """Encrypt `data`, any JSON value, and return text; raises ValueError or TypeError for other values."""
         plain = json_text.encode(data, separators=(",", ":")).encode()
@@ -268,8 +273,12 @@ def _read_envelope(envelope: str) -> dict[str, Any]:
 def _wrapping_key(public: dict[str, Any], passphrase: str) -> bytes:
     if not passphrase:
         raise InvalidEnvelope("the passphrase must not be empty")
+    try:
+        secret = unicodedata.normalize("NFC", passphrase).encode()  # keyboards differ in how they encode accents
+    except UnicodeEncodeError:
+        raise InvalidEnvelope("the passphrase must not contain a lone surrogate") from None
     return hash_secret_raw(
-        secret=unicodedata.normalize("NFC", passphrase).encode(),  # keyboards differ in how they encode accents
+        secret=secret,
         salt=_from_base64(public["salt"]),
         time_cost=public["passes"],
         memory_cost=public["memory_kib"],

@@ -38,6 +38,11 @@ class Opener:
     def __init__(self, account: Account, passphrase: str | None, key: bytes | None = None) -> None:
         self._account, self._passphrase, self._key = account, passphrase, key
 
+    @property
+    def has_passphrase(self) -> bool:
+        """Return whether it can make envelopes."""
+        return self._passphrase is not None
+
     def open(self, envelope: str) -> Key:
         """Return the keys of an envelope; raises InvalidEnvelope, and WrongKey for another passphrase or key."""
         user, app = self._account

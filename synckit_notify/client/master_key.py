@@ -19,7 +19,15 @@ from . import keychain
 from .cancellable import start
 from .encryption import Cipher, WrongKey, new_cipher
 from .envelopes import CHANGED, Key, Opener, Stored
-from .errors import InvalidEnvelope, KeychainError, NetworkError, NoMasterKey, ServerError, StateError, SyncKitError
+from .errors import (
+    InvalidEnvelope,
+    KeychainError,
+    NetworkError,
+    NoMasterKey,
+    NotAuthenticated,
+    ProtocolError,
+    ServerError,
+)
 from .models import Account, EncryptionSetup
 from .serialization import ClearText, member
 from .session import Session
@@ -32,6 +40,9 @@ CHECK_SECONDS = 5.0
 
 MAX_ROUNDS = 3
 """How often the server's envelope is fetched if other devices replace it meanwhile."""
+
+UNREACHABLE = (NetworkError, ProtocolError, ServerError, NotAuthenticated)
+"""Errors of a server that cannot be used now; everything that was decrypted here can."""
 
 CHANGED_MEANWHILE = (
     "the passphrase was changed on another device at the same time: set up encryption again with the passphrase "
@@ -104,17 +115,14 @@ class Encryption:
             self._key = key  # from here on changes can be queued, whatever the server answers
         try:
             stored = self._fetch(None if key is None else CHECK_SECONDS)
-        except StateError:
-            raise
-        except SyncKitError as error:
+            agreed = self._agree(opener, key, stored, self._remembered if remember else lambda: None)
+        except UNREACHABLE as error:
             if key is None and self._state().envelope() is not None:
                 raise InvalidEnvelope("the passphrase does not decrypt this account's master key") from error
             if key is None:
                 raise
             log.info("encryption was set up without the server: %s", error)
             agreed = Agreed(key, None)
-        else:
-            agreed = self._agree(opener, key, stored, self._remembered if remember else lambda: None)
         self._use(agreed.key)
         if remember:
             keychain.write(self._entry(account), agreed.key.cipher.newest_key)
@@ -181,9 +189,10 @@ class Encryption:
         try:
             if stored is None:
                 return self._offer(opener, key, remembered)
-            if key is not None and key.envelope is not None and stored.is_older_than(key):
-                return Agreed(key, self._put(key.envelope, stored.version))
-            return Agreed(opener.open_or_keep(stored.envelope, key), stored.version)
+            known = key or self._key
+            if known is not None and known.envelope is not None and stored.is_older_than(known):
+                stored = Stored(known.envelope, self._put(known.envelope, stored.version))
+            return self._keeping_mine(opener, opener.open_or_keep(stored.envelope, key), stored.version)
         except ServerError as error:
             if error.status != 409 or rounds == 0:
                 raise
@@ -201,6 +210,17 @@ class Encryption:
         made = cipher or new_cipher()
         envelope = opener.wrap(made)
         return Agreed(Key(made, envelope), self._put(envelope), created=cipher is None)
+
+    def _keeping_mine(self, opener: Opener, theirs: Key, version: int) -> Agreed:
+        """Add the keys of this process to an envelope that lacks them, so that what they encrypted stays readable.
+
+        That is the case if a server lost its envelope, and a device that never had it made a new key.
+        """
+        cipher = theirs.cipher if self._key is None else theirs.cipher.with_older(self._key.cipher)
+        if opener.has_passphrase and cipher.key_ids > theirs.cipher.key_ids:
+            envelope = opener.wrap(cipher)
+            return Agreed(Key(cipher, envelope), self._put(envelope, version))
+        return Agreed(theirs, version)
 
     def _in_hand(self, remembered: Callable[[], bytes | None]) -> Cipher | None:
         """Return the keys of this process, or else the one in the keychain, or None."""

@@ -159,6 +159,7 @@ def test_accents_may_be_encoded_differently_in_a_passphrase(cipher: Cipher) -> N
     [
         ("notes", "alice", "wrong horse"),
         ("notes", "alice", ""),
+        ("notes", "alice", "\ud800"),
         ("tasks", "alice", "correct horse"),
         ("notes", "bob", "correct horse"),
     ],

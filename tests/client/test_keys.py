@@ -145,14 +145,37 @@ class TestAServerThatLostTheEnvelope:
         assert not laptop.setup_encryption("first").created
         assert ids(laptop) == self.before
 
-    def test_a_device_that_makes_a_key_first_keeps_the_others_from_a_second_one(
-        self, devices: Devices, laptop: Device
-    ) -> None:
-        """Nothing here can tell a new account from one whose server lost its envelope."""
-        laptop.network.before[PUT] = lambda: devices.open("phone").setup_encryption("phone's")
+    def test_a_new_device_may_make_another_key_and_nothing_is_lost(self, devices: Devices, laptop: Device) -> None:
+        """It cannot tell a new account from one whose server lost its envelope."""
+        phone = devices.open("phone")
+        laptop.network.before[PUT] = lambda: phone.setup_encryption("phone's")
         with pytest.raises(NoMasterKey, match="the passphrase was changed"):
             laptop.setup_encryption("first")
         assert ids(laptop) == self.before
+        phone.push([action("of the phone")])
+        laptop.setup_encryption("phone's")
+        assert ids(laptop) == self.before | ids(phone)
+        laptop.push([action("new")])
+        assert log(devices, "phone's") == [1, "of the phone", "new"]
+        found = phone.pull()
+        assert ([change.data for change in found], found.locked) == ([1, "new"], 0)
+
+    def test_an_older_envelope_is_not_taken_with_its_former_passphrase(self, devices: Devices, laptop: Device) -> None:
+        laptop.setup_encryption("first")
+        ((backup,),) = devices.execute("SELECT envelope FROM envelopes")
+        laptop.rotate_master_key("first", "second")
+        devices.execute("UPDATE envelopes SET envelope = ?", backup)
+        with pytest.raises(InvalidEnvelope):
+            laptop.setup_encryption("first")
+        assert not devices.open("phone").setup_encryption("second").created
+
+    def test_a_network_that_fails_while_it_is_put_back_counts_as_no_network(
+        self, devices: Devices, laptop: Device
+    ) -> None:
+        again = devices.open("laptop")
+        again.network.before[PUT] = lambda: setattr(again.network, "is_offline", True)
+        again.setup_encryption("first")
+        assert ids(again) == self.before
 
     def test_an_envelope_from_before_a_rotation_is_replaced_by_the_newer_one(self, devices: Devices) -> None:
         laptop = devices.open("laptop")
