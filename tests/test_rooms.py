@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "testing": {"app_state", "blueprint", "extension", "sse", "streams", "flask", "werkzeug"},
     "__init__": {"errors", "extension", "tokens"},
-    "client": {"runtime", "sse", "httpx2", "nacl", "argon2"},
+    "client": {"runtime", "sse", "httpx2", "nacl", "argon2", "keyring"},
     "doctor": {"client", "client/errors", "sse", "httpx2", "click"},
     "cli": {"client", "client/errors", "doctor", "sse", "click"},
     "__main__": {"cli"},

@@ -3,8 +3,8 @@
 from .client import SyncKitClient
 from .errors import (
     DecryptionFailed,
-    EncryptionExists,
     InvalidEnvelope,
+    KeychainError,
     NetworkError,
     NoMasterKey,
     NotAuthenticated,
@@ -17,6 +17,7 @@ from .models import (
     Account,
     ChangeEntry,
     Device,
+    EncryptionSetup,
     Order,
     Position,
     PulledChange,
@@ -35,8 +36,9 @@ __all__ = [
     "ChangeEntry",
     "DecryptionFailed",
     "Device",
-    "EncryptionExists",
+    "EncryptionSetup",
     "InvalidEnvelope",
+    "KeychainError",
     "NetworkError",
     "NoMasterKey",
     "NotAuthenticated",

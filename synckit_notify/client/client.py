@@ -18,6 +18,8 @@ import httpx2
 
 from ..runtime.per_process import PerProcess
 from .browser_login import log_in
+from .connection import normalize_url
+from .devices import delete_device, list_devices
 from .errors import NetworkError
 from .log_reader import LogReader
 from .master_key import Encryption, NoEncryption
@@ -25,6 +27,7 @@ from .models import (
     Account,
     ChangeEntry,
     Device,
+    EncryptionSetup,
     PulledChange,
     PulledChanges,
     PullFilter,
@@ -49,6 +52,7 @@ class SyncKitClient:
     - `api_key` identifies the app to the server.
     - `state` is the path of a file that keeps the session, the cursor and unsent changes; None keeps them in memory.
       The file never contains the master key, so set up encryption in each process.
+    - `moved_from` is the former URL of a server that has moved, for a state file that belongs to that URL.
     - `encrypt=False` sends data as JSON that the server can read.
     - `strict=True` raises DecryptionFailed where a pull would leave out a change that cannot be read.
     - `http` is an `httpx2.Client` to use instead of one made here. It must not use HTTP/2, and it is not closed.
@@ -67,6 +71,7 @@ class SyncKitClient:
         *,
         api_key: str,
         state: str | os.PathLike[str] | None = None,
+        moved_from: str | None = None,
         encrypt: bool = True,
         strict: bool = False,
         http: httpx2.Client | None = None,
@@ -74,14 +79,22 @@ class SyncKitClient:
         wait: Callable[[float], object] | None = None,
     ) -> None:
         self._maker, self._closed = os.getpid(), False
-        self._keys = Encryption(lambda: self._session) if encrypt else NoEncryption()
+        former = None if moved_from is None else normalize_url(moved_from, "moved_from")
+        self._keys = Encryption(lambda: self._session, lambda: self._state, former) if encrypt else NoEncryption()
 
         def open_here() -> Resources:
             if self._closed:
                 raise NetworkError("the client is closed")
             if os.getpid() != self._maker:
                 require_forkable(in_memory=state is None, shared_http=http is not None)
-            return Resources(server_url, api_key, state, self._keys, strict=strict, http=http, clock=clock, wait=wait)
+            return Resources(
+                *(server_url, api_key, state, self._keys),
+                moved_from=former,
+                strict=strict,
+                http=http,
+                clock=clock,
+                wait=wait,
+            )
 
         self._here = PerProcess(open_here)
         self._here.get()
@@ -121,6 +134,38 @@ class SyncKitClient:
         `platform` is one of macos, windows, linux, ios, android and web.
         """
         return self._here.get().register_device(name, platform)
+
+    @property
+    def account(self) -> Account | None:
+        """The account that this state belongs to, also after a log-out; None before the first log-in."""
+        return self._state.account()
+
+    def devices(self) -> list[Device]:
+        """Return the account's devices in this app, ordered by id."""
+        return list_devices(self._session)
+
+    def delete_device(self, device_id: str) -> None:
+        """Delete a device of the account and end its sessions; raises ServerError with status 404 if there is none."""
+        delete_device(self._session, device_id)
+
+    def change_password(self, old: str, new: str) -> None:
+        """Change the password of the account; all its other sessions end, and this one goes on.
+
+        Raises ServerError with status 403 if the old password is wrong. After a NetworkError the password may have been
+        changed: log in with the new one, or with the old one.
+        """
+        self._session.change_password(old, new)
+
+    def logout(self) -> bool:
+        """Log out here; return whether the server ended the session too, which it cannot do while it is unreachable.
+
+        Forgets the tokens, and removes the master key from this process and from the keychain. Everything else stays in
+        the state: pending changes are sent after the next log-in with the same account. Raises KeychainError if the key
+        cannot be removed from the keychain.
+        """
+        ended = self._session.log_out()
+        self._keys.forget()
+        return ended
 
     def push(self, entries: Iterable[ChangeEntry]) -> int:
         """Send changes, after those still pending from earlier calls; return the server's cursor after the last one.
@@ -241,28 +286,35 @@ class SyncKitClient:
         self._here.get().streams.add(stream)
         return stream
 
-    def setup_encryption_new(self, passphrase: str) -> None:
-        """Create the account's master key, on its first device; takes about 0.2 s and 64 MiB.
+    def setup_encryption(self, passphrase: str | None = None, *, remember: bool = False) -> EncryptionSetup:
+        """Open the account's master key with the passphrase, or make the key if the account has none.
 
-        The key is kept in memory; the server stores it encrypted with the passphrase. Raises EncryptionExists if the
-        account already has a master key.
+        Takes about 0.2 s and 64 MiB. Without the network it works if this state file has been set up before. Without a
+        passphrase the key is read from the keychain of the operating system, where `remember=True` writes it (the
+        extra `keychain`).
+
+        Raises InvalidEnvelope for a wrong passphrase; NoMasterKey if the passphrase was changed on another device, or
+        without a passphrase if the keychain has no key; KeychainError. After a NoMasterKey, changes can still be pushed
+        with the former key if this state file was set up with it.
         """
-        self._keys.setup_new(passphrase)
-
-    def setup_encryption_existing(self, passphrase: str) -> None:
-        """Fetch the account's master key and decrypt it with the passphrase; takes about 0.2 s and 64 MiB.
-
-        Raises NoMasterKey if the account has none, and InvalidEnvelope for a wrong passphrase.
-        """
-        self._keys.setup_existing(passphrase)
+        return self._keys.setup(passphrase, remember=remember)
 
     def change_passphrase(self, old: str, new: str) -> None:
         """Encrypt the same master key with a new passphrase.
 
-        Raises what `setup_encryption_existing` raises, and ServerError with status 409 if another device changed the
-        passphrase at the same time.
+        Raises InvalidEnvelope for a wrong passphrase, and NoMasterKey if there is no master key, or if another device
+        changed the passphrase.
         """
         self._keys.change_passphrase(old, new)
+
+    def rotate_master_key(self, old_passphrase: str, new_passphrase: str) -> None:
+        """Make a new master key that encrypts from now on, and a new passphrase, in one step.
+
+        The newest 32 older keys are kept for reading. Other devices need the new passphrase: their calls raise
+        NoMasterKey until `setup_encryption` is called with it. Removes the key from the keychain. Raises what
+        `change_passphrase` raises.
+        """
+        self._keys.rotate(old_passphrase, new_passphrase)
 
     def close(self) -> None:
         """End the streams and the waits of other threads; close connections and state file. May be called twice."""

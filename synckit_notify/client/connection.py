@@ -113,14 +113,15 @@ class HttpClient:
         transfer = Transfer(len(content or ""))
         return self._wait(lambda: self._fetch(request, transfer, path), transfer)
 
-    def subscribe(self, query: Mapping[str, str], token: str, secrets: Iterable[str]) -> "HttpEventConnection":
+    def subscribe(
+        self, query: Mapping[str, str], token: str, secrets: Iterable[str], *, path: str = "/api/sync/subscribe"
+    ) -> "HttpEventConnection":
         """Return the response to a subscription as soon as its headers have arrived.
 
         Raises NetworkError, ProtocolError for HTTP/2, and ServerError if the server has moved permanently.
         """
         limits: dict[str, float | None] = dict(STREAM_LIMITS)
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Authorization": f"Bearer {token}"}
-        path = "/api/sync/subscribe"
         request = self._http.build_request(
             "GET", self.url + path, params=query, headers=headers, extensions={"timeout": limits}
         )
@@ -213,7 +214,7 @@ class HttpClient:
 
 
 class HttpEventConnection:
-    """A response to a subscription, as EventConnection in stream.py says; one thread reads, any thread may close."""
+    """A response to a subscription, as EventConnection says; one thread reads, any thread may close."""
 
     def __init__(
         self, response: httpx2.Response, secrets: Iterable[str] = (), redirect: Redirect | None = None
@@ -310,14 +311,14 @@ def reason(error: Exception) -> str:
     return f"no answer from the server: {printable(detail) or type(error).__name__}"
 
 
-def normalize_url(server_url: str) -> str:
-    """Return a URL without a slash or `/api/sync` at its end; raises ValueError."""
+def normalize_url(server_url: str, name: str = "server_url") -> str:
+    """Return a URL without a slash or `/api/sync` at its end; raises ValueError with the name of the argument."""
     try:
         url = httpx2.URL(server_url)
     except (httpx2.InvalidURL, TypeError):
-        raise ValueError("server_url must be an http or https URL, such as https://sync.example.org") from None
+        raise ValueError(f"{name} must be an http or https URL, such as https://sync.example.org") from None
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
         raise ValueError(
-            "server_url must be an http or https URL without user, query or fragment, such as https://sync.example.org"
+            f"{name} must be an http or https URL without user, query or fragment, such as https://sync.example.org"
         )
     return str(url).rstrip("/").removesuffix("/api/sync").rstrip("/")

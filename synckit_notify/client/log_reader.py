@@ -171,6 +171,7 @@ class LogReader:
             if opened.locked and not is_newest:
                 self._keys.require_newest()
                 is_newest = True
+                opened = page.open(self._keys, account, device)  # a newer envelope may have brought older keys
             self._report(page, opened.unreadable)
             yield page, opened
             if not page.has_more:

@@ -37,6 +37,7 @@ class Resources:
         state: str | os.PathLike[str] | None,
         keys: Encryption | NoEncryption,
         *,
+        moved_from: str | None,
         strict: bool,
         http: httpx2.Client | None,
         clock: Callable[[], float],
@@ -44,7 +45,9 @@ class Resources:
     ) -> None:
         self.state = State.open(state)
         try:
-            self.session = Session(server_url, api_key, self.state, http=http, clock=clock, wait=wait)
+            self.session = Session(
+                server_url, api_key, self.state, moved_from=moved_from, http=http, clock=clock, wait=wait
+            )
         except BaseException:
             self.state.close()
             raise

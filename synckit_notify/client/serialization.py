@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, Self, TypeVar
 
@@ -197,6 +197,11 @@ def read_tokens(answer: Mapping[str, Any], name: str, now: float, refresh_token:
     return Tokens(_token(answer, name), refresh, None if life is None else float(life), now)
 
 
+def is_token(value: object) -> bool:
+    """Return whether a value can be sent as a bearer token: a string of visible ASCII characters, not empty."""
+    return isinstance(value, str) and bool(value) and all("!" <= character <= "~" for character in value)
+
+
 def member(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
     """Return a member of a server's JSON object; raises ProtocolError unless it is of exactly this type."""
     value = answer.get(name) if isinstance(answer, dict) else None
@@ -238,6 +243,16 @@ def read_device(answer: Mapping[str, Any], platform: str) -> Device:
     """Return the device that the server registered; raises ProtocolError."""
     created_at = moment(answer, "created_at")
     return Device(member(answer, "id", str), member(answer, "device_name", str), platform, created_at)
+
+
+def read_devices(answer: Mapping[str, Any]) -> tuple[list[Device], bool]:
+    """Return one page of the account's devices, and whether there are more; raises ProtocolError."""
+    found = []
+    for each in member(answer, "devices", list):
+        device = read_device(each, member(each, "platform", str))
+        seen = moment(each, "last_seen_at") if each.get("last_seen_at") is not None else None
+        found.append(replace(device, last_seen_at=seen))
+    return found, bool(found) and answer.get("has_more") is True
 
 
 def read_status(answer: Mapping[str, Any]) -> Status:
@@ -299,6 +314,6 @@ def _text(change: Mapping[str, Any], name: str) -> str | None:
 def _token(answer: Mapping[str, Any], name: str) -> str:
     """Return a token that is valid in a header; httpx2 would quote an invalid one in its error."""
     token = member(answer, name, str)
-    if not token or not all("!" <= character <= "~" for character in token):
+    if not is_token(token):
         raise ProtocolError(f"the server's {name} must be a string of visible ASCII characters")
     return token

@@ -1,6 +1,7 @@
 """The state that survives the process: one SQLite file, or the same tables in memory.
 
     owner          the id of the installation; the server, API key and account that it belongs to; the device
+    envelope       the account's master key, encrypted with the passphrase; never the key itself
     tokens         with their lifetime in seconds, and the lease of the process that is renewing them
     position       cursor, epoch and last_sync_time of the confirmed pulls
     left out       the lowest `seq` of the confirmed changes that are unreadable, and of those that are locked
@@ -71,14 +72,23 @@ class State:
         with statefile.access():
             self._connection.close()
 
-    def bind(self, server_url: str, api_key: str) -> None:
-        """Bind the state to one app on one server; raises StateError if it is bound to another."""
-        mine = (server_url, hashlib.sha256(api_key.encode()).hexdigest())
+    def bind(self, server_url: str, api_key: str, moved_from: str | None = None) -> None:
+        """Bind the state to one app on one server; raises StateError if it is bound to another.
+
+        `moved_from` is the former URL of the same server, which may be bound to.
+        """
+        key_hash = hashlib.sha256(api_key.encode()).hexdigest()
         with self._transaction() as row:
-            if row["server_url"] is None:
-                self._set(server_url=mine[0], api_key_hash=mine[1])
-            elif (row["server_url"], row["api_key_hash"]) != mine:
-                raise StateError("the state file belongs to another server or API key: use another file")
+            bound = row["server_url"]
+            if bound not in (None, server_url, moved_from):
+                raise StateError(
+                    f"the state file belongs to the server {bound}, not to {server_url}: use another file, or pass "
+                    "moved_from= with the former URL if that server has moved"
+                )
+            if bound == server_url and row["api_key_hash"] != key_hash:
+                raise StateError("the state file belongs to another API key: use another file")
+            if bound != server_url:
+                self._set(server_url=server_url, api_key_hash=key_hash)
 
     @property
     def installation_id(self) -> str:
@@ -96,6 +106,23 @@ class State:
             if row["user_id"] is not None and Account(row["user_id"], row["app_id"]) != account:
                 raise StateError("the state file belongs to another account: use another file")
             self._set(user_id=account.user_id, app_id=account.app_id, **_columns(tokens))
+
+    def log_out(self) -> None:
+        """Forget the tokens; everything else stays, since the file still belongs to the account."""
+        with self._transaction():
+            self._set(**_columns(None))
+
+    def envelope(self) -> str | None:
+        """Return the envelope that was last decrypted or created here, or None."""
+        row = self._fetch("SELECT envelope FROM envelope")
+        if row is not None and not isinstance(row["envelope"], str):
+            raise StateError("the state file is damaged: use another file")
+        return None if row is None else str(row["envelope"])
+
+    def keep_envelope(self, envelope: str) -> None:
+        """Keep an envelope, so that its passphrase can be used without the network."""
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO envelope (one, envelope) VALUES (1, ?)", (envelope,))
 
     def tokens(self) -> Tokens | None:
         """Return the current tokens, or None if nobody is logged in."""

@@ -70,6 +70,7 @@ _ADDED = (
         kind TEXT PRIMARY KEY, seq INTEGER NOT NULL, epoch TEXT NOT NULL, key_ids TEXT NOT NULL)""",
     """CREATE TABLE IF NOT EXISTS edits (
         push_id TEXT PRIMARY KEY, versions TEXT NOT NULL, cursor INTEGER, received_at TEXT, device_id TEXT)""",
+    "CREATE TABLE IF NOT EXISTS envelope (one INTEGER PRIMARY KEY CHECK (one = 1), envelope TEXT NOT NULL)",
 )
 """Tables that files of earlier versions lack. Those versions ignore them, so the version number stays."""
 

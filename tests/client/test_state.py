@@ -42,6 +42,7 @@ def fill(state: State) -> None:
     state.advance(0, Position("e1", 7), "2026-01-31T12:00:00.000000Z")
     state.queue.add("digest", [['{"a":1}', '{"a":2}'], ['{"a":3}']])
     state.queue.add_edits([SealedEdit("version", LAPTOP.created_at, '{"a":4}')])
+    state.keep_envelope("an envelope")
 
 
 def everything(state: State) -> tuple[object, ...]:
@@ -56,6 +57,7 @@ def everything(state: State) -> tuple[object, ...]:
         state.queue.count(),
         state.queue.answered(),
         state.pushed_to(),
+        state.envelope(),
     )
 
 
@@ -366,15 +368,52 @@ def test_a_folder_and_a_missing_folder_are_clear_errors(tmp_path: Path) -> None:
         State.open(tmp_path / "nowhere" / "tasks.state")
 
 
-@pytest.mark.parametrize(("server", "key"), [("http://other", "key"), ("http://server", "other")])
-def test_a_state_belongs_to_one_server_and_api_key(file: Path, server: str, key: str) -> None:
+def test_a_state_belongs_to_one_api_key(file: Path) -> None:
     state = State.open(file)
     state.bind("http://server", "key")
     state.bind("http://server", "key")
-    with pytest.raises(StateError, match="another server or API key"):
-        state.bind(server, key)
+    with pytest.raises(StateError, match="another API key"):
+        state.bind("http://server", "other")
     state.close()
     assert b"other" not in file.read_bytes()
+
+
+def test_a_state_belongs_to_one_server_until_it_is_told_that_the_server_moved(file: Path) -> None:
+    state = State.open(file)
+    state.bind("http://former", "key", "http://even-before")
+    for moved_from in None, "http://unknown":
+        with pytest.raises(
+            StateError, match=r"belongs to the server http://former, not to http://latter: .*moved_from"
+        ):
+            state.bind("http://latter", "key", moved_from)
+    for _ in range(2):
+        state.bind("http://latter", "key", "http://former")
+    with pytest.raises(StateError, match="http://latter, not to http://former"):
+        state.bind("http://former", "key")
+    state.close()
+
+
+def test_a_log_out_forgets_the_tokens_alone(file: Path) -> None:
+    state = State.open(file)
+    fill(state)
+    before = everything(state)
+    state.log_out()
+    assert state.tokens() is None
+    assert everything(state)[:2] + everything(state)[3:] == before[:2] + before[3:]
+    state.close()
+    assert b"access-1" not in file.read_bytes()
+    assert b"refresh-1" not in file.read_bytes()
+
+
+def test_the_last_envelope_is_kept(file: Path) -> None:
+    state = State.open(file)
+    assert state.envelope() is None
+    for envelope in "first", "second":
+        state.keep_envelope(envelope)
+    state.close()
+    again = State.open(file)
+    assert again.envelope() == "second"
+    again.close()
 
 
 def test_the_api_key_is_kept_as_a_hash_only(file: Path) -> None:

@@ -40,7 +40,7 @@ def unlocked(clients: ScriptedClients, cipher: Cipher = OWN, version: int = 1, *
     """Return the client of a process in which encryption is set up."""
     keys = [envelope(cipher, version), *steps.pop("keys", [])]
     client = clients.open(encrypt=True, keys=keys, **steps)
-    client.setup_encryption_existing("passphrase")
+    client.setup_encryption("passphrase")
     return client
 
 
@@ -272,7 +272,7 @@ class TestLocked:
         newer = [envelope(), envelope(FOREIGN, 2), envelope(FOREIGN, 2)]
         client = unlocked(clients, pull=[self.LOG, self.AFTER_THE_FIRST], keys=newer)
         result = client.pull()
-        client.setup_encryption_existing("passphrase")
+        client.setup_encryption("passphrase")
         result.confirm()
         assert seqs(client.pull()) == [2, 4]
         assert clients.server.bodies(PULL)[-1]["cursor"] == 1
@@ -290,7 +290,7 @@ class TestLocked:
                 way(client)
         assert cursor(client) == 0
         clients.server.steps[KEYS] = [envelope(FOREIGN, 2), envelope(FOREIGN, 2)]
-        client.setup_encryption_existing("passphrase")
+        client.setup_encryption("passphrase")
         assert seqs(client.pull()) == [2, 4]
 
     def test_a_missing_envelope_is_not_a_newer_one(self, clients: ScriptedClients) -> None:
