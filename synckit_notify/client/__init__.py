@@ -11,6 +11,7 @@ from .errors import (
     ProtocolError,
     ServerError,
     StateError,
+    StoreError,
     SyncKitError,
 )
 from .models import (
@@ -29,6 +30,7 @@ from .models import (
 )
 from .run import RunState
 from .stores import PendingEntry, Store
+from .stores.sqlite import SQLiteStore
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [
@@ -51,10 +53,12 @@ __all__ = [
     "PulledChange",
     "RefusedChange",
     "RunState",
+    "SQLiteStore",
     "ServerError",
     "StateError",
     "Status",
     "Store",
+    "StoreError",
     "StreamState",
     "SyncKitClient",
     "SyncKitError",

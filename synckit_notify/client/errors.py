@@ -6,6 +6,7 @@
     ├── ProtocolError        the answer is not that of a SyncKit server
     ├── NotAuthenticated     the user must log in, or log in again
     ├── StateError           the state file cannot be used: damaged, of another program, or of another account
+    ├── StoreError           the app's database cannot be synced: its tables must be changed, or it is damaged
     ├── NoMasterKey          encryption was not set up in this process, or the passphrase was changed
     ├── InvalidEnvelope      the stored master key cannot be decrypted: wrong passphrase, or an altered envelope
     ├── KeychainError        the keychain of the operating system cannot be used
@@ -58,6 +59,10 @@ class NotAuthenticated(SyncKitError):
 
 class StateError(SyncKitError):
     """The state cannot be used; its file is left unchanged."""
+
+
+class StoreError(SyncKitError):
+    """The app's database cannot be synced as it is; the text says what to change. Its rows are left unchanged."""
 
 
 class NoMasterKey(SyncKitError):

@@ -1,0 +1,134 @@
+"""What the triggers did not record, and a log that is read again.
+
+The triggers are the fast way; the comparison is the truth. It finds edits of a writer without our triggers, rows that a
+REPLACE deleted, and rows of a table that a migration created again.
+
+When the log is read again from its start, what this device knows of it becomes an edit with the timestamp of its order.
+So all rules stay the same: the same change comes back and settles it; an older one loses to it, and the edit is sent
+again, since a server that was restored from a backup lost it; and a row that the log does not have is deleted.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from .sqlite_merge import Merge
+from .sqlite_rows import Known
+from .sqlite_schema import Table, quoted
+from .sqlite_tables import edits_name, keys, rows_name, same_key
+from .sqlite_values import Key, digest, row_id_of
+
+CHUNK_ROWS = 1000
+"""Rows in one transaction of a comparison, so that the app need not wait: about 10 ms."""
+
+
+def compare(connection: sqlite3.Connection, table: Table, write: Callable[[], AbstractContextManager[Merge]]) -> int:
+    """Record the edits of a table that no trigger recorded; return their number.
+
+    It reads in short transactions and takes the write lock only for what differs, which is then examined again.
+    """
+    if not connection.execute("SELECT is_compared FROM synckit_tables WHERE name = ?", (table.name,)).fetchone()[0]:
+        with write():
+            return _record_existing(connection, table)
+    found = 0
+    for differing in _chunks(connection, table):
+        if differing:
+            with write() as merge:
+                rows = merge.rows[table.name]
+                found += sum(merge.examine(rows, key, rows.known(key)) is not None for key in differing)
+    return found
+
+
+def begin_again(connection: sqlite3.Connection, merge: Merge) -> None:
+    """Prepare to read the log from its start."""
+    for rows in merge.rows.values():
+        table = rows.table
+        key, ours, edits = ", ".join(keys(table)), rows_name(table), edits_name(table)
+        here = " AND ".join(f"e.{name} = r.{name}" for name in keys(table))
+        is_edited = f"EXISTS (SELECT 1 FROM {edits} e WHERE {here})"
+        connection.execute(f"UPDATE {edits} AS e SET must_send = 1 WHERE EXISTS (SELECT 1 FROM {ours} r WHERE {here})")
+        connection.execute(
+            f"INSERT INTO {edits} ({key}, edited_at, version, must_send, of_restart) "
+            f"SELECT {key}, order_at, randomblob(16), 1, 1 FROM {ours} AS r "
+            f"WHERE order_at IS NOT NULL AND theirs IS NULL AND NOT {is_edited}"
+        )
+        connection.execute(
+            f"UPDATE {ours} SET order_at = NULL, device = NULL, seq = NULL, theirs = NULL, is_stale = 1 "
+            "WHERE order_at IS NOT NULL"
+        )
+    connection.execute("UPDATE synckit_store SET cursor = 0, epoch = NULL, is_complete = 0, is_restarting = 1")
+
+
+def end_again(connection: sqlite3.Connection, merge: Merge) -> list[tuple[str, str]]:
+    """Delete the rows that the log, read to its end, does not have; return those that lose an edit."""
+    lost = []
+    for rows in merge.rows.values():
+        table = rows.table
+        key, edits = ", ".join(keys(table)), edits_name(table)
+        for gone in connection.execute(f"SELECT {key} FROM {rows_name(table)} WHERE is_stale").fetchall():
+            here = " AND ".join(f"{name} = ?" for name in keys(table))
+            edit = connection.execute(f"SELECT of_restart FROM {edits} WHERE {here}", gone).fetchone()
+            if edit == (0,) and rows.content(gone) is not None:
+                lost.append((table.name, row_id_of(gone, table.key_types)))
+            rows.forget(gone)
+            try:
+                rows.delete(gone)
+                merge.written.add(table.name)
+            except sqlite3.IntegrityError:  # a trigger of the app forbids it: the row stays, and is not sent
+                rows.save(gone, Known(digest=rows.digest(gone)))
+        connection.execute(f"UPDATE {edits} SET of_restart = 0 WHERE of_restart")
+    connection.execute("UPDATE synckit_store SET is_restarting = 0")
+    return lost
+
+
+def _record_existing(connection: sqlite3.Connection, table: Table) -> int:
+    """Record the rows that were there before the store, with the lowest time: what the account has wins."""
+    key, edits = ", ".join(keys(table)), edits_name(table)
+    columns = ", ".join(f"t.{quoted(name)}" for name in table.key)
+    found = connection.execute(
+        f"INSERT INTO {edits} ({key}, edited_at, version) SELECT {columns}, 0, randomblob(16) "
+        f"FROM {quoted(table.name)} t WHERE NOT EXISTS (SELECT 1 FROM {edits} e WHERE {same_key(table, 't', 'e')}) "
+        f"AND NOT EXISTS (SELECT 1 FROM {rows_name(table)} r WHERE {same_key(table, 't', 'r')})"
+    ).rowcount
+    connection.execute("UPDATE synckit_tables SET is_compared = 1 WHERE name = ?", (table.name,))
+    return found
+
+
+def _chunks(connection: sqlite3.Connection, table: Table) -> list[list[Key]]:
+    """Return the keys that differ, in lists: changed and new rows, then those that are gone."""
+    found, last, count = [], None, len(table.key)
+    key = ", ".join(f"t.{quoted(name)}" for name in table.key)
+    columns = ", ".join(f"t.{quoted(name)}" for name in table.columns) or "NULL"
+    select = (
+        f"SELECT {key}, r.digest, {columns} FROM {quoted(table.name)} t "
+        f"LEFT JOIN {rows_name(table)} r ON {same_key(table, 't', 'r')} WHERE {{}} "
+        f"AND NOT EXISTS (SELECT 1 FROM {edits_name(table)} e WHERE {same_key(table, 't', 'e')}) "
+        f"ORDER BY {key} LIMIT {CHUNK_ROWS}"
+    )
+    after = f"({key}) > ({', '.join('?' * count)})"
+    while True:
+        chunk = connection.execute(select.format(after if last else "1"), last or ()).fetchall()
+        rows = [row for row in chunk if _is_storable(row[:count])]
+        end = count + 1 + len(table.columns)
+        found.append([row[:count] for row in rows if digest(row[count + 1 : end]) != row[count]])
+        if not rows or len(chunk) < CHUNK_ROWS:
+            break
+        last = rows[-1][:count]
+    here = same_key(table, "t", "r")
+    edited = " AND ".join(f"e.{name} = r.{name}" for name in keys(table))
+    gone = connection.execute(
+        f"SELECT {', '.join(keys(table))} FROM {rows_name(table)} r WHERE digest IS NOT NULL "
+        f"AND NOT EXISTS (SELECT 1 FROM {quoted(table.name)} t WHERE {here}) "
+        f"AND NOT EXISTS (SELECT 1 FROM {edits_name(table)} e WHERE {edited})"
+    ).fetchall()
+    return [*found, *(gone[at : at + CHUNK_ROWS] for at in range(0, len(gone), CHUNK_ROWS))]
+
+
+def _is_storable(key: Key) -> bool:
+    """Return whether a key is UTF-8 and so can be a row id; the others are not synced."""
+    try:
+        for value in key:
+            str(value).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,127 @@
+"""Three devices, any interleaving of edits, outages, crashes, wrong clocks and restores: equal tables in the end.
+
+Each walk is a list of random steps from a seed, which a failure names. `edits` are the steps that change rows; the
+others disturb. No edit is undone by one that its device had seen.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from ...support.store_walk import HOUR, Device, LinkedWorld, World
+
+QUIET = ("edit", "edit", "edit", "sync", "sync", "busy", "outage", "crash", "clock", "unrecorded", "compact")
+SERVER = (*QUIET, "server backup", "server restore")
+ALL = (*SERVER, "copy", "copy", "app restore", "state restore", "clone")
+
+
+def step(world: World, device: Device, kind: str) -> None:
+    random = world.random
+    world.tick()
+    match kind:
+        case "edit" | "unrecorded":
+            world.edit(device, random.choice("abc"), is_recorded=kind == "edit")
+        case "sync":
+            device.sync()
+        case "busy":
+
+            def meanwhile() -> None:
+                world.tick()
+                if random.random() < 0.3:
+                    world.edit(device, random.choice("abc"))
+
+            device.sync(meanwhile=meanwhile, faults=random.choices(["", "", "unanswered"], k=4))
+        case "compact":
+            world.log.compact()
+        case "outage":
+            device.sync(faults=random.choices(["", "", "lost", "unanswered"], k=4))
+        case "crash":
+            device.sync(die_at=random.randint(1, 120), faults=random.choices(["", "", "", "unanswered"], k=4))
+        case "clock":
+            device.error += random.choice([-3, -1, 1, 3]) * HOUR
+        case "server backup":
+            world.backup = world.log.backup()
+        case "server restore":
+            world.log.restore(world.backup)
+        case "copy":
+            world.copy(device)
+        case "app restore":
+            world.restore(device, app=True, state=False)
+        case "state restore":
+            world.restore(device, app=False, state=True)
+        case "clone":
+            world.restore(device, app=True, state=True)
+
+
+def walk(folder: Path, seed: int, steps: tuple[str, ...], length: int) -> None:
+    world = World(folder, seed)
+    try:
+        for _ in range(length):
+            step(world, world.random.choice(world.devices), world.random.choice(steps))
+        world.settle()
+        winners = world.log.winners()
+        expected = sorted(
+            (change.row_id, change.data["title"], change.data["done"]) for change in winners.values() if change.data
+        )
+        for device in world.devices:
+            assert device.rows("tasks") == expected
+        require_no_edit_undone(world, steps)
+    finally:
+        world.close()
+
+
+def linked_walk(folder: Path, seed: int, steps: tuple[str, ...], length: int) -> None:
+    """Walk with rows that clash and that refer to each other: equal tables, without orphans."""
+    world = LinkedWorld(folder, seed)
+    try:
+        for _ in range(length):
+            step(world, world.random.choice(world.devices), world.random.choice(steps))
+        world.settle()
+        tables = [
+            (device.rows("lists", "id, name"), device.rows("tasks", "id, title, position, list_id, parent_id"))
+            for device in world.devices
+        ]
+        assert tables[0] == tables[1] == tables[2]
+    finally:
+        world.close()
+
+
+def require_no_edit_undone(world: World, steps: tuple[str, ...]) -> None:
+    """Require that the winner of a row is not a change that the device of another edit of it had seen."""
+    sent = {change.data["title"] for change in world.log.changes if change.data}
+    # a file that was restored has lost the edits that it did not send
+    edits = [edit for edit in world.edits if steps is not ALL or edit.id in sent]
+    followed = {known for edit in edits for known in edit.past}
+    winners = world.log.winners()
+    for edit in edits:
+        winner = winners.get(("tasks", edit.row))
+        if winner is None or edit.id in followed or (edit.is_deletion and winner.op == "DELETE"):
+            continue
+        assert world.uid(winner) not in edit.past, edit
+        if steps is QUIET and winner.data:
+            assert winner.data["title"] not in edit.past, edit
+
+
+@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("steps", [QUIET, SERVER, ALL], ids=["no restores", "server restores", "all restores"])
+def test_devices_end_with_equal_tables(tmp_path: Path, seed: int, steps: tuple[str, ...]) -> None:
+    walk(tmp_path, seed, steps, 40)
+
+
+@pytest.mark.parametrize("seed", range(15))
+@pytest.mark.parametrize("steps", [QUIET, ALL], ids=["no restores", "all restores"])
+def test_rows_that_clash_and_refer_to_each_other_end_equal(tmp_path: Path, seed: int, steps: tuple[str, ...]) -> None:
+    linked_walk(tmp_path, seed, steps, 40)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("hundred", range(5))
+@pytest.mark.parametrize("steps", [QUIET, SERVER, ALL], ids=["no restores", "server restores", "all restores"])
+def test_devices_end_with_equal_tables_in_hundreds_of_walks(
+    tmp_path: Path, hundred: int, steps: tuple[str, ...]
+) -> None:
+    for seed in range(1000 + hundred * 100, 1100 + hundred * 100):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        walk(folder, seed, steps, 80)
+        linked_walk(folder, seed, steps, 80)
