@@ -19,6 +19,7 @@ import httpx2
 
 from ..runtime.per_process import PerProcess
 from .browser_login import log_in
+from .cancellable import holding
 from .errors import NetworkError, StateError
 from .log_reader import LogReader
 from .master_key import Encryption, NoEncryption
@@ -166,7 +167,7 @@ class SyncKitClient:
         if entries:
             sealed = list(batches(entries, self._keys.codec(), self._session.account()))
             self._state.add_pending(digest(entries), sealed)
-        with self._here.get().pushing:
+        with holding(self._here.get().pushing):
             while (batch := self._state.next_pending()) is not None:
                 self._send(batch, device)
         return self._state.pushed_to()
@@ -178,7 +179,7 @@ class SyncKitClient:
 
     def discard_pending(self) -> int:
         """Drop all pending changes and return their number; the server may already have stored some of them."""
-        with self._here.get().pushing:
+        with holding(self._here.get().pushing):
             return self._state.discard_pending()
 
     def pull(

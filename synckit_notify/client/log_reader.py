@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from .cancellable import holding
 from .errors import DecryptionFailed, ProtocolError, ServerError
 from .models import BEGINNING, Position, PulledChange, PulledChanges, PullFilter, PullResult, UnreadableChange, to_text
 from .serialization import Keys, Opened, Page, member
@@ -47,7 +48,7 @@ class LogReader:
 
     def apply(self, apply: Apply, on_unreadable: OnUnreadable | None) -> PullResult:
         """Pass each page to `apply`, and confirm it when `apply` has returned."""
-        with self._applying:
+        with holding(self._applying):
             start, restarting = self._start()
             end, unreadable, locked = start, 0, 0
             for page, opened in self._pages(start, restarting, {}, self._restart):

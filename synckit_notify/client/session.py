@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 import httpx2
 
+from .cancellable import Signal, holding
 from .connection import HttpClient
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from .models import Account
@@ -69,7 +70,7 @@ class Session:
         self._api_key = api_key
         self._state = state
         state.bind(self._http.url, api_key)
-        self._closed = threading.Event()
+        self._closed = Signal()
         self._clock, self._random = clock, random
         self._wait = wait or self._closed.wait
         self._name = str(uuid.uuid4())
@@ -219,7 +220,7 @@ class Session:
 
         All fields are compared, because two access tokens of the same second are equal.
         """
-        with self._renewing:
+        with holding(self._renewing):
             while self._present() == stale:
                 if not self._state.take_lease(self._name, self._clock(), LEASE_SECONDS):
                     self._wait(LEASE_POLL_SECONDS)

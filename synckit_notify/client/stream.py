@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 from ..sse import Decoder
-from .cancellable import start
+from .cancellable import on_cancel, raise_if_cancelled, start
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError
 from .lifecycle import Action, Lifecycle
 from .schedule import RetryPolicy, SleepWatch, StreamState, SyncNotification
@@ -132,13 +132,15 @@ class SyncNotifyStream:
                 "this stream was made before the process was forked, and its connection belongs to the parent process; "
                 "call subscribe_notifications() in this process"
             )
-        while not self._closed.is_set():
-            self._notice_sleep()
-            self._apply_requests()
-            notification = self._life.notices.take(self._clock())
-            if notification is not None:
-                return notification
-            self._step()
+        with on_cancel(lambda: self._close("the call that iterates it was cancelled")):
+            while not self._closed.is_set():
+                self._notice_sleep()
+                self._apply_requests()
+                notification = self._life.notices.take(self._clock())
+                if notification is not None:
+                    return notification
+                self._step()
+        raise_if_cancelled()
         raise StopIteration
 
     def close(self) -> None:
