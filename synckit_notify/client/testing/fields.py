@@ -56,11 +56,9 @@ class Fields:
     @classmethod
     def of_form(cls, content: bytes) -> "Fields":
         """Return the parameters of a form; a JSON object is accepted too."""
-        return (
-            cls.of_json(content)
-            if content.lstrip().startswith(b"{")
-            else cls(dict(parse_qsl(content.decode("latin1"))))
-        )
+        if content.lstrip().startswith(b"{"):
+            return cls.of_json(content)
+        return cls(dict(parse_qsl(content.decode(errors="replace"))))
 
     def has(self, name: str) -> bool:
         """Return whether the member is there and not null."""

@@ -72,7 +72,8 @@ class FakeServer(httpx2.BaseTransport):
         self, device: str = "Laptop", *, email: str = EMAIL, password: str = PASSWORD, **options: Any
     ) -> SyncKitClient:
         """Return a client that is logged in and registered; `options` are arguments of SyncKitClient."""
-        client = SyncKitClient(**(self.arguments | options))
+        arguments: dict[str, Any] = {**self.arguments, **options}
+        client = SyncKitClient(**arguments)
         client.authenticate(email, password)
         client.register_device(device, "linux")
         return client
@@ -177,8 +178,6 @@ class FakeServer(httpx2.BaseTransport):
         try:
             if request.method == "GET" and path == "/api/sync/subscribe":
                 return self._subscribe(request, connection)
-            if len(content) > MAX_BODY_BYTES.get(path, MAX_SMALL_BODY_BYTES):
-                raise Refused(413, "The data value transmitted exceeds the capacity limit.")
             answer = self._route(request, path, content)
         except Refused as refused:
             error: Answer = {"error": str(refused)}
@@ -199,6 +198,8 @@ class FakeServer(httpx2.BaseTransport):
             case "GET", "/api/sync/live":
                 return {"live": True}
         session = self._sessions.of_token(request.headers.get("Authorization", ""), self.clock.time())
+        if len(content) > MAX_BODY_BYTES.get(path, MAX_SMALL_BODY_BYTES):
+            raise Refused(413, "The data value transmitted exceeds the capacity limit.")
         account = self._account(session)
         match method, path:
             case "POST", "/api/sync/password":

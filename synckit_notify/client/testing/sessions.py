@@ -152,7 +152,7 @@ class Sessions:
         digest = hashlib.sha256(body.text("code_verifier", 128).encode()).digest()
         proof = base64.urlsafe_b64encode(digest).decode().rstrip("=")
         if session is None or session.app != app or proof != challenge:
-            raise Refused(400, "the code was already used or has expired: log in again", code="invalid_grant")
+            raise Refused(400, "Invalid 'code' in request.", code="invalid_grant")
         return self._begin(app, session.user, session.email, body.optional_text("device_id", 128))
 
 
