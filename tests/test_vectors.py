@@ -1,7 +1,7 @@
 """The exchanges of docs/vectors/ run against the included backend under gunicorn and against FakeServer."""
 
-import re
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,6 @@ from .support.markdown import prose
 from .support.service import Service
 from .support.vectors import FILES, FOLDER, Exchange, load
 
-Server = Callable[[Any], tuple[httpx2.Client, dict[str, str]]]
-"""Gives a client of a server that has a new app and a new user for this file, and what they log in with."""
-
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
@@ -25,35 +22,34 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started.close()
 
 
-@pytest.fixture(params=["backend", "FakeServer"])
-def server(request: pytest.FixtureRequest) -> Server:
-    if request.param == "FakeServer":
-        return fake_server
-    service: Service = request.getfixturevalue("service")
-    return lambda vectors: real_server(service, vectors)
-
-
-def fake_server(_: Any) -> tuple[httpx2.Client, dict[str, str]]:
-    login = {"api_key": testing.API_KEY, "email": testing.EMAIL, "password": testing.PASSWORD}
-    return httpx2.Client(transport=testing.FakeServer(), base_url=testing.URL), login
-
-
-def real_server(service: Service, vectors: Any) -> tuple[httpx2.Client, dict[str, str]]:
-    name = re.sub(r"\W+", "-", vectors["about"].lower())[:60]
+def run_on_backend(service: Service, vectors: Any) -> list[set[str]]:
+    """Run a file with a new app and a new user; return the members of each answer."""
+    name = f"vectors-{uuid.uuid4()}"
     log = ["--log", vectors["log"]] if "log" in vectors else []
     added = service.runner.invoke(args=["synckit", "app", "add", name, *log])
     assert added.exit_code == 0, added.output
     login = {"api_key": added.output.split()[-1], "email": f"{name}@example.org", "password": "correct horse"}
     service.runner.invoke(args=["synckit", "user", "add", login["email"], "--password", login["password"]])
-    return httpx2.Client(base_url=service.server.url, timeout=30), login
+    return run(httpx2.Client(base_url=service.server.url, timeout=30), login, vectors)
+
+
+def run_on_fake(vectors: Any) -> list[set[str]]:
+    """Run a file on a new FakeServer; return the members of each answer."""
+    login = {"api_key": testing.API_KEY, "email": testing.EMAIL, "password": testing.PASSWORD}
+    return run(httpx2.Client(transport=testing.FakeServer(), base_url=testing.URL), login, vectors)
+
+
+def run(http: httpx2.Client, login: dict[str, str], vectors: Any) -> list[set[str]]:
+    with http:
+        exchange = Exchange(http, login)
+        exchange.run(vectors["steps"])
+    return exchange.members
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_the_server_answers_as_the_file_says(file: Path, server: Server) -> None:
+def test_both_servers_answer_as_the_file_says_and_with_the_same_members(file: Path, service: Service) -> None:
     vectors = load(file)
-    http, login = server(vectors)
-    with http:
-        Exchange(http, login).run(vectors["steps"])
+    assert run_on_fake(vectors) == run_on_backend(service, vectors)
 
 
 def test_a_file_has_only_members_that_are_documented() -> None:

@@ -24,11 +24,15 @@ def load(file: Path) -> Any:
 
 
 class Exchange:
-    """One run of a file; `known` are the values of its placeholders."""
+    """One run of a file; `known` are the values of its placeholders.
+
+    `members` has the names of the members of each answer, those that the file does not list too.
+    """
 
     def __init__(self, http: httpx2.Client, known: dict[str, str]) -> None:
         self._http = http
         self._known = known
+        self.members: list[set[str]] = []
         self._responses: dict[str, httpx2.Response] = {}
         self._frames: dict[str, Iterator[str]] = {}
 
@@ -65,6 +69,7 @@ class Exchange:
             assert found.partition(";")[0] == value or found == value, f"the header {name} is {found!r}"
         if "json" in expected:
             self._match(expected["json"], response.json(), "answer")
+            self.members.append(set(_members(response.json())))
         else:
             assert "stream" in expected or not response.content, response.text
 
@@ -107,6 +112,17 @@ class Exchange:
                 self._match(item, found[index], f"{where}[{index}]")
         else:
             assert (type(found), found) == (type(expected), expected), f"{where} is {found!r}"
+
+
+def _members(value: Any, where: str = "answer") -> Iterator[str]:
+    """Yield the name of each member of an answer; the items of a list have the name of the list."""
+    if isinstance(value, dict):
+        for name, member in value.items():
+            yield f"{where}.{name}"
+            yield from _members(member, f"{where}.{name}")
+    elif isinstance(value, list):
+        for item in value:
+            yield from _members(item, where)
 
 
 def _frames(response: httpx2.Response) -> Iterator[str]:
