@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from .cancellable import holding
 from .errors import DecryptionFailed, ProtocolError, ServerError
 from .models import BEGINNING, Position, PulledChange, PulledChanges, PullFilter, PullResult, UnreadableChange, to_text
 from .serialization import Keys, Opened, Page, member
@@ -64,7 +65,7 @@ class LogReader:
 
         `latest` asks for the winner of each row only. `on_page` is called with each page that was confirmed.
         """
-        with self._applying:
+        with holding(self._applying):
             start, restarting = self._start()
             end, unreadable, locked = start, 0, 0
             for page, opened in self._pages(start, restarting, LATEST if latest else {}, self._restart):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterable
 from datetime import datetime
 
+from .cancellable import holding
 from .models import ChangeEntry
 from .queue import Batch
 from .serialization import Keys, batches, digest, member, moment
@@ -35,7 +36,7 @@ class Sender:
 
     def send(self, batch: Batch) -> datetime | None:
         """Send a batch that is the next of the queue, unless another thread did; return the server's time if told."""
-        with self._sending:
+        with holding(self._sending):
             following = self._state.queue.next()
             if following is None or following.push_id != batch.push_id:
                 return None
@@ -50,5 +51,5 @@ class Sender:
 
     def discard(self) -> int:
         """Drop the queue, and return the number of its changes; waits for a batch that is being sent."""
-        with self._sending:
+        with holding(self._sending):
             return self._state.queue.discard()

@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 
 import httpx2
 
+from .cancellable import Signal, holding
 from .connection import HttpClient
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from .models import Account
@@ -71,7 +72,7 @@ class Session:
         self._api_key = api_key
         self._state = state
         state.bind(self._http.url, api_key, moved_from)
-        self._closed = threading.Event()
+        self._closed = Signal()
         self._clock, self._random = clock, random
         self._wait = wait or self._closed.wait
         self._name = str(uuid.uuid4())
@@ -266,7 +267,7 @@ class Session:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep all other threads and processes from renewing the tokens."""
-        with self._renewing:
+        with holding(self._renewing):
             while not self._state.take_lease(self._name, self._clock(), LEASE_SECONDS):
                 self._wait(LEASE_POLL_SECONDS)
                 if self._closed.is_set():

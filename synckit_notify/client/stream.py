@@ -20,7 +20,7 @@ from typing import Any, Protocol, Self, TypeVar
 import httpx2
 
 from ..sse import Decoder
-from .cancellable import start
+from .cancellable import on_cancel, raise_if_cancelled, start
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError
 from .event_connection import EventConnection
 from .lifecycle import Action, Lifecycle
@@ -146,13 +146,15 @@ class SyncNotifyStream:
                 "this stream was made before the process was forked, and its connection belongs to the parent process; "
                 "make a stream in this process"
             )
-        while not self._closed.is_set():
-            self._notice_sleep()
-            self._apply_requests()
-            notification = self._life.notices.take(self._clock())
-            if notification is not None:
-                return notification
-            self._step()
+        with on_cancel(lambda: self._close("the call that iterates it was cancelled")):
+            while not self._closed.is_set():
+                self._notice_sleep()
+                self._apply_requests()
+                notification = self._life.notices.take(self._clock())
+                if notification is not None:
+                    return notification
+                self._step()
+        raise_if_cancelled()
         raise StopIteration
 
     def close(self) -> None:
