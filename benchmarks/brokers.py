@@ -16,15 +16,13 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from tests.support.broker_servers import PostgresServer
-from tests.support.postgresql import DEBIAN, PostgreSQL
-from tests.support.server import free_port
-from tests.support.valkey import Valkey
+from tests.support.broker_servers import ENGINES, running
+from tests.support.postgresql import DEBIAN
 
 from . import report
 from .attack_run import summary
@@ -42,35 +40,9 @@ SETTLE_SECONDS = 3.0
 """How long the streams are left alone before the pushes: the first subscription to a server of a broker is a gap."""
 
 
-@contextmanager
-def _local(folder: Path) -> Iterator[str]:
-    yield f"local://{folder}/sockets"
-
-
-@contextmanager
-def _postgresql(folder: Path) -> Iterator[str]:
-    with PostgreSQL(port=free_port()) as server:
-        yield PostgresServer(server).url
-
-
-@contextmanager
-def _redis(folder: Path) -> Iterator[str]:
-    with Valkey(folder) as server:
-        yield server.url
-
-
-@contextmanager
-def _nothing(folder: Path) -> Iterator[str]:
-    yield "memory://"
-
-
-BETWEEN: dict[str, Callable[[Path], AbstractContextManager[str]]] = {
-    "local": _local,
-    "postgresql": _postgresql,
-    "redis": _redis,
-    "sweep": _nothing,
-}
-"""What is between the processes: its name, and what starts it and gives its URL."""
+SWEEP = "sweep"
+BETWEEN = (*ENGINES, SWEEP)
+"""What is between the processes: a broker, or nothing but the sweep."""
 
 
 class Pushes:
@@ -130,8 +102,8 @@ def measure(name: str, pushes: int) -> Row:
 
     with tempfile.TemporaryDirectory(prefix="synckit-brokers-") as text, ExitStack() as stack:
         folder = Path(text)
-        url = stack.enter_context(BETWEEN[name](folder))
-        start = partial(_start, stack, folder, key, url, SWEPT_HOST if name == "sweep" else BARE_HOST)
+        url = "memory://" if name == SWEEP else stack.enter_context(running(name, folder)).url
+        start = partial(_start, stack, folder, key, url, SWEPT_HOST if name == SWEEP else BARE_HOST)
         pushed, holding = start("pushed"), start("holding")
         load = stack.enter_context(Load(holding.port, key))
         load.open(load.requests(users, 1), on_changed)
@@ -197,7 +169,7 @@ def _poll(load: Load, seconds: float, enough: Callable[[], bool] = lambda: False
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.brokers", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=BETWEEN, default=list(BETWEEN), help="only these")
+    parser.add_argument("--only", nargs="+", choices=BETWEEN, default=BETWEEN, help="only these")
     parser.add_argument("--pushes", type=int, default=1_000, help="pushes, and streams, of each (default 1,000)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the raw figures as JSON")
     options = parser.parse_args(arguments)

@@ -9,7 +9,16 @@ import pytest
 
 from synckit_notify.brokers import Broker, connect
 
-from ..support.broker_servers import ENGINES, REMOTE, LocalServer, PostgresServer, RedisServer, RemoteServer, Server
+from ..support.broker_servers import (
+    ENGINES,
+    REMOTE,
+    LocalServer,
+    PostgresServer,
+    RedisServer,
+    RemoteServer,
+    Server,
+    running,
+)
 from ..support.brokers import MakeBroker, MakeProcess, Process
 from ..support.postgresql import PostgreSQL
 from ..support.server import free_port
@@ -65,13 +74,9 @@ def remote_server(request: pytest.FixtureRequest) -> RemoteServer:
 @pytest.fixture
 def second_server(remote_server: RemoteServer, tmp_path: Path) -> Iterator[RemoteServer]:
     """Another server of the same engine."""
-    if isinstance(remote_server, PostgresServer):
-        with PostgreSQL(port=free_port()) as postgresql:
-            yield PostgresServer(postgresql)
-    else:
-        (tmp_path / "second").mkdir()
-        with Valkey(tmp_path / "second") as valkey:
-            yield RedisServer(valkey)
+    (tmp_path / "second").mkdir()
+    with running("postgresql" if isinstance(remote_server, PostgresServer) else "redis", tmp_path / "second") as second:
+        yield second
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ An engine joins those tests with its name in ENGINES and a fixture `<name>_serve
 
 import secrets
 import socket
-import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from .postgresql import PostgreSQL
+from .server import free_port
 from .valkey import Valkey
 
 REMOTE = ("redis", "postgresql")
@@ -114,8 +116,7 @@ class LocalServer:
             self.folder.rename(self.folder.with_name(secrets.token_hex(4)))
 
     def _sockets(self) -> list[Path]:
-        found = self.folder.iterdir() if self.folder.exists() else ()
-        return [each for each in found if stat.S_ISSOCK(each.lstat().st_mode)]
+        return [each for each in self.folder.iterdir() if each.is_socket()] if self.folder.exists() else []
 
 
 class RedisServer:
@@ -136,6 +137,11 @@ class RedisServer:
 
     def publish_raw(self, data: bytes) -> None:
         self._valkey.client().publish(CHANNEL, data)
+
+    def flush_all(self) -> None:
+        """Remove everything from every database."""
+        with self._valkey.client() as operator:
+            operator.flushall()
 
     def connections(self) -> int:
         with self._valkey.client() as operator:
@@ -196,3 +202,16 @@ class PostgresServer:
             f"WHERE application_name = 'synckit' AND query {like} 'SELECT pg_notify%%' AND %s",
             True,
         )
+
+
+@contextmanager
+def running(engine: str, folder: Path) -> Iterator[LocalServer | PostgresServer | RedisServer]:
+    """Run what is behind an engine; local:// needs a folder with a short name."""
+    if engine == "local":
+        yield LocalServer(folder / "sockets")
+    elif engine == "postgresql":
+        with PostgreSQL(port=free_port()) as postgresql:
+            yield PostgresServer(postgresql)
+    else:
+        with Valkey(folder) as valkey:
+            yield RedisServer(valkey)
