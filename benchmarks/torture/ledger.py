@@ -14,8 +14,9 @@ counts in which no fault affected the device. Three bounds are judged in each st
     answered    from the device's first answered request: the answer of a server makes a waiting stream connect again
     connected   while the device's stream is connected: the promise of the protocol
 
-A gap of the broker affects no device in this sense. How long a change that waited when the gap ended took from there to
-its pull is measured too: by devices whose stream stayed connected, and by others from their first answered request.
+A gap of the broker affects no device in this sense. Measured too: from its end, or from a commit in the seconds after
+it, to the pull of each change; for devices whose stream stayed connected, and for others from their first answered
+request.
 """
 
 import bisect
@@ -119,7 +120,7 @@ class Ledger:
         self.longest_connected = Staleness()
         self.longest_in_all = Staleness()
         self.after_gap: dict[str, list[Staleness]] = {STAYED: [], RECONNECTED: []}
-        """How long each change that waited at the end of a broker's gap was waited for from there on."""
+        """How long each change was waited for after the end of a broker's gap."""
         self.longest_after: defaultdict[str, float] = defaultdict(float)
 
     @property
@@ -260,15 +261,18 @@ class Ledger:
         return True
 
     def _measure_gaps(self, name: str, holder: Holder, row: Row, until: float) -> None:
-        """Measure from the end of each broker's gap in which a device waited for a row, up to the pull or a fault."""
+        """Measure from the end of each broker's gap, or from a commit soon after it, up to the pull or a fault."""
         begin = max(row.at, holder.since)
         ends = [each.repaired for each in self.episodes if each.part == "broker" and each.repaired is not None]
         for ended in ends:
+            since = max(ended, begin)
+            if not since < until or since >= ended + BOUND_SECONDS:
+                continue
             for start, end, after in self._calms(holder.network, begin, until):
-                if start <= ended < end and begin < ended:
-                    how = STAYED if holder.connected <= ended else RECONNECTED
-                    since = ended if how == STAYED else self._first_answer(holder, ended, end)
-                    self.after_gap[how].append(Staleness(end - since, name, row.row, after))
+                if start <= since < end:
+                    how = STAYED if holder.connected <= since else RECONNECTED
+                    answered = since if how == STAYED else self._first_answer(holder, since, end)
+                    self.after_gap[how].append(Staleness(end - answered, name, row.row, after))
 
     def _stale(self, name: str, holder: Holder, row: Row, until: float) -> Staleness:
         """Measure how long a device has waited for a row, and keep the longest time."""

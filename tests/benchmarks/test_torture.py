@@ -226,13 +226,22 @@ def gap(struck: float, repaired: float) -> Episode:
     ("episodes", "pulled", "measured"),
     [
         ([gap(-1, 2)], 5.0, [3.0]),
-        ([gap(-5, -1)], 5.0, []),
+        ([gap(-5, -1)], 5.0, [5.0]),
+        ([gap(-30, -20)], 5.0, []),
         ([gap(-1, 6)], 5.0, []),
         ([gap(-1, 2), gap(3, 4)], 5.0, [3.0, 1.0]),
         ([gap(-1, 2), fault(4, 6)], 9.0, [2.0]),
         ([fault(-1, 3), gap(-1, 2)], 5.0, []),
     ],
-    ids=["it waited", "pushed later", "pulled during it", "two gaps", "then a fault", "within a fault"],
+    ids=[
+        "it waited",
+        "pushed soon after",
+        "pushed long after",
+        "pulled during it",
+        "two gaps",
+        "then a fault",
+        "within a fault",
+    ],
 )
 def test_from_the_end_of_a_brokers_gap_to_the_pull_is_measured(
     episodes: list[Episode], pulled: float, measured: list[float]
