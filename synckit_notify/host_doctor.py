@@ -6,7 +6,7 @@ prints nothing, and no finding holds a key, a password or a token.
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from . import brokers
@@ -14,9 +14,7 @@ from .app_state import AppState
 from .brokers import Broker
 from .brokers.survey import ask
 from .errors import HookFailed
-
-SWEEP_OVERLAP = timedelta(seconds=5)
-"""How far back the doctor's sweep looks, as the servers' does."""
+from .streams.recovery import SWEEP_OVERLAP
 
 ALONE = (
     "memory:// connects no processes: set SYNCKIT_BROKER_URL to one broker for the servers and this command, or read "
