@@ -20,9 +20,12 @@ ALONE = (
     "memory:// connects no processes: set SYNCKIT_BROKER_URL to one broker for the servers and this command, or read "
     "the number of streams of one process from its route /ready"
 )
-UNREACHABLE = (
+_UNREACHABLE = (
     "check that the broker runs, that SYNCKIT_BROKER_URL has its address and password, and that this user may "
     "publish and subscribe"
+)
+_UNUSABLE_FOLDER = (
+    "the log line above says what is wrong with the folder: correct it, or set SYNCKIT_BROKER_URL to another broker"
 )
 NO_ANSWER = "no streams: no process answered, and a process answers from its first stream on"
 
@@ -44,6 +47,11 @@ def examine(app_state: AppState) -> Iterator[Finding]:
         yield from _broker(broker)
     finally:
         broker.close()
+
+
+def advice_for(broker: Broker) -> str:
+    """Return what to do if a broker does not work, without a full stop."""
+    return _UNUSABLE_FOLDER if broker.name == "local" else _UNREACHABLE
 
 
 def _settings(app_state: AppState) -> Iterator[Finding]:
@@ -109,7 +117,7 @@ def _broker(broker: Broker) -> Iterator[Finding]:
     survey = ask(broker)
     if not survey.connected:
         fault = "a message does not come back" if survey.status.connected else "not connected"
-        yield Finding("FAIL", f"broker: {broker.describe()}: {fault}", f"{UNREACHABLE}.".capitalize())
+        yield Finding("FAIL", f"broker: {broker.describe()}: {fault}", _sentence(advice_for(broker)))
         return
     took = survey.echo_seconds * 1000
     yield Finding("ok", f"broker: {broker.describe()}: a message came back, {took:.0f} ms with connecting")
@@ -125,6 +133,10 @@ def _broker(broker: Broker) -> Iterator[Finding]:
         where = f"process {report.pid} on {report.host}"
         server = report.server or "a server other than gunicorn"
         yield Finding("ok", f"{where}: streams open: {report.streams}, {server}")
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _or_none(seconds: float | None) -> str:

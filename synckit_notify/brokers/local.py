@@ -57,6 +57,7 @@ class LocalEngine:
         """Bind a new socket and return it; raises ConnectionLost."""
         try:
             self.folder.prepare()
+            self.folder.remove_dead()
             return LocalConnection(self)
         except FolderRefused as error:
             self.folder.report(error)
