@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from flask.cli import AppGroup
 from synckit_notify import Notifier, Principal
 from synckit_notify.backend import create_app
 from synckit_notify.brokers import Message, Question, Report
+from synckit_notify.brokers.local_folder import default_folder
 
 from .support import minimal_host
 from .support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
@@ -135,6 +137,30 @@ def test_a_broker_that_is_away_is_a_failure_without_its_password(
     assert f"redis at 127.0.0.1:{port}, namespace synckit" in result.output
     assert "check that the broker runs" in result.output.lower()
     assert "secret" not in result.output
+
+
+@pytest.mark.parametrize("words", [("publish", "notes", "alice"), ("streams",), ("doctor",)])
+def test_a_folder_of_local_that_cannot_be_used_is_a_failure_that_says_what_to_do(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("synckit_notify.host_commands.FLUSH_SECONDS", 0.5)
+    monkeypatch.setattr("synckit_notify.brokers.survey.CONNECT_SECONDS", 0.5)
+    with tempfile.TemporaryDirectory(prefix="sk") as folder:
+        Path(folder).chmod(0o755)
+        result = run(host(SYNCKIT_BROKER_URL=f"local://{folder}"), *words)
+    assert result.exit_code == 1
+    assert f"local sockets in {folder}, namespace synckit-" in result.output
+    assert "set SYNCKIT_BROKER_URL to another broker" in result.output
+    assert "with mode 0700" in caplog.text
+
+
+def test_over_local_the_doctor_names_the_folder_and_each_process(tmp_path: Path) -> None:
+    with gunicorn(HOST, tmp_path) as server, listen(server):
+        result = run(host(SYNCKIT_BROKER_URL="local://", SYNCKIT_BROKER_NAMESPACE=str(tmp_path)), "doctor")
+        [worker] = server.workers()
+    assert result.exit_code == 0
+    assert f"local sockets in {default_folder()}, namespace {tmp_path}: a message came back" in result.output
+    assert re.search(rf"ok +process {worker} on .+: streams open: 1, gunicorn gevent\n", result.output)
 
 
 @pytest.mark.parametrize("ids", [("", "alice"), ("notes", "x" * 129), ("notes", "alice", "--device", "")])
