@@ -13,8 +13,9 @@ from . import brokers
 from .app_state import AppState
 from .brokers import Broker
 from .brokers.survey import ask
-from .errors import HookFailed
+from .errors import HookFailed, KeysUnavailable
 from .streams.recovery import SWEEP_OVERLAP
+from .tokens import TokenVerifier
 
 ALONE = (
     "memory:// connects no processes: set SYNCKIT_BROKER_URL to one broker for the servers and this command, or read "
@@ -65,7 +66,17 @@ def _settings(app_state: AppState) -> Iterator[Finding]:
     if settings.verifier is None:
         yield Finding("ok", "tokens: checked by the hook authenticate")
     else:
-        yield Finding("ok", f"tokens: {settings.verifier.describe()}")
+        yield _tokens(settings.verifier)
+
+
+def _tokens(verifier: TokenVerifier) -> Finding:
+    what = f"tokens: {verifier.describe()}"
+    try:
+        verifier.check()
+    except KeysUnavailable:
+        advice = "Servers that have no keys yet answer 503. The log line above names the reason."
+        return Finding("FAIL", f"{what}: no keys", advice)
+    return Finding("ok", what)
 
 
 def _hooks(app_state: AppState) -> Iterator[Finding]:

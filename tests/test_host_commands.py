@@ -23,6 +23,7 @@ from synckit_notify.brokers import Message, Question, Report
 from synckit_notify.brokers.local_folder import default_folder
 
 from .support import minimal_host
+from .support.identity_provider import IdentityProvider, SigningKey, config_of
 from .support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
 from .support.server import ROOT, Server, clean_environment, free_port, gunicorn
 from .support.tokens import KEY, make_token
@@ -225,6 +226,18 @@ class TestDoctor:
         setattr(app.extensions["synckit_notify"].hooks, hook, lambda *_: 1 / 0)
         result = run(app, "doctor")
         assert (result.exit_code, verdicts(result)[f"hook {hook}"]) == (1, "FAIL")
+
+    def test_fetches_the_keys_of_an_identity_provider(self, caplog: pytest.LogCaptureFixture) -> None:
+        with IdentityProvider(SigningKey()) as provider:
+            config = config_of(provider, SYNCKIT_JWT_KEY="", SYNCKIT_BROKER_URL="memory://")
+            found = run(host(**config), "doctor")
+            assert (found.exit_code, provider.fetches) == (0, 1), found.output
+            assert f"ok    tokens: RS256, keys from {provider.url}" in found.output
+        failed = run(host(**config), "doctor")
+        assert (failed.exit_code, verdicts(failed)["tokens"]) == (1, "FAIL")
+        assert f"keys from {provider.url}" in failed.output
+        assert "no keys\n      Servers that have no keys yet answer 503." in failed.output
+        assert "cannot be used" in caplog.text
 
     def test_shows_nobody_a_key(self) -> None:
         app = Flask("host")
