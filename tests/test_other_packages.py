@@ -181,7 +181,7 @@ def test_sync_workers_beside_a_gevent_one_for_the_streams(pages: str, tmp_path: 
 def test_nginx_sends_the_streams_to_a_gevent_worker_and_all_else_to_the_sync_workers(tmp_path: Path) -> None:
     for program in ("nginx", "openssl", "curl"):
         need(program)
-    [documented] = re.findall(r"```nginx\n(.*?)    }\n```", DOCUMENT, re.DOTALL)
+    [documented] = re.findall(r"```text\n(    upstream .*?)    }\n```", DOCUMENT, re.DOTALL)
     env = {"SYNCKIT_BROKER_NAMESPACE": str(tmp_path)}
     with (
         start(PAGES["sync"], tmp_path / "pages", env) as pages,
