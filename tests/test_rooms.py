@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flask",
         "werkzeug",
     },
-    "host_doctor": {"app_state", "brokers", "errors"},
+    "host_doctor": {"app_state", "brokers", "errors", "streams", "tokens"},
     "host_commands": {"app_state", "brokers", "host_doctor", "click", "flask"},
     "extension": {
         *("app_state", "blueprint", "brokers", "cors", "errors", "hooks", "host_commands", "node", "tokens"),

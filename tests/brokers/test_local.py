@@ -289,6 +289,19 @@ print([refused(call) for call in (
         process(f"local://{folder}").broker.publish(ALICE)
         assert (old.exists(), young.exists()) == (False, True)
 
+    def test_is_cleaned_of_what_a_killed_process_of_another_service_left(
+        self, url: str, folder: Path, process: MakeProcess
+    ) -> None:
+        with BrokerProcess(url, "killed") as killed, BrokerProcess(url, "alive") as alive:
+            assert killed.heard("listening")
+            assert alive.heard("listening")
+            killed.kill()
+            assert len(sockets(folder)) == 2
+            process(url)
+            assert len(sockets(folder)) == 2
+            process(url, "alive").broker.publish(ALICE)
+            assert alive.heard("notice alice")
+
     def test_keeps_no_mark_of_a_socket_that_is_gone(self, folder: Path, process: MakeProcess) -> None:
         local = LocalFolder(folder, "synckit", chosen_by_operator=True)
         local.prepare()
