@@ -110,6 +110,7 @@ class Account:
 
     def use_a_keychain(self, names: Names) -> None:
         keyring.set_keyring(FileKeychain(self.service.folder / "keychain"))
+
     def close_soon(self, names: Names) -> None:
         """Close the client when it has pulled; a new one takes its place, with the same state file."""
         client = names["client"]

@@ -31,6 +31,7 @@ from .models import (
 from .run import RunState
 from .stores import PendingEntry, Store
 from .stores.sqlite import SQLiteStore
+from .stores.sqlite_repair import Orphan
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "NoMasterKey",
     "NotAuthenticated",
     "Order",
+    "Orphan",
     "PendingEntry",
     "Position",
     "ProtocolError",

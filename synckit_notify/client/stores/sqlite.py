@@ -300,4 +300,7 @@ class SQLiteStore:
     def _report(self, table: str, row_id: str, reason: str) -> None:
         log.warning("a local change was set aside (table %.130r, row %.260r): %s", table, row_id, reason)
         if self._on_refused is not None:
-            self._on_refused(RefusedChange(table, row_id, reason))
+            try:
+                self._on_refused(RefusedChange(table, row_id, reason))
+            except Exception:
+                log.exception("on_refused raised an error")

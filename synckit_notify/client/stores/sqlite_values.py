@@ -14,6 +14,7 @@ import math
 import struct
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -99,6 +100,7 @@ def key_of(row_id: str, types: Sequence[str]) -> Key:
     return (row_id,)
 
 
+@cache
 def is_textual(declared: str) -> bool:
     """Return whether SQLite stores numbers in such a column as text (sqlite.org/datatype3.html, section 3.1)."""
     upper = declared.upper()

@@ -370,6 +370,16 @@ def test_every_value_of_sqlite_arrives_as_it_is(tmp_path: Path, value: Any) -> N
     pair.close()
 
 
+def test_a_table_with_the_longest_name(tmp_path: Path) -> None:
+    name = "t" * 128
+    pair = Pair(
+        tmp_path, f'CREATE TABLE {name} (id TEXT NOT NULL PRIMARY KEY, "odd ""name" TEXT)', {name: ['odd "name']}
+    )
+    pair.laptop.write([(f"INSERT INTO {name} VALUES ('a', 'b')", ())])
+    assert pair.both(name) == [("a", "b")]
+    pair.close()
+
+
 def test_how_blobs_and_large_integers_are_sent(tmp_path: Path) -> None:
     pair = Pair(tmp_path, "CREATE TABLE tasks (id TEXT NOT NULL PRIMARY KEY, title)", {"tasks": ["title"]})
     for number, value in enumerate([b"\0\xff", 2**53, 2**53 + 1]):
@@ -384,7 +394,7 @@ def test_how_blobs_and_large_integers_are_sent(tmp_path: Path) -> None:
 
 
 KEYS = {
-    "text": ("id TEXT NOT NULL PRIMARY KEY", [("a",), ("1",), ("",), ('["x"]',), ("[",), ("ü" * 128,)]),
+    "text": ("id TEXT NOT NULL PRIMARY KEY", [("a",), ("1",), ("",), ('["x"]',), ("[",), ("ü" * 128,), ("x" * 256,)]),
     "integer": ("id INT NOT NULL PRIMARY KEY", [(1,), (-5,), (2**62,), ("text",)]),
     "blob": ("id BLOB NOT NULL PRIMARY KEY", [(b"\0\xff",), ("text",), ("1",), (1,)]),
     "real": ("id REAL NOT NULL PRIMARY KEY", [(0.5,), (1e300,), (2.0,)]),

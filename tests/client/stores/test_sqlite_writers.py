@@ -231,6 +231,20 @@ class TestWriters:
         assert {each.op for each in pair.log.changes[2:]} == {"DELETE"}
         pair.close()
 
+    def test_triggers_of_the_app_that_change_applied_rows_cause_no_endless_edits(self, tmp_path: Path) -> None:
+        touch = (
+            "CREATE TRIGGER touch AFTER UPDATE OF title ON tasks BEGIN UPDATE tasks SET done = done + 1 "
+            "WHERE id = NEW.id; END"
+        )
+        pair = Pair(tmp_path, f"{TASKS}; {touch}")
+        pair.laptop.write([(ADD, ("a", "milk"))])
+        pair.both()
+        pair.laptop.write([("UPDATE tasks SET title = 'tea'", ())])
+        pair.settle()
+        assert (pair.laptop.rows("tasks"), pair.phone.rows("tasks")) == ([("a", "tea", 1)], [("a", "tea", 2)])
+        assert len(pair.log.changes) == 2
+        pair.close()
+
     def test_an_app_with_functions_and_collations_of_its_own(self, tmp_path: Path) -> None:
         file = tmp_path / "app.db"
         app = sqlite3.connect(file)
