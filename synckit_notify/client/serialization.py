@@ -35,6 +35,7 @@ _RFC3339 = re.compile(
 )
 """The timestamps that the server accepts: no leap seconds, at most nanoseconds."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LESS_THAN_MICROSECONDS = re.compile(r"\.\d{6}0*[1-9]", re.ASCII)
 
 JSON_TYPES: dict[type, str] = {str: "string", int: "integer", bool: "boolean", list: "array"}
@@ -209,7 +210,7 @@ def member(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
         raise ProtocolError(f"the server's answer must have a member {name} of type {JSON_TYPES[kind]}")
     if isinstance(value, int) and not 0 <= value <= MAX_INTEGER:
         raise ProtocolError(f"{name} in the server's answer must be from 0 to {MAX_INTEGER}")
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+    if isinstance(value, str) and _SURROGATE.search(value):
         raise ProtocolError(f"{name} in the server's answer must not contain a lone surrogate")
     return value
 

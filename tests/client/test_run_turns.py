@@ -158,7 +158,23 @@ class TestTheOrderOfWork:
             assert until(lambda: server.asked.count("push") == 1)
             assert until(lambda: runner.state is RunState.WAITING)
             assert "next attempt in 61" in runner.told(RunState.WAITING)[-1]
-        assert [name for name in server.asked if name in ("pull", "push")] == ["pull", "push"]
+        asked = [name for name in server.asked if name in ("pull", "push")]
+        assert asked == ["pull"] * (len(asked) - 1) + ["push"]
+
+    def test_a_stream_that_connects_again_shortens_the_wait(
+        self, server: LocalServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = DictStore()
+        with Runner(quick(server), store) as runner:
+            assert runner.settles()
+            monkeypatch.setattr(run_module, "RetryPolicy", lambda: RetryPolicy(base=1e6, cap=1e6, floor=1e6))
+            store.edit("tasks", "1", 1)
+            assert until(lambda: not store.pending(1) and runner.is_in_step())
+            server.faults["push"] = [Refusal(503)] * 4
+            store.edit("tasks", "2", 1)
+            assert until(lambda: "next attempt in 1" in runner.states[-1][1]), runner.states
+            server.streams[-1].end()
+            assert until(lambda: not store.pending(1)), runner.states
 
     @pytest.mark.parametrize("trouble", [Refusal(503), LOSE_ANSWER, Refusal(500)])
     def test_a_changed_is_not_lost_if_the_pull_fails(self, server: LocalServer, trouble: Any) -> None:
