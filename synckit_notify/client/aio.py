@@ -43,10 +43,20 @@ class Calls:
         self._running: set[Call[Any]] = set()
 
     def start(self, function: Callable[[], T]) -> Call[T]:
-        """Run the function in a thread."""
+        """Run the function in a thread; pass its call to `ended`, then to `result`."""
         call = start(function)
         self._running = {other for other in self._running if not other.done()} | {call}
         return call
+
+    def result(self, call: Call[T]) -> T:
+        """Return the result of a call that has ended, or raise its error."""
+        self._running.discard(call)
+        try:
+            return call.result()
+        except concurrent.futures.CancelledError:  # an async callback was cancelled, at the end of the loop for example
+            raise asyncio.CancelledError from None
+        finally:
+            del call  # its error references this frame
 
     async def run(self, function: Callable[..., T], *arguments: Any, **named: Any) -> T:
         """Run the function in a thread and return its result, or raise its error; callbacks may be async."""
@@ -57,18 +67,19 @@ class Calls:
         try:
             await ended(call)
         except asyncio.CancelledError:
-            call.end_waits()
+            start(call.end_waits)  # in a thread: it may wait for a lock
             while not call.done():
                 with suppress(asyncio.CancelledError):
                     await ended(call)
+            self._running.discard(call)
             raise
-        return result_of(call)
+        return self.result(call)
 
     async def join(self, seconds: float) -> None:
         """Wait until all calls have ended, at most so many seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                for call in self._running:
+                for call in list(self._running):
                     await ended(call)
 
 
@@ -82,16 +93,6 @@ async def ended(call: Call[Any]) -> None:
 
     call.add_done_callback(tell)
     await told.wait()
-
-
-def result_of(call: Call[T]) -> T:
-    """Return the result of a call that has ended, or raise its error."""
-    try:
-        return call.result()
-    except concurrent.futures.CancelledError:  # an async callback was cancelled, at the end of the loop for example
-        raise asyncio.CancelledError from None
-    finally:
-        del call  # its error references this frame
 
 
 def on_loop(value: Any, loop: asyncio.AbstractEventLoop) -> Any:
@@ -166,7 +167,7 @@ class AsyncSyncNotifyStream:
         call = self._next
         await ended(call)
         self._next = None
-        notification = result_of(call)
+        notification = self._calls.result(call)
         if notification is None:
             raise StopAsyncIteration
         return notification
@@ -267,8 +268,8 @@ class AsyncSyncKitClient:
 
         `on_state` is called with each new state of the stream and the reason for it.
         """
-        callback = None if on_state is None else on_loop(on_state, asyncio.get_running_loop())
-        return AsyncSyncNotifyStream(self._client.subscribe_notifications(callback), self._calls)
+        stream = self._client.subscribe_notifications(on_loop(on_state, asyncio.get_running_loop()))
+        return AsyncSyncNotifyStream(stream, self._calls)
 
     @property
     def pending_changes(self) -> int:

@@ -157,6 +157,15 @@ def test_a_keepalive_and_the_end_of_a_stream(server: FakeServer, laptop: SyncKit
         assert next(stream) is CHANGED
 
 
+@pytest.mark.parametrize("fault", [LoseAnswer(), DropConnection(), Refuse(503)], ids=repr)
+def test_a_stream_connects_again_after_a_fault(server: FakeServer, laptop: SyncKitClient, fault: Fault) -> None:
+    server.next(fault, path="/api/sync/subscribe")
+    states: list[StreamState] = []
+    with laptop.subscribe_notifications(on_state=lambda state, _: states.append(state)) as stream:
+        assert next(stream) is CHANGED
+    assert states[:2] == [StreamState.CONNECTING, StreamState.WAITING]
+
+
 def test_the_clock_of_the_server_is_that_of_its_answers(
     server: FakeServer, laptop: SyncKitClient, phone: SyncKitClient
 ) -> None:

@@ -165,9 +165,13 @@ class FakeServer(httpx2.BaseTransport):
             return _answer(fault.status, {"error": fault.message}, headers, connection)
         with self._lock:
             response = self._respond(request, content, connection)
-        if isinstance(fault, faults.LoseAnswer):
+        if isinstance(fault, faults.LoseAnswer | faults.DropConnection) and isinstance(
+            response.stream, streams.EventStream
+        ):
+            response.stream.break_off()
+        elif isinstance(fault, faults.LoseAnswer):
             raise httpx2.ReadError("the answer was lost")
-        if isinstance(fault, faults.DropConnection) and not isinstance(response.stream, streams.EventStream):
+        elif isinstance(fault, faults.DropConnection):
             return httpx2.Response(
                 response.status_code, headers=response.headers, stream=faults.BrokenBody(response.content)
             )
