@@ -13,9 +13,7 @@ import sqlite3
 import sys
 import uuid
 
-from synckit_notify.client.stores.sqlite import SQLiteStore
-
-from synckit_notify.client import SyncKitClient
+from synckit_notify.client import SQLiteStore, SyncKitClient
 
 
 def open_database(device: str) -> sqlite3.Connection:

@@ -24,7 +24,7 @@ import httpx2
 
 from .cancellable import Call, finished_first, start
 from .client import SyncKitClient
-from .models import PulledChange, PulledChanges, PullResult, UnreadableChange
+from .models import Account, PulledChange, PulledChanges, PullResult, UnreadableChange
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = ["AsyncPullResult", "AsyncSyncKitClient", "AsyncSyncNotifyStream"]
@@ -138,6 +138,24 @@ class AsyncSyncNotifyStream:
         self._stream, self._calls = stream, calls
         self._next: Call[SyncNotification | None] | None = None
 
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        app_id: str,
+        token: Callable[..., str | Awaitable[str]],
+        device_id: str | None = None,
+        *,
+        on_state: Callable[[StreamState, str], object] | None = None,
+        http: httpx2.Client | None = None,
+    ) -> Self:
+        """Return a stream that needs no client; see SyncNotifyStream.open. `token` may be an async function."""
+        loop = asyncio.get_running_loop()
+        stream = SyncNotifyStream.open(
+            url, app_id, on_loop(token, loop), device_id, on_state=on_loop(on_state, loop), http=http
+        )
+        return cls(stream, Calls())
+
     @property
     def state(self) -> StreamState:
         """What the stream is doing now."""
@@ -218,6 +236,7 @@ class AsyncSyncKitClient:
         *,
         api_key: str,
         state: str | os.PathLike[str] | None = None,
+        moved_from: str | None = None,
         encrypt: bool = True,
         strict: bool = False,
         http: httpx2.Client | None = None,
@@ -228,6 +247,7 @@ class AsyncSyncKitClient:
             server_url,
             api_key=api_key,
             state=state,
+            moved_from=moved_from,
             encrypt=encrypt,
             strict=strict,
             http=http,
@@ -239,14 +259,20 @@ class AsyncSyncKitClient:
     authenticate = _in_thread(SyncKitClient.authenticate)
     login = _in_thread(SyncKitClient.login)
     register_device = _in_thread(SyncKitClient.register_device)
+    devices = _in_thread(SyncKitClient.devices)
+    delete_device = _in_thread(SyncKitClient.delete_device)
+    change_password = _in_thread(SyncKitClient.change_password)
+    logout = _in_thread(SyncKitClient.logout)
+    run = _in_thread(SyncKitClient.run)
+    follow = _in_thread(SyncKitClient.follow)
     push = _in_thread(SyncKitClient.push)
     discard_pending = _in_thread(SyncKitClient.discard_pending)
     pull_filtered = _in_thread(SyncKitClient.pull_filtered)
     retry_unreadable = _in_thread(SyncKitClient.retry_unreadable)
     status = _in_thread(SyncKitClient.status)
-    setup_encryption_new = _in_thread(SyncKitClient.setup_encryption_new)
-    setup_encryption_existing = _in_thread(SyncKitClient.setup_encryption_existing)
+    setup_encryption = _in_thread(SyncKitClient.setup_encryption)
     change_passphrase = _in_thread(SyncKitClient.change_passphrase)
+    rotate_master_key = _in_thread(SyncKitClient.rotate_master_key)
 
     async def pull(
         self,
@@ -270,6 +296,11 @@ class AsyncSyncKitClient:
         """
         stream = self._client.subscribe_notifications(on_loop(on_state, asyncio.get_running_loop()))
         return AsyncSyncNotifyStream(stream, self._calls)
+
+    @property
+    def account(self) -> Account | None:
+        """The account that this state belongs to, also after a log-out; None before the first log-in."""
+        return self._client.account
 
     @property
     def pending_changes(self) -> int:

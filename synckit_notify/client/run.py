@@ -18,6 +18,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
+from .cancellable import on_cancel, raise_if_cancelled
 from .errors import NetworkError, NoMasterKey, NotAuthenticated, ProtocolError, ServerError, SyncKitError
 from .listener import Listener
 from .log_reader import Apply, OnPage, OnUnreadable
@@ -105,6 +106,11 @@ class RunLoop:
 
     def run(self) -> None:
         """Run until `close`; raises NotAuthenticated, NoMasterKey, ServerError 403, and errors that do not pass."""
+        with on_cancel(self.close):
+            self._run()
+        raise_if_cancelled()
+
+    def _run(self) -> None:
         try:
             self._session.account()
             self._state.device_id()

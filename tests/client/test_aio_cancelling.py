@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from synckit_notify.client import NoMasterKey, PulledChange, SyncNotification, encryption
+from synckit_notify.client import PulledChange, SyncNotification, encryption
 from synckit_notify.client.aio import AsyncSyncKitClient
 from synckit_notify.client.models import Account
 from synckit_notify.client.serialization import read_device
@@ -232,7 +232,7 @@ def test_a_running_key_derivation_is_finished_and_then_nothing_is_sent(
     async def main() -> None:
         async with AsyncSyncKitClient(service.server.url, api_key=service.api_key) as client:
             await client.authenticate(EMAIL, PASSWORD)
-            task = asyncio.ensure_future(client.setup_encryption_new("passphrase"))
+            task = asyncio.ensure_future(client.setup_encryption("passphrase"))
             while not deriving.is_set():
                 await asyncio.sleep(0.01)
             task.cancel()
@@ -245,8 +245,7 @@ def test_a_running_key_derivation_is_finished_and_then_nothing_is_sent(
 
     asyncio.run(main())
     assert order == ["derived", "cancelled"]
-    with pytest.raises(NoMasterKey, match="no master key yet"):
-        service.client(encrypt=True).setup_encryption_existing("passphrase")
+    assert service.client(encrypt=True).setup_encryption("passphrase").created
 
 
 def test_what_a_cancelled_push_did_not_send_is_sent_later_and_once(service: Service) -> None:

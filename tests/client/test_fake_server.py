@@ -71,8 +71,8 @@ def test_a_push_is_heard_and_pulled_by_the_other_device(laptop: SyncKitClient, p
 
 def test_encryption_is_that_of_the_sdk(server: FakeServer, quick_passphrases: None) -> None:
     with server.client("Laptop") as laptop, server.client("Phone") as phone:
-        laptop.setup_encryption_new("a passphrase")
-        phone.setup_encryption_existing("a passphrase")
+        laptop.setup_encryption("a passphrase")
+        phone.setup_encryption("a passphrase")
         laptop.push([action(1, data={"title": "Buy milk"})])
         assert [change.data for change in phone.pull()] == [{"title": "Buy milk"}]
 
