@@ -55,9 +55,9 @@ class SQLiteStore:
 
     `tables` maps each table to the columns to sync; its primary key is always synced, and is the row id. Two edits of
     one row do not mix: the later whole row wins. The store makes tables and triggers whose names begin with "synckit_";
-    a migration tool must leave them alone. The app may write with any number of connections and processes. Call
-    `PRAGMA foreign_keys` and the like as you wish: the store has a connection of its own, and `on_connect` gets it, to
-    register functions and collations that the tables use.
+    a migration tool must leave them alone. The app may write with any number of connections and processes, and with any
+    settings of theirs. The store has a connection of its own; `on_connect` is called with it, to register functions and
+    collations that the tables use.
 
     Pass `device_made_keys=True` for an INTEGER PRIMARY KEY whose numbers no other device makes. A row whose parent was
     deleted on another device is deleted, unless `on_orphan` decides otherwise. `on_refused` is told of a row whose key
@@ -134,7 +134,7 @@ class SQLiteStore:
                 merge.apply(changes)
                 retry_held(connection, merge)
                 self._advance(connection, merge, position)
-                lost = self._complete(connection, merge) if position.is_complete else []
+                lost = self._complete(connection, merge, position.cursor) if position.is_complete else []
         for table, row_id in lost:
             self._report(
                 table, row_id, "the row was deleted on the server while this device was away: its edit is dropped"
@@ -181,7 +181,10 @@ class SQLiteStore:
                 connection.execute(f"UPDATE {edits_name(table)} SET refused = ? WHERE version = ?", (reason, random))
 
     def wait(self, timeout: float) -> bool:
-        """Wait for edits of any connection or process; return False after `timeout` seconds, and at `wake`."""
+        """Wait for edits of any connection or process; return False after `timeout` seconds, and at `wake`.
+
+        The same edits end one wait only.
+        """
         until = time.monotonic() + timeout
         while True:
             with suppress(OperationalError):
@@ -211,7 +214,7 @@ class SQLiteStore:
     @contextmanager
     def _ready(self) -> Iterator[None]:
         """Have the lock, a connection to the file that is there now, and tables that fit the app's schema."""
-        with self._lock:
+        with self._lock, errors(self._database.path):
             if not self._is_closed and self._database.connect():
                 self._schema_version, self._tables = None, {}
             if self._tables:
@@ -224,20 +227,20 @@ class SQLiteStore:
 
     def _prepare(self) -> None:
         with self._database.exclusive() as connection:
-            self._tables = inspect(connection, self._wanted, device_made_keys=self._device_made_keys)
+            tables = inspect(connection, self._wanted, device_made_keys=self._device_made_keys)
             make_base(connection)
         with self._database.write() as connection:
-            prepare(connection, self._tables)
-            self._schema_version = self._database.schema_version()
+            prepare(connection, tables)
+            schema_version = self._database.schema_version()
             stored = connection.execute("SELECT clock_offset FROM synckit_store").fetchone()[0]
+        self._tables, self._schema_version = tables, schema_version
         self._stored_offset = timedelta(microseconds=stored)
         self._offset = self._offset or self._stored_offset
         self._compare()
 
     def _require_layout(self) -> None:
         """Raise StoreError if another process opened the store with other tables or columns."""
-        with errors(self._database.path):
-            found = self._database.connection.execute("SELECT layout FROM synckit_store").fetchone()[0]
+        found = self._database.connection.execute("SELECT layout FROM synckit_store").fetchone()[0]
         if found != layout(self._tables):
             raise StoreError(
                 "another process opened this database with other tables or columns: start this one again with the same"
@@ -269,12 +272,12 @@ class SQLiteStore:
             (position.epoch, position.cursor, int(bool(merge.written & related))),
         )
 
-    def _complete(self, connection: Connection, merge: Merge) -> list[tuple[str, str]]:
+    def _complete(self, connection: Connection, merge: Merge, cursor: int) -> list[tuple[str, str]]:
         """Do what must wait for the end of the log; return the rows that lose an edit."""
         is_restarting, check_references = connection.execute(
             "SELECT is_restarting, check_references FROM synckit_store"
         ).fetchone()
-        lost = end_again(connection, merge) if is_restarting else []
+        lost = end_again(connection, merge, is_empty=cursor == 0) if is_restarting else []
         resolve_clashes(connection, merge)
         if check_references or merge.written:
             delete_orphans(connection, merge, self._on_orphan)
@@ -291,9 +294,8 @@ class SQLiteStore:
                 version = self._database.data_version()
                 if version == self._seen:
                     return False
-                is_any = has_edits(self._database.connection, self._tables.values())
-                self._seen = version if not is_any else self._seen
-                return is_any
+                self._seen = version
+                return has_edits(self._database.connection, self._tables.values())
         finally:
             self._lock.release()
 

@@ -5,7 +5,8 @@ REPLACE deleted, and rows of a table that a migration created again.
 
 When the log is read again from its start, what this device knows of it becomes an edit with the timestamp of its order.
 So all rules stay the same: the same change comes back and settles it; an older one loses to it, and the edit is sent
-again, since a server that was restored from a backup lost it; and a row that the log does not have is deleted.
+again, since a server that was restored from a backup lost it; and a row that the log does not have is deleted, unless
+the log is empty.
 """
 
 import sqlite3
@@ -59,11 +60,16 @@ def begin_again(connection: sqlite3.Connection, merge: Merge) -> None:
     connection.execute("UPDATE synckit_store SET cursor = 0, epoch = NULL, is_complete = 0, is_restarting = 1")
 
 
-def end_again(connection: sqlite3.Connection, merge: Merge) -> list[tuple[str, str]]:
-    """Delete the rows that the log, read to its end, does not have; return those that lose an edit."""
+def end_again(connection: sqlite3.Connection, merge: Merge, *, is_empty: bool) -> list[tuple[str, str]]:
+    """Delete the rows that the log, read to its end, does not have; return those that lose an edit.
+
+    A log that is empty is that of a new server, or of one that lost its database: everything is sent to it again.
+    """
     lost = []
     for rows in merge.rows.values():
         table = rows.table
+        if is_empty:
+            connection.execute(f"UPDATE {rows_name(table)} SET is_stale = 0 WHERE is_stale")
         key, edits = ", ".join(keys(table)), edits_name(table)
         for gone in connection.execute(f"SELECT {key} FROM {rows_name(table)} WHERE is_stale").fetchall():
             here = " AND ".join(f"{name} = ?" for name in keys(table))

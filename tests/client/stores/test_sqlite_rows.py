@@ -142,6 +142,19 @@ class TestTheOneOrder:
         after, pair.elapsed = pair.now(), pair.elapsed + HOUR
         assert before - timedelta(milliseconds=2) <= pair.log.changes[0].timestamp <= after
 
+    def test_the_offset_of_the_clock_is_kept_for_the_triggers_of_all_processes(self, pair: Pair) -> None:
+        store = pair.laptop.store
+        apply(store)
+        store.clock_offset = timedelta(hours=-3)
+        pair.laptop.stop()
+        assert pair.laptop.store.clock_offset == timedelta(hours=-3)
+        app = sqlite3.connect(pair.laptop.file)
+        app.execute(ADD, ("a", "milk"))
+        app.commit()
+        app.close()
+        timestamp = send(pair.laptop.store)[0].timestamp
+        assert abs(timestamp + timedelta(hours=3) - datetime.now(UTC)) < timedelta(minutes=10)
+
     def test_an_edit_during_a_push_is_sent_too(self, pair: Pair) -> None:
         store = pair.laptop.store
         apply(store)
@@ -259,9 +272,19 @@ class TestALogThatIsReadAgain:
     def test_another_epoch_begins_it_too(self, pair: Pair) -> None:
         store = pair.laptop.store
         apply(store, change(1, "a", {"title": "1"}))
-        store.apply([], Position("e2", 0, is_complete=True))
-        assert pair.laptop.rows("tasks") == []
-        assert store.position() == Position("e2", 0)
+        store.apply([change(1, "b", {"title": "2"})], Position("e2", 1, is_complete=True))
+        assert pair.laptop.rows("tasks", "id") == [("b",)]
+        assert store.position() == Position("e2", 1)
+
+    def test_a_server_that_lost_its_database_gets_everything_again(self, pair: Pair) -> None:
+        empty = pair.log.backup()
+        pair.laptop.write([(ADD, ("a", "milk")), (ADD, ("b", "bread"))])
+        pair.both()
+        pair.phone.write([("DELETE FROM tasks WHERE id = 'b'", ())])
+        pair.both()
+        pair.log.restore(empty)
+        assert pair.both() == [("a", "milk", 0)]
+        assert pair.log.winners()["tasks", "a"].timestamp == pair.log.winners()["tasks", "a"].order_at
 
     def test_an_edit_that_a_restored_server_lost_is_sent_again_with_its_old_time(self, pair: Pair) -> None:
         pair.laptop.write([(ADD, ("a", "milk"))])

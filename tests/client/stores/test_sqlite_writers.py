@@ -276,6 +276,7 @@ class TestProcesses:
         writer = subprocess.Popen([sys.executable, "-c", code])
         assert store.wait(30)
         assert writer.wait(30) == 0
+        assert not store.wait(0.2)
         assert len(store.pending(10)) == 2
         assert not store.wait(0.2)
 
@@ -308,6 +309,17 @@ class TestProcesses:
         app.execute("COMMIT")
         app.close()
         store.apply((), Position(pair.log.epoch, 2, is_complete=True))
+
+    def test_a_damaged_file_is_an_error_that_does_not_pass(self, pair: Pair) -> None:
+        store = pair.laptop.store
+        fresh = pair.laptop.file.with_suffix(".fresh")
+        fresh.write_bytes(b"no database" * 1000)
+        fresh.replace(pair.laptop.file)
+        with pytest.raises(StoreError, match="cannot be synced"):
+            store.position()
+        pair.laptop.file.unlink()
+        with pytest.raises((StoreError, FileNotFoundError)):
+            store.position()
 
     def test_two_processes_with_one_file(self, pair: Pair) -> None:
         twin = SQLiteStore(pair.laptop.file, {"tasks": ["title", "done"]})
