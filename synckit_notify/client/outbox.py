@@ -69,18 +69,25 @@ class Outbox:
         self._clashing = ""
         self._handled: set[str] = set()
 
-    def send_all(self, is_closed: Callable[[], bool]) -> None:
-        """Send the queue and all edits of the store, until `is_closed`; raises Clash, and what the session raises."""
+    def send_all(self, is_closed: Callable[[], bool]) -> bool:
+        """Send the queue and all edits of the store, until `is_closed`; return whether the store set its position back.
+
+        Raises Clash, and what the session raises.
+        """
+        went_back = False
         while not is_closed():
             for answered in self._state.queue.answered():
+                before = self._store.position().cursor
                 self._store.sent(answered.orders)
+                went_back |= self._store.position().cursor < before
                 self._handled.update(answered.orders)
                 self._state.queue.forget(answered.push_id)
             batch = self._state.queue.next()
             if batch is not None:
                 self._send(batch)
             elif not self._queue_edits():
-                return
+                break
+        return went_back
 
     def _send(self, batch: Batch) -> None:
         self._sending(len(batch.changes))

@@ -148,13 +148,15 @@ class RunLoop:
         if self._heard.is_set() or self._clock() >= self._pull_at:
             self._heard.clear()
             self._in_step = False
-            self._announce(RunState.SYNCING, "")
+            if self._listener.is_live:  # else the server may be out of reach, and what was told last still holds
+                self._announce(RunState.SYNCING, "")
             self._head = None
             self._pull(self._pulled)
             self._in_step = True
             self._plan_pull()
         if self._in_step:
-            self._outbox.send_all(self._closed.is_set)
+            if self._outbox.send_all(self._closed.is_set):
+                self._heard.set()
             self._policy, self._registered_again = RetryPolicy(), False
         self._idle()
 
@@ -167,8 +169,8 @@ class RunLoop:
             correct_clock(self._store, behind)
         if page.has_more and self._head is None:
             self._head = self._ask_head()
-        if self._head is not None:
-            self._announce(RunState.SYNCING, f"{page.end.cursor} of {max(self._head, page.end.cursor)} changes")
+        end = page.end.cursor
+        self._announce(RunState.SYNCING, "" if self._head is None else f"{end} of {max(self._head, end)} changes")
 
     def _ask_head(self) -> int:
         try:

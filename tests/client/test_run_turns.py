@@ -423,6 +423,21 @@ class TestPositions:
             assert store.rows() == {("tasks", "remote"): 1}
             assert client._state.position()[0] == store.position()
 
+    def test_a_store_that_goes_back_when_it_is_told_of_an_answer_is_read_again_at_once(
+        self, server: LocalServer
+    ) -> None:
+        class ForgetfulStore(DictStore):
+            def sent(self, versions: Any) -> None:
+                super().sent(versions)
+                self._content.position = Position(self._content.position.epoch, 0)
+
+        server.client(name="other").push([push_entry("remote")])
+        store = ForgetfulStore()
+        with Runner(quick(server), store) as runner:
+            assert runner.settles()
+            store.edit("tasks", "1", 1)
+            assert until(lambda: not store.pending(1) and store.position().cursor == 2)
+
     def test_an_app_without_rows_is_read_whole_and_that_is_said_once(
         self, server: LocalServer, caplog: pytest.LogCaptureFixture
     ) -> None:
