@@ -16,7 +16,6 @@ from synckit_notify.backend import create_app
 from synckit_notify.client import SyncKitClient
 
 from .backend import add_account
-from .logout_route import add_logout
 from .tokens import KEY
 
 Hook = Callable[[], object]
@@ -59,7 +58,7 @@ class Devices:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.app = add_logout(create_app({"SYNCKIT_JWT_KEY": KEY}, instance_path=folder / "instance"))
+        self.app = create_app({"SYNCKIT_JWT_KEY": KEY}, instance_path=folder / "instance")
         self.backend = self.app.extensions["synckit_backend"]
         self.account = add_account(self.backend)
         self._made: list[Device] = []

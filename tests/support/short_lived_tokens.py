@@ -7,11 +7,9 @@ from flask import Flask
 from synckit_notify.backend import access_tokens, api, create_app
 from synckit_notify.backend.oauth import routes as oauth
 
-from .logout_route import add_logout
-
 
 def create() -> Flask:
     seconds = int(os.environ.get("TOKEN_SECONDS", "3600"))
     access_tokens.Signer.sign.__kwdefaults__["seconds"] = seconds
     api.TOKEN_SECONDS = oauth.TOKEN_SECONDS = seconds
-    return add_logout(create_app(instance_path=os.environ["INSTANCE"]))
+    return create_app(instance_path=os.environ["INSTANCE"])
