@@ -1,17 +1,22 @@
 """The applications that the benchmarks run in gunicorn: a minimal application, and the reference backend.
 
 `app` is the minimal one: the Notifier and a push without a database. It has no sweep hook and no revocation hook, so
-only the way of a stream is measured. `create_counted()` adds a request for `instructions`. `create_backend()` is the
-reference backend with its database in the folder of the run. The environment holds each server's key and settings.
+only the way of a stream is measured. `create_counted()` adds a request for `instructions`, `create_swept()` the sweep
+hook. `create_backend()` is the reference backend with its database in the folder of the run. The environment holds each
+server's key and settings.
 """
 
 import ctypes
 import gc
 import os
 import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 
 from synckit_notify import Notifier
 from synckit_notify.backend import create_app
@@ -28,6 +33,37 @@ def push(app_id: str, user_id: str) -> tuple[str, int]:
     """Publish without a device: every stream of the channel gets the event."""
     notifier.publish(app_id, user_id)
     return "", 204
+
+
+@app.post("/timed-push/<app_id>/<user_id>")
+def timed_push(app_id: str, user_id: str) -> str:
+    """Publish like `push`; answer with the moment before it, by the steady clock that all processes share."""
+    moment = time.monotonic()
+    notifier.publish(app_id, user_id)
+    return f"{moment:.6f}"
+
+
+def create_swept() -> Flask:
+    """Return the minimal application with the sweep hook, over a file that stands for a database.
+
+    Each push is stored before it is published. Every process of the run reads and writes the same file.
+    """
+    changes = Path(os.environ["BENCHMARK_FOLDER"], "changes")
+
+    @app.before_request
+    def store() -> None:
+        if request.endpoint == "timed_push":
+            with changes.open("a") as file:
+                file.write("{app_id} {user_id} {at}\n".format(**request.view_args or {}, at=time.time()))
+
+    @notifier.changed_channels
+    def changed_channels(since: datetime) -> Iterator[tuple[str, str, datetime]]:
+        for line in changes.read_text().splitlines() if changes.exists() else ():
+            app_id, user_id, at = line.split()
+            if float(at) >= since.timestamp():
+                yield app_id, user_id, datetime.fromtimestamp(float(at), UTC)
+
+    return app
 
 
 def create_counted() -> Flask:

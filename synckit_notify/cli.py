@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from .client import master_key
 from .client.client import SyncKitClient
 from .client.errors import SyncKitError
 from .client.foreign_text import printable
@@ -32,7 +33,7 @@ DEMO_TABLE = "synckit_demo"
 """The demo uses a table of its own, so it neither reads nor changes other data of the account.
 
 Its changes are not encrypted: it has no passphrase, and a master key made here would become the account's. Devices that
-encrypt leave these changes out.
+encrypt leave these changes out. In an account that has a master key, the demo refuses to run.
 """
 
 TIMEOUT_SECONDS = 10.0
@@ -107,6 +108,10 @@ def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool,
 def demo(**account: str) -> None:
     """Measure how fast five changes reach another device."""
     with _errors_as_messages(), _client(account) as laptop, _client(account) as phone:
+        if master_key.exists(laptop._session):
+            raise click.ClickException(
+                "this account has a master key, and the demo pushes changes without encryption: use another account"
+            )
         laptop.register_device("synckit demo: laptop", "linux")
         phone.register_device("synckit demo: phone", "android")
         with Watch(phone) as watch:
@@ -198,7 +203,9 @@ def _client(account: Account, state: str | None = None, passphrase: str | None =
     client = SyncKitClient(account["url"], api_key=account["api_key"], state=state, encrypt=encrypt)
     client.authenticate(account["email"], account["password"])
     if passphrase is not None:
-        client.setup_encryption_existing(passphrase)
+        if not master_key.exists(client._session):
+            raise click.ClickException("this account has no master key yet: leave out --passphrase")
+        client.setup_encryption(passphrase)
     return client
 
 

@@ -22,7 +22,7 @@ from .app_state import EXTENSION_NAME, AppState
 from .brokers import Broker, Notice, Report
 from .brokers.messages import is_id
 from .brokers.survey import ANSWER_SECONDS, ask
-from .host_doctor import ALONE, NO_ANSWER, UNREACHABLE, examine
+from .host_doctor import ALONE, NO_ANSWER, advice_for, examine
 
 GROUP_NAME = "synckit"
 FLUSH_SECONDS = 5.0
@@ -52,7 +52,8 @@ def publish(app_id: str, user_id: str, device: str | None) -> None:
     with _broker() as broker:
         broker.publish(Notice(app_id, user_id, device))
         if not broker.flush(FLUSH_SECONDS):
-            raise click.ClickException(f"the broker did not accept the notice ({broker.describe()}): {UNREACHABLE}")
+            advice = advice_for(broker)
+            raise click.ClickException(f"the broker did not accept the notice ({broker.describe()}): {advice}")
         click.echo(f"The broker accepted the notice ({broker.describe()})")
 
 
@@ -74,7 +75,7 @@ def streams(as_json: bool, seconds: float) -> None:
     with _broker() as broker:
         survey = ask(broker, seconds)
         if not survey.connected:
-            raise click.ClickException(f"no answer from the broker ({broker.describe()}): {UNREACHABLE}")
+            raise click.ClickException(f"no answer from the broker ({broker.describe()}): {advice_for(broker)}")
     reports, total = survey.reports, sum(report.streams for report in survey.reports)
     if as_json:
         processes = [{name: value for name, value in each._asdict().items() if name in _FIELDS} for each in reports]

@@ -6,25 +6,27 @@ prints nothing, and no finding holds a key, a password or a token.
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from . import brokers
 from .app_state import AppState
 from .brokers import Broker
 from .brokers.survey import ask
-from .errors import HookFailed
-
-SWEEP_OVERLAP = timedelta(seconds=5)
-"""How far back the doctor's sweep looks, as the servers' does."""
+from .errors import HookFailed, KeysUnavailable
+from .streams.recovery import SWEEP_OVERLAP
+from .tokens import TokenVerifier
 
 ALONE = (
     "memory:// connects no processes: set SYNCKIT_BROKER_URL to one broker for the servers and this command, or read "
     "the number of streams of one process from its route /ready"
 )
-UNREACHABLE = (
+_UNREACHABLE = (
     "check that the broker runs, that SYNCKIT_BROKER_URL has its address and password, and that this user may "
     "publish and subscribe"
+)
+_UNUSABLE_FOLDER = (
+    "the log line above says what is wrong with the folder: correct it, or set SYNCKIT_BROKER_URL to another broker"
 )
 NO_ANSWER = "no streams: no process answered, and a process answers from its first stream on"
 
@@ -48,6 +50,11 @@ def examine(app_state: AppState) -> Iterator[Finding]:
         broker.close()
 
 
+def advice_for(broker: Broker) -> str:
+    """Return what to do if a broker does not work, without a full stop."""
+    return _UNUSABLE_FOLDER if broker.name == "local" else _UNREACHABLE
+
+
 def _settings(app_state: AppState) -> Iterator[Finding]:
     settings = app_state.settings
     yield Finding("ok", f"routes: {settings.url_prefix}/subscribe, /live and /ready")
@@ -59,7 +66,17 @@ def _settings(app_state: AppState) -> Iterator[Finding]:
     if settings.verifier is None:
         yield Finding("ok", "tokens: checked by the hook authenticate")
     else:
-        yield Finding("ok", f"tokens: {settings.verifier.describe()}")
+        yield _tokens(settings.verifier)
+
+
+def _tokens(verifier: TokenVerifier) -> Finding:
+    what = f"tokens: {verifier.describe()}"
+    try:
+        verifier.check()
+    except KeysUnavailable:
+        advice = "Servers that have no keys yet answer 503. The log line above names the reason."
+        return Finding("FAIL", f"{what}: no keys", advice)
+    return Finding("ok", what)
 
 
 def _hooks(app_state: AppState) -> Iterator[Finding]:
@@ -111,7 +128,7 @@ def _broker(broker: Broker) -> Iterator[Finding]:
     survey = ask(broker)
     if not survey.connected:
         fault = "a message does not come back" if survey.status.connected else "not connected"
-        yield Finding("FAIL", f"broker: {broker.describe()}: {fault}", f"{UNREACHABLE}.".capitalize())
+        yield Finding("FAIL", f"broker: {broker.describe()}: {fault}", _sentence(advice_for(broker)))
         return
     took = survey.echo_seconds * 1000
     yield Finding("ok", f"broker: {broker.describe()}: a message came back, {took:.0f} ms with connecting")
@@ -127,6 +144,10 @@ def _broker(broker: Broker) -> Iterator[Finding]:
         where = f"process {report.pid} on {report.host}"
         server = report.server or "a server other than gunicorn"
         yield Finding("ok", f"{where}: streams open: {report.streams}, {server}")
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
 def _or_none(seconds: float | None) -> str:

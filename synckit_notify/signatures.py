@@ -45,6 +45,9 @@ class Signatures(Protocol):
     def open(self, token: str) -> tuple[Header, Claims]:
         """Return the header and the claims; raises InvalidToken."""
 
+    def check(self) -> None:
+        """Raise KeysUnavailable if there are no keys to check tokens with."""
+
     def describe(self) -> str:
         """Return the algorithms and where the keys come from, without any secret."""
 
@@ -54,6 +57,9 @@ class KeySource(Protocol):
 
     def find(self, kid: str | None, algorithm: str) -> object | None:
         """Return the public key to use, None if there is none for this algorithm; raises KeysUnavailable."""
+
+    def check(self) -> None:
+        """Raise KeysUnavailable if there are none yet."""
 
     def describe(self) -> str:
         """Return where they come from."""
@@ -79,6 +85,9 @@ class SharedKeys:
             return decoded["header"], _object(decoded["payload"])
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise InvalidToken("the token is not valid") from error
+
+    def check(self) -> None:
+        """Do nothing: the keys are in the settings."""
 
     def describe(self) -> str:
         """Return the algorithms and the names of the keys."""
@@ -113,6 +122,10 @@ class PublicKeys:
         self._source = source
         self._jws = jwt.PyJWS(algorithms=algorithms)
         self._algorithms = {name: self._jws.get_algorithm_by_name(name) for name in algorithms}
+
+    def check(self) -> None:
+        """Raise KeysUnavailable if the source has no keys yet; may wait for a fetch, 5 s at most."""
+        self._source.check()
 
     def describe(self) -> str:
         """Return the algorithms and where the keys come from."""

@@ -104,6 +104,10 @@ class TokenVerifier:
                 raise InvalidToken("the token was issued in the future")
         return principal
 
+    def check(self) -> None:
+        """Raise KeysUnavailable if there are no keys to check tokens with; may wait for a fetch, 5 s at most."""
+        self._signatures.check()
+
     def describe(self) -> str:
         """Return what checks the signature, and the checked parties, without any secret."""
         issuer = f"issuer {self._issuer!r}" if self._issuer else "any issuer"

@@ -8,32 +8,45 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
+import keyring
 import pytest
 from click.testing import CliRunner
 from gunicorn.config import Config
+from keyring.backends import fail
 
 from synckit_notify import cli as client_command
-from synckit_notify.client import ChangeEntry, PulledChange, SyncKitClient, SyncNotification, SyncNotifyStream
+from synckit_notify.client import (
+    ChangeEntry,
+    InvalidEnvelope,
+    NotAuthenticated,
+    PulledChange,
+    SyncKitClient,
+    SyncNotification,
+    SyncNotifyStream,
+)
 from synckit_notify.client.models import to_text
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from .support import doc_commands
 from .support.backend import make_clone, start
+from .support.keychains import FileKeychain
 from .support.markdown import DOCUMENTS, Block, blocks, blocks_of, name_of
 from .support.programs import need
 from .support.server import ROOT, Server, clean_environment
 from .support.service import Service
 from .support.tokens import make_token
-from .support.wait import until
+from .support.wait import until, wait_until
 
 EMAIL, PASSWORD = "user@example.org", "password"
 """As the documents have them."""
@@ -63,6 +76,10 @@ class Account:
             "gunicorn.conf.py": lambda names: None,
             "run with: a person at the browser": lambda names: names.update(print=self.log_in_in_the_browser),
             "run with: another device's change": self.push_from_another_device,
+            "run with: a thread that closes the client": self.close_soon,
+            "run with: a lost device": self.lose_a_device,
+            "run with: a keychain": self.use_a_keychain,
+            "run with: an app with a log-in of its own": self.log_in_without_the_sdk,
         }
 
     def settle(self, text: str) -> str:
@@ -73,12 +90,39 @@ class Account:
         client = SyncKitClient(self.url, api_key=self.api_key)
         client.authenticate(EMAIL, PASSWORD)
         client.register_device("Phone", "android")
-        client.setup_encryption_existing(passphrase)
+        client.setup_encryption(passphrase)
         return client
 
     def push_from_another_device(self, names: Names) -> None:
-        with self.another_device("another passphrase") as phone:
+        with self.another_device("a third passphrase") as phone:
             phone.push([ChangeEntry("tasks", "INSERT", "of the phone", AT, "hello")])
+
+    def lose_a_device(self, names: Names) -> None:
+        with SyncKitClient(self.url, api_key=self.api_key) as tablet:
+            tablet.authenticate(EMAIL, PASSWORD)
+            names["lost"] = tablet.register_device("Tablet", "android")
+
+    def log_in_without_the_sdk(self, names: Names) -> None:
+        session = SimpleNamespace(app_id=self.app_id, access_token="expired", fetched=0)
+        session.renew = lambda: setattr(session, "access_token", self.token())
+        session.fetch_what_is_new = lambda: setattr(session, "fetched", session.fetched + 1)
+        names["session"] = session
+
+    def use_a_keychain(self, names: Names) -> None:
+        keyring.set_keyring(FileKeychain(self.service.folder / "keychain"))
+
+    def close_soon(self, names: Names) -> None:
+        """Close the client when it has pulled; a new one takes its place, with the same state file."""
+        client = names["client"]
+        if client._closed:
+            client = names["client"] = SyncKitClient(self.url, api_key=self.api_key, state="tasks.state")
+            client.setup_encryption("a passphrase")
+
+        def close() -> None:
+            wait_until(lambda: client.last_sync_time is not None)
+            client.close()
+
+        threading.Thread(target=close, daemon=True).start()
 
     def log_in_in_the_browser(self, address: str) -> None:
         """Do what a person does who is shown the address of the log-in."""
@@ -171,6 +215,7 @@ def mounted(names: Names, account: Account) -> None:
     with open_stream(names["other"].test_client(), "notes", "", headers=own) as stream:
         assert stream.next_frame() == CONNECTED
     names["database"].close()
+    assert names["session"].fetched == 1
 
 
 def used(names: Names, account: Account) -> None:
@@ -179,9 +224,33 @@ def used(names: Names, account: Account) -> None:
     for later, data in ((-1, "older"), (1, "newer")):
         names["store"]([replace(row, timestamp=row.timestamp + timedelta(seconds=later), data=data)])
     assert (row.data, [change.data for change in names["rows"].values()]) == ("hello", ["newer"])
-    theirs = pulled(account, "another passphrase")
+    theirs = pulled(account, "a third passphrase")
     assert [(change.op, change.row_id) for change in theirs] == [("INSERT", "task-1"), ("DELETE", "task-0")]
     assert (names["status"].change_count, names["recent"].restarted) == (3, False)
+
+
+def locked_out(names: Names, account: Account) -> None:
+    """The recipe for a lost device."""
+    with (
+        SyncKitClient(account.url, api_key=account.api_key) as laptop,
+        SyncKitClient(account.url, api_key=account.api_key) as lost,
+    ):
+        for device in laptop, lost:
+            device.authenticate(EMAIL, PASSWORD)
+            device.register_device("Laptop" if device is laptop else "Lost", "linux")
+            device.setup_encryption("first")
+        lost_id = next(each.id for each in laptop.devices() if each.name == "Lost")
+        names["lock_out"](laptop, lost_id, PASSWORD, "another password", "first", "second")
+        try:
+            laptop.push([ChangeEntry("tasks", "INSERT", "task-1", AT, "new")])
+            for call in lost.pull, lambda: lost.authenticate(EMAIL, PASSWORD):
+                with pytest.raises(NotAuthenticated):
+                    call()
+        finally:
+            laptop.change_password("another password", PASSWORD)
+        with pytest.raises(InvalidEnvelope):
+            account.another_device("first")
+        assert [change.data for change in pulled(account, "second")] == ["new"]
 
 
 def pulled(account: Account, passphrase: str) -> list[PulledChange]:
@@ -189,7 +258,12 @@ def pulled(account: Account, passphrase: str) -> list[PulledChange]:
         return [change for change in phone.pull() if change.row_id != "of the phone"]
 
 
-OUTCOMES = {"README.md": front_door, "docs/mounting.md": mounted, "docs/sdk.md": used}
+OUTCOMES = {
+    "README.md": front_door,
+    "docs/mounting.md": mounted,
+    "docs/sdk.md": used,
+    "docs/security.md": locked_out,
+}
 PROGRAMS = [document for document in DOCUMENTS if any(block.language == "python" for block in blocks_of(document))]
 
 
@@ -208,6 +282,7 @@ def test_the_python_of_a_document_runs(
     finally:
         for client in [value for value in names.values() if isinstance(value, SyncKitClient)]:
             client.close()
+        keyring.set_keyring(fail.Keyring())
 
 
 IN_THE_CLEAR = [
@@ -257,7 +332,7 @@ def test_the_account_that_the_server_prints_is_good_for_the_readme_after_everyth
         with SyncKitClient(server.url, api_key=api_key) as phone:
             phone.authenticate(email, password)
             phone.register_device("Phone", "android")
-            phone.setup_encryption_existing("a passphrase")
+            phone.setup_encryption("a passphrase")
             told: list[str] = []
             result = phone.pull(on_unreadable=lambda change: told.append(change.table))
             assert [change.data for change in result] == [{"title": "Buy milk"}] * 2

@@ -30,7 +30,10 @@ THOROUGH = pytest.mark.thorough
 WORKERS = ["gevent", pytest.param("parked", marks=THOROUGH), pytest.param("gthread", marks=THOROUGH)]
 
 
-@pytest.mark.parametrize(("app", "preload"), [("ours", ("--preload",)), ("foreign", ())], ids=["preloaded", "foreign"])
+@pytest.mark.parametrize(
+    ("app", "preload"),
+    [pytest.param("ours", ("--preload",), id="preloaded", marks=THOROUGH), pytest.param("foreign", (), id="foreign")],
+)
 @pytest.mark.parametrize("worker_class", WORKERS)
 @pytest.mark.parametrize("stop", STOPS)
 def test_every_stream_ends_cleanly_and_then_its_connection_and_its_worker(
@@ -67,7 +70,7 @@ def test_a_new_stream_on_a_draining_worker_is_told_to_come_back(tmp_path: Path) 
 
 
 def test_a_push_to_the_old_worker_reaches_the_new_one_within_five_seconds(tmp_path: Path) -> None:
-    with Deployment(tmp_path, "foreign", "gevent", "--keep-alive", "10") as deployment, Kept(deployment) as kept:
+    with Deployment(tmp_path, "foreign", "gevent", "--keep-alive", "25") as deployment, Kept(deployment) as kept:
         kept.request("GET /")
         [old] = deployment.server.workers()
         hup(deployment)
@@ -103,7 +106,10 @@ class Kept:
         self.socket.sendall(f"{line} HTTP/1.1\r\nHost: h\r\n{authorization}Content-Length: 0\r\n\r\n".encode())
         answer = b""
         while not _is_whole(answer):
-            answer += self.socket.recv(65536)
+            data = self.socket.recv(65536)
+            if not data:
+                raise EOFError(f"the server closed the connection: {answer!r}")
+            answer += data
         return answer
 
     def __enter__(self) -> "Kept":
@@ -171,6 +177,7 @@ def replaced_master() -> Iterator[list[int]]:
         assert gone(master, 10.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("worker_class", WORKERS)
 @pytest.mark.parametrize(
     "change", ["HUP", pytest.param("one worker", marks=THOROUGH), pytest.param("USR2 and TERM", marks=THOROUGH)]

@@ -111,6 +111,7 @@ def celery_worker(folder: Path, **env: str) -> Iterator[None]:
         worker.wait(60)
 
 
+@pytest.mark.thorough
 def test_celery(tmp_path: Path, valkey: Valkey) -> None:
     folder, env = tmp_path / "celery", {"REDIS_URL": f"{valkey.url}/0"}
     with example("celery", "app:app", tmp_path, **env) as server, celery_worker(folder, **env):
@@ -128,6 +129,7 @@ def test_celery(tmp_path: Path, valkey: Valkey) -> None:
         assert "1 process" in flask(folder, "synckit", "streams", **env)
 
 
+@pytest.mark.thorough
 def test_browser(tmp_path: Path, chromium: Browser) -> None:
     with example("browser", "app:app", tmp_path) as server:
         folder = tmp_path / "browser"

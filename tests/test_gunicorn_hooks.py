@@ -215,8 +215,8 @@ def test_a_stopping_worker_sends_nothing_on_an_idle_connection(tmp_path: Path) -
     ):
         client.sendall(b"GET /api/sync/live HTTP/1.1\r\nHost: x\r\n\r\n")
         answer = b""
-        while not answer.endswith(b"}\n"):
-            answer += client.recv(65536)
+        while not answer.endswith(b"}\n") and (data := client.recv(65536)):
+            answer += data
         server.process.send_signal(signal.SIGHUP)
         assert client.recv(65536) == b""
         assert "Traceback" not in server.log

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,8 +20,10 @@ from flask.cli import AppGroup
 from synckit_notify import Notifier, Principal
 from synckit_notify.backend import create_app
 from synckit_notify.brokers import Message, Question, Report
+from synckit_notify.brokers.local_folder import default_folder
 
 from .support import minimal_host
+from .support.identity_provider import IdentityProvider, SigningKey, config_of
 from .support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
 from .support.server import ROOT, Server, clean_environment, free_port, gunicorn
 from .support.tokens import KEY, make_token
@@ -137,6 +140,30 @@ def test_a_broker_that_is_away_is_a_failure_without_its_password(
     assert "secret" not in result.output
 
 
+@pytest.mark.parametrize("words", [("publish", "notes", "alice"), ("streams",), ("doctor",)])
+def test_a_folder_of_local_that_cannot_be_used_is_a_failure_that_says_what_to_do(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("synckit_notify.host_commands.FLUSH_SECONDS", 0.5)
+    monkeypatch.setattr("synckit_notify.brokers.survey.CONNECT_SECONDS", 0.5)
+    with tempfile.TemporaryDirectory(prefix="sk") as folder:
+        Path(folder).chmod(0o755)
+        result = run(host(SYNCKIT_BROKER_URL=f"local://{folder}"), *words)
+    assert result.exit_code == 1
+    assert f"local sockets in {folder}, namespace synckit-" in result.output
+    assert "set SYNCKIT_BROKER_URL to another broker" in result.output
+    assert "with mode 0700" in caplog.text
+
+
+def test_over_local_the_doctor_names_the_folder_and_each_process(tmp_path: Path) -> None:
+    with gunicorn(HOST, tmp_path) as server, listen(server):
+        result = run(host(SYNCKIT_BROKER_URL="local://", SYNCKIT_BROKER_NAMESPACE=str(tmp_path)), "doctor")
+        [worker] = server.workers()
+    assert result.exit_code == 0
+    assert f"local sockets in {default_folder()}, namespace {tmp_path}: a message came back" in result.output
+    assert re.search(rf"ok +process {worker} on .+: streams open: 1, gunicorn gevent\n", result.output)
+
+
 @pytest.mark.parametrize("ids", [("", "alice"), ("notes", "x" * 129), ("notes", "alice", "--device", "")])
 def test_an_id_that_no_stream_can_have_is_refused(ids: tuple[str, ...]) -> None:
     result = run(host(), "publish", *ids)
@@ -199,6 +226,18 @@ class TestDoctor:
         setattr(app.extensions["synckit_notify"].hooks, hook, lambda *_: 1 / 0)
         result = run(app, "doctor")
         assert (result.exit_code, verdicts(result)[f"hook {hook}"]) == (1, "FAIL")
+
+    def test_fetches_the_keys_of_an_identity_provider(self, caplog: pytest.LogCaptureFixture) -> None:
+        with IdentityProvider(SigningKey()) as provider:
+            config = config_of(provider, SYNCKIT_JWT_KEY="", SYNCKIT_BROKER_URL="memory://")
+            found = run(host(**config), "doctor")
+            assert (found.exit_code, provider.fetches) == (0, 1), found.output
+            assert f"ok    tokens: RS256, keys from {provider.url}" in found.output
+        failed = run(host(**config), "doctor")
+        assert (failed.exit_code, verdicts(failed)["tokens"]) == (1, "FAIL")
+        assert f"keys from {provider.url}" in failed.output
+        assert "no keys\n      Servers that have no keys yet answer 503." in failed.output
+        assert "cannot be used" in caplog.text
 
     def test_shows_nobody_a_key(self) -> None:
         app = Flask("host")

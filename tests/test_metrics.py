@@ -87,6 +87,7 @@ def test_without_the_setting_there_is_no_route() -> None:
     assert minimal_host.create_app().test_client().get("/api/sync/metrics").status_code == 404
 
 
+@pytest.mark.thorough
 def test_either_of_two_workers_answers_with_the_metrics_of_both(tmp_path: Path) -> None:
     (tmp_path / "prometheus").mkdir()
     env = {"SYNCKIT_METRICS": "1", "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "prometheus")}

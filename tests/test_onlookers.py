@@ -47,7 +47,13 @@ class Watched:
 
 
 @pytest.fixture(
-    scope="module", params=[*(name for name in SERVERS if name != "gthread"), pytest.param("gthread", marks=THOROUGH)]
+    scope="module",
+    params=[
+        "gevent",
+        "parked",
+        pytest.param("gthread", marks=THOROUGH),
+        pytest.param("flask run --debug", marks=THOROUGH),
+    ],
 )
 def watched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     folder = tmp_path_factory.mktemp("onlookers")

@@ -1,5 +1,6 @@
 """The table "Beside other packages" of docs/mounting.md: each line with the real package, as the document has it."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from synckit_notify import InvalidToken, Notifier, Principal
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from .support import minimal_host
+from .support.curl import PATIENCE_SECONDS, Curl
+from .support.programs import need
+from .support.proxies import Nginx
 from .support.raw_client import Listener
 from .support.server import ROOT, Server, gunicorn
 from .support.tokens import KEY, make_token
@@ -155,6 +159,7 @@ PAGES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("pages", PAGES.values(), ids=PAGES)
 def test_sync_workers_beside_a_gevent_one_for_the_streams(pages: str, tmp_path: Path, valkey: Valkey) -> None:
     env = {"SYNCKIT_BROKER_URL": valkey.url}
@@ -171,6 +176,27 @@ def test_sync_workers_beside_a_gevent_one_for_the_streams(pages: str, tmp_path: 
             assert phone.next_news() == CHANGED
             assert post(server, "/disconnect/notes/alice") == 200
             assert phone.next_news() == b": bye revoked\n\n"
+
+
+@pytest.mark.thorough
+def test_nginx_sends_the_streams_to_a_gevent_worker_and_all_else_to_the_sync_workers(tmp_path: Path) -> None:
+    for program in ("nginx", "openssl", "curl"):
+        need(program)
+    [documented] = re.findall(r"```text\n(    upstream .*?)    }\n```", DOCUMENT, re.DOTALL)
+    env = {"SYNCKIT_BROKER_NAMESPACE": str(tmp_path)}
+    with (
+        start(PAGES["sync"], tmp_path / "pages", env) as pages,
+        gunicorn(HOST, tmp_path / "streams", env=env) as streams,
+    ):
+        of_streams = {documented.replace("8001", "8000"): documented.replace("8001", str(streams.port))}
+        with (
+            Nginx(tmp_path / "nginx", pages.port, times=of_streams) as proxy,
+            Curl(f"{proxy.url}/api/sync/subscribe?app_id=notes", make_token()) as phone,
+        ):
+            assert phone.next_frame(PATIENCE_SECONDS) == CONNECTED
+            with Curl(f"{proxy.url}/push/notes/alice", None, "--request", "POST") as pushed:
+                assert pushed.read_to_end(PATIENCE_SECONDS) == b"announced"
+            assert phone.next_news(PATIENCE_SECONDS) == CHANGED
 
 
 def connected(server: Server) -> bool:

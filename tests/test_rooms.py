@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "flask",
         "werkzeug",
     },
-    "host_doctor": {"app_state", "brokers", "errors"},
+    "host_doctor": {"app_state", "brokers", "errors", "streams", "tokens"},
     "host_commands": {"app_state", "brokers", "host_doctor", "click", "flask"},
     "extension": {
         *("app_state", "blueprint", "brokers", "cors", "errors", "hooks", "host_commands", "node", "tokens"),
@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "testing": {"app_state", "blueprint", "extension", "sse", "streams", "flask", "werkzeug"},
     "__init__": {"errors", "extension", "tokens"},
-    "client": {"runtime", "sse", "httpx2", "nacl", "argon2"},
+    "client": {"runtime", "sse", "httpx2", "nacl", "argon2", "keyring"},
     "doctor": {"client", "client/errors", "sse", "httpx2", "click"},
     "cli": {"client", "client/errors", "doctor", "sse", "click"},
     "__main__": {"cli"},

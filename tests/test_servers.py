@@ -69,7 +69,9 @@ def listen() -> Iterator[Callable[..., Listener]]:
         listener.close()
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(
+    scope="module", params=["gevent", "parked", "flask run", pytest.param("gthread", marks=pytest.mark.thorough)]
+)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": "0.5"}
     with SERVERS[request.param](
@@ -135,6 +137,7 @@ def test_a_refusal_is_json(server: Server, listen, path: str, token: str | None,
         assert list(answer.json()) == ["error"]
 
 
+@pytest.mark.thorough
 def test_twenty_pushes_at_once_leave_exactly_sixteen_notices(tmp_path: Path, listen) -> None:
     with gunicorn("tests.support.minimal_host:create_app()", tmp_path) as server:
         listener = listen(server)
@@ -189,6 +192,7 @@ def test_the_registry_is_empty_after_every_way_to_disconnect(server: Server, lis
     assert back_to_zero(server, within=5.0)
 
 
+@pytest.mark.thorough
 def test_a_thousand_streams_that_end_in_every_way_leave_nothing(tmp_path: Path, listen) -> None:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": "1", "SYNCKIT_MAX_STREAMS": "2000"}
     with gunicorn(

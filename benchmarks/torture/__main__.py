@@ -21,10 +21,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.broker_servers import ENGINES
 from tests.support.postgresql import DEBIAN
 
 from .chaos import FAULTS, Chaos, Fault
-from .ledger import Ledger
+from .ledger import RECONNECTED, STAYED, Ledger
 from .site import Plan, Site
 
 PASSED = "Every device holds the whole log, in order, and none was stale for too long."
@@ -121,6 +122,13 @@ def _summary(
         "longest staleness after an answered request": round(ledger.longest_answered.seconds, 1),
         "longest staleness of a connected device": round(ledger.longest_connected.seconds, 1),
         "longest staleness, faults included": round(ledger.longest_in_all.seconds, 1),
+        "broker": plan.broker,
+        **{
+            f"longest from the end of a broker's gap to the pull, {how}": (
+                f"{ledger.longest_after_gap(how).seconds:.1f} ({len(ledger.after_gap[how])} pulls)"
+            )
+            for how in (STAYED, RECONNECTED)
+        },
         "connections cut by age": sum(network.expired for network in site.networks),
         "counts": dict(sorted(ledger.counters.items())),
         "faults": {
@@ -172,17 +180,25 @@ def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path |
     parser.add_argument(
         "--sqlite", action="store_true", help="SQLite instead of PostgreSQL; leaves out faults of the database server"
     )
+    parser.add_argument(
+        "--broker",
+        choices=ENGINES,
+        default="redis",
+        help="what is between the servers (default redis); postgresql is another server than the database",
+    )
     parser.add_argument("--only", default="", metavar="WORDS", help="only faults with these words in their name")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="repeat an earlier run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the summary as JSON")
     given = parser.parse_args(arguments)
     if not 1 <= given.users <= given.devices or given.networks < 1 or given.minutes <= 0 or given.pushes <= 0:
         parser.error("--networks must be 1 or more, and --devices as many as --users or more")
-    faults = [fault for fault in FAULTS if given.only in fault.kind and not (given.sqlite and fault.needs)]
+    faults = [fault for fault in FAULTS if _applies(fault, given)]
     if not faults:
         parser.error(f"--only must be in one of these names: {', '.join(fault.kind for fault in FAULTS)}")
-    if not given.sqlite and not (shutil.which("postgres") or DEBIAN):
-        parser.error("PostgreSQL is not installed: install it (apt-get install postgresql) or use --sqlite")
+    if (not given.sqlite or given.broker == "postgresql") and not (shutil.which("postgres") or DEBIAN):
+        parser.error(
+            "PostgreSQL is not installed: install it (apt-get install postgresql) or use --sqlite and another broker"
+        )
     plan = Plan(
         seconds=given.minutes * 60,
         devices=given.devices,
@@ -192,8 +208,13 @@ def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path |
         seed=given.seed,
         parked=given.parked,
         postgresql=not given.sqlite,
+        broker=given.broker,
     )
     return plan, faults, given.json
+
+
+def _applies(fault: Fault, given: argparse.Namespace) -> bool:
+    return given.only in fault.kind and given.broker in fault.brokers and not (given.sqlite and fault.needs)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from synckit_notify.client.lifecycle import SILENT_PERIODS
 from synckit_notify.streams.stream import RECONNECT_MILLISECONDS
+from tests.support.broker_servers import ENGINES, REMOTE, LocalServer, RedisServer
 
 from .ledger import BOUND_SECONDS, PAUSE_SECONDS, Episode
 from .network import Network
@@ -51,7 +52,8 @@ class Hit(NamedTuple):
 class Fault(NamedTuple):
     """A kind of fault; two faults of one part never strike together.
 
-    `seconds` is the range of its duration, None for the whole run. `needs` is the database that it needs.
+    `seconds` is the range of its duration, None for the whole run. `needs` is the database that it needs. `brokers` are
+    those that it can strike.
     """
 
     kind: str
@@ -59,6 +61,7 @@ class Fault(NamedTuple):
     strike: Strike
     seconds: tuple[float, float] | None = (0.0, 0.0)
     needs: str = ""
+    brokers: tuple[str, ...] = ENGINES
 
 
 NO_NETWORKS: frozenset[int] = frozenset()
@@ -93,17 +96,25 @@ def _kill_broker(site: Site, chance: random.Random) -> Hit:
 
 
 def _hang_broker(site: Site, chance: random.Random) -> Hit:
+    assert not isinstance(site.broker, LocalServer)
     site.broker.pause()
     return Hit("broker", site.broker.resume, NO_NETWORKS)
 
 
-def _order_broker(*command: str) -> Strike:
-    def strike(site: Site, chance: random.Random) -> Hit:
-        with site.broker.client() as operator:
-            operator.execute_command(*command)
-        return Hit("broker", touches=NO_NETWORKS)
+def _flush_broker(site: Site, chance: random.Random) -> Hit:
+    assert isinstance(site.broker, RedisServer)
+    site.broker.flush_all()
+    return Hit("broker", touches=NO_NETWORKS)
 
-    return strike
+
+def _cut_subscribers(site: Site, chance: random.Random) -> Hit:
+    site.broker.cut_listeners()
+    return Hit("broker", touches=NO_NETWORKS)
+
+
+def _cut_senders(site: Site, chance: random.Random) -> Hit:
+    site.broker.cut_senders()
+    return Hit("broker", touches=NO_NETWORKS)
 
 
 def _on_network(begin: Callable[[Network], object], end: Callable[[Network], object] = nothing) -> Strike:
@@ -174,10 +185,10 @@ FAULTS = (
     Fault("master killed, started again", "server", _kill_master, (0.0, 3.0)),
     Fault("master HUP", "server", _reload_master, DRAINED),
     Fault("broker killed, started again", "broker", _kill_broker, (0.5, 6.0)),
-    Fault("broker paused", "broker", _hang_broker, (1.0, 12.0)),
-    Fault("broker FLUSHALL", "broker", _order_broker("FLUSHALL")),
-    Fault("broker CLIENT KILL pubsub", "broker", _order_broker("CLIENT", "KILL", "TYPE", "pubsub")),
-    Fault("broker CLIENT KILL normal", "broker", _order_broker("CLIENT", "KILL", "TYPE", "normal")),
+    Fault("broker paused", "broker", _hang_broker, (1.0, 12.0), brokers=REMOTE),
+    Fault("broker FLUSHALL", "broker", _flush_broker, brokers=("redis",)),
+    Fault("broker's subscribers disconnected", "broker", _cut_subscribers),
+    Fault("broker's senders disconnected", "broker", _cut_senders),
     Fault("network resets connections", "network", _on_network(Network.cut)),
     Fault("network refuses connections", "network", _on_network(Network.refuse, Network.accept), (1.0, 6.0)),
     Fault("network delays streams", "network", _on_network(Network.hold, Network.release), (1.0, 8.0)),
@@ -253,7 +264,7 @@ class Chaos(threading.Thread):
         try:
             hit = fault.strike(self._site, chance)
             touches = frozenset(range(len(self._site.networks))) if hit.touches is None else hit.touches
-            episode = Episode(fault.kind, hit.target, touches, struck, permanent=fault.seconds is None)
+            episode = Episode(fault.kind, hit.target, touches, struck, permanent=fault.seconds is None, part=fault.part)
             self._episodes.append(episode)
             self._stopping.wait(threading.TIMEOUT_MAX if fault.seconds is None else chance.uniform(*fault.seconds))
             hit.repair()

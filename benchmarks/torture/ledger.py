@@ -13,6 +13,10 @@ counts in which no fault affected the device. Three bounds are judged in each st
     paused      the whole stretch: at most the SDK's longest pause
     answered    from the device's first answered request: the answer of a server makes a waiting stream connect again
     connected   while the device's stream is connected: the promise of the protocol
+
+A gap of the broker affects no device in this sense. Measured too: from its end, or from a commit in the seconds after
+it, to the pull of each change; for devices whose stream stayed connected, and for others from their first answered
+request.
 """
 
 import bisect
@@ -34,6 +38,9 @@ BOUND_SECONDS = 10.0
 PROMISED_SECONDS = 5.0
 """The most while its stream is connected and no fault affects it."""
 
+
+STAYED, RECONNECTED = "connected", "reconnecting"
+"""Whether a device's stream was connected from the end of a broker's gap on."""
 
 ANSWERED = frozenset({"device", "pushed", "pulled", "noticed"})
 """What a device reports after a request was answered."""
@@ -59,6 +66,7 @@ class Episode:
     struck: float
     repaired: float | None = None
     permanent: bool = False
+    part: str = ""
 
 
 @dataclass(slots=True)
@@ -111,6 +119,8 @@ class Ledger:
         self.longest_answered = Staleness()
         self.longest_connected = Staleness()
         self.longest_in_all = Staleness()
+        self.after_gap: dict[str, list[Staleness]] = {STAYED: [], RECONNECTED: []}
+        """How long each change was waited for after the end of a broker's gap."""
         self.longest_after: defaultdict[str, float] = defaultdict(float)
 
     @property
@@ -196,6 +206,8 @@ class Ledger:
             (self.longest, PAUSE_SECONDS, "without a fault"),
             (self.longest_answered, BOUND_SECONDS, "after an answered request"),
             (self.longest_connected, PROMISED_SECONDS, "while connected"),
+            (self.longest_after_gap(STAYED), PROMISED_SECONDS, "after a gap of the broker, while connected"),
+            (self.longest_after_gap(RECONNECTED), BOUND_SECONDS, "after a gap of the broker, with a reconnect"),
         ):
             if longest.seconds > bound:
                 wrong.append(f"stale for more than {bound:g} s {when}: {longest}")
@@ -211,6 +223,10 @@ class Ledger:
             lost = (holder.attempted & self.answered) - stored.keys()
             wrong += [f"{name} got an answer for {row!r}, which is not stored" for row in lost]
         return wrong
+
+    def longest_after_gap(self, how: str) -> Staleness:
+        """Return the longest time from the end of a broker's gap to a pull, of devices that stayed or reconnected."""
+        return max(self.after_gap[how], default=Staleness())
 
     def _pulled(self, name: str, holder: Holder, changes: list[tuple[int, str, bool]], at: float) -> None:
         holder.new += len(changes)
@@ -241,7 +257,22 @@ class Ledger:
         if held[0] != row.row:
             self.wrong.append(f"{name} holds {held[0]!r} as {row.seq}, which is {row.row!r}")
         self._stale(name, holder, row, held[1])
+        self._measure_gaps(name, holder, row, held[1])
         return True
+
+    def _measure_gaps(self, name: str, holder: Holder, row: Row, until: float) -> None:
+        """Measure from the end of each broker's gap, or from a commit soon after it, up to the pull or a fault."""
+        begin = max(row.at, holder.since)
+        ends = [each.repaired for each in self.episodes if each.part == "broker" and each.repaired is not None]
+        for ended in ends:
+            since = max(ended, begin)
+            if not since < until or since >= ended + BOUND_SECONDS:
+                continue
+            for start, end, after in self._calms(holder.network, begin, until):
+                if start <= since < end:
+                    how = STAYED if holder.connected <= since else RECONNECTED
+                    answered = since if how == STAYED else self._first_answer(holder, since, end)
+                    self.after_gap[how].append(Staleness(end - answered, name, row.row, after))
 
     def _stale(self, name: str, holder: Holder, row: Row, until: float) -> Staleness:
         """Measure how long a device has waited for a row, and keep the longest time."""

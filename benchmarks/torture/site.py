@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,10 @@ from sqlalchemy import create_engine, exc, text
 from sqlalchemy.pool import NullPool
 
 from synckit_notify.backend import create_app
+from tests.support.broker_servers import running
 from tests.support.clock import Clock
 from tests.support.postgresql import PostgreSQL
 from tests.support.server import clean_environment
-from tests.support.valkey import Valkey
 
 from ..server import ROOT
 from .devices import DeviceSettings, Order
@@ -58,6 +59,8 @@ class Plan:
     seed: int
     parked: bool = False
     postgresql: bool = True
+    """Whether the database is PostgreSQL; else SQLite."""
+    broker: str = "redis"
 
     def residents(self) -> dict[str, tuple[int, int]]:
         """Return (user's number, network) of each device. A user's devices are on different networks."""
@@ -79,7 +82,6 @@ class Site:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder = folder
         self.messages: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.broker = Valkey(folder)
         self.clock = Clock(folder)
         self._plan = plan
         self._postgresql = PostgreSQL("max_connections=100") if plan.postgresql else None
@@ -87,6 +89,8 @@ class Site:
         self._engine = create_engine(
             self._database_url.replace("postgresql:", "postgresql+psycopg:"), poolclass=NullPool
         )
+        self._stack = ExitStack()
+        self.broker = self._stack.enter_context(running(plan.broker, folder))
         self._last_seqs: dict[str, int] = {}
         self._looked_at = 0.0
         self._env = env = self._environment()
@@ -96,7 +100,6 @@ class Site:
 
     def __enter__(self) -> "Site":
         try:
-            self.broker.start()
             api_key, users = self._accounts()
             self._start(api_key, users)
         except BaseException:
@@ -109,7 +112,7 @@ class Site:
             process.kill()
         for network in self.networks:
             network.close()
-        self.broker.kill()
+        self._stack.close()
         if self._postgresql is not None:
             self._postgresql.__exit__()
 

@@ -8,13 +8,13 @@ that a token which is still valid is refused.
 import hashlib
 import secrets
 import uuid
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Subquery, and_, func, select, union_all
+from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, and_, bindparam, func, select, union_all
 
 from ..errors import InvalidToken
-from .database.schema import INSTALLED, NAMED, apps, devices, now, users
+from .database.schema import HISTORY, INSTALLED, NAMED, apps, devices, now, users
 from .database.store import Store, upsert
 from .errors import Conflict, NotFound, WrongCredentials, WrongPassword
 from .passwords import RateLimitCheck, allow_all, matches
@@ -33,13 +33,40 @@ MAX_RETIRED_AT_ONCE = 500
 DISABLED = 253_402_300_799
 """The `valid_since` of a disabled account: the last second of the year 9999, so that every token is older."""
 
+_NOTE_SEEN = (
+    devices.update()
+    .where(devices.c.id == bindparam("device"))
+    .values(last_seen_at=bindparam("moment"), confirmed=func.coalesce(bindparam("applied"), devices.c.confirmed))
+)
 
-def add_app(connection: Connection, name: str) -> tuple[str, str]:
+
+class KnownDevice(NamedTuple):
+    """What is stored of a device that pushes or pulls, and the log mode of its app."""
+
+    seen_at: int | None
+    """When it was last seen, if known."""
+    confirmed: int | None
+    """The `seq` up to which it has applied the log; None if it has never pulled."""
+    log: str
+
+
+def add_app(connection: Connection, name: str, log: str = HISTORY) -> tuple[str, str]:
     """Store a new app and return its id and its API key; only a hash of the key is stored."""
     app_id, api_key = str(uuid.uuid4()), secrets.token_hex(32)
-    row = {"id": app_id, "name": name, "api_key_hash": _key_hash(api_key), "created_at": now()}
+    row = {"id": app_id, "name": name, "api_key_hash": _key_hash(api_key), "created_at": now(), "log": log}
     connection.execute(apps.insert().values(row))
     return app_id, api_key
+
+
+def set_log(connection: Connection, app: str, log: str) -> None:
+    """Set the log mode of an app; raise NotFound."""
+    if connection.execute(apps.update().where(apps.c.id == app).values(log=log)).rowcount == 0:
+        raise NotFound(f"there is no such app: {app}")
+
+
+def log_of(connection: Connection, app: str) -> str:
+    """Return the log mode of an app; HISTORY for one that is not stored here."""
+    return connection.execute(_log_of(app)).scalar_one_or_none() or HISTORY
 
 
 def add_user(connection: Connection, email: str, password_hash: str) -> str:
@@ -158,6 +185,7 @@ def register_device(
         "installation_id": installation_id,
         "created_at": moment,
         "last_seen_at": moment,
+        "confirmed": None,
     }
     identity = devices.c.name if installation_id is None else devices.c.installation_id
     statement = upsert(connection, devices).values(row)
@@ -178,11 +206,14 @@ def list_devices(connection: Connection, app: str, user: str, *, after: str, mos
     return list(connection.execute(select(mine).where(mine.c.id > after).order_by(mine.c.id).limit(most)))
 
 
-def note_seen(connection: Connection, ids: Collection[str], moment: int) -> None:
-    """Store when devices were last seen; skip those that another transaction has locked, instead of waiting."""
-    free = select(devices.c.id).where(devices.c.id.in_(ids)).with_for_update(skip_locked=True)
-    found = connection.execute(free).scalars().all()
-    connection.execute(devices.update().where(devices.c.id.in_(found)).values(last_seen_at=moment))
+def note_seen(connection: Connection, seen: Mapping[str, int | None], moment: int) -> None:
+    """Store that devices were seen, each with the `seq` that it confirmed or None, which leaves the stored one.
+
+    Devices that another transaction has locked are skipped, instead of waiting.
+    """
+    free = select(devices.c.id).where(devices.c.id.in_(seen)).with_for_update(skip_locked=True)
+    if found := connection.execute(free).scalars().all():
+        connection.execute(_NOTE_SEEN, [{"device": id, "moment": moment, "applied": seen[id]} for id in found])
 
 
 def delete_device(connection: Connection, app: str, user: str, device_id: str) -> None:
@@ -199,13 +230,14 @@ def hold_device(connection: Connection, app: str, user: str, device_id: str) -> 
     return found
 
 
-def require_device(connection: Connection, app: str, user: str, device_id: str) -> int | None:
-    """Return when a device was last seen, if known; raise NotFound if this user has no such device in this app."""
-    found = connection.execute(select(devices.c.last_seen_at).where(_device(app, user, device_id))).first()
+def require_device(connection: Connection, app: str, user: str, device_id: str) -> KnownDevice:
+    """Return what is stored of a device; raise NotFound if this user has no such device in this app."""
+    columns = (devices.c.last_seen_at, devices.c.confirmed, _log_of(app).scalar_subquery())
+    found = connection.execute(select(*columns).where(_device(app, user, device_id))).first()
     if found is None:
         raise NotFound("there is no such device: register it first")
-    seen_at: int | None = found.last_seen_at
-    return seen_at
+    seen_at, confirmed, log = found
+    return KnownDevice(seen_at, confirmed, log or HISTORY)
 
 
 def find_app(connection: Connection, id_or_name: str) -> str:
@@ -261,6 +293,10 @@ def _retire_silent_devices(connection: Connection, app: str, user: str) -> None:
     surplus = select(devices.c.id).where(devices.c.id.in_(silent)).with_for_update(skip_locked=True)
     if found := connection.execute(surplus).scalars().all():
         connection.execute(devices.delete().where(devices.c.id.in_(found)))
+
+
+def _log_of(app: str) -> Select[Any]:
+    return select(apps.c.log).where(apps.c.id == app)
 
 
 def _key_hash(api_key: str) -> str:

@@ -11,12 +11,12 @@ from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, changelog, keys, rate_limit, request_fields, request_limits, sessions
+from . import accounts, changelog, keys, rate_limit, request_fields, request_limits, sessions, winners
 from .access_tokens import TOKEN_SECONDS
 from .changelog import Change, Query
 from .context import current_backend
 from .database.schema import now
-from .errors import InvalidField
+from .errors import Conflict, InvalidField
 from .passwords import MAX_PASSWORD_CHARACTERS, hash_password
 from .request_fields import Fields, rfc3339
 from .sessions import Holder, Session
@@ -80,6 +80,20 @@ def change_password() -> Answer:
     return _logged_in(session)
 
 
+@blueprint.post("/logout")
+def log_out() -> Response:
+    """End the session of the token: its refresh token, its access tokens and its streams."""
+    who = _principal()
+    session = who.session
+    if session is None:
+        raise Conflict("this token belongs to no session: it is valid until it expires")
+    backend = current_backend()
+    holder = backend.store.write(lambda connection: sessions.end(connection, session), owner=who.user)
+    if holder is not None:
+        backend.notifier.disconnect(*holder)
+    return Response(status=204)
+
+
 @blueprint.post("/devices")
 def register_device() -> Answer:
     """Register a device, or update the one with the same installation id or name."""
@@ -112,8 +126,7 @@ def list_devices() -> Answer:
         lambda connection: accounts.list_devices(connection, who.app, who.user, after=after, most=limit + 1),
         owner=who.user,
     )
-    devices = [_device(device) | {"platform": device.platform} for device in found[:limit]]
-    return {"devices": devices, "has_more": len(found) > limit}
+    return {"devices": [_listed(device) for device in found[:limit]], "has_more": len(found) > limit}
 
 
 @blueprint.delete("/devices/<device_id>")
@@ -140,9 +153,10 @@ def push() -> Answer:
             lambda connection: changelog.push(connection, who.app, who.user, device, pushed, push_id),
             owner=who.user,
         )
-    backend.last_seen.get().note(device, move.seen_at)
+    if move.device is not None:
+        backend.last_seen.get().note(device, move.device)
     backend.notifier.publish(who.app, who.user, device, changed_at=move.changed_at, previous_at=move.previous_at)
-    return {"cursor": move.cursor, "server_time": rfc3339(now())}
+    return {"cursor": move.cursor, "received_at": rfc3339(move.received_at), "server_time": rfc3339(now())}
 
 
 @blueprint.post("/pull")
@@ -158,12 +172,14 @@ def pull() -> Answer:
         since=body.optional_instant("since"),
         until=body.optional_instant("until"),
         epoch=body.optional_text("epoch", longest=64),
+        latest=body.flag("latest"),
+        confirmed=body.optional_integer("confirmed", least=0),
     )
     backend = current_backend()
     page = backend.store.read(
         lambda connection: changelog.pull(connection, who.app, who.user, device, query), owner=who.user
     )
-    backend.last_seen.get().note(device, page.seen_at)
+    backend.last_seen.get().note(device, page.device, page.confirmed)
     return {
         "changes": [_pulled(row) for row in page.rows],
         "cursor": page.cursor,
@@ -175,12 +191,12 @@ def pull() -> Answer:
 
 @blueprint.get("/status")
 def status() -> Answer:
-    """Return the cursor of the newest change, and the epoch."""
+    """Return the cursor of the newest change, the epoch, and the log mode of the app."""
     who = _principal()
-    cursor, epoch = current_backend().store.read(
+    cursor, epoch, log = current_backend().store.read(
         lambda connection: changelog.status(connection, who.app, who.user), owner=who.user
     )
-    return {"change_count": cursor, "cursor": cursor, "epoch": epoch}
+    return {"change_count": cursor, "cursor": cursor, "epoch": epoch, "log": log}
 
 
 @blueprint.put("/keys")
@@ -244,13 +260,9 @@ def _change(entry: Fields) -> Change:
     data = entry.ciphertext("data", most_bytes=MAX_DATA_BYTES)
     if data is None and op != "DELETE":
         raise InvalidField(f"{entry.path}data: is missing; only a DELETE may omit it")
-    return Change(
-        table=entry.text("table", longest=128),
-        op=op,
-        row_id=entry.text("row_id", longest=256),
-        timestamp=entry.timestamp("timestamp"),
-        data=data,
-    )
+    table, row_id = entry.text("table", longest=128), entry.text("row_id", longest=256)
+    timestamp, instant = entry.timestamp("timestamp")
+    return Change(table, op, row_id, timestamp, data, instant)
 
 
 def _pulled(row: Row[Any]) -> Answer:
@@ -263,8 +275,14 @@ def _pulled(row: Row[Any]) -> Answer:
         "timestamp": row.timestamp,
         "data": row.data,
         "received_at": rfc3339(row.received_at),
+        "order_at": rfc3339(winners.order_at(row)),
     }
 
 
 def _device(row: Row[Any]) -> Answer:
     return {"id": row.id, "device_name": row.name, "created_at": rfc3339(row.created_at)}
+
+
+def _listed(row: Row[Any]) -> Answer:
+    seen_at = None if row.last_seen_at is None else rfc3339(row.last_seen_at)
+    return _device(row) | {"platform": row.platform, "last_seen_at": seen_at}

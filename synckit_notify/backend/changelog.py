@@ -2,6 +2,7 @@
 
     push:  lock the head row ── seen this push_id? ── number the rows ── move the head ── commit ── (then announce)
     pull:  read the head ── find by index where the filter begins to match ── read a bounded number of rows from there
+    With the log mode ROWS a push keeps the winners too, and a pull may ask for them alone (winners.py).
 
 The head is one row for each channel with its highest `seq`. A push keeps it locked until the commit, so `seq` follows
 the order of the commits, and a reader at cursor n never sees a row at or below n appear later. While it has this lock a
@@ -10,101 +11,75 @@ push waits for no other lock, so pushes cannot deadlock. All functions are parts
 
 import hashlib
 import json
-import sys
-from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, select, tuple_
+from sqlalchemy import Connection, Row, and_, select, tuple_
 
-from . import accounts
-from .database.schema import as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
+from . import accounts, winners
+from .accounts import KnownDevice
+from .database.schema import ROWS, as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
 from .database.store import upsert
-from .errors import Conflict, NotFound
+from .errors import Conflict, InvalidField, NotFound
+from .log_pages import MAX_CHANGES, Query, read_page
 from .request_fields import rfc3339
 
+__all__ = ["MAX_CHANGES", "Query"]
+
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
-MAX_CHANGES = 500
-PAGE_BYTES = 2**20
-"""Approximate size of the `data` in one page: 500 changes of the largest size would be 125 MiB of memory."""
-MAX_EXAMINED = 5_000
-"""How many rows one page of a pull by table reads, which takes some milliseconds. It starts at the first match."""
-ROWS_AT_ONCE = 32  # fetched at a time, so that few are fetched in vain when the page is full
 PUSH_ID_MICROSECONDS = 7 * 24 * 3600 * 1_000_000
 MAX_FORGOTTEN = 100  # expired push ids that one push deletes: more than it adds
 COMMIT_MICROSECONDS = 2_000_000
 """A push must commit within this time after its `received_at`; the clocks of several servers must differ by less."""
 
-_MINE = and_(changes.c.app_id == bindparam("app"), changes.c.user_id == bindparam("user"))
-_RECEIVED_AT = (
-    select(changes.c.received_at).where(_MINE, changes.c.seq >= bindparam("seq")).order_by(changes.c.seq).limit(1)
-)
-_NEXT_OF_TABLE = (
-    # Compare (table, seq) as a pair: otherwise PostgreSQL may scan the whole log for a table it expects to be frequent.
-    select(changes.c.table_name, changes.c.seq)
-    .where(_MINE, tuple_(changes.c.table_name, changes.c.seq) > tuple_(bindparam("table"), bindparam("after")))
-    .order_by(changes.c.table_name, changes.c.seq)
-    .limit(1)
-)
-"""Both are built once, since a pull may execute them about twenty times."""
+_HEAD = (heads.c.seq, heads.c.changed_at, heads.c.winners_until)
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change as the device sent it; `data` is ciphertext that the server never reads."""
+    """One change as the device sent it; `data` is ciphertext that the server never reads.
+
+    `instant` is the timestamp in microseconds since 1970, rounded up. Without it `order_at` is computed at each pull.
+    """
 
     table: str
     op: str
     row_id: str
     timestamp: str
     data: str | None
+    instant: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
     """The head after a push or a `touch`; without times the push was a repeat that changed nothing.
 
-    `seen_at` is when the pushing device was last seen, if known.
+    `received_at` is that of the push, or of the first one of a repeat, in microseconds since 1970.
     """
 
     cursor: int
+    received_at: int
     changed_at: datetime | None = None
     previous_at: datetime | None = None
-    seen_at: int | None = None
+    device: KnownDevice | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """The parameters of a pull; `since` is inclusive and `until` exclusive, both in microseconds since 1970."""
+class Head(NamedTuple):
+    """The head of a log: its highest `seq`, when it last changed, and up to which `seq` the winners are complete."""
 
-    cursor: int
-    limit: int = MAX_CHANGES
-    tables: Sequence[str] | None = None
-    since: int | None = None
-    until: int | None = None
-    epoch: str | None = None
-
-
-class Window(NamedTuple):
-    """The part of the log that one page reads: after `after`, up to and including `last`.
-
-    `cursor` and `has_more` are the values of the page if all matching rows fit in it.
-    """
-
-    after: int
-    last: int
-    cursor: int
-    has_more: bool
+    seq: int
+    changed_at: int
+    winners_until: int
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """One page of a pull.
 
-    Once `has_more` is false, all changes that later pulls return were received at or after `complete_until`. `seen_at`
-    is when the pulling device was last seen, if known.
+    Once `has_more` is false, all changes that later pulls return were received at or after `complete_until`. The device
+    that pulls has applied the log up to `confirmed`.
     """
 
     rows: list[Row[Any]]
@@ -112,72 +87,89 @@ class Page:
     has_more: bool
     epoch: str
     complete_until: int
-    seen_at: int | None
+    device: KnownDevice
+    confirmed: int
 
 
 def push(
     connection: Connection, app: str, user: str, device_id: str, pushed: Sequence[Change], push_id: str | None
 ) -> Move:
-    """Append changes; repeating a `push_id` stores nothing and returns the cursor of the first push.
+    """Append changes; repeating a `push_id` stores nothing and returns the cursor and the time of the first push.
 
     Raises InvalidToken if the user is disabled, NotFound if the device is not registered, and Conflict if the `push_id`
     was used with other changes.
     """
     accounts.require_enabled(connection, user)
-    seen_at = accounts.require_device(connection, app, user, device_id)
-    seq, previous_at = _lock_head(connection, app, user)
+    device = accounts.require_device(connection, app, user, device_id)
+    head = _lock_head(connection, app, user)
     if push_id is not None:
         digest = _digest(pushed)
         first = _first_push(connection, device_id, push_id, digest)
         if first is not None:
-            return Move(first, seen_at=seen_at)
-    received_at = max(now(), previous_at + 1)
-    cursor = seq + len(pushed)
-    owner = {"app_id": app, "user_id": user, "device_id": device_id, "received_at": received_at}
-    rows = [_row(change) | owner | {"seq": number} for number, change in enumerate(pushed, seq + 1)]
+            return Move(first.cursor, first.received_at, device=device)
+    received_at = max(now(), head.changed_at + 1)
+    cursor = head.seq + len(pushed)
+    owner = {"app_id": app, "user_id": user, "device_id": device_id}
+    rows = [_row(change, received_at) | owner | {"seq": number} for number, change in enumerate(pushed, head.seq + 1)]
     connection.execute(changes.insert(), rows)
-    _move_head(connection, app, user, cursor, received_at)
+    until = head.winners_until
+    if device.log == ROWS:
+        until = winners.advance(connection, app, user, until, cursor)
+    _move_head(connection, app, user, Head(cursor, received_at, until))
     if push_id is not None:
         _remember_push(connection, device_id, push_id, digest, cursor, received_at)
-    return _move(cursor, received_at, previous_at, seen_at)
+    return _move(cursor, received_at, head.changed_at, device)
 
 
 def pull(connection: Connection, app: str, user: str, device_id: str, query: Query) -> Page:
-    """Return changes after the cursor; raise NotFound for an unknown device, Conflict if the log was replaced."""
+    """Return changes after the cursor; raise NotFound for an unknown device, Conflict if the log was replaced.
+
+    Raises InvalidField for `latest` where it is not served.
+    """
     started = now()  # before the first statement, which creates the snapshot of the transaction
-    seen_at = accounts.require_device(connection, app, user, device_id)
-    head, changed_at = _read_head(connection, app, user)
+    device = accounts.require_device(connection, app, user, device_id)
+    head = _read_head(connection, app, user)
     epoch = current_epoch(connection)
-    if query.epoch not in (None, epoch) or query.cursor > head:
+    if query.epoch not in (None, epoch) or max(query.cursor, query.confirmed or 0) > head.seq:
         raise Conflict("the log was replaced after this cursor was issued: pull again from cursor 0, without an epoch")
-    window = _window(connection, app, user, head, query)
-    with connection.execute(_selection(app, user, window, query)) as found:
-        rows, is_full = _page(found, query.limit)
-    cursor, has_more = (rows[-1].seq, True) if is_full else (window.cursor, window.has_more)
+    if query.latest:
+        _check_latest(app, device.log, query)
+    rows, cursor, has_more = read_page(connection, app, user, head.seq, head.winners_until, query)
     # A push may have its `received_at` but not be committed yet, so the clock alone is not enough.
-    complete_until = max(changed_at + 1, started - COMMIT_MICROSECONDS)
-    return Page(rows, cursor, has_more, epoch, complete_until, seen_at)
+    complete_until = max(head.changed_at + 1, started - COMMIT_MICROSECONDS)
+    return Page(rows, cursor, has_more, epoch, complete_until, device, _confirmed(query, device))
+
+
+def catch_up(connection: Connection, app: str, user: str) -> int:
+    """Examine some more changes for the winners; return how many are left. For an app whose log mode became ROWS."""
+    head = _lock_head(connection, app, user)
+    until = winners.advance(connection, app, user, head.winners_until, head.seq)
+    _move_head(connection, app, user, head._replace(winners_until=until))
+    return head.seq - until
 
 
 def touch(connection: Connection, app: str, user: str) -> Move:
     """Mark a channel as changed without adding a change, so that the next sweep of every process announces it."""
-    seq, previous_at = _lock_head(connection, app, user)
-    changed_at = max(now(), previous_at + 1)
-    _move_head(connection, app, user, seq, changed_at)
-    return _move(seq, changed_at, previous_at)
+    head = _lock_head(connection, app, user)
+    changed_at = max(now(), head.changed_at + 1)
+    _move_head(connection, app, user, head._replace(changed_at=changed_at))
+    return _move(head.seq, changed_at, head.changed_at)
 
 
 def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
     """Remove the content of a change but keep its place in the log, so that cursors stay valid; raise NotFound.
 
     The change becomes an UPDATE without data. No device can push one, so readers skip it; a DELETE would delete the row
-    on devices. Its timestamp is replaced too, since that may be what they cannot read. The channel counts as changed.
+    on devices. Its timestamp is replaced too, since that may be what they cannot read. In the one order it is the first
+    change of its row, so that an earlier version of the row may win again. The channel counts as changed.
     """
     move = touch(connection, app, user)
     row = find(connection, app, user, seq)
     mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
-    nothing = {"op": "UPDATE", "data": None, "timestamp": rfc3339(row.received_at)}
+    nothing = {"op": "UPDATE", "data": None, "timestamp": rfc3339(row.received_at), "order_at": winners.LOWEST}
     connection.execute(changes.update().where(mine).values(nothing))
+    until = _read_head(connection, app, user).winners_until
+    winners.reconsider(connection, app, user, row.table_name, row.row_id, until)
     return move
 
 
@@ -190,9 +182,9 @@ def find(connection: Connection, app: str, user: str, seq: int) -> Row[Any]:
     return row
 
 
-def status(connection: Connection, app: str, user: str) -> tuple[int, str]:
-    """Return the head, which is also the number of changes since none is missing, and the epoch."""
-    return _read_head(connection, app, user)[0], current_epoch(connection)
+def status(connection: Connection, app: str, user: str) -> tuple[int, str, str]:
+    """Return the head, which is also the number of changes since none is missing, the epoch, and the log mode."""
+    return _read_head(connection, app, user).seq, current_epoch(connection), accounts.log_of(connection, app)
 
 
 def changed_channels(connection: Connection, since: datetime) -> list[tuple[str, str, datetime]]:
@@ -213,38 +205,36 @@ def renew_epoch(connection: Connection) -> str:
     return epoch
 
 
-def _lock_head(connection: Connection, app: str, user: str) -> tuple[int, int]:
-    """Lock the head until the commit and return its `seq` and `changed_at`, zeros for a new channel."""
+def _lock_head(connection: Connection, app: str, user: str) -> Head:
+    """Lock the head until the commit and return it, zeros for a new channel."""
     new = upsert(connection, heads).values(app_id=app, user_id=user, seq=0, changed_at=0)
     either = new.on_conflict_do_update(index_elements=[heads.c.app_id, heads.c.user_id], set_={"seq": heads.c.seq})
-    found = connection.execute(either.returning(heads.c.seq, heads.c.changed_at)).one()
-    return found.seq, found.changed_at
+    return Head(*connection.execute(either.returning(*_HEAD)).one())
 
 
-def _move_head(connection: Connection, app: str, user: str, seq: int, changed_at: int) -> None:
+def _move_head(connection: Connection, app: str, user: str, head: Head) -> None:
     mine = and_(heads.c.app_id == app, heads.c.user_id == user)
-    connection.execute(heads.update().where(mine).values(seq=seq, changed_at=changed_at))
+    connection.execute(heads.update().where(mine).values(head._asdict()))
 
 
-def _read_head(connection: Connection, app: str, user: str) -> tuple[int, int]:
+def _read_head(connection: Connection, app: str, user: str) -> Head:
     mine = and_(heads.c.app_id == app, heads.c.user_id == user)
-    found = connection.execute(select(heads.c.seq, heads.c.changed_at).where(mine)).first()
-    return (found.seq, found.changed_at) if found is not None else (0, 0)
+    found = connection.execute(select(*_HEAD).where(mine)).first()
+    return Head(0, 0, 0) if found is None else Head(*found)
 
 
-def _move(cursor: int, changed_at: int, previous_at: int, seen_at: int | None = None) -> Move:
-    return Move(cursor, as_datetime(changed_at), as_datetime(previous_at) if previous_at else None, seen_at)
+def _move(cursor: int, changed_at: int, previous_at: int, device: KnownDevice | None = None) -> Move:
+    before = as_datetime(previous_at) if previous_at else None
+    return Move(cursor, changed_at, as_datetime(changed_at), before, device)
 
 
-def _first_push(connection: Connection, device_id: str, push_id: str, digest: str) -> int | None:
-    """Return the cursor of the first push with this id, or None; raise Conflict if its changes were different."""
+def _first_push(connection: Connection, device_id: str, push_id: str, digest: str) -> Row[Any] | None:
+    """Return the first push with this id, or None; raise Conflict if its changes were different."""
     mine = and_(pushes.c.device_id == device_id, pushes.c.push_id == push_id)
-    first = connection.execute(select(pushes.c.cursor, pushes.c.digest).where(mine)).first()
-    if first is None:
-        return None
-    if first.digest != digest:
+    first = connection.execute(select(pushes).where(mine)).first()
+    if first is not None and first.digest != digest:
         raise Conflict("push_id: was already used for other changes")
-    return int(first.cursor)
+    return first
 
 
 def _remember_push(
@@ -266,70 +256,37 @@ def _forget_old_pushes(connection: Connection) -> None:
 
 
 def _digest(pushed: Sequence[Change]) -> str:
-    canonical = json.dumps([asdict(change) for change in pushed], sort_keys=True, separators=(",", ":"))
+    """Return a digest of what was sent; every release must return the same one."""
+    sent = [{name: value for name, value in asdict(change).items() if name != "instant"} for change in pushed]
+    canonical = json.dumps(sent, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _row(change: Change) -> dict[str, str | int | None]:
+def _row(change: Change, received_at: int) -> dict[str, str | int | None]:
     return {
         "table_name": change.table,
         "op": change.op,
         "row_id": change.row_id,
         "timestamp": change.timestamp,
         "data": change.data,
+        "received_at": received_at,
+        "order_at": None if change.instant is None else min(change.instant, received_at),
     }
 
 
-def _window(connection: Connection, app: str, user: str, head: int, query: Query) -> Window:
-    """Find by index which part of the log a page must read; none if the filter matches nothing."""
-    after, last = query.cursor, head
-    if query.since is not None:
-        after = _first_at(connection, app, user, query.since, after, head) - 1
-    if query.until is not None:
-        last = _first_at(connection, app, user, query.until, after, head) - 1
-    if query.tables is None:
-        return Window(after, last, head, has_more=False)
-    first = _first_of(connection, app, user, set(query.tables), after, last)
-    if first is None:
-        return Window(last, last, head, has_more=False)
-    end = first + MAX_EXAMINED - 1
-    return Window(first - 1, end, end, has_more=True) if end < last else Window(first - 1, last, head, has_more=False)
+def _check_latest(app: str, log: str, query: Query) -> None:
+    """Raise InvalidField if `latest` is not served for this app, or not with this filter."""
+    if log != ROWS:
+        raise InvalidField(
+            f"latest: the log of this app keeps the history: an administrator can change that with: flask synckit app "
+            f"set {app} --log rows"
+        )
+    if query.since is not None or query.until is not None:
+        raise InvalidField("latest: must not be combined with since or until")
 
 
-def _first_at(connection: Connection, app: str, user: str, moment: int, after: int, head: int) -> int:
-    """Return the first `seq` received at or after a time; by bisection, since times increase with `seq`."""
-
-    def received_at(seq: int) -> int:
-        found = connection.execute(_RECEIVED_AT, {"app": app, "user": user, "seq": seq}).scalar()
-        return sys.maxsize if found is None else int(found)
-
-    behind = range(after + 1, head + 1)
-    return after + 1 + bisect_left(behind, moment, key=received_at)
-
-
-def _first_of(connection: Connection, app: str, user: str, tables: Iterable[str], after: int, last: int) -> int | None:
-    """Return the first `seq` of any of these tables, or None."""
-    places = ({"app": app, "user": user, "table": table, "after": after} for table in tables)
-    found = ((place["table"], connection.execute(_NEXT_OF_TABLE, place).first()) for place in places)
-    return min((row.seq for table, row in found if row and row.table_name == table and row.seq <= last), default=None)
-
-
-def _selection(app: str, user: str, window: Window, query: Query) -> Select[Any]:
-    mine = and_(changes.c.app_id == app, changes.c.user_id == user)
-    rows = select(changes).where(mine, changes.c.seq > window.after, changes.c.seq <= window.last)
-    if query.tables is not None:
-        rows = rows.where(changes.c.table_name.in_(query.tables))
-    rows = rows.order_by(changes.c.seq).limit(query.limit + 1)
-    return rows.execution_options(yield_per=ROWS_AT_ONCE) if window.last - window.after > ROWS_AT_ONCE else rows
-
-
-def _page(found: Iterable[Row[Any]], limit: int) -> tuple[list[Row[Any]], bool]:
-    """Return rows up to the limits of count and data size, at least one, and whether there are more."""
-    rows: list[Row[Any]] = []
-    size = 0
-    for row in found:
-        size += len((row.data or "").encode())
-        if rows and (len(rows) == limit or size > PAGE_BYTES):
-            return rows, True
-        rows.append(row)
-    return rows, False
+def _confirmed(query: Query, device: KnownDevice) -> int:
+    """Return up to where the device has applied the log; a pull with a filter says nothing new about that."""
+    if query.confirmed is not None:
+        return query.confirmed
+    return (device.confirmed or 0) if query.is_filtered else query.cursor

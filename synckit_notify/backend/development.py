@@ -24,7 +24,7 @@ from ..settings import jwt_keys, with_environment
 from . import accounts
 from .access_tokens import PASTED_TOKEN_SECONDS
 from .context import EXTENSION_NAME, Backend
-from .database.schema import apps, now
+from .database.schema import ROWS, apps, now
 from .database.store import Store
 from .errors import Busy
 from .passwords import hash_password
@@ -138,7 +138,7 @@ def _make_demo(connection: Connection, password_hash: str) -> Demo | None:
     """Store the demo, unless another worker or an administrator has stored an app meanwhile."""
     if _has_apps(connection):
         return None
-    _, api_key = accounts.add_app(connection, DEMO_APP)
+    _, api_key = accounts.add_app(connection, DEMO_APP, ROWS)
     page, _ = accounts.add_app(connection, PAGE_APP)
     user = accounts.add_user(connection, DEMO_EMAIL, password_hash)
     device = accounts.register_device(connection, page, user, name="curl", platform="linux", installation_id=None)

@@ -1,9 +1,14 @@
-"""When each device was last seen, to the hour: pull and push note it in memory, and a thread stores it a second later.
+"""When each device was last seen, to the hour, and up to where it has applied the log.
 
-    pull, push ──▶ note(device, stored time) ──▶ older than an hour? ──▶ a set ──▶ one transaction for many devices
+Pull and push note it in memory, and a thread stores it a second later.
+
+    pull, push ──▶ note(device, what is stored) ──▶ older than an hour? ──▶ a dict ──▶ one transaction for many devices
 
 A pull only reads, so it must not wait for the writer nor fail with it; and thousands of devices may reconnect within a
 minute. What is lost with a process, or while the database cannot be written, is noted at the device's next request.
+
+The stored `confirmed` may be an hour behind what the device has applied, but not ahead of it: a device that goes back,
+because it was restored from a copy, is noted at once.
 """
 
 import threading
@@ -13,7 +18,7 @@ from contextlib import suppress
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import Refused
-from .accounts import note_seen
+from .accounts import KnownDevice, note_seen
 from .database.schema import now
 from .database.store import Store
 
@@ -35,15 +40,22 @@ class LastSeen:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: set[str] = set()
+        self._waiting: dict[str, int | None] = {}
         self._is_storing = False
 
-    def note(self, device_id: str, stored_at: int | None) -> None:
-        """Note that a device is in use, unless it was stored less than an hour ago (`stored_at`, microseconds)."""
-        if stored_at is not None and now() - stored_at < PRECISION_MICROSECONDS:
+    def note(self, device_id: str, stored: KnownDevice, confirmed: int | None = None) -> None:
+        """Note that a device is in use and, for a pull, up to which `seq` it has applied the log.
+
+        Nothing is noted if that was stored less than an hour ago, unless the device's first pull or a lower `seq` is
+        new.
+        """
+        is_recent = stored.seen_at is not None and now() - stored.seen_at < PRECISION_MICROSECONDS
+        goes_back = confirmed is not None and (stored.confirmed is None or confirmed < stored.confirmed)
+        if is_recent and not goes_back:
             return
-        if len(self._waiting) < MAX_WAITING:
-            self._waiting.add(device_id)
+        if device_id in self._waiting or len(self._waiting) < MAX_WAITING:
+            waiting = self._waiting.get(device_id)
+            self._waiting[device_id] = waiting if confirmed is None else confirmed
         if not self._is_storing:
             self._is_storing = True
             try:
@@ -60,13 +72,16 @@ class LastSeen:
         finally:
             self._is_storing = False
 
-    def _store_some(self, batch: list[str]) -> None:
+    def _store_some(self, batch: dict[str, int | None]) -> None:
+        if not self._store.is_open():  # the application was closed meanwhile
+            return
         with suppress(Refused, SQLAlchemyError):  # pushes report what is wrong with the database
             self._store.write(lambda connection: note_seen(connection, batch, now()))
 
-    def _take(self) -> list[str]:
-        batch: list[str] = []
-        with suppress(KeyError):  # the set is empty
+    def _take(self) -> dict[str, int | None]:
+        batch: dict[str, int | None] = {}
+        with suppress(KeyError):  # none is left
             while len(batch) < MAX_AT_ONCE:
-                batch.append(self._waiting.pop())
+                device_id, confirmed = self._waiting.popitem()
+                batch[device_id] = confirmed
         return batch

@@ -126,6 +126,13 @@ class Fields:
             raise InvalidField(f"{self.path}{name}: must be an integer from {least} to {most}")
         return int(text)
 
+    def flag(self, name: str) -> bool:
+        """Return a boolean; one that is missing is false."""
+        value = self._values.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise InvalidField(f"{self.path}{name}: must be true or false")
+        return bool(value)
+
     def objects(self, name: str, *, most: int) -> list["Fields"]:
         """Return a list of one or more objects."""
         values = self._list(name, most)
@@ -141,11 +148,10 @@ class Fields:
         values = {f"{name}[{index}]": value for index, value in enumerate(self._list(name, most))}
         return [Fields(values, self.path).text(item, longest=longest) for item in values]
 
-    def timestamp(self, name: str) -> str:
-        """Return an RFC 3339 timestamp as it was sent."""
+    def timestamp(self, name: str) -> tuple[str, int]:
+        """Return an RFC 3339 timestamp as it was sent, and as stored microseconds, rounded up."""
         value = self.text(name, longest=64)
-        self._microseconds(name, value)
-        return value
+        return value, self._microseconds(name, value)
 
     def optional_instant(self, name: str) -> int | None:
         """Return an RFC 3339 timestamp as stored microseconds, rounded up, or None if it is missing."""
@@ -169,7 +175,7 @@ class Fields:
         return values
 
     def _microseconds(self, name: str, value: str) -> int:
-        moment = _microseconds(value)
+        moment = microseconds(value)
         if moment is None:
             raise InvalidField(
                 f"{self.path}{name}: must be RFC 3339 with a time zone, without leap seconds and with at most 9 digits "
@@ -178,7 +184,7 @@ class Fields:
         return moment
 
 
-def _microseconds(text: str) -> int | None:
+def microseconds(text: str) -> int | None:
     """Return microseconds since 1970, rounded up, or None for a timestamp that not every client can parse.
 
     It must be RFC 3339 without leap seconds, with at most nine digits of a second, and lie in the years 1 to 9999, both

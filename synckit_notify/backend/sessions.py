@@ -151,6 +151,13 @@ def delete_device(connection: Connection, app: str, user: str, device: str) -> H
     return Holder(app, user, device)
 
 
+def end(connection: Connection, session: str) -> Holder | None:
+    """End one session and return its owner, or None if it has ended already."""
+    mine = sessions.delete().where(sessions.c.family_hash == session)
+    row = connection.execute(mine.returning(*_HOLDER)).first()
+    return None if row is None else Holder(*row)
+
+
 def began_with(connection: Connection, app: str, code_hash: str) -> bool:
     """Return whether this code began a session of this app that has not ended."""
     return connection.execute(select(sessions.c.family_hash).where(*_of_code(app, code_hash))).first() is not None

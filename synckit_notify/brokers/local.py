@@ -33,7 +33,7 @@ MAX_RECEIVED = 500
 PUMP_PAUSE_SECONDS = 0.01
 
 TIMING = DEFAULT_TIMING._replace(ping=1.0)
-"""A ping only looks at the folder: for our own socket, and for the mark of a gap."""
+"""A ping only looks at the folder: at its mode, for our own socket, and for the mark of a gap."""
 
 
 class LocalEngine:
@@ -57,6 +57,7 @@ class LocalEngine:
         """Bind a new socket and return it; raises ConnectionLost."""
         try:
             self.folder.prepare()
+            self.folder.remove_dead()
             return LocalConnection(self)
         except FolderRefused as error:
             self.folder.report(error)
@@ -106,8 +107,9 @@ class LocalConnection:
         self._signals.append(Signal.SUBSCRIBED)
 
     def ping(self) -> None:
-        """Look whether the socket is still in the folder, and whether a process left the mark of a gap."""
+        """Look whether the socket is still in a safe folder, and whether a process left the mark of a gap."""
         try:
+            self._engine.folder.check()
             os.lstat(self._path)
         except OSError as error:
             raise ConnectionLost(f"the socket {self._path} was removed") from error

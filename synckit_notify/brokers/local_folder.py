@@ -11,10 +11,12 @@ environment is not asked for a temporary folder: a shell, cron and systemd have 
 import hashlib
 import os
 import secrets
+import socket
 import stat
 import sys
 import time
 import uuid
+from _socket import socket as KernelSocket
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -117,6 +119,14 @@ class LocalFolder:
             self._remove_leftover(name, sockets)
         return sockets
 
+    def remove_dead(self) -> None:
+        """Remove the sockets of this boot, in any namespace, on which nobody listens: their processes were killed."""
+        with suppress(OSError), os.scandir(self.path) as entries:
+            names = [entry.name for entry in entries]
+        for name in names:
+            if f".{_boot_id()}." in name and not name.endswith(MARKER) and _is_dead(self.path / name):
+                self.remove(name)
+
     def mark(self, name: str) -> None:
         """Tell the process of a socket that messages for it were lost. Needs no file descriptor."""
         with suppress(OSError):
@@ -166,6 +176,20 @@ def is_short_enough(folder: Path) -> bool:
 
 def _is_ours(found: os.stat_result) -> bool:
     return found.st_gid in {os.getegid(), *os.getgroups()}
+
+
+def _is_dead(path: Path) -> bool:
+    """Return whether nobody listens on a socket."""
+    sock = KernelSocket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        sock.connect(str(path))
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # another user's, or removed
+        return False
+    finally:
+        sock.close()
+    return False
 
 
 def _boot_id() -> str:

@@ -29,6 +29,9 @@ MAX_DATAGRAM_BYTES = 32_768
 RETRY_SECONDS = 0.02
 """How long the thread waits for a peer that is full before it looks for others."""
 
+LOOK_SECONDS = 0.25
+"""How long the thread waits before it looks into the folder again, if that was not possible."""
+
 NO_MEMORY = (errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -125,6 +128,7 @@ class LocalSender:
             self._folder.report(error)
             for name in list(self._peers):
                 self._forget(name)
+            self._unknown_peers = True
         except OSError as error:
             self._faults.error(
                 error.errno, "other processes cannot be reached now; they will be told to look: %s", error
@@ -201,7 +205,7 @@ class LocalSender:
                     self._thread = None
                     return
             try:
-                self._send_what_waits(RETRY_SECONDS)
+                self._send_what_waits(LOOK_SECONDS if self._unknown_peers else RETRY_SECONDS)
             except Exception as error:
                 self._faults.error(type(error).__name__, "sending to other processes failed", exc_info=error)
                 time.sleep(RETRY_SECONDS)

@@ -3,8 +3,8 @@
 from .client import SyncKitClient
 from .errors import (
     DecryptionFailed,
-    EncryptionExists,
     InvalidEnvelope,
+    KeychainError,
     NetworkError,
     NoMasterKey,
     NotAuthenticated,
@@ -18,14 +18,17 @@ from .models import (
     Account,
     ChangeEntry,
     Device,
+    EncryptionSetup,
     Order,
     Position,
     PulledChange,
     PullFilter,
     PullResult,
+    RefusedChange,
     Status,
     UnreadableChange,
 )
+from .run import RunState
 from .stores import PendingEntry, Store
 from .stores.sqlite import SQLiteStore
 from .stores.sqlite_repair import Orphan
@@ -36,8 +39,9 @@ __all__ = [
     "ChangeEntry",
     "DecryptionFailed",
     "Device",
-    "EncryptionExists",
+    "EncryptionSetup",
     "InvalidEnvelope",
+    "KeychainError",
     "NetworkError",
     "NoMasterKey",
     "NotAuthenticated",
@@ -49,6 +53,8 @@ __all__ = [
     "PullFilter",
     "PullResult",
     "PulledChange",
+    "RefusedChange",
+    "RunState",
     "SQLiteStore",
     "ServerError",
     "StateError",

@@ -22,13 +22,14 @@ from socketserver import ThreadingTCPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
+from .cancellable import raise_if_cancelled
 from .errors import NetworkError, NotAuthenticated
 from .foreign_text import printable
 from .models import Account
 from .session import Session
 
 PATH = "/callback"
-POLL_SECONDS = 0.05
+POLL_SECONDS = 0.03
 MAX_REASON_CHARACTERS = 300
 
 PAGE_SECONDS = 2.0
@@ -99,6 +100,7 @@ class Callback:
         while (left := until - time.monotonic()) > 0:
             if closed():
                 raise NetworkError("the client is closed")
+            raise_if_cancelled()
             try:
                 answer = self._answers.get(timeout=min(left, POLL_SECONDS))
             except queue.Empty:

@@ -2,14 +2,13 @@
 
     push:  entries ── encrypt, split into batches ──▶ state ──▶ server ──▶ answered: removed from the state
     pull:  server ──▶ page ── decrypt, drop own changes ──▶ the app ──▶ confirmed: the cursor moves on (LogReader)
+    run:   both, at each notification and after each local edit, until the client is closed (RunLoop)
 
 After a crash, a change may be sent late or pulled again, but is never skipped or stored twice. Thread-safe.
 """
 
 import os
-import threading
 import time
-import weakref
 import webbrowser
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -19,57 +18,31 @@ import httpx2
 
 from ..runtime.per_process import PerProcess
 from .browser_login import log_in
-from .errors import NetworkError, StateError
+from .connection import normalize_url
+from .devices import delete_device, list_devices
+from .errors import NetworkError
 from .log_reader import LogReader
 from .master_key import Encryption, NoEncryption
 from .models import (
     Account,
     ChangeEntry,
     Device,
+    EncryptionSetup,
     PulledChange,
     PulledChanges,
     PullFilter,
     PullResult,
+    RefusedChange,
     Status,
     UnreadableChange,
 )
-from .serialization import batches, digest, member, read_device, read_status
+from .resources import Resources, require_forkable
+from .run import OnState, Reports
+from .serialization import read_status
 from .session import Session
-from .state import Pending, State
+from .state import State
+from .stores import Store
 from .stream import StreamState, SyncNotifyStream
-
-
-class Resources:
-    """The parts of a client that each process makes for itself: state, session, log reader, locks and streams."""
-
-    def __init__(
-        self,
-        server_url: str,
-        api_key: str,
-        state: str | os.PathLike[str] | None,
-        keys: Encryption | NoEncryption,
-        *,
-        strict: bool,
-        http: httpx2.Client | None,
-        clock: Callable[[], float],
-        wait: Callable[[float], object] | None,
-    ) -> None:
-        self.state = State.open(state)
-        try:
-            self.session = Session(server_url, api_key, self.state, http=http, clock=clock, wait=wait)
-        except BaseException:
-            self.state.close()
-            raise
-        self.log = LogReader(self.session, self.state, keys, strict=strict)
-        self.pushing = threading.Lock()
-        self.streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
-
-    def close(self) -> None:
-        """End the streams and the waits of other threads; close the connections and the state file."""
-        for stream in list(self.streams):
-            stream.close()
-        self.session.close()
-        self.state.close()
 
 
 class SyncKitClient:
@@ -79,6 +52,7 @@ class SyncKitClient:
     - `api_key` identifies the app to the server.
     - `state` is the path of a file that keeps the session, the cursor and unsent changes; None keeps them in memory.
       The file never contains the master key, so set up encryption in each process.
+    - `moved_from` is the former URL of a server that has moved, for a state file that belongs to that URL.
     - `encrypt=False` sends data as JSON that the server can read.
     - `strict=True` raises DecryptionFailed where a pull would leave out a change that cannot be read.
     - `http` is an `httpx2.Client` to use instead of one made here. It must not use HTTP/2, and it is not closed.
@@ -97,6 +71,7 @@ class SyncKitClient:
         *,
         api_key: str,
         state: str | os.PathLike[str] | None = None,
+        moved_from: str | None = None,
         encrypt: bool = True,
         strict: bool = False,
         http: httpx2.Client | None = None,
@@ -104,11 +79,22 @@ class SyncKitClient:
         wait: Callable[[float], object] | None = None,
     ) -> None:
         self._maker, self._closed = os.getpid(), False
-        self._keys = Encryption(lambda: self._session) if encrypt else NoEncryption()
+        former = None if moved_from is None else normalize_url(moved_from, "moved_from")
+        self._keys = Encryption(lambda: self._session, lambda: self._state, former) if encrypt else NoEncryption()
 
         def open_here() -> Resources:
-            self._require_usable_here(in_memory=state is None, shared_http=http is not None)
-            return Resources(server_url, api_key, state, self._keys, strict=strict, http=http, clock=clock, wait=wait)
+            if self._closed:
+                raise NetworkError("the client is closed")
+            if os.getpid() != self._maker:
+                require_forkable(in_memory=state is None, shared_http=http is not None)
+            return Resources(
+                *(server_url, api_key, state, self._keys),
+                moved_from=former,
+                strict=strict,
+                http=http,
+                clock=clock,
+                wait=wait,
+            )
 
         self._here = PerProcess(open_here)
         self._here.get()
@@ -147,39 +133,61 @@ class SyncKitClient:
         Call this once before `push` and `pull`, and again if the server answers 404 because it deleted the device.
         `platform` is one of macos, windows, linux, ios, android and web.
         """
-        body = {"device_name": name, "platform": platform, "installation_id": self._state.installation_id}
-        device = read_device(self._session.call("POST", "/api/sync/devices", body, idempotent=True), platform)
-        self._state.keep_device(device)
-        return device
+        return self._here.get().register_device(name, platform)
+
+    @property
+    def account(self) -> Account | None:
+        """The account that this state belongs to, also after a log-out; None before the first log-in."""
+        return self._state.account()
+
+    def devices(self) -> list[Device]:
+        """Return the account's devices in this app, ordered by id."""
+        return list_devices(self._session)
+
+    def delete_device(self, device_id: str) -> None:
+        """Delete a device of the account and end its sessions; raises ServerError with status 404 if there is none."""
+        delete_device(self._session, device_id)
+
+    def change_password(self, old: str, new: str) -> None:
+        """Change the password of the account; all its other sessions end, and this one goes on.
+
+        Raises ServerError with status 403 if the old password is wrong. After a NetworkError the password may have been
+        changed: log in with the new one, or with the old one.
+        """
+        self._session.change_password(old, new)
+
+    def logout(self) -> bool:
+        """Log out here; return whether the server ended the session too, which it cannot do while it is unreachable.
+
+        Forgets the tokens, and removes the master key from this process and from the keychain. Everything else stays in
+        the state: pending changes are sent after the next log-in with the same account. Raises KeychainError if the key
+        cannot be removed from the keychain.
+        """
+        ended = self._session.log_out()
+        self._keys.forget()
+        return ended
 
     def push(self, entries: Iterable[ChangeEntry]) -> int:
         """Send changes, after those still pending from earlier calls; return the server's cursor after the last one.
 
-        The changes are written to the state before anything is sent. After an error or a crash, `push([])` sends the
-        rest, and a call with the same entries while they are pending adds nothing. A batch that the server refuses
-        stays pending and blocks later ones: after a 404 register the device again, otherwise call `discard_pending()`.
+        The changes are written to the state before anything is sent, also without a network and before
+        `register_device`. After an error or a crash, `run`, `follow` or `push([])` sends the rest, and a call with the
+        same entries while they are pending adds nothing. A batch that the server refuses stays pending and blocks later
+        ones: after a 404 register the device again, otherwise call `discard_pending()`.
 
-        Raises ValueError for an entry that no server accepts, and NoMasterKey; in both cases no entry is kept.
+        Raises ValueError for an entry that no server accepts, NotAuthenticated before the first log-in, and
+        NoMasterKey; in these cases no entry is kept. Raises StateError before `register_device`.
         """
-        entries = list(entries)
-        device = self._state.device_id()
-        if entries:
-            sealed = list(batches(entries, self._keys.codec(), self._session.account()))
-            self._state.add_pending(digest(entries), sealed)
-        with self._here.get().pushing:
-            while (batch := self._state.next_pending()) is not None:
-                self._send(batch, device)
-        return self._state.pushed_to()
+        return self._here.get().sender.push(entries)
 
     @property
     def pending_changes(self) -> int:
         """The number of pushed changes that the server has not answered yet."""
-        return self._state.count_pending()
+        return self._state.queue.count()
 
     def discard_pending(self) -> int:
         """Drop all pending changes and return their number; the server may already have stored some of them."""
-        with self._here.get().pushing:
-            return self._state.discard_pending()
+        return self._here.get().sender.discard()
 
     def pull(
         self,
@@ -204,6 +212,46 @@ class SyncKitClient:
         """
         return self._log.collect(on_unreadable) if apply is None else self._log.apply(apply, on_unreadable)
 
+    def run(
+        self,
+        store: Store,
+        *,
+        on_state: OnState | None = None,
+        on_refused: Callable[[RefusedChange], object] | None = None,
+        on_unreadable: Callable[[UnreadableChange], object] | None = None,
+    ) -> None:
+        """Keep a store in step with the account until `close()`: send its edits, and apply the changes of the account.
+
+        It goes on through outages, restarts of the server, sleep of the machine and full disks, and repeats what
+        failed. `on_state` is called with each new state and its reason. Local changes that cannot be sent are passed to
+        `on_refused`, changes that cannot be read to `on_unreadable`. The callbacks and the methods of the store are
+        called in this thread.
+
+        Raises NotAuthenticated if the user must log in, NoMasterKey if encryption was never set up in this process,
+        StateError before `register_device`, ServerError with status 403, RuntimeError if the client runs already, and
+        errors of the store that do not pass by themselves.
+        """
+        if not self._closed:
+            self._here.get().run(store, Reports(on_state, on_refused, on_unreadable))
+
+    def follow(
+        self,
+        apply: Callable[[list[PulledChange]], object],
+        *,
+        latest: bool = False,
+        on_state: OnState | None = None,
+        on_refused: Callable[[RefusedChange], object] | None = None,
+        on_unreadable: Callable[[UnreadableChange], object] | None = None,
+    ) -> None:
+        """Pull with `apply` at each notification until `close()`, for an app with a storage of its own.
+
+        `apply` is called as by `pull`. If it raises an exception, that is logged, and the page comes again later.
+        Changes that `push` could not send are sent. `latest` asks the server for the winner of each row only, by the
+        one order. Goes on, reports and raises as `run` does.
+        """
+        if not self._closed:
+            self._here.get().follow(apply, Reports(on_state, on_refused, on_unreadable), latest=latest)
+
     def pull_filtered(
         self, chosen: PullFilter, *, on_unreadable: Callable[[UnreadableChange], object] | None = None
     ) -> PulledChanges:
@@ -214,8 +262,11 @@ class SyncKitClient:
         return self._log.choose(chosen, on_unreadable)
 
     def retry_unreadable(self) -> bool:
-        """Make the next `pull` start at the first change that could not be read; return whether there is one."""
-        return self._state.retry_unreadable()
+        """Make the next `pull` start at the first change that could not be read; return whether there is one.
+
+        While `run` or `follow` is running, it pulls at once.
+        """
+        return self._here.get().retry_unreadable()
 
     def status(self) -> Status:
         """Ask the server for the state of its log."""
@@ -235,28 +286,35 @@ class SyncKitClient:
         self._here.get().streams.add(stream)
         return stream
 
-    def setup_encryption_new(self, passphrase: str) -> None:
-        """Create the account's master key, on its first device; takes about 0.2 s and 64 MiB.
+    def setup_encryption(self, passphrase: str | None = None, *, remember: bool = False) -> EncryptionSetup:
+        """Open the account's master key with the passphrase, or make the key if the account has none.
 
-        The key is kept in memory; the server stores it encrypted with the passphrase. Raises EncryptionExists if the
-        account already has a master key.
+        Takes about 0.2 s and 64 MiB. Without the network it works if this state file has been set up before. Without a
+        passphrase the key is read from the keychain of the operating system, where `remember=True` writes it (the
+        extra `keychain`).
+
+        Raises InvalidEnvelope for a wrong passphrase; NoMasterKey if the passphrase was changed on another device, or
+        without a passphrase if the keychain has no key; KeychainError. After a NoMasterKey, changes can still be pushed
+        with the former key if this state file was set up with it.
         """
-        self._keys.setup_new(passphrase)
-
-    def setup_encryption_existing(self, passphrase: str) -> None:
-        """Fetch the account's master key and decrypt it with the passphrase; takes about 0.2 s and 64 MiB.
-
-        Raises NoMasterKey if the account has none, and InvalidEnvelope for a wrong passphrase.
-        """
-        self._keys.setup_existing(passphrase)
+        return self._keys.setup(passphrase, remember=remember)
 
     def change_passphrase(self, old: str, new: str) -> None:
         """Encrypt the same master key with a new passphrase.
 
-        Raises what `setup_encryption_existing` raises, and ServerError with status 409 if another device changed the
-        passphrase at the same time.
+        Raises InvalidEnvelope for a wrong passphrase, and NoMasterKey if there is no master key, or if another device
+        changed the passphrase.
         """
         self._keys.change_passphrase(old, new)
+
+    def rotate_master_key(self, old_passphrase: str, new_passphrase: str) -> None:
+        """Make a new master key that encrypts from now on, and a new passphrase, in one step.
+
+        The newest 32 older keys are kept for reading. Other devices need the new passphrase: their calls raise
+        NoMasterKey until `setup_encryption` is called with it. Removes the key from the keychain. Raises what
+        `change_passphrase` raises.
+        """
+        self._keys.rotate(old_passphrase, new_passphrase)
 
     def close(self) -> None:
         """End the streams and the waits of other threads; close connections and state file. May be called twice."""
@@ -270,25 +328,3 @@ class SyncKitClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _require_usable_here(self, *, in_memory: bool, shared_http: bool) -> None:
-        """Raise if the client is closed, or if this process was forked and cannot share its parent's client."""
-        if self._closed:
-            raise NetworkError("the client is closed")
-        if os.getpid() == self._maker:
-            return
-        if in_memory:
-            raise StateError(
-                "this client was made before the process was forked, and its state is in memory: two processes would "
-                "end each other's session; pass state=<file>, or make a client in each process"
-            )
-        if shared_http:
-            raise StateError(
-                "this client was made before the process was forked, with http=...: two processes on one connection "
-                "get each other's answers; leave http out, or make a client in each process"
-            )
-
-    def _send(self, batch: Pending, device: str) -> None:
-        body = {"device_id": device, "push_id": batch.push_id, "changes": batch.changes}
-        answer = self._session.call("POST", "/api/sync/push", body, idempotent=True)
-        self._state.finish_pending(batch.push_id, member(answer, "cursor", int))

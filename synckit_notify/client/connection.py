@@ -5,13 +5,13 @@ httpx2 fixes the time limit of reads when the body starts, and `close()` waits f
 without a limit and passes the bytes on, and closing shuts down the socket under it. "No bytes yet" is a TimeoutError;
 every failure of the network is a NetworkError. Only the session may use this file; thread-safe.
 
-Each request runs in a thread of its own, so that `close()` ends all waits at once and a response that arrives too
-slowly is abandoned. The size of a response is bounded after decompression, its time by its size.
+Each request runs in a thread of its own, so that `close()` ends all waits at once, the cancellation of one call ends
+its own (cancellable.py), and a response that arrives too slowly is abandoned. Its socket is shut down then. The size of
+a response is bounded after decompression, its time by its size.
 """
 
 import contextlib
 import json
-import socket
 import threading
 import time
 import weakref
@@ -22,19 +22,12 @@ from typing import Any, TypeVar
 
 import httpx2
 
-from .cancellable import start
+from .cancellable import on_cancel, raise_if_cancelled, start
 from .environment import make_http_client, proxy_for
 from .errors import NetworkError
 from .foreign_text import printable
-from .responses import (
-    MAX_RESPONSE_BYTES,
-    HttpResponse,
-    Redirect,
-    error_message,
-    read_content,
-    redirect_of,
-    refused_stream,
-)
+from .responses import HttpResponse, Redirect, error_message, read_content, redirect_of, refused_stream
+from .transfer import Transfer, shut_down
 
 LIMITS = httpx2.Timeout(30.0, connect=10.0)
 STREAM_LIMITS = {"connect": 10.0, "write": 10.0, "pool": 10.0, "read": 10.0}
@@ -46,40 +39,7 @@ MAX_CHUNKS = 64
 MAX_TEXT_BYTES, TEXT_SECONDS = 8192, 5.0
 CLOSING_SECONDS = 1.0
 
-RESPONSE_SECONDS, MIN_BYTES_PER_SECOND = 60.0, 1024
-"""A request may take this long, and longer only while request and response bodies move at this rate on average."""
-
 T = TypeVar("T")
-
-
-class Transfer:
-    """A request in progress: how many bytes of it and of its response were transferred, and how to abandon it."""
-
-    def __init__(self, sent: int = 0) -> None:
-        self._sent = sent
-        self._response: httpx2.Response | None = None
-        self.given_up = False
-
-    def seconds_left(self, seconds: float) -> float:
-        """Return how much longer it may take after these seconds; raises NetworkError if its time is over."""
-        response = self._response
-        moved = self._sent + (0 if response is None else response.num_bytes_downloaded)
-        left = RESPONSE_SECONDS + moved / MIN_BYTES_PER_SECOND - seconds
-        if left <= 0 or moved > self._sent + MAX_RESPONSE_BYTES:
-            raise NetworkError(f"no complete answer from the server after {seconds:.0f} s")
-        return left
-
-    def answered(self, response: httpx2.Response) -> None:
-        """Keep the response, whose headers have arrived, so that its socket can be shut down."""
-        self._response = response
-        if self.given_up:
-            shut_down(response)
-
-    def give_up(self) -> None:
-        """Shut down the connection, now or as soon as its response is known."""
-        self.given_up = True
-        if self._response is not None:
-            shut_down(self._response)
 
 
 class HttpClient:
@@ -92,6 +52,7 @@ class HttpClient:
         self._connections: weakref.WeakSet[HttpEventConnection] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._calls: set[Future[Any]] = set()
+        self._opened: weakref.WeakSet[Any] = weakref.WeakSet()
         self._closed = False
 
     def send(
@@ -109,22 +70,30 @@ class HttpClient:
         if content is not None:
             headers["Content-Type"] = "application/json"
         address = self.url + path
-        request = self._http.build_request(method, address, content=content, data=form, headers=headers, timeout=LIMITS)
-        transfer = Transfer(len(content or ""))
+        transfer = self._transfer(len(content or ""))
+        request = self._http.build_request(
+            method,
+            address,
+            content=content,
+            data=form,
+            headers=headers,
+            timeout=LIMITS,
+            extensions={"trace": transfer.trace},
+        )
         return self._wait(lambda: self._fetch(request, transfer, path), transfer)
 
-    def subscribe(self, query: Mapping[str, str], token: str, secrets: Iterable[str]) -> "HttpEventConnection":
+    def subscribe(
+        self, query: Mapping[str, str], token: str, secrets: Iterable[str], *, path: str = "/api/sync/subscribe"
+    ) -> "HttpEventConnection":
         """Return the response to a subscription as soon as its headers have arrived.
 
         Raises NetworkError, ProtocolError for HTTP/2, and ServerError if the server has moved permanently.
         """
         limits: dict[str, float | None] = dict(STREAM_LIMITS)
         headers = {"Accept": "text/event-stream", "Accept-Encoding": "identity", "Authorization": f"Bearer {token}"}
-        path = "/api/sync/subscribe"
-        request = self._http.build_request(
-            "GET", self.url + path, params=query, headers=headers, extensions={"timeout": limits}
-        )
-        transfer = Transfer()
+        transfer = self._transfer()
+        extensions = {"timeout": limits, "trace": transfer.trace}
+        request = self._http.build_request("GET", self.url + path, params=query, headers=headers, extensions=extensions)
 
         def connect() -> HttpEventConnection:
             response = self._send(request)
@@ -155,12 +124,26 @@ class HttpClient:
         for connection in connections:
             connection.join(CLOSING_SECONDS)
         if self._owned:
+            with self._lock:
+                opened = list(self._opened)
+            for stream in opened:
+                shut_down(stream)
             self._http.close()
+
+    def _transfer(self, sent: int = 0) -> Transfer:
+        def opened(stream: Any) -> None:
+            with self._lock:
+                self._opened.add(stream)
+            if self._closed and self._owned:
+                shut_down(stream)
+
+        return Transfer(opened, sent)
 
     def _wait(
         self, call: Callable[[], T], transfer: Transfer, discard: Callable[[T], object] = lambda result: None
     ) -> T:
-        """Run the call in a thread; abandon it when the client is closed or the transfer is too slow."""
+        """Run the call in a thread; abandon it when it is cancelled or too slow, or when the client is closed."""
+        raise_if_cancelled()
         began, over = time.monotonic(), threading.Event()
         future = start(call, discard=discard)
         future.add_done_callback(lambda _: over.set())
@@ -169,10 +152,12 @@ class HttpClient:
         if self._closed:
             future.cancel()
         try:
-            while not over.wait(transfer.seconds_left(time.monotonic() - began)):
-                pass
+            with on_cancel(future.cancel):
+                while not over.wait(transfer.seconds_left(time.monotonic() - began)):
+                    pass
             return future.result()
         except CancelledError:
+            raise_if_cancelled()
             raise NetworkError("the client is closed") from None
         finally:
             if future.cancel() or future.cancelled():
@@ -213,7 +198,7 @@ class HttpClient:
 
 
 class HttpEventConnection:
-    """A response to a subscription, as EventConnection in stream.py says; one thread reads, any thread may close."""
+    """A response to a subscription, as EventConnection says; one thread reads, any thread may close."""
 
     def __init__(
         self, response: httpx2.Response, secrets: Iterable[str] = (), redirect: Redirect | None = None
@@ -263,7 +248,7 @@ class HttpEventConnection:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        shut_down(self._response)
+        shut_down(self._response.extensions.get("network_stream"))
 
     def join(self, seconds: float) -> None:
         """Wait until the thread of a closed connection has ended."""
@@ -294,30 +279,20 @@ class HttpEventConnection:
             return not self._closed
 
 
-def shut_down(response: httpx2.Response) -> None:
-    """Shut down the connection of a response, even while another thread reads from it."""
-    stream = response.extensions.get("network_stream")
-    raw = stream.get_extra_info("socket") if stream is not None else None
-    if raw is not None:
-        with contextlib.suppress(OSError):
-            # The method of the plain socket: that of SSLSocket would discard the TLS state of the thread that reads.
-            socket.socket.shutdown(raw, socket.SHUT_RDWR)
-
-
 def reason(error: Exception) -> str:
     """Return why no response arrived; the text of most errors is left out, since it may quote the request."""
     detail = str(error) if isinstance(error, httpx2.ConnectError | httpx2.ProxyError) else ""
     return f"no answer from the server: {printable(detail) or type(error).__name__}"
 
 
-def normalize_url(server_url: str) -> str:
-    """Return a URL without a slash or `/api/sync` at its end; raises ValueError."""
+def normalize_url(server_url: str, name: str = "server_url") -> str:
+    """Return a URL without a slash or `/api/sync` at its end; raises ValueError with the name of the argument."""
     try:
         url = httpx2.URL(server_url)
     except (httpx2.InvalidURL, TypeError):
-        raise ValueError("server_url must be an http or https URL, such as https://sync.example.org") from None
+        raise ValueError(f"{name} must be an http or https URL, such as https://sync.example.org") from None
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
         raise ValueError(
-            "server_url must be an http or https URL without user, query or fragment, such as https://sync.example.org"
+            f"{name} must be an http or https URL without user, query or fragment, such as https://sync.example.org"
         )
     return str(url).rstrip("/").removesuffix("/api/sync").rstrip("/")

@@ -2,7 +2,10 @@
 
     passphrase ──Argon2id──▶ wrapping key ──▶ envelope, kept by the server ──▶ master key, in memory only ──▶ Cipher
 
-XChaCha20-Poly1305 encrypts the master key and the `data` of each change. The context of a change (app, user, table,
+The envelope also holds the older master keys of an account, encrypted with the newest one. So a device that has the
+newest key reads them without the passphrase, and a device that has only an older key cannot read a newer one.
+
+XChaCha20-Poly1305 encrypts the master keys and the `data` of each change. The context of a change (app, user, table,
 row, operation, time) is authenticated with its ciphertext. So a server cannot read, alter, move or forge a change; it
 can still withhold changes or send old ones again. The format is this SDK's own, not that of the Rust SDK. No network
 and no clock.
@@ -14,6 +17,7 @@ import hashlib
 import json
 import struct
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
@@ -36,12 +40,16 @@ HEADER_BYTES = 1 + KEY_ID_BYTES
 
 MAX_ENVELOPE_CHARACTERS = 4096
 
+MAX_OLDER_KEYS = 32
+"""Upper bound of the older keys in an envelope, which then has about 1,700 characters."""
+
 MEMORY_KIB, PASSES, LANES = 64 * 1024, 3, 1
 BOUNDS = {"memory_kib": (MEMORY_KIB, 256 * 1024), "passes": (PASSES, 10), "lanes": (LANES, 4)}
 """Accepted parameters of an envelope: at least as strong as ours, and within the memory and time of a phone."""
 
 _ENTRY_LABEL = b"synckit_notify entry"
 _KEY_ID_LABEL = b"synckit_notify key id"
+_OLDER_KEYS_LABEL = "synckit_notify older keys"
 
 
 class Unreadable(Exception):
@@ -50,6 +58,10 @@ class Unreadable(Exception):
 
 class Locked(Unreadable):
     """The ciphertext is encrypted with a key that this process does not have, but may get later."""
+
+
+class WrongKey(InvalidEnvelope):
+    """The envelope is well-formed, but this passphrase or this master key does not decrypt it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +77,44 @@ class EntryContext:
 
 
 class Cipher:
-    """The master key of one account, in memory only; immutable and thread-safe."""
+    """The master keys of one account, in memory only; the newest one encrypts. Immutable and thread-safe."""
 
-    __slots__ = ("_header", "_key")
+    __slots__ = ("_header", "_keys")
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        key_id = hashlib.blake2b(_KEY_ID_LABEL, key=key, digest_size=KEY_ID_BYTES).digest()
-        self._header = bytes([FORMAT_VERSION]) + key_id
+    def __init__(self, key: bytes, older: Sequence[bytes] = ()) -> None:
+        self._keys = {_key_id(each): each for each in (key, *older)}
+        self._header = bytes([FORMAT_VERSION]) + _key_id(key)
+
+    @property
+    def newest_key(self) -> bytes:
+        """The key that encrypts."""
+        return self._keys[self._header[1:]]
+
+    @property
+    def newest_id(self) -> str:
+        """The id of the key that encrypts."""
+        return self._header[1:].hex()
 
     @property
     def key_ids(self) -> frozenset[str]:
         """The ids of the keys that this cipher decrypts with; not secret, each ciphertext contains one."""
-        return frozenset({self._header[1:].hex()})
+        return frozenset(key_id.hex() for key_id in self._keys)
+
+    def rotated(self) -> "Cipher":
+        """Return a cipher with a fresh random key, which keeps the newest MAX_OLDER_KEYS of the present keys."""
+        return Cipher(random_bytes(KEY_BYTES), list(self._keys.values())[:MAX_OLDER_KEYS])
+
+    def with_older(self, other: "Cipher") -> "Cipher":
+        """Return a cipher that also decrypts what `other` does, as long as there are at most MAX_OLDER_KEYS."""
+        newest, *older = (self._keys | other._keys).values()
+        return Cipher(newest, older[:MAX_OLDER_KEYS])
 
     def seal(self, context: EntryContext, data: Any) -> str:
         """Encrypt `data`, any JSON value, and return text; raises ValueError or TypeError for other values."""
         plain = json_text.encode(data, separators=(",", ":")).encode()
         nonce = random_bytes(NONCE_BYTES)
         sealed = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(
-            plain, self._authenticated(context), nonce, self._key
+            plain, _authenticated(self._header, context), nonce, self.newest_key
         )
         return _to_base64(self._header + nonce + sealed)
 
@@ -100,18 +130,22 @@ class Cipher:
         if raw is None:
             raise Unreadable("it is not encrypted, or not in a format of this SDK")
         header, nonce, sealed = _split(raw, HEADER_BYTES, NONCE_BYTES)
-        if header != self._header:
+        key = self._keys.get(header[1:])
+        if key is None:
             raise Locked("it is encrypted with a key that this process does not have")
         try:
             plain = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(
-                sealed, self._authenticated(context), nonce, self._key
+                sealed, _authenticated(header, context), nonce, key
             )
         except CryptoError as error:
             raise Unreadable("it was altered or moved, or is not encrypted by this account") from error
         return decode_data(plain)
 
     def wrap(self, app: str, user: str, passphrase: str) -> str:
-        """Encrypt the master key with the passphrase; return the envelope. Takes about 0.2 s and 64 MiB."""
+        """Encrypt the newest key with the passphrase, the older ones with the newest; return the envelope.
+
+        Takes about 0.2 s and 64 MiB.
+        """
         public: dict[str, Any] = {
             "version": FORMAT_VERSION,
             "kdf": "argon2id",
@@ -120,19 +154,23 @@ class Cipher:
             "lanes": LANES,
             "salt": _to_base64(random_bytes(SALT_BYTES)),
             "nonce": _to_base64(random_bytes(NONCE_BYTES)),
+            "key_id": self.newest_id,
         }
+        if len(self._keys) > 1:
+            public["older"] = self._seal_older_keys(app, user)
         wrapped = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(
-            self._key,
+            self.newest_key,
             _associated_data(public, app, user),
             _from_base64(public["nonce"]),
             _wrapping_key(public, passphrase),
         )
         return _canonical(public | {"wrapped": _to_base64(wrapped)})
 
-    def _authenticated(self, context: EntryContext) -> bytes:
-        """Encode the context, each part after its length, so that no two contexts have the same encoding."""
-        parts = [_ENTRY_LABEL, self._header, *(part.encode() for part in astuple(context))]
-        return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+    def _seal_older_keys(self, app: str, user: str) -> str:
+        _, *older = self._keys.values()
+        nonce, context = random_bytes(NONCE_BYTES), _older_keys_context(app, user)
+        sealed = sodium.crypto_aead_xchacha20poly1305_ietf_encrypt(b"".join(older), context, nonce, self.newest_key)
+        return _to_base64(nonce + sealed)
 
 
 def ciphertext_of(text: str) -> bytes | None:
@@ -160,7 +198,7 @@ def new_cipher() -> Cipher:
 
 
 def unwrap(envelope: str, app: str, user: str, passphrase: str) -> Cipher:
-    """Return the cipher of an envelope; raises InvalidEnvelope for a wrong passphrase or an altered envelope."""
+    """Return the cipher of an envelope; raises WrongKey for a wrong passphrase, InvalidEnvelope for other faults."""
     try:
         public = _read_envelope(envelope)
         wrapped = _from_base64(public.pop("wrapped"))
@@ -170,13 +208,51 @@ def unwrap(envelope: str, app: str, user: str, passphrase: str) -> Cipher:
             _from_base64(public["nonce"]),
             _wrapping_key(public, passphrase),
         )
+        return _with_older_keys(key, public, app, user)
     except CryptoError as error:
-        raise InvalidEnvelope("the passphrase does not decrypt this account's master key") from error
+        raise WrongKey("the passphrase does not decrypt this account's master key") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise InvalidEnvelope("the server's envelope was not made by this SDK, or was altered") from error
+        raise _altered() from error
+
+
+def unwrap_with_key(envelope: str, app: str, user: str, key: bytes) -> Cipher:
+    """Return the cipher of an envelope whose newest key is already known.
+
+    Raises WrongKey if the envelope has another newest key, InvalidEnvelope for other faults.
+    """
+    try:
+        public = _read_envelope(envelope)
+        if public.get("key_id", _key_id(key).hex()) != _key_id(key).hex():
+            raise WrongKey("the envelope contains a newer master key")
+        return _with_older_keys(key, public, app, user)
+    except (CryptoError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _altered() from error
+
+
+def newest_key_id(envelope: str) -> str | None:
+    """Return the id of the newest key in an envelope; None if it does not say, as before keys could be rotated."""
+    try:
+        key_id = _read_envelope(envelope).get("key_id")
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return key_id if isinstance(key_id, str) else None
+
+
+def _altered() -> InvalidEnvelope:
+    return InvalidEnvelope("the server's envelope was not made by this SDK, or was altered")
+
+
+def _with_older_keys(key: bytes, public: dict[str, Any], app: str, user: str) -> Cipher:
+    """Return a cipher with the keys that the newest one decrypts; raises CryptoError, ValueError and TypeError."""
     if len(key) != KEY_BYTES:
-        raise InvalidEnvelope("the server's envelope was not made by this SDK, or was altered")
-    return Cipher(key)
+        raise ValueError("a key of another length")
+    if "older" not in public:
+        return Cipher(key)
+    nonce, sealed = _split(_from_base64(public["older"]), NONCE_BYTES)
+    joined = sodium.crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, _older_keys_context(app, user), nonce, key)
+    if len(joined) % KEY_BYTES:
+        raise ValueError("older keys of another length")
+    return Cipher(key, [joined[start : start + KEY_BYTES] for start in range(0, len(joined), KEY_BYTES)])
 
 
 def _read_envelope(envelope: str) -> dict[str, Any]:
@@ -197,8 +273,12 @@ def _read_envelope(envelope: str) -> dict[str, Any]:
 def _wrapping_key(public: dict[str, Any], passphrase: str) -> bytes:
     if not passphrase:
         raise InvalidEnvelope("the passphrase must not be empty")
+    try:
+        secret = unicodedata.normalize("NFC", passphrase).encode()  # keyboards differ in how they encode accents
+    except UnicodeEncodeError:
+        raise InvalidEnvelope("the passphrase must not contain a lone surrogate") from None
     return hash_secret_raw(
-        secret=unicodedata.normalize("NFC", passphrase).encode(),  # keyboards differ in how they encode accents
+        secret=secret,
         salt=_from_base64(public["salt"]),
         time_cost=public["passes"],
         memory_cost=public["memory_kib"],
@@ -206,6 +286,20 @@ def _wrapping_key(public: dict[str, Any], passphrase: str) -> bytes:
         hash_len=KEY_BYTES,
         type=Type.ID,
     )
+
+
+def _key_id(key: bytes) -> bytes:
+    return hashlib.blake2b(_KEY_ID_LABEL, key=key, digest_size=KEY_ID_BYTES).digest()
+
+
+def _authenticated(header: bytes, context: EntryContext) -> bytes:
+    """Encode the context, each part after its length, so that no two contexts have the same encoding."""
+    parts = [_ENTRY_LABEL, header, *(part.encode() for part in astuple(context))]
+    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+def _older_keys_context(app: str, user: str) -> bytes:
+    return _canonical({"app": app, "user": user, "label": _OLDER_KEYS_LABEL}).encode()
 
 
 def _associated_data(public: dict[str, Any], app: str, user: str) -> bytes:

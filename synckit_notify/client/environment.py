@@ -3,6 +3,7 @@
 Out: an httpx2 client, or a ValueError that names the variable to correct. A proxy's password is never shown.
 """
 
+import importlib.util
 import os
 import ssl
 import urllib.request
@@ -13,11 +14,17 @@ PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 
 
 def make_http_client(timeout: float | None = None) -> httpx2.Client:
-    """Return a client with the environment's proxies and certificates; `timeout` is in seconds. Raises ValueError."""
+    """Return a client with the environment's proxies and certificates; `timeout` is in seconds.
+
+    Raises ValueError if a variable must be corrected, and ImportError if an installed package cannot be loaded.
+    """
     _check_proxies()
     try:
         return httpx2.Client() if timeout is None else httpx2.Client(timeout=timeout)
     except ImportError:
+        if importlib.util.find_spec("socksio") is not None:
+            importlib.import_module("socksio")  # raises an error that names what it lacks itself
+            raise
         name = next((name for name, url in _proxies() if url.startswith("socks")), "ALL_PROXY")
         raise ValueError(
             f"{_variable(name)} names a SOCKS proxy, which requires the package socksio: pip install socksio"

@@ -7,9 +7,9 @@
     ├── NotAuthenticated     the user must log in, or log in again
     ├── StateError           the state file cannot be used: damaged, of another program, or of another account
     ├── StoreError           the app's database cannot be synced: its tables must be changed, or it is damaged
-    ├── NoMasterKey          encryption was not set up in this process
-    ├── EncryptionExists     this account already has a master key
+    ├── NoMasterKey          encryption was not set up in this process, or the passphrase was changed
     ├── InvalidEnvelope      the stored master key cannot be decrypted: wrong passphrase, or an altered envelope
+    ├── KeychainError        the keychain of the operating system cannot be used
     └── DecryptionFailed     a change cannot be read, and the client was made with strict=True
 
 `str(error)` is one sentence for a person and never contains a token, a key or a password. All errors can be pickled and
@@ -36,13 +36,17 @@ class ServerError(SyncKitError):
     """The server refused a request.
 
     `status` is the HTTP status. `retry_after` is the time in seconds that the server asks the client to wait, or None
-    if it did not say.
+    if it did not say. `has_json_error` tells whether the answer was a JSON error of the server itself, and not, for
+    example, the page of a proxy.
     """
 
-    def __init__(self, message: str, *, status: int, retry_after: float | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int, retry_after: float | None = None, has_json_error: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after = retry_after
+        self.has_json_error = has_json_error
 
 
 class ProtocolError(SyncKitError):
@@ -62,15 +66,15 @@ class StoreError(SyncKitError):
 
 
 class NoMasterKey(SyncKitError):
-    """The master key is missing here: set up encryption in this process before pushing or pulling."""
-
-
-class EncryptionExists(SyncKitError):
-    """Another device has already set up encryption; use the passphrase that was chosen there."""
+    """The current master key is missing here: call `setup_encryption` with the account's passphrase."""
 
 
 class InvalidEnvelope(SyncKitError):
     """The envelope was not made by this SDK or was altered, or the passphrase does not decrypt it."""
+
+
+class KeychainError(SyncKitError):
+    """The keychain of the operating system is missing, locked or failed."""
 
 
 class DecryptionFailed(SyncKitError):

@@ -4,6 +4,8 @@
                            ├── unreadable: left out, logged, reported; `retry_unreadable` goes back to the first one
                            └── locked: left out; the next pull with another key goes back to the first one
 
+`feed` does the same for a store, which keeps a position of its own.
+
 No change can stop a device, and no server can keep it in an endless pull: ProtocolError is raised if the cursor does
 not advance, or if the log is replaced twice during one pull. Only the client uses this; thread-safe.
 """
@@ -14,16 +16,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from .cancellable import holding
 from .errors import DecryptionFailed, ProtocolError, ServerError
 from .models import BEGINNING, Position, PulledChange, PulledChanges, PullFilter, PullResult, UnreadableChange, to_text
 from .serialization import Keys, Opened, Page, member
 from .session import Session
 from .state import LeftOut, State
+from .stores import Store
 
 MAX_LOGGED = 10_000
 """Upper bound of unreadable changes that are remembered as logged; beyond it, some are logged again."""
 
+LATEST = {"latest": True}
+
 Apply = Callable[[list[PulledChange]], object]
+OnPage = Callable[[Page], object]
 OnUnreadable = Callable[[UnreadableChange], object]
 
 log = logging.getLogger("synckit_notify.client")
@@ -44,23 +51,60 @@ class LogReader:
         self._session, self._state, self._keys, self._strict = session, state, keys, strict
         self._applying = threading.Lock()
         self._logged: set[tuple[str | None, int]] = set()
+        self._whole_history = False
 
-    def apply(self, apply: Apply, on_unreadable: OnUnreadable | None) -> PullResult:
-        """Pass each page to `apply`, and confirm it when `apply` has returned."""
-        with self._applying:
+    def apply(
+        self,
+        apply: Apply,
+        on_unreadable: OnUnreadable | None,
+        *,
+        latest: bool = False,
+        on_page: OnPage = lambda page: None,
+    ) -> PullResult:
+        """Pass each page to `apply`, and confirm it when `apply` has returned.
+
+        `latest` asks for the winner of each row only. `on_page` is called with each page that was confirmed.
+        """
+        with holding(self._applying):
             start, restarting = self._start()
             end, unreadable, locked = start, 0, 0
-            for page, opened in self._pages(start, restarting, {}, self._restart):
+            for page, opened in self._pages(start, restarting, LATEST if latest else {}, self._restart):
                 if page.start != end:
                     unreadable = locked = 0
                 if opened.changes:
                     apply(opened.changes)
                 _report_to_app(opened.unreadable, on_unreadable)
                 self._confirm(page.start, page, opened.left_out())
+                on_page(page)
                 end = page.end
                 unreadable += len(opened.unreadable)
                 locked += len(opened.locked)
         return PullResult([], end, page.restarted, lambda: None, unreadable=unreadable, locked=locked)
+
+    def feed(self, store: Store, on_unreadable: OnUnreadable | None, on_page: OnPage) -> None:
+        """Pass all changes after the store's position to the store, this device's own included.
+
+        The state follows, so that it keeps the first locked change. It may go back (`unlock`, `retry_unreadable`), or
+        come from a copy that is older than the store; the lower of the two positions counts.
+        """
+        position = store.position()
+        for page, opened in self._pages(self._common_start(position), True, LATEST, lambda _: self.begin_again(store)):
+            if opened.changes or page.end != position or page.end.is_complete != position.is_complete:
+                store.apply(opened.changes, page.end)
+                position = page.end
+            _report_to_app(opened.unreadable, on_unreadable)
+            self._confirm(page.start, page, opened.left_out())
+            on_page(page)
+
+    def begin_again(self, store: Store) -> tuple[Position, bool]:
+        """Let the store and the state begin again at the start of the log."""
+        store.apply([], BEGINNING)
+        self.read_again()
+        return BEGINNING, True
+
+    def read_again(self) -> None:
+        """Let the state begin again at the start of the log."""
+        self._state.restart(self._state.position()[0])
 
     def collect(self, on_unreadable: OnUnreadable | None) -> PullResult:
         """Return the changes of all pages, for the app to confirm."""
@@ -78,7 +122,8 @@ class LogReader:
 
     def choose(self, chosen: PullFilter, on_unreadable: OnUnreadable | None) -> PulledChanges:
         """Return the changes that match the filter; the state does not change."""
-        pages = self._pages(chosen.position, False, chosen.body(), lambda _: (BEGINNING, True))
+        confirmed = self._state.confirmed()
+        pages = self._pages(chosen.position, False, chosen.body(), lambda _: (BEGINNING, True), confirmed=confirmed)
         _, last, total = _gather(chosen.position, pages)
         _report_to_app(total.unreadable, on_unreadable)
         return PulledChanges(total.changes, last.end, last.restarted, **_counts(total))
@@ -87,18 +132,31 @@ class LogReader:
         self._state.unlock(self._keys.key_ids)
         return self._state.position()
 
+    def _common_start(self, stored: Position) -> Position:
+        """Return the lower of the positions of a store and of the state."""
+        own, _ = self._start()
+        if stored.epoch is None:
+            return Position(own.epoch, 0)
+        if own.epoch not in (None, stored.epoch):
+            self._state.restart(own)
+            own = BEGINNING
+        return Position(stored.epoch, min(stored.cursor, own.cursor))
+
     def _pages(
         self,
         position: Position,
         restarted: bool,
         query: Mapping[str, Any],
         restart: Callable[[Position], tuple[Position, bool]],
+        *,
+        confirmed: int | None = None,
     ) -> Iterator[tuple[Page, Opened]]:
         """Yield pages from a position on, at least one; start again, once, if the log was replaced."""
         device, account = self._state.device_id(), self._session.account()
         replaced = is_newest = False
         while True:
-            answer = self._ask({**query, "device_id": device, "cursor": position.cursor}, position)
+            known = min(position.cursor, self._state.confirmed()) if confirmed is None else confirmed
+            answer = self._ask({**query, "device_id": device, "cursor": position.cursor, "confirmed": known}, position)
             if answer is None:
                 if replaced:
                     raise ProtocolError(
@@ -107,13 +165,14 @@ class LogReader:
                     )
                 log.warning("the server's log was replaced: reading it again from the start")
                 position, restarted = restart(position)
-                replaced = True
+                confirmed, replaced = None, True
                 continue
             page = Page.read(answer, position, restarted, filtered=bool(query))
             opened = page.open(self._keys, account, device)
             if opened.locked and not is_newest:
                 self._keys.require_newest()
                 is_newest = True
+                opened = page.open(self._keys, account, device)  # a newer envelope may have brought older keys
             self._report(page, opened.unreadable)
             yield page, opened
             if not page.has_more:
@@ -121,13 +180,22 @@ class LogReader:
             position = page.end
 
     def _ask(self, body: dict[str, Any], position: Position) -> Mapping[str, Any] | None:
-        """Return the server's answer, or None if its log is not the one of the position."""
+        """Return the server's answer, or None if its log is not the one of the position.
+
+        A server that does not serve `latest` for this app says so once, and is asked for the history from then on.
+        """
+        if self._whole_history:
+            body.pop("latest", None)
         try:
             answer = self._session.call("POST", "/api/sync/pull", body | {"epoch": position.epoch}, idempotent=True)
         except ServerError as error:
-            if error.status != 409 or position == BEGINNING:
+            if error.status == 409 and (position != BEGINNING or body["confirmed"]):
+                return None
+            if error.status != 422 or "latest" not in body or not str(error).startswith("latest:"):
                 raise
-            return None
+            log.warning("reading the whole history instead of the newest rows: %s", error)
+            self._whole_history = True
+            return self._ask(body, position)
         return answer if position.epoch in (None, member(answer, "epoch", str)) else None
 
     def _restart(self, stale: Position) -> tuple[Position, bool]:

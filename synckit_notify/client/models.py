@@ -19,6 +19,12 @@ class Account(NamedTuple):
     app_id: str
 
 
+class EncryptionSetup(NamedTuple):
+    """What `setup_encryption` did: `created` if it made the account's master key, else it opened the existing one."""
+
+    created: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ChangeEntry:
     """One change to push.
@@ -110,12 +116,16 @@ class RefusedChange:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A registered device; `platform` is one of macos, windows, linux, ios, android and web."""
+    """A registered device; `platform` is one of macos, windows, linux, ios, android and web.
+
+    `last_seen_at` is when it last pushed or pulled, by the server's clock; None if the server does not tell.
+    """
 
     id: str
     name: str
     platform: str
     created_at: datetime
+    last_seen_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,12 @@ class HttpResponse:
     def is_success(self) -> bool:
         return 200 <= self.status < 300
 
+    @property
+    def has_json_error(self) -> bool:
+        """Return whether this is a JSON error of a server of this protocol, not the page of a proxy."""
+        answer = parse_json(self.content)
+        return not self.is_success and isinstance(answer, dict) and isinstance(answer.get("error"), str)
+
     def message(self, secrets: Iterable[str]) -> str:
         """Return the server's error message as `error_message` does, or what to do about a redirect."""
         return self.redirect.message(secrets) if self.redirect else error_message(self.status, self.content, secrets)

@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, Self, TypeVar
 
@@ -35,6 +35,7 @@ _RFC3339 = re.compile(
 )
 """The timestamps that the server accepts: no leap seconds, at most nanoseconds."""
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _LESS_THAN_MICROSECONDS = re.compile(r"\.\d{6}0*[1-9]", re.ASCII)
 
 JSON_TYPES: dict[type, str] = {str: "string", int: "integer", bool: "boolean", list: "array"}
@@ -152,7 +153,10 @@ def batches(entries: Iterable[ChangeEntry], codec: Codec, account: Account) -> I
     batch: list[str] = []
     size = 0
     for index, entry in enumerate(entries):
-        text = _seal(index, entry, codec, account)
+        try:
+            text = seal(entry, codec, account)
+        except ValueError as error:
+            raise ValueError(f"changes[{index}].{error}") from None
         if batch and (len(batch) == MAX_CHANGES or size + len(text) > MAX_BATCH_BYTES):
             yield batch
             batch, size = [], 0
@@ -160,6 +164,22 @@ def batches(entries: Iterable[ChangeEntry], codec: Codec, account: Account) -> I
         size += len(text) + 1
     if batch:
         yield batch
+
+
+def seal(entry: ChangeEntry, codec: Codec, account: Account) -> str:
+    """Return the JSON text of a change; raises ValueError, which begins with `data`, for one that cannot be sent."""
+    timestamp = to_text(entry.timestamp)
+    fields = {"table": entry.table, "op": entry.op, "row_id": entry.row_id, "timestamp": timestamp}
+    try:
+        data = codec.seal(EntryContext(account.app_id, account.user_id, **fields), entry.data)
+        size = len((data or "").encode())
+    except json_text.NestedTooDeeply as error:
+        raise ValueError(f"data {error}") from None
+    except (ValueError, TypeError):
+        raise ValueError("data must be a JSON value") from None
+    if size > MAX_DATA_BYTES:
+        raise ValueError(f"data must be at most {MAX_DATA_BYTES} bytes long as it is sent")
+    return json.dumps(fields | {"data": data})
 
 
 def digest(entries: Iterable[ChangeEntry]) -> str:
@@ -178,6 +198,11 @@ def read_tokens(answer: Mapping[str, Any], name: str, now: float, refresh_token:
     return Tokens(_token(answer, name), refresh, None if life is None else float(life), now)
 
 
+def is_token(value: object) -> bool:
+    """Return whether a value can be sent as a bearer token: a string of visible ASCII characters, not empty."""
+    return isinstance(value, str) and bool(value) and all("!" <= character <= "~" for character in value)
+
+
 def member(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
     """Return a member of a server's JSON object; raises ProtocolError unless it is of exactly this type."""
     value = answer.get(name) if isinstance(answer, dict) else None
@@ -185,7 +210,7 @@ def member(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
         raise ProtocolError(f"the server's answer must have a member {name} of type {JSON_TYPES[kind]}")
     if isinstance(value, int) and not 0 <= value <= MAX_INTEGER:
         raise ProtocolError(f"{name} in the server's answer must be from 0 to {MAX_INTEGER}")
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+    if isinstance(value, str) and _SURROGATE.search(value):
         raise ProtocolError(f"{name} in the server's answer must not contain a lone surrogate")
     return value
 
@@ -221,24 +246,19 @@ def read_device(answer: Mapping[str, Any], platform: str) -> Device:
     return Device(member(answer, "id", str), member(answer, "device_name", str), platform, created_at)
 
 
+def read_devices(answer: Mapping[str, Any]) -> tuple[list[Device], bool]:
+    """Return one page of the account's devices, and whether there are more; raises ProtocolError."""
+    found = []
+    for each in member(answer, "devices", list):
+        device = read_device(each, member(each, "platform", str))
+        seen = moment(each, "last_seen_at") if each.get("last_seen_at") is not None else None
+        found.append(replace(device, last_seen_at=seen))
+    return found, bool(found) and answer.get("has_more") is True
+
+
 def read_status(answer: Mapping[str, Any]) -> Status:
     """Return the state of the server's log; raises ProtocolError."""
     return Status(member(answer, "change_count", int), member(answer, "cursor", int), member(answer, "epoch", str))
-
-
-def _seal(index: int, entry: ChangeEntry, codec: Codec, account: Account) -> str:
-    timestamp = to_text(entry.timestamp)
-    fields = {"table": entry.table, "op": entry.op, "row_id": entry.row_id, "timestamp": timestamp}
-    try:
-        data = codec.seal(EntryContext(account.app_id, account.user_id, **fields), entry.data)
-        size = len((data or "").encode())
-    except json_text.NestedTooDeeply as error:
-        raise ValueError(f"changes[{index}].data {error}") from None
-    except (ValueError, TypeError):
-        raise ValueError(f"changes[{index}].data must be a JSON value") from None
-    if size > MAX_DATA_BYTES:
-        raise ValueError(f"changes[{index}].data must be at most {MAX_DATA_BYTES} bytes long as it is sent")
-    return json.dumps(fields | {"data": data})
 
 
 def _is_blank(change: Mapping[str, Any]) -> bool:
@@ -295,6 +315,6 @@ def _text(change: Mapping[str, Any], name: str) -> str | None:
 def _token(answer: Mapping[str, Any], name: str) -> str:
     """Return a token that is valid in a header; httpx2 would quote an invalid one in its error."""
     token = member(answer, name, str)
-    if not token or not all("!" <= character <= "~" for character in token):
+    if not is_token(token):
         raise ProtocolError(f"the server's {name} must be a string of visible ASCII characters")
     return token

@@ -12,12 +12,14 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Self
 from urllib.parse import urlencode
 
 import httpx2
 
+from .cancellable import Signal, holding
 from .connection import HttpClient
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError
 from .models import Account
@@ -60,6 +62,7 @@ class Session:
         api_key: str,
         state: State,
         *,
+        moved_from: str | None = None,
         http: httpx2.Client | None = None,
         clock: Callable[[], float] = time.time,
         wait: Callable[[float], object] | None = None,
@@ -68,8 +71,8 @@ class Session:
         self._http = HttpClient(server_url, http)
         self._api_key = api_key
         self._state = state
-        state.bind(self._http.url, api_key)
-        self._closed = threading.Event()
+        state.bind(self._http.url, api_key, moved_from)
+        self._closed = Signal()
         self._clock, self._random = clock, random
         self._wait = wait or self._closed.wait
         self._name = str(uuid.uuid4())
@@ -77,6 +80,11 @@ class Session:
         self._subscribed_with: Tokens | None = None
         self._streams: weakref.WeakSet[SyncNotifyStream] = weakref.WeakSet()
         self._streams_lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """The server's URL, without a slash at its end."""
+        return self._http.url
 
     def authenticate(self, email: str, password: str) -> Account:
         """Log in, in one attempt; raises NotAuthenticated for wrong credentials, StateError for another account."""
@@ -122,9 +130,43 @@ class Session:
                 retries -= 1
                 log.info("%s; next attempt in %.1f s", error, delay)
             else:
-                self._tell_streams()
+                for stream in self._watching():
+                    stream.request_succeeded()
                 return answer
             self._wait(delay)
+
+    def change_password(self, old: str, new: str) -> None:
+        """Change the password, in one attempt, and use the tokens of the answer; the former ones are revoked.
+
+        No token is renewed meanwhile: the server ends the streams before it answers, and their session is over.
+        """
+        body = {"old_password": old, "new_password": new}
+        tokens = self._fresh()
+        for is_last in False, True:
+            with self._alone():
+                response = self._http.send("POST", "/api/sync/password", body=body, token=self._present().access)
+                if response.status != 401 or is_last:
+                    self._enter(self._answer(response, old, new), "token")
+                    return
+            self._renew(tokens)
+
+    def log_out(self) -> bool:
+        """End the session on the server, in one attempt, and forget the tokens; return whether it ended there.
+
+        The streams then raise NotAuthenticated.
+        """
+        try:
+            self.call("POST", "/api/sync/logout", idempotent=False)
+        except NotAuthenticated:
+            pass  # it is over already
+        except (NetworkError, ProtocolError, ServerError) as error:
+            log.warning("the session could not be ended on the server: %s", error)
+            return False
+        finally:
+            self._state.log_out()
+            for stream in self._watching():
+                stream.retry_now()
+        return True
 
     def refresh(self) -> None:
         """Replace the token of the last subscription, or the current one, in one attempt.
@@ -172,11 +214,9 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _tell_streams(self) -> None:
+    def _watching(self) -> list[SyncNotifyStream]:
         with self._streams_lock:
-            streams = list(self._streams)
-        for stream in streams:
-            stream.request_succeeded()
+            return list(self._streams)
 
     def _enter(self, answer: Mapping[str, Any], name: str) -> Account:
         account = Account(member(answer, "user_id", str), member(answer, "app_id", str))
@@ -219,19 +259,23 @@ class Session:
 
         All fields are compared, because two access tokens of the same second are equal.
         """
-        with self._renewing:
-            while self._present() == stale:
-                if not self._state.take_lease(self._name, self._clock(), LEASE_SECONDS):
-                    self._wait(LEASE_POLL_SECONDS)
-                    if self._closed.is_set():
-                        raise NetworkError("the client is closed")
-                    continue
-                try:
-                    if self._present() == stale:  # again: the last holder of the lease may have renewed them
-                        self._use_refresh_token(stale.refresh)
-                        return
-                finally:
-                    self._state.release_lease(self._name)
+        if self._present() == stale:
+            with self._alone():
+                if self._present() == stale:  # again: another one may have renewed them meanwhile
+                    self._use_refresh_token(stale.refresh)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep all other threads and processes from renewing the tokens."""
+        with holding(self._renewing):
+            while not self._state.take_lease(self._name, self._clock(), LEASE_SECONDS):
+                self._wait(LEASE_POLL_SECONDS)
+                if self._closed.is_set():
+                    raise NetworkError("the client is closed")
+            try:
+                yield
+            finally:
+                self._state.release_lease(self._name)
 
     def _use_refresh_token(self, refresh_token: str | None) -> None:
         if refresh_token is None:
@@ -268,7 +312,12 @@ class Session:
         """Return the JSON object of a successful answer, empty without a body; raises ServerError, ProtocolError."""
         if not response.is_success:
             message = response.message((*secrets, *self._secrets()))
-            raise ServerError(message, status=response.status, retry_after=retry_after(response.headers, self._clock()))
+            raise ServerError(
+                message,
+                status=response.status,
+                retry_after=retry_after(response.headers, self._clock()),
+                has_json_error=response.has_json_error,
+            )
         answer = parse_json(response.content) if response.content else {}
         if not isinstance(answer, dict):
             raise ProtocolError("the answer is not a JSON object: check that this is the address of a SyncKit server")

@@ -1,21 +1,20 @@
 """The state that survives the process: one SQLite file, or the same tables in memory.
 
     owner          the id of the installation; the server, API key and account that it belongs to; the device
+    envelope       the account's master key, encrypted with the passphrase; never the key itself
     tokens         with their lifetime in seconds, and the lease of the process that is renewing them
     position       cursor, epoch and last_sync_time of the confirmed pulls
     left out       the lowest `seq` of the confirmed changes that are unreadable, and of those that are locked
-    pending        batches that the server has not answered yet, oldest first
+    queue          batches that the server has not answered yet (queue.py)
 
 Thread-safe, and several processes may share a file: each method is one short transaction, and none waits for the
 network. A file that cannot be used raises StateError and is left unchanged.
 """
 
 import hashlib
-import json
 import os
 import sqlite3
-import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +24,7 @@ from typing import Any
 from . import statefile
 from .errors import StateError
 from .models import Account, Device, Position
+from .queue import Queue
 
 MAX_LEASE_SECONDS = 120.0
 """A lease that ends later than this from now was taken before the clock was set back, and is ignored."""
@@ -38,14 +38,6 @@ class Tokens:
     refresh: str | None = field(repr=False)
     life: float | None
     received_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """A batch to send; `changes` are sent unchanged until the server answers."""
-
-    push_id: str
-    changes: list[Any] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +65,30 @@ class State:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.queue = Queue(connection, self._transaction)
 
     def close(self) -> None:
         """Close the file; later calls raise StateError."""
         with statefile.access():
             self._connection.close()
 
-    def bind(self, server_url: str, api_key: str) -> None:
-        """Bind the state to one app on one server; raises StateError if it is bound to another."""
-        mine = (server_url, hashlib.sha256(api_key.encode()).hexdigest())
+    def bind(self, server_url: str, api_key: str, moved_from: str | None = None) -> None:
+        """Bind the state to one app on one server; raises StateError if it is bound to another.
+
+        `moved_from` is the former URL of the same server, which may be bound to.
+        """
+        key_hash = hashlib.sha256(api_key.encode()).hexdigest()
         with self._transaction() as row:
-            if row["server_url"] is None:
-                self._set(server_url=mine[0], api_key_hash=mine[1])
-            elif (row["server_url"], row["api_key_hash"]) != mine:
-                raise StateError("the state file belongs to another server or API key: use another file")
+            bound = row["server_url"]
+            if bound not in (None, server_url, moved_from):
+                raise StateError(
+                    f"the state file belongs to the server {bound}, not to {server_url}: use another file, or pass "
+                    "moved_from= with the former URL if that server has moved"
+                )
+            if bound == server_url and row["api_key_hash"] != key_hash:
+                raise StateError("the state file belongs to another API key: use another file")
+            if bound != server_url:
+                self._set(server_url=server_url, api_key_hash=key_hash)
 
     @property
     def installation_id(self) -> str:
@@ -104,6 +106,23 @@ class State:
             if row["user_id"] is not None and Account(row["user_id"], row["app_id"]) != account:
                 raise StateError("the state file belongs to another account: use another file")
             self._set(user_id=account.user_id, app_id=account.app_id, **_columns(tokens))
+
+    def log_out(self) -> None:
+        """Forget the tokens; everything else stays, since the file still belongs to the account."""
+        with self._transaction():
+            self._set(**_columns(None))
+
+    def envelope(self) -> str | None:
+        """Return the envelope that was last decrypted or created here, or None."""
+        row = self._fetch("SELECT envelope FROM envelope")
+        if row is not None and not isinstance(row["envelope"], str):
+            raise StateError("the state file is damaged: use another file")
+        return None if row is None else str(row["envelope"])
+
+    def keep_envelope(self, envelope: str) -> None:
+        """Keep an envelope, so that its passphrase can be used without the network."""
+        with self._transaction():
+            self._connection.execute("INSERT OR REPLACE INTO envelope (one, envelope) VALUES (1, ?)", (envelope,))
 
     def tokens(self) -> Tokens | None:
         """Return the current tokens, or None if nobody is logged in."""
@@ -162,6 +181,12 @@ class State:
         row = self._row()
         return Position(row["epoch"], row["cursor"]), bool(row["restarting"])
 
+    def confirmed(self) -> int:
+        """Return the cursor up to which no change is missing: the confirmed one, or the one before a locked change."""
+        with self._transaction() as row:
+            locked = self._left_out("locked", row["epoch"])
+            return int(row["cursor"]) if locked is None else min(row["cursor"], locked["seq"] - 1)
+
     def last_sync_time(self) -> datetime | None:
         """Return the time, by the server's clock, up to which all changes are confirmed."""
         text = self._row()["last_sync_time"]
@@ -206,41 +231,6 @@ class State:
             if unreadable is not None:
                 self._go_back("unreadable", row["cursor"], unreadable["seq"])
             return unreadable is not None
-
-    def add_pending(self, digest: str, batches: Sequence[Sequence[str]]) -> None:
-        """Add all batches of one push, or none if the same push is already pending."""
-        rows = [(str(uuid.uuid4()), digest, len(batch), f"[{','.join(batch)}]") for batch in batches]
-        with self._transaction():
-            if self._connection.execute("SELECT 1 FROM pending WHERE digest = ?", (digest,)).fetchone() is None:
-                statement = "INSERT INTO pending (push_id, digest, count, changes) VALUES (?, ?, ?, ?)"
-                self._connection.executemany(statement, rows)
-
-    def next_pending(self) -> Pending | None:
-        """Return the oldest batch that is not answered, or None."""
-        row = self._fetch("SELECT push_id, changes FROM pending ORDER BY number LIMIT 1")
-        if row is None:
-            return None
-        try:
-            return Pending(str(row["push_id"]), list(json.loads(row["changes"])))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise StateError("the state file is damaged: a pending batch cannot be read") from error
-
-    def count_pending(self) -> int:
-        """Return the number of changes that are not answered."""
-        return int(self._fetch("SELECT coalesce(sum(CAST(count AS INTEGER)), 0) AS total FROM pending")["total"])
-
-    def finish_pending(self, push_id: str, cursor: int) -> None:
-        """Remove a batch that the server answered with this cursor."""
-        with self._transaction():
-            self._connection.execute("DELETE FROM pending WHERE push_id = ?", (push_id,))
-            self._set(pushed_to=cursor)
-
-    def discard_pending(self) -> int:
-        """Remove all batches; return the number of their changes."""
-        with self._transaction():
-            count = self.count_pending()
-            self._connection.execute("DELETE FROM pending")
-        return count
 
     def pushed_to(self) -> int:
         """Return the cursor of the last batch that was answered; 0 before the first."""

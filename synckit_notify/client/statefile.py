@@ -65,9 +65,14 @@ _TABLES = (
     f"PRAGMA user_version = {VERSION}",
 )
 
-_ADDED = """CREATE TABLE IF NOT EXISTS left_out (
-    kind TEXT PRIMARY KEY, seq INTEGER NOT NULL, epoch TEXT NOT NULL, key_ids TEXT NOT NULL)"""
-"""A table that files of earlier versions lack. Those versions ignore it, so the version number stays."""
+_ADDED = (
+    """CREATE TABLE IF NOT EXISTS left_out (
+        kind TEXT PRIMARY KEY, seq INTEGER NOT NULL, epoch TEXT NOT NULL, key_ids TEXT NOT NULL)""",
+    """CREATE TABLE IF NOT EXISTS edits (
+        push_id TEXT PRIMARY KEY, versions TEXT NOT NULL, cursor INTEGER, received_at TEXT, device_id TEXT)""",
+    "CREATE TABLE IF NOT EXISTS envelope (one INTEGER PRIMARY KEY CHECK (one = 1), envelope TEXT NOT NULL)",
+)
+"""Tables that files of earlier versions lack. Those versions ignore them, so the version number stays."""
 
 
 _lock = PerProcess(threading.RLock)
@@ -226,7 +231,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     rows = connection.execute("SELECT * FROM state").fetchall()
     if len(rows) != 1 or not is_sound(rows[0]):
         raise StateError("the state file is damaged: use another file")
-    connection.execute(_ADDED)
+    for statement in _ADDED:
+        connection.execute(statement)
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:

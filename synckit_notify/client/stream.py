@@ -12,16 +12,20 @@ import os
 import random as chance
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
+import httpx2
+
 from ..sse import Decoder
-from .cancellable import start
+from .cancellable import on_cancel, raise_if_cancelled, start
 from .errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError
+from .event_connection import EventConnection
 from .lifecycle import Action, Lifecycle
 from .schedule import RetryPolicy, SleepWatch, StreamState, SyncNotification
+from .token_session import TokenSession
 
 __all__ = ["EventConnection", "RetryPolicy", "StreamSession", "StreamState", "SyncNotification", "SyncNotifyStream"]
 
@@ -36,26 +40,6 @@ DEFAULT_POLICY = RetryPolicy()
 log = logging.getLogger("synckit_notify.client")
 
 T = TypeVar("T")
-
-
-class EventConnection(Protocol):
-    """One response to a subscription; the keys of `headers` are in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-
-    def read(self, timeout: float) -> bytes:
-        """Return the next bytes, or b"" at the clean end of the body.
-
-        Raises TimeoutError if none arrive within `timeout` seconds, after which it may be called again; a timeout of 0
-        returns what has already arrived. Raises NetworkError if the connection broke.
-        """
-
-    def text(self) -> str:
-        """Return the error message of a response that is not a stream."""
-
-    def close(self) -> None:
-        """Shut the socket down; a read in another thread raises NetworkError at once. May be called more than once."""
 
 
 class StreamSession(Protocol):
@@ -85,7 +69,8 @@ class SyncNotifyStream:
 
     One thread iterates; any thread may call the other methods. `close()` ends the iteration at once, also while it
     connects or renews a token. `on_state` is called with each new state and its reason, in the iterating thread or in
-    the thread that closes. `SyncKitClient.subscribe_notifications` makes a stream; the other arguments are for tests.
+    the thread that closes. `SyncKitClient.subscribe_notifications` makes a stream of a client, `open` one that needs no
+    client; the other arguments are for tests.
     """
 
     state: StreamState
@@ -121,7 +106,36 @@ class SyncNotifyStream:
         self._decoder = Decoder()
         self._life = Lifecycle(self._announce, policy=policy, random=random)
         self._sleep = SleepWatch(clock(), wall_clock())
+        self._release: Callable[[], object] = lambda: None
         session.watch(self)
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        app_id: str,
+        token: Callable[..., str],
+        device_id: str | None = None,
+        *,
+        on_state: Callable[[StreamState, str], None] | None = None,
+        http: httpx2.Client | None = None,
+    ) -> Self:
+        """Return a stream that needs no client: for a backend that only mounts the Notifier.
+
+        - `url` is the URL of the server, or that of its subscription if it has another prefix, such as
+          https://example.org/v1/sync/subscribe.
+        - `token()` returns an access token, and `token(refused=True)` a new one after the server refused the last or
+          ended the stream because of it. It is called in other threads. It may raise NetworkError to be called again
+          later, and NotAuthenticated if the user must log in; the iteration raises that, and every other exception.
+        - `device_id` names this device, which then gets no notices of its own pushes; for a token without a device.
+        - `http` is an `httpx2.Client` to use, as for `SyncKitClient`.
+
+        If a proxy buffers the stream, it yields `CHANGED` about once a minute. Raises ValueError for a wrong `url`.
+        """
+        session = TokenSession(url, app_id, token, device_id, http)
+        stream = cls(session, on_state=on_state)
+        stream._release = session.close
+        return stream
 
     def __iter__(self) -> Self:
         return self
@@ -130,15 +144,17 @@ class SyncNotifyStream:
         if os.getpid() != self._maker:
             raise StateError(
                 "this stream was made before the process was forked, and its connection belongs to the parent process; "
-                "call subscribe_notifications() in this process"
+                "make a stream in this process"
             )
-        while not self._closed.is_set():
-            self._notice_sleep()
-            self._apply_requests()
-            notification = self._life.notices.take(self._clock())
-            if notification is not None:
-                return notification
-            self._step()
+        with on_cancel(lambda: self._close("the call that iterates it was cancelled")):
+            while not self._closed.is_set():
+                self._notice_sleep()
+                self._apply_requests()
+                notification = self._life.notices.take(self._clock())
+                if notification is not None:
+                    return notification
+                self._step()
+        raise_if_cancelled()
         raise StopIteration
 
     def close(self) -> None:
@@ -313,6 +329,7 @@ class SyncNotifyStream:
         if call is not None:
             call.cancel()
         self._drop()
+        self._release()
 
     def _announce(self, state: StreamState, reason: str) -> None:
         """Log and report a new state; no state follows CLOSED, and an error in the callback does not end the stream."""

@@ -53,6 +53,10 @@ class KeySet:
         parts = urlsplit(self._url)
         return f"keys from {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
+    def check(self) -> None:
+        """Raise KeysUnavailable if no fetch has succeeded yet. May wait for one, 5 s at most."""
+        self._caches.get().check()
+
     def find(self, kid: str | None, algorithm: str) -> object | None:
         """Return the key to use, None if there is none; raises KeysUnavailable. May wait for a fetch, 5 s at most."""
         return self._caches.get().find(kid, algorithm)
@@ -98,6 +102,11 @@ class KeyCache:
         self._answer_by = time.monotonic() + MAX_SECONDS
         self._log = RateLimitedLog()
         self._thread = Periodic("synckit-key-set", 0.0, self._refresh, needed, pause=self._wait_until_due)
+
+    def check(self) -> None:
+        """Raise KeysUnavailable if no fetch has succeeded yet."""
+        if self._keys is None:
+            self._first_keys()
 
     def find(self, kid: str | None, algorithm: str) -> object | None:
         """Return the key to use, None if there is none; raises KeysUnavailable."""

@@ -11,8 +11,9 @@ from flask import Flask
 
 from synckit_notify.backend import Backend, accounts, api, last_seen, sessions
 from synckit_notify.backend.database import schema
+from synckit_notify.backend.request_fields import rfc3339
 
-from ..support.backend import SQLITE_ONLY, Caller, Send, change
+from ..support.backend import AT, SQLITE_ONLY, Caller, Send, change
 from ..support.tokens import KEY
 from ..support.visitor import Visitor
 
@@ -87,7 +88,10 @@ def test_a_device_is_identified_by_its_name(alice: Caller, as_user: Callable[...
     assert set(first) == {"id", "device_name", "created_at"}
     again = alice.post("/devices", {"device_name": "laptop", "platform": "macos"})[1]
     assert again == first
-    assert alice.get("/devices") == (200, {"devices": [first | {"platform": "macos"}], "has_more": False})
+    status, listed = alice.get("/devices")
+    (only,) = listed["devices"]
+    assert only.pop("last_seen_at") >= first["created_at"]
+    assert (status, only, listed["has_more"]) == (200, first | {"platform": "macos"}, False)
     others = {alice.register("phone"), as_user("bob").register("laptop"), as_user("alice", "mail").register("laptop")}
     assert len(others | {first["id"]}) == 4
 
@@ -191,6 +195,84 @@ class TestADeviceTooMany:
         assert phone.register("phone")
 
 
+class TestUpToWhereADeviceHasAppliedTheLog:
+    """Stored with the time at which the device was last seen: once an hour, but at once when it goes back."""
+
+    @pytest.fixture(autouse=True)
+    def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(last_seen, "COLLECTING_SECONDS", 0.0)
+
+    @pytest.fixture
+    def laptop(self, alice: Caller) -> str:
+        laptop = alice.register()
+        alice.push(laptop, *[change(str(number)) for number in range(9)])
+        return laptop
+
+    @staticmethod
+    def stored(backend: Backend) -> int | None:
+        for thread in [thread for thread in threading.enumerate() if "_store_all" in thread.name]:
+            thread.join()
+        found = schema.devices.select().where(schema.devices.c.name == "laptop")
+        return backend.store.read(lambda connection: connection.execute(found).one().confirmed)
+
+    @staticmethod
+    def an_hour_later(backend: Backend) -> None:
+        long_ago = schema.devices.update().values(last_seen_at=1)
+        backend.store.write(lambda connection: connection.execute(long_ago) and None)
+
+    def test_is_unknown_until_the_first_pull(self, alice: Caller, backend: Backend, laptop: str) -> None:
+        self.an_hour_later(backend)
+        alice.push(laptop)
+        assert self.stored(backend) is None
+        alice.pull(laptop)
+        assert self.stored(backend) == 0
+
+    @pytest.mark.parametrize(
+        ("fields", "expected"),
+        [
+            ({}, 5),
+            ({"latest": False}, 5),
+            ({"confirmed": 3}, 3),
+            ({"confirmed": 7}, 7),
+            ({"confirmed": 7, "tables": ["tasks"]}, 7),
+            ({"tables": ["tasks"]}, 2),
+            ({"since": AT}, 2),
+            ({"until": AT}, 2),
+        ],
+    )
+    def test_is_what_the_pull_says_or_the_cursor_of_a_pull_without_a_filter(
+        self, alice: Caller, backend: Backend, laptop: str, fields: dict[str, object], expected: int
+    ) -> None:
+        alice.pull(laptop, 2)
+        assert self.stored(backend) == 2
+        self.an_hour_later(backend)
+        alice.pull(laptop, 5, **fields)
+        assert self.stored(backend) == expected
+
+    def test_of_a_device_that_only_pulls_with_a_filter_is_0(self, alice: Caller, backend: Backend, laptop: str) -> None:
+        alice.pull(laptop, 5, tables=["tasks"])
+        assert self.stored(backend) == 0
+
+    def test_rises_once_an_hour_and_goes_back_at_once(self, alice: Caller, backend: Backend, laptop: str) -> None:
+        seen = []
+        for cursor in (4, 8, 6, 3, 5):
+            alice.pull(laptop, cursor)
+            seen.append(self.stored(backend))
+        assert seen == [4, 4, 4, 3, 3]
+        self.an_hour_later(backend)
+        alice.pull(laptop, 8)
+        alice.push(laptop)
+        assert self.stored(backend) == 8
+
+    @pytest.mark.parametrize("value", [-1, 2**63, "1", 1.5, True])
+    def test_must_be_a_cursor(self, alice: Caller, laptop: str, value: object) -> None:
+        status, answer = alice.post("/pull", {"device_id": laptop, "cursor": 0, "confirmed": value})
+        assert (status, answer["error"].partition(":")[0]) == (422, "confirmed")
+
+    def test_beyond_the_log_is_a_conflict(self, alice: Caller, laptop: str) -> None:
+        assert alice.post("/pull", {"device_id": laptop, "cursor": 0, "confirmed": 10})[0] == 409
+
+
 class TestWhenADeviceWasLastSeen:
     @pytest.fixture(autouse=True)
     def _at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,9 +305,14 @@ class TestWhenADeviceWasLastSeen:
         assert (of_laptop or 0) >= began
         assert (of_phone or 0) >= began
         assert of_silent == known
+        listed = {each["device_name"]: each["last_seen_at"] for each in alice.get("/devices")[1]["devices"]}
+        assert listed["silent"] == (None if known is None else "1970-01-01T00:00:00.000001Z")
+        assert listed["laptop"] == rfc3339(of_laptop or 0)
 
     def test_is_stored_once_an_hour(self, alice: Caller, backend: Backend) -> None:
         laptop = alice.register("laptop")
+        alice.pull(laptop)
+        self.stored(backend)
         lately = schema.now() - last_seen.PRECISION_MICROSECONDS + 60_000_000
         self.forget(backend, lately)
         alice.pull(laptop)

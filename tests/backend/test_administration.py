@@ -52,8 +52,8 @@ def test_apps_are_listed_with_their_use_and_their_addresses(run: Run, alice_ther
     run("app", "add", "mail\x1b[31m")
     run("app", "redirect", "notes", "https://notes.example.org/done")
     first, second, address = run("app", "list").splitlines()
-    assert re.fullmatch(r"\S{36}  0 users  0 changes  mail\ufffd\[31m", first)
-    assert second == f"{alice_there.app}  1 user  1 change  notes"
+    assert re.fullmatch(r"\S{36}  0 users  0 changes  history  mail\ufffd\[31m", first)
+    assert second == f"{alice_there.app}  1 user  1 change  history  notes"
     assert address.strip() == "https://notes.example.org/done"
 
 

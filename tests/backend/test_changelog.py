@@ -7,7 +7,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import func, select
 
-from synckit_notify.backend import Backend, changelog
+from synckit_notify.backend import Backend, changelog, log_pages
 from synckit_notify.backend.database import schema
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
@@ -158,7 +158,7 @@ class TestAPage:
         first, second = alice.pull(laptop), alice.pull(laptop, 4)
         assert (seqs(first), first["cursor"], first["has_more"]) == ([1, 2, 3, 4], 4, True)
         assert (seqs(second), second["cursor"], second["has_more"]) == ([5, 6, 7, 8], 8, True)
-        monkeypatch.setattr(changelog, "PAGE_BYTES", 10)
+        monkeypatch.setattr(log_pages, "PAGE_BYTES", 10)
         assert seqs(alice.pull(laptop, 5)) == [6]
 
     def test_takes_no_more_bytes_than_its_data(self, app: Flask, alice: Caller) -> None:
@@ -211,7 +211,7 @@ class TestAFilteredPull:
     def test_examines_a_bounded_number_of_rows_from_the_first_match(
         self, alice: Caller, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(changelog, "MAX_EXAMINED", 4)
+        monkeypatch.setattr(log_pages, "MAX_EXAMINED", 4)
         laptop = alice.register()
         alice.push(laptop, *[change(table=table) for table in "xxxaxxaxxxxxxxxbxx"])
         pages, cursor, has_more = [], 0, True
@@ -262,7 +262,7 @@ class TestTheEpoch:
     def test_is_answered_and_accepted(self, alice: Caller) -> None:
         laptop = alice.register()
         epoch = alice.pull(laptop)["epoch"]
-        assert alice.get("/status") == (200, {"change_count": 0, "cursor": 0, "epoch": epoch})
+        assert alice.get("/status") == (200, {"change_count": 0, "cursor": 0, "epoch": epoch, "log": "history"})
         assert alice.pull(laptop, epoch=epoch)["epoch"] == epoch
 
     def test_when_stale_is_a_conflict(self, alice: Caller, backend: Backend) -> None:
@@ -317,7 +317,7 @@ def test_a_push_returns_the_time_of_the_previous_change(backend: Backend, alice:
 
     first, second = push(), push("p")
     assert (first.previous_at, second.previous_at) == (None, first.changed_at)
-    assert push("p") == changelog.Move(second.cursor, seen_at=second.seen_at)
+    assert push("p") == changelog.Move(second.cursor, second.received_at, device=second.device)
 
 
 def test_live_and_ready_answer(app: Flask, send: Send) -> None:

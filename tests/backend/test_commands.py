@@ -36,6 +36,22 @@ def test_invalid_names_are_refused(app: Flask, words: list[str]) -> None:
     assert refused(app, *words).startswith("Error: ")
 
 
+def test_an_app_has_a_log_mode_that_can_be_changed(run: Run, app: Flask) -> None:
+    def modes() -> list[str]:
+        return [line.split("  ")[3] for line in run("app", "list").splitlines()]
+
+    run("app", "add", "a")
+    run("app", "add", "b", "--log", "rows")
+    run("app", "add", "c", "--log", "history")
+    assert modes() == ["history", "rows", "history"]
+    assert last_word(run("app", "set", "a", "--log", "rows")) == "rows"
+    assert last_word(run("app", "set", "b", "--log", "history")) == "history"
+    assert modes() == ["rows", "history", "history"]
+    assert "there is no such app: d" in refused(app, "app", "set", "d", "--log", "rows")
+    for words in (["set", "a"], ["set", "a", "--log", "columns"], ["add", "d", "--log", ""]):
+        assert app.test_cli_runner().invoke(args=["synckit", "app", *words]).exit_code == 2
+
+
 def test_a_token_needs_no_stored_app_or_user(run: Run, send: Send) -> None:
     lines = run("token", "--app", "notes", "--user", "alice", "--device", "d1").splitlines()
     claims = jwt.decode(lines[-1], KEY, ["HS256"])
@@ -161,6 +177,7 @@ class TestAChangeThatDevicesCannotProcess:
         assert last_word(printed) == "2"
         page = alice.pull(laptop)
         blank = {"op": "UPDATE", "data": None, "timestamp": before[1]["received_at"]}
+        blank["order_at"] = "0001-01-01T00:00:00.000000Z"  # so that it wins over no other version of its row
         assert page["changes"] == [before[0], before[1] | blank, before[2]]
         assert (page["cursor"], alice.push(laptop)) == (3, 4)
 

@@ -104,6 +104,7 @@ class TestRedis:
             assert not any(b"alice" in key for key in client.scan_iter())
 
 
+@pytest.mark.thorough
 @SQLITE_ONLY
 def test_two_workers_count_together_and_each_alone_while_redis_hangs(
     clone: Path, valkey: Valkey, make_app: Callable[..., Flask]

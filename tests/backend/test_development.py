@@ -11,6 +11,7 @@ from flask import Flask
 
 from synckit_notify import ConfigurationError
 from synckit_notify.backend import Backend, accounts, create_app, development
+from synckit_notify.backend.admin import queries
 
 from ..support.tokens import KEY
 
@@ -88,13 +89,17 @@ def test_a_demo_is_offered_on_the_loopback_only(
     assert ("demo@example.org" in capsys.readouterr().out) is offered
 
 
-def test_a_demo_is_offered_once_and_the_page_comes_first(app: Flask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_demo_is_offered_once_and_the_page_comes_first(
+    app: Flask, backend: Backend, capsys: pytest.CaptureFixture[str]
+) -> None:
     development.offer_demo(app, [LOOPBACK])
     page, *commands = [line for line in capsys.readouterr().out.splitlines() if "http://127.0.0.1:8000" in line]
     assert page.endswith(" http://127.0.0.1:8000/")
     assert [Path(line.split()[0]).name for line in commands] == ["curl", "curl", "synckit"]
     development.offer_demo(app, [LOOPBACK])
     assert capsys.readouterr().out == ""
+    modes = backend.store.read(lambda connection: {app.name: app.log for app in queries.list_apps(connection)})
+    assert modes == {"Demo": "rows", "Demo page": "history"}
 
 
 def test_no_demo_is_offered_beside_an_app(app: Flask, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ TIMESTAMPS = json.loads((Path(__file__).parents[1] / "timestamps.json").read_tex
 @pytest.mark.parametrize(("text", "nanoseconds"), TIMESTAMPS["accepted"].items())
 def test_a_timestamp_is_read_exactly_and_rounded_up_to_microseconds(text: str, nanoseconds: int) -> None:
     assert Fields({"since": text}).optional_instant("since") == -(-nanoseconds // 1000)
-    assert Fields({"timestamp": text}).timestamp("timestamp") == text
+    assert Fields({"timestamp": text}).timestamp("timestamp") == (text, -(-nanoseconds // 1000))
 
 
 @pytest.mark.parametrize("text", TIMESTAMPS["refused"])
@@ -62,3 +62,10 @@ def test_the_bounds_themselves_are_allowed() -> None:
     assert body.integer("cursor", least=0) == 2**63 - 1
     assert body.ciphertext("data", most_bytes=100) == "é" * 50
     assert body.optional_texts("list", most=1, longest=1) == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [({}, False), ({"x": None}, False), ({"x": False}, False), ({"x": True}, True)]
+)
+def test_a_flag_that_is_missing_is_false(values: dict[str, object], expected: bool) -> None:
+    assert Fields(values).flag("x") is expected

@@ -192,7 +192,7 @@ def test_a_body_over_8_mib_is_413(send: Send, alice: Caller) -> None:
 
 
 @SQLITE_ONLY
-@pytest.mark.parametrize("path", ["/password", "/devices", "/push", "/pull", "/status", "/keys"])
+@pytest.mark.parametrize("path", ["/password", "/logout", "/devices", "/push", "/pull", "/status", "/keys"])
 def test_the_token_is_checked_before_the_body(app: Flask, path: str) -> None:
     for body in NASTY_BODIES:
         method = "GET" if path == "/status" else METHODS.get(path, "POST")

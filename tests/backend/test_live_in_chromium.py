@@ -90,6 +90,7 @@ def connected_again(page: Browser) -> bool:
     return page.until(lambda: bool(page.run(CONNECTED)), 20)
 
 
+@pytest.mark.thorough
 def test_what_is_written_on_one_device_is_shown_on_the_other_and_a_cut_connection_loses_nothing(page: Browser) -> None:
     page.type("#laptop-note", "bre")
     assert page.until(lambda: notes(page, "phone") == ["bre"])  # as it is typed

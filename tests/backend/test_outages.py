@@ -32,6 +32,7 @@ UNWRITABLE = {"error": "the server cannot store anything at the moment, try agai
 EVERY_ROUTE = [
     ("POST", "/api/sync/auth", {"email": "a@example.org", "password": "p", "api_key": "k"}),
     ("POST", "/api/sync/password", {"old_password": "p", "new_password": "q"}),
+    ("POST", "/api/sync/logout", None),
     ("POST", "/api/sync/devices", {"device_name": "d", "platform": "linux"}),
     ("GET", "/api/sync/devices", None),
     ("DELETE", "/api/sync/devices/d", None),

@@ -135,6 +135,50 @@ class TestADeletedDevice:
         assert send("POST", "/auth", credentials | {"device_id": 7}, {})[0] == 422
 
 
+class TestALogOut:
+    def test_ends_this_session_and_its_stream(self, device: Make) -> None:
+        laptop, phone = device("laptop"), device("phone")
+        with laptop.stream() as mine, phone.stream() as other:
+            assert laptop.calls.post("/logout") == (204, None)
+            assert mine.next_frame() == REVOKED
+            with pytest.raises(TimeoutError):
+                other.next_frame(0.1)
+        assert [laptop.is_welcome(), phone.is_welcome()] == [False, True]
+        assert laptop.calls.post("/logout")[0] == 401
+
+    def test_ends_the_access_tokens_of_earlier_renewals_too(self, device: Make, send: Send) -> None:
+        laptop = device("laptop")
+        renewed = laptop.refresh()[1]
+        assert Caller(send, renewed["access_token"]).post("/logout")[0] == 204
+        assert laptop.calls.get("/status")[0] == 401
+        assert laptop.refresh(renewed["refresh_token"])[0] == 400
+
+    def test_leaves_another_session_of_the_same_device(self, device: Make) -> None:
+        first, second = device("laptop"), device("laptop")
+        assert first.id == second.id
+        first.calls.post("/logout")
+        assert [first.is_welcome(), second.is_welcome()] == [False, True]
+
+    def test_leaves_the_device_and_its_changes(self, device: Make) -> None:
+        laptop = device("laptop")
+        laptop.calls.push(str(laptop.id))
+        laptop.calls.post("/logout")
+        again = device("laptop")
+        assert again.id == laptop.id
+        assert len(again.calls.pull(str(again.id))["changes"]) == 1
+
+    def test_of_a_session_without_a_device_ends_its_streams(self, device: Make) -> None:
+        nameless = device()
+        with nameless.stream() as stream:
+            assert nameless.calls.post("/logout")[0] == 204
+            assert stream.next_frame() == REVOKED
+
+    def test_needs_a_session(self, alice: Caller) -> None:
+        sentence = "this token belongs to no session: it is valid until it expires"
+        assert alice.post("/logout") == (409, {"error": sentence})
+        assert alice.get("/status")[0] == 200
+
+
 class TestAChangedPassword:
     NEW = "a new password"
 

@@ -131,6 +131,7 @@ def test_a_push_wakes_the_other_devices_of_the_same_user_and_app(service: Server
                 other.next_frame(0.2)
 
 
+@pytest.mark.thorough
 def test_the_publish_command_reaches_a_server_that_shares_no_broker_with_it(clone: Path) -> None:
     settings = {"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_SWEEP_SECONDS": "0.2"}
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "synckit", "publish", "notes", "alice"]
@@ -162,6 +163,7 @@ def test_no_client_header_changes_the_path(service: Server) -> None:
             assert answer.status == (200 if path == "/api/sync/live" else 404)
 
 
+@pytest.mark.thorough
 def test_several_workers_starting_at_once_on_an_empty_database_offer_one_demo(
     clone: Path, database: dict[str, str]
 ) -> None:

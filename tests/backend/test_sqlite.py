@@ -31,6 +31,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "some.db"
 
 
+@pytest.mark.thorough
 def test_several_processes_starting_at_once_make_one_database_and_one_key(tmp_path: Path) -> None:
     processes = [run_python(START_SIX_TIMES, tmp_path) for _ in range(4)]
     (tmp_path / "go").touch()

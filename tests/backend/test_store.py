@@ -146,18 +146,20 @@ class TestADatabaseOfAnOlderRelease:
         monkeypatch.setattr(last_seen, "COLLECTING_SECONDS", 0.0)
         app = create_app(settings(older))
         assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of before")]
-        assert [row[-1] for row in stored(older, schema.devices)] == [None, None]
+        assert [row[-2:] for row in stored(older, schema.devices)] == [(None, 0), (None, 0)]
+        assert stored(older, schema.apps)[0][-1] == "history"
         send = app.test_client()
         headers = {"Authorization": f"Bearer {make_token('alice')}"}
         page = send.post("/api/sync/pull", json={"device_id": "phone", "cursor": 0}, headers=headers).get_json()
         assert [change["data"] for change in page["changes"]] == ["one", "two"]
+        assert {change["order_at"] for change in page["changes"]} == {"2023-11-14T22:13:20.000000Z"}
         body = {"device_id": "laptop", "changes": [change()]}
         assert send.post("/api/sync/push", json=body, headers=headers).get_json()["cursor"] == 3
         again = {"device_name": "Laptop", "platform": "linux"}
         assert send.post("/api/sync/devices", json=again, headers=headers).get_json()["id"] == "laptop"
         for thread in [thread for thread in threading.enumerate() if "_store_all" in thread.name]:
             thread.join()
-        assert None not in [row[-1] for row in stored(older, schema.devices)]
+        assert None not in [row[-2] for row in stored(older, schema.devices)]
         app.extensions["synckit_backend"].store.dispose()
         assert described(older) == described_anew(older)
 
@@ -171,6 +173,35 @@ class TestADatabaseOfAnOlderRelease:
         create_app(settings(older))
         assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of before")]
         assert described(older) == described_anew(older)
+
+    def test_of_version_4_is_upgraded(self, older: str) -> None:
+        execute(older, "ALTER TABLE devices ADD COLUMN last_seen_at BIGINT")
+        execute(older, "UPDATE meta SET schema_version = 4")
+        create_app(settings(older))
+        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of before")]
+        assert described(older) == described_anew(older)
+
+    def test_takes_what_running_servers_of_that_release_still_push(self, older: str) -> None:
+        """Their statements name no column that is new."""
+        app = create_app(settings(older))
+        app.test_cli_runner().invoke(args=["synckit", "app", "set", "notes", "--log", "rows"])
+        execute(older, "UPDATE heads SET seq = 3, changed_at = 1700000000000005")
+        columns = "app_id, user_id, seq, device_id, table_name, op, row_id, timestamp, data, received_at"
+        values = "'notes', 'alice', 3, 'phone', 'tasks', 'UPDATE', '1', '2023-11-14T22:13:21Z', 'old', 1700000000000005"
+        execute(older, f"INSERT INTO changes ({columns}) VALUES ({values})")
+        send, headers = app.test_client(), {"Authorization": f"Bearer {make_token('alice')}"}
+        body = {"device_id": "phone", "cursor": 0, "latest": True}
+        page = send.post("/api/sync/pull", json=body, headers=headers).get_json()
+        assert ([change["data"] for change in page["changes"]], page["has_more"]) == (["two"], True)
+        page = send.post("/api/sync/pull", json=body | {"cursor": 2}, headers=headers).get_json()
+        assert [(change["data"], change["order_at"]) for change in page["changes"]] == [
+            ("old", "2023-11-14T22:13:20.000005Z")
+        ]
+        pushed = {"device_id": "laptop", "changes": [change("2", data="new")]}
+        send.post("/api/sync/push", json=pushed, headers=headers)
+        page = send.post("/api/sync/pull", json=body, headers=headers).get_json()
+        assert [change["data"] for change in page["changes"]] == ["old", "new"]
+        app.extensions["synckit_backend"].store.dispose()
 
     def test_is_upgraded_once_by_processes_that_start_together(self, older: str, tmp_path: Path) -> None:
         code = (
@@ -348,7 +379,7 @@ def test_a_read_sees_one_snapshot(alice: Caller, backend: Backend) -> None:
     alice.push(laptop)
 
     def read(connection: Connection) -> tuple[int, list[int]]:
-        head, _ = changelog.status(connection, "notes", "alice")
+        head, *_ = changelog.status(connection, "notes", "alice")
         alice.push(laptop)
         page = changelog.pull(connection, "notes", "alice", laptop, Query(cursor=0))
         return head, [row.seq for row in page.rows]

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.torture.chaos import FAULTS
-from benchmarks.torture.ledger import Episode, Ledger, Row
+from benchmarks.torture.ledger import RECONNECTED, STAYED, Episode, Ledger, Row
 from benchmarks.torture.network import Network
 
+from ..support.broker_servers import ENGINES
 from ..support.clock import Clock
 from ..support.programs import need
 
@@ -217,6 +218,49 @@ def test_the_last_fault_before_a_stretch_is_named_and_a_standing_one_never() -> 
     assert run.ledger.longest.after == "cut"
 
 
+def gap(struck: float, repaired: float) -> Episode:
+    return Episode("broker killed", "broker", frozenset(), NOW + struck, NOW + repaired, part="broker")
+
+
+@pytest.mark.parametrize(
+    ("episodes", "pulled", "measured"),
+    [
+        ([gap(-1, 2)], 5.0, [3.0]),
+        ([gap(-5, -1)], 5.0, [5.0]),
+        ([gap(-30, -20)], 5.0, []),
+        ([gap(-1, 6)], 5.0, []),
+        ([gap(-1, 2), gap(3, 4)], 5.0, [3.0, 1.0]),
+        ([gap(-1, 2), fault(4, 6)], 9.0, [2.0]),
+        ([fault(-1, 3), gap(-1, 2)], 5.0, []),
+    ],
+    ids=[
+        "it waited",
+        "pushed soon after",
+        "pushed long after",
+        "pulled during it",
+        "two gaps",
+        "then a fault",
+        "within a fault",
+    ],
+)
+def test_from_the_end_of_a_brokers_gap_to_the_pull_is_measured(
+    episodes: list[Episode], pulled: float, measured: list[float]
+) -> None:
+    run = Run()
+    run.staleness(*episodes, pulled=pulled)
+    assert [each.seconds for each in run.ledger.after_gap[STAYED]] == measured
+    assert run.ledger.after_gap[RECONNECTED] == []
+
+
+def test_a_device_that_reconnects_after_a_brokers_gap_is_measured_from_its_first_answer() -> None:
+    run = Run()
+    run.report(PHONE, "state", at=3, state="connected")
+    run.report(PHONE, "pushed", at=4)
+    run.staleness(gap(-1, 2), pulled=15.0)
+    assert [each.seconds for each in run.ledger.after_gap[RECONNECTED]] == [11.0]
+    assert any("after a gap of the broker, with a reconnect" in words for words in run.verdict())
+
+
 def test_a_change_that_nobody_has_pulled_yet_makes_its_device_stale() -> None:
     run = Run()
     run.push(LAPTOP, "a")
@@ -281,5 +325,6 @@ def test_the_clock_of_a_process_can_be_set_while_it_runs_and_sleeps_stay_right(t
 
 
 def test_every_fault_has_its_own_name_and_needs_at_most_one_kind_of_database() -> None:
+    assert all({"broker killed, started again"} <= {f.kind for f in FAULTS if name in f.brokers} for name in ENGINES)
     assert len({fault.kind for fault in FAULTS}) == len(FAULTS)
     assert {fault.needs for fault in FAULTS} == {"", "postgresql"}

@@ -1,5 +1,6 @@
 """Brokers on a real server, and what they heard."""
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,16 @@ import pytest
 
 from synckit_notify.brokers import Broker, connect
 
-from ..support.broker_servers import ENGINES, PostgresServer, RedisServer, Server
+from ..support.broker_servers import (
+    ENGINES,
+    REMOTE,
+    LocalServer,
+    PostgresServer,
+    RedisServer,
+    RemoteServer,
+    Server,
+    running,
+)
 from ..support.brokers import MakeBroker, MakeProcess, Process
 from ..support.postgresql import PostgreSQL
 from ..support.server import free_port
@@ -36,6 +46,13 @@ def postgresql_server(_postgresql: PostgreSQL) -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
+def local_server() -> Iterator[LocalServer]:
+    """A folder with a short name; pytest's own are too long for a socket."""
+    with tempfile.TemporaryDirectory(prefix="sk") as path:
+        yield LocalServer(Path(path, "sockets"))
+
+
+@pytest.fixture
 def redis_server(valkey: Valkey) -> RedisServer:
     return RedisServer(valkey)
 
@@ -47,21 +64,24 @@ def server(request: pytest.FixtureRequest) -> Server:
     return server
 
 
+@pytest.fixture(params=REMOTE)
+def remote_server(request: pytest.FixtureRequest) -> RemoteServer:
+    """The server of each engine that has a process and a TCP port, in turn."""
+    server: RemoteServer = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
 @pytest.fixture
-def second_server(server: Server, tmp_path: Path) -> Iterator[Server]:
+def second_server(remote_server: RemoteServer, tmp_path: Path) -> Iterator[RemoteServer]:
     """Another server of the same engine."""
-    if isinstance(server, PostgresServer):
-        with PostgreSQL(port=free_port()) as postgresql:
-            yield PostgresServer(postgresql)
-    else:
-        (tmp_path / "second").mkdir()
-        with Valkey(tmp_path / "second") as valkey:
-            yield RedisServer(valkey)
+    (tmp_path / "second").mkdir()
+    with running("postgresql" if isinstance(remote_server, PostgresServer) else "redis", tmp_path / "second") as second:
+        yield second
 
 
 @pytest.fixture
-def proxy(server: Server) -> Iterator[Proxy]:
-    with Proxy(server.port) as proxy:
+def proxy(remote_server: RemoteServer) -> Iterator[Proxy]:
+    with Proxy(remote_server.port) as proxy:
         yield proxy
 
 

@@ -7,18 +7,17 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from synckit_notify.brokers import Disconnect, Gap, Notice, connect
+from synckit_notify.brokers import Gap, Notice, connect
 from synckit_notify.brokers.local_folder import MAX_FOLDER_BYTES, OLD_SECONDS, LocalFolder, default_folder
 from synckit_notify.errors import ConfigurationError
 
 from ..support.broker_process import BrokerProcess
+from ..support.broker_servers import LocalServer
 from ..support.brokers import Heard, MakeBroker, MakeProcess
 from ..support.wait import until
 
@@ -27,19 +26,17 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder with a short name; pytest's own are too long for a socket."""
-    with tempfile.TemporaryDirectory(prefix="sk") as path:
-        yield Path(path, "sockets")
+def folder(local_server: LocalServer) -> Path:
+    return local_server.folder
 
 
 @pytest.fixture
-def url(folder: Path) -> str:
-    return f"local://{folder}"
+def url(local_server: LocalServer) -> str:
+    return local_server.url
 
 
 def sockets(folder: Path) -> list[Path]:
-    return [each for each in folder.iterdir() if stat.S_ISSOCK(each.lstat().st_mode)]
+    return [each for each in folder.iterdir() if each.is_socket()]
 
 
 def as_root() -> None:
@@ -105,67 +102,6 @@ class TestProcesses:
             assert unit.heard("notice alice")
             unit.tell("publish bob")
             assert until(lambda: here.heard.messages == [Notice("notes", "bob")])
-
-
-class TestABurst:
-    def test_of_ten_thousand_pushes_to_three_workers_makes_no_gap(self, url: str, broker: MakeBroker) -> None:
-        with BrokerProcess(url) as one, BrokerProcess(url, "synckit", "gevent") as two, BrokerProcess(url) as three:
-            workers = (one, two, three)
-            for worker in workers:
-                assert worker.heard("listening")
-            publisher = broker(url)
-            for number in range(10_000):
-                publisher.publish(Notice("notes", str(number % 5_000)))
-            assert publisher.flush(60.0)
-            everything = {f"notice {number}" for number in range(5_000)}
-            for worker in workers:
-                assert until(lambda worker=worker: everything <= set(worker.lines), 60.0)
-                assert worker.lines.count("gap") == 0
-
-    def test_does_not_wait_for_a_busy_worker(self, url: str, broker: MakeBroker) -> None:
-        """A native thread takes the messages while the worker's own code holds the hub."""
-        with BrokerProcess(url, "synckit", "gevent") as busy:
-            assert busy.heard("listening")
-            busy.process.stdin.write("busy 2\n")
-            busy.process.stdin.flush()
-            time.sleep(0.3)
-            publisher = broker(url)
-            for number in range(100):
-                publisher.publish(Notice("notes", str(number)))
-            assert publisher.flush(1.0)
-            assert "done" not in busy.lines, "the worker was not busy any more"
-            assert busy.heard(*(f"notice {number}" for number in range(100)))
-
-    def test_against_a_stopped_worker_delays_no_other_and_is_its_own_gap(self, url: str, broker: MakeBroker) -> None:
-        publisher = broker(url, limit=200)
-        with BrokerProcess(url) as stopped, BrokerProcess(url) as healthy:
-            assert stopped.heard("listening")
-            assert healthy.heard("listening")
-            os.kill(stopped.process.pid, signal.SIGSTOP)
-            for number in range(1000):
-                publisher.publish(Notice("notes", str(number)))
-                if number % 50 == 0:
-                    time.sleep(0.01)
-            publisher.publish(Disconnect("notes", "mallory"))
-            assert healthy.heard("disconnect mallory", "notice 999")
-            assert publisher.status().pending <= 201
-            os.kill(stopped.process.pid, signal.SIGCONT)
-            assert stopped.heard("disconnect mallory")
-            assert until(lambda: publisher.status().pending == 0)
-            assert (stopped.lines.count("gap"), healthy.lines.count("gap")) == (1, 0)
-
-    def test_of_a_command_that_ends_while_a_worker_is_stopped_reaches_it_as_a_gap(self, url: str) -> None:
-        with BrokerProcess(url) as worker, BrokerProcess(url) as command:
-            assert worker.heard("listening")
-            assert command.heard("listening")
-            os.kill(worker.process.pid, signal.SIGSTOP)
-            command.tell("burst 1000")
-            began = time.monotonic()
-            assert command.end() == 0
-            assert time.monotonic() - began < 5.0
-            time.sleep(1.0)
-            os.kill(worker.process.pid, signal.SIGCONT)
-            assert until(lambda: worker.lines.count("gap") == 1)
 
 
 class TestTheFolder:
@@ -288,6 +224,19 @@ print([refused(call) for call in (
         os.utime(old, (week_ago, week_ago))
         process(f"local://{folder}").broker.publish(ALICE)
         assert (old.exists(), young.exists()) == (False, True)
+
+    def test_is_cleaned_of_what_a_killed_process_of_another_service_left(
+        self, url: str, folder: Path, process: MakeProcess
+    ) -> None:
+        with BrokerProcess(url, "killed") as killed, BrokerProcess(url, "alive") as alive:
+            assert killed.heard("listening")
+            assert alive.heard("listening")
+            killed.kill()
+            assert len(sockets(folder)) == 2
+            process(url)
+            assert len(sockets(folder)) == 2
+            process(url, "alive").broker.publish(ALICE)
+            assert alive.heard("notice alice")
 
     def test_keeps_no_mark_of_a_socket_that_is_gone(self, folder: Path, process: MakeProcess) -> None:
         local = LocalFolder(folder, "synckit", chosen_by_operator=True)

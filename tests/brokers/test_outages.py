@@ -1,15 +1,17 @@
 """Whatever happens to a broker: nobody waits for it, it is noticed, and afterwards every stream is woken."""
 
+import socket
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
 from synckit_notify.brokers import Disconnect, Notice
 from synckit_notify.brokers.sender import BATCH
 
-from ..support.broker_servers import Server
-from ..support.brokers import QUICK, MakeBroker, MakeProcess, Process
+from ..support.broker_servers import RemoteServer, Server
+from ..support.brokers import QUICK, Heard, MakeBroker, MakeProcess, Process
 from ..support.tcp_proxy import Proxy
 from ..support.wait import until
 
@@ -31,13 +33,18 @@ def publishes_at_once(process: Process, count: int = 50) -> bool:
     return sorted(taken)[-3] < AT_ONCE
 
 
+S = TypeVar("S", bound=Server)
+Outage = Callable[[S, Callable[[], bool]], None]
+"""Let a server fail and return, given what tells whether both processes have noticed."""
+
+
 def killed_and_started_again(server: Server, lost: Callable[[], bool]) -> None:
     server.kill()
     assert until(lost)
     server.start()
 
 
-def hung_and_resumed(server: Server, lost: Callable[[], bool]) -> None:
+def hung_and_resumed(server: RemoteServer, lost: Callable[[], bool]) -> None:
     server.pause()
     assert until(lost)
     server.resume()
@@ -54,38 +61,67 @@ def everybody_killed(server: Server, lost: Callable[[], bool]) -> None:
     assert until(lost)
 
 
-OUTAGES = [killed_and_started_again, hung_and_resumed, subscribers_killed, everybody_killed]
-
-
-@pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.__name__)
-def test_after_an_outage_every_stream_is_woken_and_receives_again(outage, server: Server, process: MakeProcess) -> None:
+def assert_recovers(outage: Outage[S], server: S, process: MakeProcess) -> None:
     one, other = process(server.url, timing=QUICK), process(server.url, timing=QUICK)
-    both = (one, other)
-    outage(server, lambda: all(each.heard.gaps > 1 or not each.broker.status().connected for each in both))
-    assert until(lambda: all(each.heard.gaps > 1 and each.ready() for each in both))
+    both, before = (one, other), server.first_gaps
+    outage(server, lambda: all(each.heard.gaps > before or not each.broker.status().connected for each in both))
+    assert until(lambda: all(each.heard.gaps > before and each.ready() for each in both))
     assert [each.broker.status().gaps for each in both] == [each.heard.gaps for each in both]
     one.broker.publish(ALICE)
     assert until(lambda: ALICE in other.heard.messages)
     assert one.heard.messages == []
 
 
-def test_notices_during_an_outage_are_merged_and_sent_afterwards(server: Server, process: MakeProcess) -> None:
-    one = process(server.url, timing=QUICK)
+OUTAGES = [killed_and_started_again, subscribers_killed, everybody_killed]
+
+
+@pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: outage.__name__)
+def test_after_an_outage_every_stream_is_woken_and_receives_again(
+    outage: Outage[Server], server: Server, process: MakeProcess
+) -> None:
+    assert_recovers(outage, server, process)
+
+
+def test_after_a_server_hung_every_stream_is_woken_and_receives_again(
+    remote_server: RemoteServer, process: MakeProcess
+) -> None:
+    assert_recovers(hung_and_resumed, remote_server, process)
+
+
+@pytest.mark.parametrize("publisher", ["listens", "only publishes"])
+def test_a_notice_of_an_outage_wakes_its_device_afterwards(
+    publisher: str, server: Server, broker: MakeBroker, process: MakeProcess
+) -> None:
+    """By the notice or by a gap, also if the outage was too short for the receiver to notice it."""
+    other = process(server.url)
+    one = process(server.url).broker if publisher == "listens" else broker(server.url)
     server.kill()
+    one.publish(ALICE)
+    assert until(lambda: one.status().pending == 1)
+    server.start()
+    assert until(lambda: other.heard.messages == [ALICE] or other.heard.gaps > server.first_gaps)
+    assert until(lambda: one.status().pending == 0)
+
+
+def test_notices_during_an_outage_are_merged_and_sent_afterwards(
+    remote_server: RemoteServer, process: MakeProcess
+) -> None:
+    one = process(remote_server.url, timing=QUICK)
+    remote_server.kill()
     assert until(lambda: not one.broker.status().connected)
     assert (one.broker.status().echo, one.heard.gaps) == (False, 1)
     one.broker.publish(ALICE)
     one.broker.publish(Disconnect("notes", "bob", "phone"))
     one.broker.publish(ALICE)
     assert until(lambda: one.broker.status().pending == 2)
-    server.start()
+    remote_server.start()
     assert until(lambda: one.ready() and one.broker.status().pending == 0)
 
 
 def test_a_process_that_only_publishes_sends_after_the_outage(
-    server: Server, broker: MakeBroker, process: MakeProcess, proxy: Proxy
+    remote_server: RemoteServer, broker: MakeBroker, process: MakeProcess, proxy: Proxy
 ) -> None:
-    publisher, other = broker(server.url_at(proxy.port), timing=QUICK), process(server.url)
+    publisher, other = broker(remote_server.url_at(proxy.port), timing=QUICK), process(remote_server.url)
     publisher.publish(ALICE)
     assert until(lambda: other.heard.messages == [ALICE] and publisher.status().pending == 0)
     proxy.mode = "refuse"
@@ -98,22 +134,29 @@ def test_a_process_that_only_publishes_sends_after_the_outage(
     assert until(lambda: publisher.status().pending == 0)
 
 
-@pytest.mark.parametrize("outage", ["killed", "hung", "slow"])
-def test_publishing_never_waits(outage: str, server: Server, process: MakeProcess, proxy: Proxy) -> None:
-    one = process(server.url_at(proxy.port), timing=QUICK)
-    if outage == "killed":
-        server.kill()
+@pytest.mark.parametrize("outage", ["hung", "slow"])
+def test_publishing_never_waits(outage: str, remote_server: RemoteServer, process: MakeProcess, proxy: Proxy) -> None:
+    one = process(remote_server.url_at(proxy.port), timing=QUICK)
     if outage == "hung":
-        server.pause()
+        remote_server.pause()
     if outage == "slow":
         proxy.delay = 2.0
     assert publishes_at_once(one)
     assert one.broker.status().pending > 0
 
 
-def test_a_slow_connection_does_not_count_as_lost(server: Server, process: MakeProcess, proxy: Proxy) -> None:
+def test_publishing_never_waits_for_a_server_that_is_gone(server: Server, process: MakeProcess) -> None:
+    one = process(server.url, timing=QUICK)
+    server.kill()
+    assert publishes_at_once(one)
+    assert one.broker.status().pending > 0
+
+
+def test_a_slow_connection_does_not_count_as_lost(
+    remote_server: RemoteServer, process: MakeProcess, proxy: Proxy
+) -> None:
     """A PONG takes longer than we wait for one, but as long as anything comes there is somebody."""
-    one, other = process(server.url_at(proxy.port), timing=QUICK), process(server.url)
+    one, other = process(remote_server.url_at(proxy.port), timing=QUICK), process(remote_server.url)
     proxy.delay = 0.6
     one.broker.publish(ALICE)
     for _ in range(40):
@@ -126,9 +169,9 @@ def test_a_slow_connection_does_not_count_as_lost(server: Server, process: MakeP
 
 
 def test_a_message_cut_in_the_middle_is_a_gap_and_no_part_is_delivered(
-    server: Server, process: MakeProcess, proxy: Proxy
+    remote_server: RemoteServer, process: MakeProcess, proxy: Proxy
 ) -> None:
-    one, other = process(server.url_at(proxy.port), timing=QUICK), process(server.url)
+    one, other = process(remote_server.url_at(proxy.port), timing=QUICK), process(remote_server.url)
     proxy.cut_in = b'"user":"alice"'
     other.broker.publish(ALICE)
     assert until(lambda: one.heard.gaps == 2 and one.ready())
@@ -137,8 +180,10 @@ def test_a_message_cut_in_the_middle_is_a_gap_and_no_part_is_delivered(
     assert one.broker.status().invalid == 0
 
 
-def test_more_messages_than_can_be_queued_become_one_gap(server: Server, process: MakeProcess, proxy: Proxy) -> None:
-    one, other = process(server.url_at(proxy.port), timing=QUICK, limit=100), process(server.url)
+def test_more_messages_than_can_be_queued_become_one_gap(
+    remote_server: RemoteServer, process: MakeProcess, proxy: Proxy
+) -> None:
+    one, other = process(remote_server.url_at(proxy.port), timing=QUICK, limit=100), process(remote_server.url)
     proxy.mode = "refuse"
     proxy.cut()
     assert until(lambda: not one.broker.status().connected)
@@ -154,13 +199,17 @@ def test_more_messages_than_can_be_queued_become_one_gap(server: Server, process
 
 
 def test_a_stale_subscription_after_a_failover_is_detected_by_the_missing_echo(
-    server: Server, second_server: Server, process: MakeProcess, proxy: Proxy, caplog: pytest.LogCaptureFixture
+    remote_server: RemoteServer,
+    second_server: RemoteServer,
+    process: MakeProcess,
+    proxy: Proxy,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The old server still answers every ping of the listener, while everybody else has moved to the new one."""
     timing = QUICK._replace(answer=0.5)
-    one, other = process(server.url_at(proxy.port), timing=timing), process(second_server.url)
+    one, other = process(remote_server.url_at(proxy.port), timing=timing), process(second_server.url)
     proxy.to_port = second_server.port
-    server.cut_senders()
+    remote_server.cut_senders()
     assert until(lambda: not one.broker.status().echo)
     assert until(lambda: one.heard.gaps >= 2 and one.ready())
     other.broker.publish(ALICE)
@@ -169,36 +218,52 @@ def test_a_stale_subscription_after_a_failover_is_detected_by_the_missing_echo(
 
 
 def test_a_stale_sender_after_a_failover_connects_anew(
-    server: Server, second_server: Server, process: MakeProcess, proxy: Proxy
+    remote_server: RemoteServer, second_server: RemoteServer, process: MakeProcess, proxy: Proxy
 ) -> None:
     """The listener has moved to the new server; the old one still accepts what this process sends."""
-    one, other = process(server.url_at(proxy.port), timing=QUICK), process(second_server.url)
+    one, other = process(remote_server.url_at(proxy.port), timing=QUICK), process(second_server.url)
     proxy.to_port = second_server.port
-    server.cut_listeners()
+    remote_server.cut_listeners()
     assert until(lambda: not one.broker.status().connected)
     assert until(one.ready)
     one.broker.publish(ALICE)
     assert until(lambda: other.heard.messages == [ALICE])
 
 
-def test_a_broker_that_closes_every_connection_is_retried_with_backoff(server: Server, process: MakeProcess) -> None:
+def test_a_server_of_another_kind_counts_as_lost(
+    remote_server: RemoteServer, broker: MakeBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one, heard = broker(remote_server.url_at(listener.getsockname()[1]), timing=QUICK), Heard()
+        one.start(heard)
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            assert until(lambda: "the connection to the broker is lost" in caplog.text)
+    assert (one.status().connected, heard.gaps) == (False, 0)
+
+
+def test_a_broker_that_closes_every_connection_is_retried_with_backoff(
+    remote_server: RemoteServer, process: MakeProcess
+) -> None:
     """Each new subscription wakes every device, so the pauses grow even though every single one succeeds."""
-    one = process(server.url)
+    one = process(remote_server.url)
     for gaps in (1, 2, 3):
         assert until(lambda gaps=gaps: one.heard.gaps > gaps - 1)
-        server.cut_listeners()
+        remote_server.cut_listeners()
     assert until(lambda: one.heard.gaps >= 4)
     first, second, third, fourth = one.heard.gap_times[:4]
     assert fourth - third > second - first
 
 
 def test_with_the_real_periods_a_broker_that_hangs_is_lost_within_ten_seconds(
-    server: Server, process: MakeProcess
+    remote_server: RemoteServer, process: MakeProcess
 ) -> None:
-    one = process(server.url)
-    server.pause()
+    one = process(remote_server.url)
+    remote_server.pause()
     started = time.monotonic()
     assert until(lambda: not one.broker.status().connected, 12.0)
     assert time.monotonic() - started < 10.0
-    server.resume()
+    remote_server.resume()
     assert until(lambda: one.heard.gaps == 2, 12.0)

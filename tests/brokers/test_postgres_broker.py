@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import socket
 import subprocess
 import sys
 import threading
@@ -145,18 +144,6 @@ def test_a_wrong_password_is_never_shown(server: PostgresServer, broker: MakeBro
     assert until(lambda: len(caplog.records) >= 2)
     assert 'role "nobody" does not exist' in caplog.text
     assert "hunter2" not in caplog.text
-
-
-def test_a_server_of_another_kind_counts_as_lost(broker: MakeBroker, caplog: pytest.LogCaptureFixture) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = broker(f"postgresql://127.0.0.1:{listener.getsockname()[1]}/db?sslmode=disable", timing=QUICK)
-        one.start(Heard())
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(1000)
-            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            assert until(lambda: caplog.records)
-    assert not one.status().connected
 
 
 class TestPooler:

@@ -9,7 +9,7 @@ import pytest
 
 from synckit_notify.brokers import Notice
 
-from ..support.broker_servers import Server
+from ..support.broker_servers import RemoteServer, Server
 from ..support.brokers import MakeProcess
 from ..support.server import ROOT, clean_environment
 from ..support.wait import until
@@ -35,10 +35,10 @@ def test_a_program_that_publishes_and_ends_at_once_loses_nothing(
     assert until(lambda: other.heard.messages == [Notice("notes", str(number)) for number in range(50)])
 
 
-def test_a_program_that_publishes_ends_soon_even_if_the_broker_hangs(server: Server) -> None:
+def test_a_program_that_publishes_ends_soon_even_if_the_broker_hangs(remote_server: RemoteServer) -> None:
     """Within two seconds and what the interpreter takes to start and end, on a busy machine."""
-    url = server.url
-    server.pause()
+    url = remote_server.url
+    remote_server.pause()
     started = time.monotonic()
     with ThreadPoolExecutor() as pool:
         for ended in pool.map(lambda kind: run("publishing", url, kind), ["plain", "gevent", "listening"]):
@@ -54,11 +54,11 @@ def test_a_forked_child_sends_over_a_connection_of_its_own(server: Server, proce
     assert sorted(int(message.user) for message in other.heard.messages) == list(range(50))
 
 
-def test_a_broker_that_hangs_does_not_stop_the_hub(server: Server) -> None:
+def test_a_broker_that_hangs_does_not_stop_the_hub(remote_server: RemoteServer) -> None:
     """The smallest of some runs: whatever else the machine does may delay one of them."""
     gaps: list[float] = []
     while len(gaps) < 3 and not (gaps and gaps[-1] < HUB_CEILING_MS):
-        ended = run("hung_broker", server.url, server.process_id)
+        ended = run("hung_broker", remote_server.url, remote_server.process_id)
         assert ended.returncode == 0, ended.stderr
         gaps.append(float(ended.stdout))
     assert min(gaps) < HUB_CEILING_MS, gaps

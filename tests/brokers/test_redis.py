@@ -1,7 +1,6 @@
 """What only Redis has: its URLs, its database numbers, its users, and its outages by password and rights."""
 
 import logging
-import socket
 import subprocess
 import sys
 import time
@@ -115,17 +114,3 @@ def test_a_publisher_that_cannot_send_logs_it_and_keeps_its_subscription(
     assert until(lambda: heard.messages == [ALICE])
     time.sleep(QUICK.answer + 2 * QUICK.probe)
     assert (one.status().connected, one.status().echo, heard.gaps, one.status().pending) == (True, False, 1, 1)
-
-
-@pytest.mark.thorough
-def test_a_server_that_is_not_a_broker_counts_as_lost(broker: MakeBroker, caplog: pytest.LogCaptureFixture) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = broker(f"redis://127.0.0.1:{listener.getsockname()[1]}", timing=QUICK)
-        one.start(Heard())
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(1000)
-            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            assert until(lambda: caplog.records)
-    assert not one.status().connected
-    assert "InvalidResponse" in caplog.text

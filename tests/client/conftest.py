@@ -4,12 +4,20 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import keyring
 import pytest
+from keyring.backends import fail
 
 from synckit_notify.client import encryption
 
 from ..support.scripted_clients import ScriptedClients
 from ..support.service import Service
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_keychain() -> None:
+    """Keep the tests away from the keychain of the person who runs them."""
+    keyring.set_keyring(fail.Keyring())
 
 
 @pytest.fixture

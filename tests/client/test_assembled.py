@@ -15,6 +15,7 @@ import pytest
 from synckit_notify.client import (
     ChangeEntry,
     NetworkError,
+    NoMasterKey,
     NotAuthenticated,
     ServerError,
     StreamState,
@@ -131,6 +132,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing(own_service: Calla
         assert "while the phone was away" in {change.row_id for change in phone.pull()}
 
 
+@pytest.mark.thorough
 def test_a_clean_restart_sends_bye_and_devices_return_spread_out(own_service: Callable[..., Service]) -> None:
     service = own_service()
     with StreamRecorder(service.client()) as recorder:
@@ -218,8 +220,8 @@ def test_a_refresh_whose_answer_was_lost_logs_nobody_out(service: Service) -> No
 
 def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None:
     laptop, phone = (service.client(name=name, encrypt=True) for name in ("sealed laptop", "sealed phone"))
-    laptop.setup_encryption_new("a long passphrase")
-    phone.setup_encryption_existing("a long passphrase")
+    laptop.setup_encryption("a long passphrase")
+    phone.setup_encryption("a long passphrase")
     laptop.push([entry("secret row")])
     everything = service.client(name="server's view")
     sealed = everything._session.call(
@@ -232,6 +234,25 @@ def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None
     position = phone._state
     position._set(cursor=laptop.status().cursor - 1, epoch=laptop.status().epoch)
     assert [change.data for change in phone.pull()] == [{"title": "secret row"}]
+
+
+def test_a_rotation_reaches_the_other_device_under_gunicorn(own_service: Callable[..., Service]) -> None:
+    service = own_service()
+    laptop, phone = (service.client(name=name, encrypt=True) for name in ("laptop", "phone"))
+    for device in laptop, phone:
+        device.setup_encryption("a long passphrase")
+    laptop.push([entry("old")])
+    laptop.rotate_master_key("a long passphrase", "a longer passphrase")
+    with StreamRecorder(phone) as stream:
+        heard = stream.changed
+        laptop.push([entry("new")])
+        assert stream.hears(heard)
+    with pytest.raises(NoMasterKey, match="the passphrase was changed"):
+        phone.pull()
+    phone.push([entry("queued")])
+    phone.setup_encryption("a longer passphrase")
+    assert [change.row_id for change in phone.pull()] == ["old", "new"]
+    assert [change.row_id for change in laptop.pull()] == ["queued"]
 
 
 def command(service: Service, *words: str, **env: str) -> subprocess.Popen[str]:
@@ -249,12 +270,45 @@ def command(service: Service, *words: str, **env: str) -> subprocess.Popen[str]:
     )
 
 
-def test_the_demo_prints_how_long_five_changes_took(service: Service) -> None:
-    shown, _ = command(service, "demo").communicate(timeout=60)
+def test_the_demo_prints_how_long_five_changes_took(own_service: Callable[..., Service]) -> None:
+    shown, _ = command(own_service(), "demo").communicate(timeout=60)
     lines = shown.strip().splitlines()
     assert lines[0].split() == ["change", "heard", "after", "pulled", "after"], shown
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4", "5"]
     assert all(float(line.split()[1]) < 1000 for line in lines[1:]), shown
+
+
+def test_the_demo_does_not_write_into_an_account_that_has_a_key(own_service: Callable[..., Service]) -> None:
+    service = own_service()
+    client = service.client(encrypt=True)
+    client.setup_encryption("a passphrase")
+    demo = command(service, "demo")
+    shown, _ = demo.communicate(timeout=60)
+    assert (demo.returncode, client.status().change_count) == (1, 0)
+    assert shown == (
+        "Error: this account has a master key, and the demo pushes changes without encryption: use another account\n"
+    )
+
+
+def test_listen_opens_the_key_of_an_account_and_makes_none(own_service: Callable[..., Service]) -> None:
+    service = own_service()
+    words = ["listen", "--json", "--pull"]
+    listening = command(service, *words, SYNCKIT_PASSPHRASE="a passphrase")
+    shown, _ = listening.communicate(timeout=60)
+    assert listening.returncode == 1
+    assert shown == "Error: this account has no master key yet: leave out --passphrase\n"
+    client = service.client(encrypt=True)
+    assert client.setup_encryption("a passphrase").created
+    client.push([entry("sealed")])
+    listening = command(service, *words, SYNCKIT_PASSPHRASE="a passphrase")
+    seen: list[dict[str, str]] = []
+    try:
+        while not seen or seen[-1]["what"] != "keepalive":
+            seen.append(json.loads(listening.stdout.readline()))
+    finally:
+        listening.send_signal(signal.SIGINT)
+        listening.communicate(timeout=60)
+    assert [line["row"] for line in seen if line["what"] == "pulled"] == ["sealed"]
 
 
 def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> None:
@@ -272,6 +326,7 @@ def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> 
     assert [line["row"] for line in seen if line["what"] == "pulled"] == ["seen"]
 
 
+@pytest.mark.thorough
 def test_listen_escapes_control_characters_and_what_the_console_cannot_show(
     own_service: Callable[..., Service],
 ) -> None:

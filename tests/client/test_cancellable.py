@@ -1,15 +1,24 @@
-"""A call in a thread of its own: its result, its error, and its cancellation at any moment."""
+"""A call in a thread of its own: its result, its error, its cancellation at any moment, and the end of its waits."""
 
 import contextvars
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 
 import pytest
 
-from synckit_notify.client.cancellable import start
+from synckit_notify.client.cancellable import (
+    Cancelled,
+    Signal,
+    finished_first,
+    holding,
+    on_cancel,
+    raise_if_cancelled,
+    start,
+)
 
 CALLER = contextvars.ContextVar("caller", default="nobody")
 
@@ -36,6 +45,73 @@ def test_a_call_that_is_given_up_ends_the_wait_and_its_result_is_discarded() -> 
         future.result(5)
     go_on.set()
     assert discarded.wait(5)
+
+
+def wait_for_a_signal() -> None:
+    Signal().wait(30)
+
+
+def wait_for_a_lock() -> None:
+    lock = threading.Lock()
+    with lock, holding(lock):
+        pass
+
+
+def wait_in_an_inner_call() -> None:
+    start(wait_for_a_signal).result(30)
+
+
+def swallow_errors() -> None:
+    while True:
+        try:
+            wait_for_a_signal()
+        except Exception:
+            continue
+
+
+@pytest.mark.parametrize("wait", [wait_for_a_signal, wait_for_a_lock, wait_in_an_inner_call, swallow_errors])
+def test_the_waits_inside_a_call_end_with_cancelled(wait: Callable[[], None]) -> None:
+    before, later = start(wait), start(wait)
+    before.end_waits()
+    with pytest.raises(Cancelled):
+        before.result(5)
+    assert not later.done()
+    later.end_waits()
+    with pytest.raises(Cancelled):
+        later.result(5)
+
+
+def test_what_does_not_wait_is_finished_and_so_is_what_must_be() -> None:
+    began, go_on, order = threading.Event(), threading.Event(), []
+
+    def work() -> str:
+        with on_cancel(lambda: order.append("told")):
+            began.set()
+            go_on.wait(10)
+        with finished_first():
+            raise_if_cancelled()
+            Signal().wait(0.01)
+            order.append("finished first")
+        raise_if_cancelled()
+        return "too far"
+
+    call = start(work)
+    assert began.wait(5)
+    call.end_waits()
+    go_on.set()
+    with pytest.raises(Cancelled):
+        call.result(5)
+    assert order == ["told", "finished first"]
+
+
+def test_a_signal_is_an_event_whose_actions_run_once_it_is_set() -> None:
+    signal, order = Signal(), []
+    assert not signal.wait(0)
+    with signal.calling(lambda: order.append("a")):
+        signal.set()
+    with signal.calling(lambda: order.append("b")):
+        assert signal.wait(30)
+    assert (signal.is_set(), order) == (True, ["a", "b"])
 
 
 def test_without_a_thread_the_call_runs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

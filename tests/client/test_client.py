@@ -12,10 +12,8 @@ import pytest
 
 from synckit_notify.backend import create_app
 from synckit_notify.client.client import SyncKitClient
-from synckit_notify.client.encryption import new_cipher
 from synckit_notify.client.errors import (
     DecryptionFailed,
-    EncryptionExists,
     InvalidEnvelope,
     NetworkError,
     NoMasterKey,
@@ -33,7 +31,6 @@ from ..support.scripted_server import (
     API_KEY,
     AUTH,
     DEVICES,
-    KEYS,
     PASSWORD,
     PULL,
     PUSH,
@@ -202,12 +199,31 @@ class TestPushing:
         client.pull()
         assert clients.server.bodies(PULL)[0]["cursor"] == 0
 
-    def test_before_a_device_is_registered_nothing_is_kept(self, clients: ScriptedClients) -> None:
+    def test_before_the_first_log_in_nothing_is_kept(self, clients: ScriptedClients) -> None:
         client = clients.open(registered=False)
-        for call in (lambda: client.push([action()]), client.pull):
-            with pytest.raises(StateError, match="register_device"):
-                call()
+        with pytest.raises(NotAuthenticated, match="log in first"):
+            client.push([action()])
+        with pytest.raises(StateError, match="register_device"):
+            client.pull()
         assert client.pending_changes == 0
+
+    def test_before_a_device_is_registered_changes_are_queued_and_leave_after_it(
+        self, clients: ScriptedClients
+    ) -> None:
+        client = clients.open(registered=False, auth=[Answer(LOGIN)])
+        client.authenticate("alice@example.org", PASSWORD)
+        with pytest.raises(StateError, match="register_device"):
+            client.push([action()])
+        assert client.pending_changes == 1
+        clients.server.steps |= {DEVICES: [Answer(LAPTOP)], PUSH: [Answer({"cursor": 1})]}
+        client.register_device("Laptop", "linux")
+        assert client.push([]) == 1
+
+    def test_without_a_network_changes_are_queued(self, clients: ScriptedClients) -> None:
+        client = clients.open(push=[LoseRequest()] * 4)
+        with pytest.raises(NetworkError):
+            client.push([action(1)])
+        assert client.pending_changes == 1
 
     def test_an_installation_keeps_its_id(self, clients: ScriptedClients) -> None:
         ids = []
@@ -236,7 +252,12 @@ class TestPulling:
         assert client.last_sync_time == AT
         again = clients.open(pull=[page(cursor=1)])
         again.pull()
-        assert clients.server.bodies(PULL)[0] == {"cursor": 1, "device_id": "d1", "epoch": "e1"}
+        assert clients.server.bodies(PULL)[0] == {
+            "cursor": 1,
+            "confirmed": 1,
+            "device_id": "d1",
+            "epoch": "e1",
+        }
 
     def test_a_result_confirms_only_its_own_changes(self, clients: ScriptedClients) -> None:
         client = clients.open(
@@ -389,7 +410,13 @@ class TestFilters:
         assert client._state.position() == (BEGINNING, False)
         assert client.last_sync_time is None
         assert len(client.pull_filtered(tasks.after(found.position))) == 0
-        assert clients.server.bodies(PULL)[-1] == {"tables": ["tasks"], "device_id": "d1", "cursor": 9, "epoch": "e1"}
+        assert clients.server.bodies(PULL)[-1] == {
+            "tables": ["tasks"],
+            "device_id": "d1",
+            "cursor": 9,
+            "confirmed": 0,
+            "epoch": "e1",
+        }
 
     def test_a_replaced_log_restarts_only_the_filtered_pull(self, clients: ScriptedClients) -> None:
         client = clients.open(pull=[Refuse(409), page(pulled(1), cursor=1, epoch="e2")])
@@ -414,11 +441,11 @@ class TestWithoutAKey:
 
     def test_a_client_without_encryption_creates_no_master_key(self, clients: ScriptedClients) -> None:
         client = clients.open()
-        for call in (client.setup_encryption_new, client.setup_encryption_existing):
-            with pytest.raises(ValueError, match="encrypt=False"):
-                call("passphrase")
         with pytest.raises(ValueError, match="encrypt=False"):
-            client.change_passphrase("passphrase", "another")
+            client.setup_encryption("passphrase")
+        for call in (client.change_passphrase, client.rotate_master_key):
+            with pytest.raises(ValueError, match="encrypt=False"):
+                call("passphrase", "another")
 
 
 def test_closing_ends_the_streams_and_may_be_repeated(clients: ScriptedClients) -> None:
@@ -468,12 +495,10 @@ class TestAgainstTheBackend:
 
     def test_two_devices_share_what_the_server_cannot_read(self, make: MakeClient) -> None:
         laptop, phone, stranger = make("laptop"), make("phone"), make("clear", encrypt=False)
-        laptop.setup_encryption_new("correct horse")
-        with pytest.raises(EncryptionExists):
-            phone.setup_encryption_new("another horse")
+        assert laptop.setup_encryption("correct horse").created
         with pytest.raises(InvalidEnvelope):
-            phone.setup_encryption_existing("another horse")
-        phone.setup_encryption_existing("correct horse")
+            phone.setup_encryption("another horse")
+        assert not phone.setup_encryption("correct horse").created
         assert laptop.push([action(1, data={"title": "milk"}), action(1, op="DELETE", data=None)]) == 2
         assert [(change.op, change.data) for change in phone.pull()] == [
             ("INSERT", {"title": "milk"}),
@@ -493,7 +518,7 @@ class TestAgainstTheBackend:
     @pytest.mark.usefixtures("quick_passphrases")
     def test_no_change_in_the_log_stops_a_device(self, make: MakeClient, log: sqlite3.Connection) -> None:
         laptop, stranger = make("laptop"), make("clear", encrypt=False)
-        laptop.setup_encryption_new("correct horse")
+        laptop.setup_encryption("correct horse")
         laptop.push([action(row) for row in range(6)])
         stranger.push([action("json"), action("gone", op="DELETE", data=None)])
         log.execute("UPDATE changes SET row_id = 'moved' WHERE seq = 2")
@@ -507,7 +532,7 @@ class TestAgainstTheBackend:
         ]
         for number, pull in enumerate(ways):
             phone = make(f"phone {number}")
-            phone.setup_encryption_existing("correct horse")
+            phone.setup_encryption("correct horse")
             seen, told = [], []
             pull(phone, seen, told)
             assert [change.seq for change in seen] == [1, 6]
@@ -515,51 +540,16 @@ class TestAgainstTheBackend:
                 *((2, "moved"), (3, "2"), (5, "4"), (7, "json"), (8, "gone"))
             ]
         strict = make("strict", strict=True)
-        strict.setup_encryption_existing("correct horse")
+        strict.setup_encryption("correct horse")
         with pytest.raises(DecryptionFailed) as raised:
             strict.pull()
         assert (raised.value.seq, raised.value.row_id) == (2, "moved")
         log.execute("UPDATE changes SET row_id = '1' WHERE seq = 2")
         mended = make("phone 0")
-        mended.setup_encryption_existing("correct horse")
+        mended.setup_encryption("correct horse")
         assert len(mended.pull()) == 0
         assert mended.retry_unreadable()
         assert [change.seq for change in mended.pull()] == [2, 6]
-
-    @pytest.mark.usefixtures("quick_passphrases")
-    def test_a_change_under_another_key_is_pulled_after_its_envelope_was_decrypted(self, make: MakeClient) -> None:
-        laptop, phone = make("laptop"), make("phone")
-        laptop.setup_encryption_new("first")
-        phone.setup_encryption_existing("first")
-        laptop.push([action(1)])
-        newer = new_cipher()
-        account = laptop._session.account()
-        laptop._keys._key = laptop._keys._key._replace(cipher=newer)  # type: ignore[union-attr]
-        laptop.push([action(2), action(3)])
-        result = phone.pull()
-        result.confirm()
-        assert ([change.row_id for change in result], result.locked) == (["1"], 2)
-        put = {"envelope": newer.wrap(account.app_id, account.user_id, "second"), "expected_version": 1}
-        laptop._session.call("PUT", KEYS, put, idempotent=True)
-        laptop.push([action(4)])
-        with pytest.raises(NoMasterKey, match="the passphrase was changed"):
-            phone.pull()
-        with pytest.raises(InvalidEnvelope):
-            phone.setup_encryption_existing("first")
-        phone.setup_encryption_existing("second")
-        assert [change.row_id for change in phone.pull()] == ["2", "3", "4"]
-
-    def test_a_passphrase_is_changed_and_the_master_key_is_the_same(self, make: MakeClient) -> None:
-        laptop, phone = make("laptop"), make("phone")
-        with pytest.raises(NoMasterKey):
-            phone.setup_encryption_existing("first")
-        laptop.setup_encryption_new("first")
-        laptop.push([action()])
-        laptop.change_passphrase("first", "second")
-        with pytest.raises(InvalidEnvelope):
-            phone.setup_encryption_existing("first")
-        phone.setup_encryption_existing("second")
-        assert [change.data for change in phone.pull()] == [1]
 
     def test_a_filter_by_table_and_time_leaves_the_cursor_of_pull(self, make: MakeClient) -> None:
         laptop, phone = make("laptop", encrypt=False), make("phone", encrypt=False)
@@ -577,16 +567,6 @@ class TestAgainstTheBackend:
             laptop._session.refresh()
         laptop.push([action()])
         assert laptop.status().change_count == 1
-
-
-def test_a_repeated_put_finds_its_own_envelope_and_succeeds(clients: ScriptedClients) -> None:
-    client = clients.open(encrypt=True, keys=[LoseAnswer(), Refuse(409)])
-
-    def own_envelope() -> Answer:
-        return Answer({"envelope": clients.server.bodies(KEYS)[0]["envelope"], "version": 1})
-
-    clients.server.steps[KEYS].append(own_envelope)
-    client.setup_encryption_new("correct horse")
 
 
 def test_after_a_log_out_calls_are_not_authenticated(clients: ScriptedClients) -> None:

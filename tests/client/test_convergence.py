@@ -203,6 +203,7 @@ def tell(app: dict[str, App], story: list[Any], backend: Backend) -> None:
                 one.survive(lambda one=one, how=how: one.pull(how[0], how[1]), how[2])  # type: ignore[misc]
 
 
+@pytest.mark.thorough
 @settings(
     max_examples=20,
     deadline=None,

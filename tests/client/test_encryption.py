@@ -9,10 +9,25 @@ import nacl.bindings as sodium
 import pytest
 
 from synckit_notify.client import encryption
-from synckit_notify.client.encryption import Cipher, EntryContext, Locked, Unreadable, new_cipher, unwrap
+from synckit_notify.client.encryption import (
+    Cipher,
+    EntryContext,
+    Locked,
+    Unreadable,
+    WrongKey,
+    new_cipher,
+    newest_key_id,
+    unwrap,
+    unwrap_with_key,
+)
 from synckit_notify.client.errors import InvalidEnvelope
 
 FIRST_RELEASE = "AZqsWihaQGduGsrb3AhicnCRW0MPLfTM7UvTZxFsBVt2cjV6MLsgHdrcOx6Hc06qPS1WPA7du0tATqB7ytMhKbA="
+FIRST_ENVELOPE = (
+    '{"kdf":"argon2id","lanes":1,"memory_kib":65536,"nonce":"ZSuouJ0jjpN/ChMiELvO0zonBA2QNaZW","passes":3,"salt":'
+    '"OnlgcSf0UKDVZQuvTnOcR34LWF2FzUbpYYBSBdqYGyg=","version":1,"wrapped":'
+    '"/ykRVsLhwm7pCRYulR/0nrpXQShd/0o1pNv+0X/LLv5zaujcF5s+iQ2L9mtOut5Y"}'
+)
 HERE = EntryContext("notes", "alice", "tasks", "row 1", "INSERT", "2026-11-23T12:00:00Z")
 
 
@@ -144,6 +159,7 @@ def test_accents_may_be_encoded_differently_in_a_passphrase(cipher: Cipher) -> N
     [
         ("notes", "alice", "wrong horse"),
         ("notes", "alice", ""),
+        ("notes", "alice", "\ud800"),
         ("tasks", "alice", "correct horse"),
         ("notes", "bob", "correct horse"),
     ],
@@ -168,6 +184,66 @@ def test_every_altered_byte_of_an_envelope_is_refused(envelope: str, monkeypatch
                 altered = cheap_envelope[:position] + other + cheap_envelope[position + 1 :]
                 with pytest.raises(InvalidEnvelope):
                     unwrap(altered, "notes", "alice", "correct horse")
+
+
+class TestSeveralKeys:
+    @pytest.fixture(autouse=True)
+    def _quick(self, quick_passphrases: None) -> None:
+        """Derive keys with a fast hash."""
+
+    def test_a_rotated_cipher_reads_old_and_new_and_encrypts_with_the_new_key(self, cipher: Cipher) -> None:
+        rotated = cipher.rotated()
+        assert rotated.key_ids == cipher.key_ids | {rotated.newest_id}
+        assert rotated.open(HERE, cipher.seal(HERE, "old")) == "old"
+        with pytest.raises(Locked):
+            cipher.open(HERE, rotated.seal(HERE, "new"))
+
+    def test_the_key_id_of_a_ciphertext_cannot_be_exchanged(self, cipher: Cipher) -> None:
+        rotated = cipher.rotated()
+        raw = base64.b64decode(rotated.seal(HERE, "x"))
+        for key_id in map(bytes.fromhex, rotated.key_ids - {rotated.newest_id}):
+            with pytest.raises(Unreadable) as raised:
+                rotated.open(HERE, base64.b64encode(raw[:1] + key_id + raw[9:]).decode())
+            assert not isinstance(raised.value, Locked)
+
+    def test_the_passphrase_or_the_newest_key_opens_all_keys_of_an_envelope(self, cipher: Cipher) -> None:
+        rotated = cipher.rotated().rotated()
+        envelope = rotated.wrap("notes", "alice", "second")
+        for opened in (
+            unwrap(envelope, "notes", "alice", "second"),
+            unwrap_with_key(envelope, "notes", "alice", rotated.newest_key),
+        ):
+            assert (opened.key_ids, opened.newest_id) == (rotated.key_ids, rotated.newest_id)
+        assert newest_key_id(envelope) == rotated.newest_id
+
+    def test_an_older_key_opens_nothing(self, cipher: Cipher) -> None:
+        envelope = cipher.rotated().wrap("notes", "alice", "second")
+        for key in cipher.newest_key, new_cipher().newest_key:
+            with pytest.raises(WrongKey):
+                unwrap_with_key(envelope, "notes", "alice", key)
+
+    @pytest.mark.parametrize(("app", "user"), [("tasks", "alice"), ("notes", "bob")])
+    def test_the_older_keys_belong_to_the_account(self, cipher: Cipher, app: str, user: str) -> None:
+        rotated = cipher.rotated()
+        with pytest.raises(InvalidEnvelope):
+            unwrap_with_key(rotated.wrap("notes", "alice", "second"), app, user, rotated.newest_key)
+
+    def test_every_altered_byte_of_the_older_keys_is_refused(self, cipher: Cipher) -> None:
+        rotated = cipher.rotated()
+        envelope = rotated.wrap("notes", "alice", "second")
+        older = json.loads(envelope)["older"]
+        start = envelope.index(older)
+        for position in range(start, start + len(older), 7):
+            altered = envelope[:position] + ("A" if envelope[position] != "A" else "B") + envelope[position + 1 :]
+            with pytest.raises(InvalidEnvelope):
+                unwrap_with_key(altered, "notes", "alice", rotated.newest_key)
+
+
+def test_an_envelope_from_before_keys_could_be_rotated_still_opens() -> None:
+    opened = unwrap(FIRST_ENVELOPE, "notes", "alice", "correct horse")
+    assert opened.newest_key == bytes(range(32))
+    assert unwrap_with_key(FIRST_ENVELOPE, "notes", "alice", bytes(range(32))).key_ids == opened.key_ids
+    assert newest_key_id(FIRST_ENVELOPE) is None
 
 
 WRONG_ENVELOPES = {

@@ -55,6 +55,17 @@ def test_an_error_names_the_variable_to_correct(
     assert "s3cret" not in str(raised.value)
 
 
+def test_an_installed_socks_package_that_cannot_be_loaded_is_not_called_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "socksio.py").write_text("import a_package_that_it_needs")
+    monkeypatch.delitem(sys.modules, "socksio")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1080")
+    with pytest.raises(ImportError, match="a_package_that_it_needs"):
+        SyncKitClient("https://server", api_key="key", state=tmp_path / "app.state")
+
+
 @pytest.mark.parametrize(("name", "value", "sentence"), [BROKEN[0], BROKEN[3], BROKEN[6]])
 @pytest.mark.parametrize(
     "command",

@@ -55,7 +55,7 @@ def test_a_stream_belongs_to_the_process_that_made_it(service: Service, tmp_path
     assert lines[0] == "SyncNotification.CHANGED"
     assert lines[1:5] == ["child ended with 0"] * 4
     assert lines[5].startswith("child: StateError: this stream was made before the process was forked")
-    assert "call subscribe_notifications() in this process" in lines[5]
+    assert "make a stream in this process" in lines[5]
     assert lines[6:] == ["child: right", "parent: connected"]
 
 

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from synckit_notify.backend.errors import WrongCredentials
-from synckit_notify.client import NetworkError, NotAuthenticated, ProtocolError, ServerError, connection
+from synckit_notify.client import NetworkError, NotAuthenticated, ProtocolError, ServerError, transfer
 from synckit_notify.client import session as session_module
 from synckit_notify.client.foreign_text import KNOWN_SENTENCES, printable, redacted
 from synckit_notify.client.models import Account
@@ -98,8 +98,8 @@ def test_an_answer_as_large_as_a_page_may_be_is_read(serve: Serve) -> None:
 def test_a_body_that_decompresses_to_nothing_for_ever_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
-    monkeypatch.setattr(connection, "MAX_RESPONSE_BYTES", 2**20)
+    monkeypatch.setattr(transfer, "RESPONSE_SECONDS", 0.5)
+    monkeypatch.setattr(transfer, "MAX_RESPONSE_BYTES", 2**20)
     empty = zlib.compressobj(9, zlib.DEFLATED, 31)
     begin, nothing = empty.flush(zlib.Z_FULL_FLUSH), empty.flush(zlib.Z_FULL_FLUSH) * 20_000
     session = serve(status=[head("200 OK", "Content-Encoding: gzip"), begin, *[nothing, 0.01] * 1000])
@@ -121,7 +121,7 @@ def test_a_body_that_decompresses_to_nothing_for_ever_is_given_up(
 def test_a_response_that_arrives_too_slowly_is_given_up(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, drip: Bytes
 ) -> None:
-    monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
+    monkeypatch.setattr(transfer, "RESPONSE_SECONDS", 0.5)
     session = serve(status=drip)
     began = time.monotonic()
     with pytest.raises(NetworkError, match="no complete answer"):
@@ -133,7 +133,7 @@ def test_a_slow_answer_is_not_retried(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.3)
+    monkeypatch.setattr(transfer, "RESPONSE_SECONDS", 0.3)
     monkeypatch.setattr(session_module, "RETRY_SECONDS", 0.3)
     session = serve(status=[head("200 OK", "Content-Length: 100000"), *[b" ", 0.05] * 400])
     with pytest.raises(NetworkError, match="no complete answer"):
@@ -142,14 +142,14 @@ def test_a_slow_answer_is_not_retried(
 
 
 def test_slow_headers_of_a_stream_are_given_up(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.5)
+    monkeypatch.setattr(transfer, "RESPONSE_SECONDS", 0.5)
     session = serve(subscribe=[b"HTTP/1.1 200 OK\r\n", *[b"X: y\r\n", 0.05] * 400])
     with pytest.raises(NetworkError, match="no complete answer"):
         session.connect()
 
 
 def test_a_large_response_at_a_sufficient_rate_has_more_time(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "RESPONSE_SECONDS", 0.3)
+    monkeypatch.setattr(transfer, "RESPONSE_SECONDS", 0.3)
     body = b'{"x": 1' + b" " * 2000 + b"}"
     drops: Bytes = []
     for begin in range(0, len(body), 200):

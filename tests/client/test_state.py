@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from synckit_notify.client import statefile
 from synckit_notify.client.errors import StateError
 from synckit_notify.client.models import BEGINNING, Account, Device, Position
+from synckit_notify.client.queue import SealedEdit
 from synckit_notify.client.state import LeftOut, State, Tokens
 
 ALICE = Account("alice", "notes")
@@ -39,7 +40,9 @@ def fill(state: State) -> None:
     state.log_in(ALICE, TOKENS)
     state.keep_device(LAPTOP)
     state.advance(0, Position("e1", 7), "2026-01-31T12:00:00.000000Z")
-    state.add_pending("digest", [['{"a":1}', '{"a":2}'], ['{"a":3}']])
+    state.queue.add("digest", [['{"a":1}', '{"a":2}'], ['{"a":3}']])
+    state.queue.add_edits([SealedEdit("version", LAPTOP.created_at, '{"a":4}')])
+    state.keep_envelope("an envelope")
 
 
 def everything(state: State) -> tuple[object, ...]:
@@ -50,9 +53,11 @@ def everything(state: State) -> tuple[object, ...]:
         state.device(),
         state.position(),
         state.last_sync_time(),
-        state.next_pending(),
-        state.count_pending(),
+        state.queue.next(),
+        state.queue.count(),
+        state.queue.answered(),
         state.pushed_to(),
+        state.envelope(),
     )
 
 
@@ -247,11 +252,14 @@ def use_all(state: State) -> None:
     state.release_lease("me")
     state.advance(0, Position("e1", 99), "2026-02-01T00:00:00.000000Z")
     state.replace_tokens("refresh-1", OTHERS)
-    state.add_pending("another", [["{}"]])
-    if (batch := state.next_pending()) is not None:
-        state.finish_pending(batch.push_id, 5)
+    state.queue.add("another", [["{}"]])
+    if (batch := state.queue.next()) is not None:
+        state.queue.take_out(batch, 0)
+        state.queue.finish(batch.push_id, 5)
+        state.queue.drop(batch.push_id)
+        state.queue.forget(batch.push_id)
     state.restart(Position("e1", 7))
-    state.discard_pending()
+    state.queue.discard()
 
 
 @pytest.fixture(scope="module")
@@ -348,8 +356,8 @@ def test_a_pending_batch_that_cannot_be_read_is_a_state_error(file: Path, change
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute("UPDATE pending SET changes = ?", (changes,))
     with contextlib.suppress(StateError):
-        state.next_pending()
-    assert state.discard_pending() == 3
+        state.queue.next()
+    assert state.queue.discard() == 4
     state.close()
 
 
@@ -360,15 +368,52 @@ def test_a_folder_and_a_missing_folder_are_clear_errors(tmp_path: Path) -> None:
         State.open(tmp_path / "nowhere" / "tasks.state")
 
 
-@pytest.mark.parametrize(("server", "key"), [("http://other", "key"), ("http://server", "other")])
-def test_a_state_belongs_to_one_server_and_api_key(file: Path, server: str, key: str) -> None:
+def test_a_state_belongs_to_one_api_key(file: Path) -> None:
     state = State.open(file)
     state.bind("http://server", "key")
     state.bind("http://server", "key")
-    with pytest.raises(StateError, match="another server or API key"):
-        state.bind(server, key)
+    with pytest.raises(StateError, match="another API key"):
+        state.bind("http://server", "other")
     state.close()
     assert b"other" not in file.read_bytes()
+
+
+def test_a_state_belongs_to_one_server_until_it_is_told_that_the_server_moved(file: Path) -> None:
+    state = State.open(file)
+    state.bind("http://former", "key", "http://even-before")
+    for moved_from in None, "http://unknown":
+        with pytest.raises(
+            StateError, match=r"belongs to the server http://former, not to http://latter: .*moved_from"
+        ):
+            state.bind("http://latter", "key", moved_from)
+    for _ in range(2):
+        state.bind("http://latter", "key", "http://former")
+    with pytest.raises(StateError, match="http://latter, not to http://former"):
+        state.bind("http://former", "key")
+    state.close()
+
+
+def test_a_log_out_forgets_the_tokens_alone(file: Path) -> None:
+    state = State.open(file)
+    fill(state)
+    before = everything(state)
+    state.log_out()
+    assert state.tokens() is None
+    assert everything(state)[:2] + everything(state)[3:] == before[:2] + before[3:]
+    state.close()
+    assert b"access-1" not in file.read_bytes()
+    assert b"refresh-1" not in file.read_bytes()
+
+
+def test_the_last_envelope_is_kept(file: Path) -> None:
+    state = State.open(file)
+    assert state.envelope() is None
+    for envelope in "first", "second":
+        state.keep_envelope(envelope)
+    state.close()
+    again = State.open(file)
+    assert again.envelope() == "second"
+    again.close()
 
 
 def test_the_api_key_is_kept_as_a_hash_only(file: Path) -> None:
@@ -507,13 +552,14 @@ def test_a_restart_forgets_what_was_left_out() -> None:
 
 
 def test_a_file_of_the_first_release_works_with_this_version_and_back(file: Path) -> None:
-    """It lacks the table `left_out`; the first release ignores that table."""
+    """It lacks the tables `left_out` and `edits`; the first release ignores them."""
     state = State.open(file)
     fill(state)
     before = everything(state)
     state.close()
     connection = sqlite3.connect(file)
-    connection.execute("DROP TABLE left_out")
+    for table in "left_out", "edits":
+        connection.execute(f"DROP TABLE {table}")
     connection.close()
     state = State.open(file)
     assert everything(state) == before
@@ -532,26 +578,26 @@ def test_a_file_of_the_first_release_works_with_this_version_and_back(file: Path
 
 def test_pending_batches_come_in_order_and_the_same_push_counts_once() -> None:
     state = State.open(None)
-    state.add_pending("first", [["1", "2"], ["3"]])
-    state.add_pending("second", [["4"]])
-    state.add_pending("first", [["1", "2"], ["3"]])
+    state.queue.add("first", [["1", "2"], ["3"]])
+    state.queue.add("second", [["4"]])
+    state.queue.add("first", [["1", "2"], ["3"]])
     sent = []
-    while (batch := state.next_pending()) is not None:
+    while (batch := state.queue.next()) is not None:
         sent.append(batch.changes)
-        state.finish_pending(batch.push_id, 10 + len(sent))
+        state.queue.finish(batch.push_id, 10 + len(sent))
     assert sent == [[1, 2], [3], [4]]
     assert state.pushed_to() == 13
-    state.add_pending("first", [["1"]])
-    assert state.count_pending() == 1, "what was answered may be pushed again"
-    assert state.discard_pending() == 1
-    assert state.next_pending() is None
+    state.queue.add("first", [["1"]])
+    assert state.queue.count() == 1, "what was answered may be pushed again"
+    assert state.queue.discard() == 1
+    assert state.queue.next() is None
     state.close()
 
 
 def test_no_repr_contains_a_secret() -> None:
     state = State.open(None)
     fill(state)
-    for words in map(repr, (state, state.tokens(), state.next_pending())):
+    for words in map(repr, (state, state.tokens(), state.queue.next())):
         assert not any(secret in words for secret in ("access-1", "refresh-1", "key"))
     state.close()
 
@@ -571,14 +617,14 @@ def test_many_threads_lose_nothing(file: Path) -> None:
 
     def work(name: int) -> None:
         for number in range(10):
-            state.add_pending(f"{name} {number}", [["1"]])
+            state.queue.add(f"{name} {number}", [["1"]])
 
     threads = [threading.Thread(target=work, args=(name,)) for name in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert state.count_pending() == 80
+    assert state.queue.count() == 80
     state.close()
 
 
@@ -588,7 +634,7 @@ from synckit_notify.client.state import State
 state = State.open(sys.argv[1])
 state.bind("http://server", "key")
 for number in range(25):
-    state.add_pending(f"{sys.argv[2]} {number}", [["1"]])
+    state.queue.add(f"{sys.argv[2]} {number}", [["1"]])
 print(state.installation_id)
 state.close()
 """
@@ -604,5 +650,5 @@ def test_many_processes_make_and_fill_one_file_together(file: Path) -> None:
     assert [worker.returncode for worker in workers] == [0, 0, 0, 0]
     assert len(installations) == 1
     state = State.open(file)
-    assert state.count_pending() == 100
+    assert state.queue.count() == 100
     state.close()

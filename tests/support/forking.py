@@ -115,7 +115,7 @@ def busy_threads() -> None:
     pushing, writing = threading.Event(), threading.Event()
 
     def push() -> None:
-        with shared._here.get().pushing:
+        with shared._here.get().sender._sending:
             pushing.set()
             time.sleep(60)
 

@@ -24,7 +24,7 @@ SLOW_SECONDS = 1.0
 
 def largest_gap(url: str) -> float:
     """Return the largest gap in seconds."""
-    store = Store(url)
+    store = Store(url, has_schema=True)
 
     def register(connection: Connection) -> str:
         found = accounts.register_device(connection, "a", "u", name="d", platform="linux", installation_id=None)

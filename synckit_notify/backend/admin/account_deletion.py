@@ -15,7 +15,7 @@ from sqlalchemy import Connection, delete, func, select, union
 
 from .. import accounts, sessions
 from ..accounts import DISABLED
-from ..database.schema import apps, changes, codes, devices, envelopes, heads, pushes, users
+from ..database.schema import apps, changes, codes, devices, envelopes, heads, pushes, users, winners
 from ..database.schema import sessions as session_rows
 from ..database.store import Store
 from ..errors import Conflict
@@ -64,6 +64,8 @@ def _delete_changes(connection: Connection, user_id: str) -> int:
             some = (*mine, changes.c.seq < first + CHANGES_AT_ONCE)
             pushed_by = select(changes.c.device_id).where(*some)
             connection.execute(delete(pushes).where(pushes.c.device_id.in_(pushed_by)))
+            mine_won = (winners.c.app_id == app, winners.c.user_id == user_id)
+            connection.execute(delete(winners).where(*mine_won, winners.c.seq < first + CHANGES_AT_ONCE))
             return connection.execute(delete(changes).where(*some)).rowcount
     return 0
 
@@ -74,6 +76,7 @@ def _delete_rest(connection: Connection, user_id: str) -> None:
         connection.execute(delete(table).where(table.c.user_id == user_id))
     # A push in flight holds the lock of its head. Once this transaction has the lock, that push has committed.
     logs = connection.execute(delete(heads).where(heads.c.user_id == user_id).returning(heads.c.app_id)).scalars().all()
-    connection.execute(delete(changes).where(changes.c.app_id.in_(logs), changes.c.user_id == user_id))
+    for table in (changes, winners):
+        connection.execute(delete(table).where(table.c.app_id.in_(logs), table.c.user_id == user_id))
     nobody = {"email": user_id, "password_hash": "", "valid_since": DISABLED, "created_at": 0}
     connection.execute(users.update().where(users.c.id == user_id).values(nobody))

@@ -17,6 +17,7 @@ class App(NamedTuple):
 
     id: str
     name: str
+    log: str
     users: int
     changes: int
     addresses: list[str]
@@ -39,8 +40,8 @@ def list_apps(connection: Connection) -> list[App]:
     addresses: dict[str, list[str]] = {}
     for app, address in connection.execute(select(redirects).order_by(redirects.c.uri)):
         addresses.setdefault(app, []).append(address)
-    found = connection.execute(select(apps.c.id, apps.c.name).order_by(apps.c.name, apps.c.id))
-    return [App(app, name, *counts.get(app, (0, 0)), addresses.get(app, [])) for app, name in found]
+    found = connection.execute(select(apps.c.id, apps.c.name, apps.c.log).order_by(apps.c.name, apps.c.id))
+    return [App(app, name, log, *counts.get(app, (0, 0)), addresses.get(app, [])) for app, name, log in found]
 
 
 def list_users(connection: Connection, *, after: str, most: int) -> list[Row[Any]]:

@@ -14,8 +14,11 @@ from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData,
 
 from ... import ConfigurationError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+HISTORY, ROWS = "history", "rows"
+"""The log modes of an app. With ROWS, of two changes of one row the later in the one order wins (winners.py)."""
 
 metadata = MetaData()
 
@@ -33,6 +36,7 @@ apps = Table(
     Column("name", Text, nullable=False),
     Column("api_key_hash", Text, nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
+    Column("log", Text, nullable=False, server_default=HISTORY),
 )
 
 redirects = Table(
@@ -63,6 +67,9 @@ devices = Table(
     Column("installation_id", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("last_seen_at", BigInteger),  # to the hour (last_seen.py); NULL for a device of schema version 3
+    # The `seq` up to which the device has applied the log (last_seen.py); NULL for a device that has never pulled, 0
+    # for one that an older release has registered.
+    Column("confirmed", BigInteger, server_default="0"),
 )
 
 NAMED = devices.c.installation_id.is_(None)
@@ -93,6 +100,8 @@ heads = Table(
     Column("user_id", Text, primary_key=True),
     Column("seq", BigInteger, nullable=False),
     Column("changed_at", BigInteger, nullable=False, index=True),
+    # The `seq` up to which `winners` is complete. It stays behind while servers of an older release push.
+    Column("winners_until", BigInteger, nullable=False, server_default="0"),
 )
 
 changes = Table(
@@ -108,7 +117,25 @@ changes = Table(
     Column("timestamp", Text, nullable=False),  # as the device sent it: authenticated by the ciphertext
     Column("data", Text),
     Column("received_at", BigInteger, nullable=False),
+    Column("order_at", BigInteger),  # NULL for a change that an older release stored; winners.py computes it
     Index("changes_by_table", "app_id", "user_id", "table_name", "seq"),
+)
+
+CODE_POINTS = Text().with_variant(Text(collation="C"), "postgresql")
+"""Compares as Python and SQLite compare strings, in any locale of the database."""
+
+winners = Table(
+    "winners",
+    metadata,
+    Column("app_id", Text, primary_key=True),
+    Column("user_id", Text, primary_key=True),
+    Column("table_name", Text, primary_key=True),
+    Column("row_id", Text, primary_key=True),
+    Column("order_at", BigInteger, nullable=False),
+    Column("device_id", CODE_POINTS, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Index("winners_by_seq", "app_id", "user_id", "seq"),
+    sqlite_with_rowid=False,
 )
 
 pushes = Table(
@@ -161,13 +188,23 @@ envelopes = Table(
 STEPS: dict[int, Sequence[str]] = {
     2: [],
     3: ["ALTER TABLE devices ADD COLUMN last_seen_at BIGINT"],
+    4: [
+        "ALTER TABLE devices ADD COLUMN confirmed BIGINT DEFAULT 0",
+        "ALTER TABLE heads ADD COLUMN winners_until BIGINT DEFAULT 0 NOT NULL",
+        f"ALTER TABLE apps ADD COLUMN log TEXT DEFAULT '{HISTORY}' NOT NULL",
+        "ALTER TABLE changes ADD COLUMN order_at BIGINT",
+    ],
 }
 """The statements that upgrade each older version to the next. Servers wait for them, so none may take longer with
 more rows.
 
 Version 3 added a table `roll_calls`, which this release neither creates nor uses. Databases of older releases keep it:
-servers of such a release that still run during an update read it every few seconds.
+servers of such a release that still run during an update read it every few seconds. The tables of one step are in the
+order in which transactions of running servers lock them, so that PostgreSQL finds no deadlock.
 """
+
+ADDED = {"winners": 5}
+"""The tables that databases of older releases lack, each with the version that added it."""
 
 
 def prepare(connection: Connection) -> None:
@@ -186,6 +223,7 @@ def prepare(connection: Connection) -> None:
     for older in range(version, SCHEMA_VERSION):
         for statement in STEPS[older]:
             connection.exec_driver_sql(statement)
+    metadata.create_all(connection, [metadata.tables[name] for name in ADDED])
     connection.execute(meta.update().values(schema_version=SCHEMA_VERSION))
 
 
@@ -208,7 +246,8 @@ def _version(connection: Connection) -> int | None:
             f"SYNCKIT_DATABASE_URL: the database has schema version {version}, this release needs {SCHEMA_VERSION}: "
             "run the release that made it, or use another database"
         )
-    _refuse(ours - found, "lacks tables: {}; restore a complete backup, or use another database")
+    lacking = {name for name in ours - found if ADDED.get(name, 0) <= version}
+    _refuse(lacking, "lacks tables: {}; restore a complete backup, or use another database")
     return int(version)
 
 

@@ -168,6 +168,10 @@ class Store:
                 trial.join(TRIAL_WAIT_SECONDS)
         return self.health.is_writable
 
+    def is_open(self) -> bool:
+        """Return whether this process has used the database since the last `dispose`."""
+        return self._opened.made() is not None
+
     def dispose(self) -> None:
         """Close this process's connections; the next transaction opens new ones."""
         if (opened := self._opened.forget()) is not None:

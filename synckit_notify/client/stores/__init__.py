@@ -63,7 +63,8 @@ class Store(Protocol):
     def sent(self, versions: Mapping[str, Order]) -> None:
         """Forget these edits, since the log has them now; a row that was edited again stays pending.
 
-        Each version comes with its order in the log. Ignore versions that are not known.
+        Each version comes with its order in the log. Ignore versions that are not known. The store may set its position
+        back, to be given changes again.
         """
         ...
 

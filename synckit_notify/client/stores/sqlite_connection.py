@@ -15,13 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import StoreError
+from ..passing import is_passing
 
 BUSY_SECONDS = 5.0
 """How long to wait for another connection's transaction; the default of Python's sqlite3."""
-
-PASSING = frozenset({5, 6, 7, 8, 9, 10, 13, 14, 15})
-"""Primary result codes that may pass: busy, locked, no memory, read-only, interrupted, I/O error, full disk, cannot
-open, locking protocol (sqlite.org/rescode.html)."""
 
 _inherited: list[sqlite3.Connection] = []
 """Connections of a parent process: closing one here could delete the files beside the database that the parent uses."""
@@ -141,8 +138,7 @@ def errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", None)
-        if isinstance(error, sqlite3.OperationalError) and code is not None and code & 0xFF in PASSING:
+        if is_passing(error):
             raise
         raise StoreError(f"the database {path.name} cannot be synced: {error}") from error
 

@@ -1,0 +1,161 @@
+"""What a FakeServer keeps for one user in one app: devices, the envelope of the master key, and the log of changes."""
+
+import json
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from .clock import rfc3339
+from .fields import Fields, Refused
+
+PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
+OPERATIONS = ("INSERT", "UPDATE", "DELETE")
+MAX_CHANGES, PAGE_BYTES, MAX_DATA_BYTES = 500, 2**20, 256 * 1024
+
+Answer = dict[str, Any]
+
+
+@dataclass
+class Account:
+    """One user's data in one app; times are in microseconds since 1970."""
+
+    epoch: str
+    devices: dict[str, Answer] = field(default_factory=dict)
+    installations: dict[str, str] = field(default_factory=dict)
+    """The device of each installation id, or of each name for devices without one."""
+    envelope: Answer | None = None
+    log: list[Answer] = field(default_factory=list)
+    pushes: dict[tuple[str, str], tuple[str, int, int]] = field(default_factory=dict)
+    """Digest, cursor and time of each push, by device and `push_id`."""
+    last_at: int = 0
+    """When the last change was received."""
+
+    def register(self, body: Fields, now: int) -> Answer:
+        """Register a device, or update the one with the same installation id or name."""
+        name, platform = body.text("device_name", 100), body.choice("platform", PLATFORMS)
+        installation = body.optional_text("installation_id", 128)
+        identity = f"name {name}" if installation is None else f"id {installation}"
+        device_id = self.installations.setdefault(identity, str(uuid.uuid4()))
+        device = self.devices.setdefault(device_id, {"id": device_id, "created_at": rfc3339(now)})
+        device |= {"device_name": name, "platform": platform, "last_seen_at": rfc3339(now)}
+        return {key: device[key] for key in ("id", "device_name", "created_at")}
+
+    def list_devices(self, parameters: dict[str, str]) -> Answer:
+        """Return one page of the devices, ordered by id."""
+        text = parameters.get("limit", "100")
+        if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 200):
+            raise Refused(422, "limit: must be an integer from 1 to 200")
+        found = sorted(each for each in self.devices if each > parameters.get("after", ""))
+        return {"devices": [self.devices[each] for each in found[: int(text)]], "has_more": len(found) > int(text)}
+
+    def delete_device(self, device_id: str) -> None:
+        """Forget a device but not what it pushed."""
+        if self.devices.pop(device_id, None) is None:
+            raise Refused(404, "there is no such device")
+        self.installations = {key: value for key, value in self.installations.items() if value != device_id}
+
+    def push(self, body: Fields, now: int) -> tuple[str, Answer]:
+        """Append changes; return the device and the answer."""
+        pushed = [_change(entry) for entry in body.objects("changes", MAX_CHANGES)]
+        device, push_id = body.text("device_id", 128), body.optional_text("push_id", 64)
+        self._require(device, now)
+        digest = json.dumps([change for change, _ in pushed], sort_keys=True)
+        if push_id is not None and (device, push_id) in self.pushes:
+            known, cursor, received_at = self.pushes[device, push_id]
+            if known != digest:
+                raise Refused(409, "push_id: was already used for other changes")
+        else:
+            received_at = self.last_at = max(now, self.last_at + 1)
+            for change, moment in pushed:
+                stamps = {"received_at": rfc3339(received_at), "order_at": rfc3339(min(moment, received_at))}
+                self.log.append({"seq": len(self.log) + 1, "device_id": device} | change | stamps)
+            cursor = len(self.log)
+            if push_id is not None:
+                self.pushes[device, push_id] = digest, cursor, received_at
+        return device, {"cursor": cursor, "received_at": rfc3339(received_at), "server_time": rfc3339(now)}
+
+    def pull(self, body: Fields, now: int) -> Answer:
+        """Return one page of changes."""
+        device, cursor = body.text("device_id", 128), body.integer("cursor", 0)
+        limit = body.optional_integer("limit", 1, MAX_CHANGES) or MAX_CHANGES
+        tables = body.optional_texts("tables", 100, 128)
+        since, until = body.optional_instant("since"), body.optional_instant("until")
+        epoch = body.optional_text("epoch", 64)
+        latest, confirmed = body.flag("latest"), body.optional_integer("confirmed", 0)
+        self._require(device, now)
+        if epoch not in (None, self.epoch) or max(cursor, confirmed or 0) > len(self.log):
+            raise Refused(
+                409, "the log was replaced after this cursor was issued: pull again from cursor 0, without an epoch"
+            )
+        if latest and (since is not None or until is not None):
+            raise Refused(422, "latest: must not be combined with since or until")
+        found = [
+            change
+            for change in self.log[cursor:]
+            if (tables is None or change["table"] in tables)
+            and (since is None or change["received_at"] >= rfc3339(since))
+            and (until is None or change["received_at"] < rfc3339(until))
+        ]
+        if latest:
+            winners = self._winners()
+            found = [change for change in found if change is winners[change["table"], change["row_id"]]]
+        page, has_more = _page(found, limit)
+        end = page[-1]["seq"] if has_more else len(self.log)
+        answer = {"changes": page, "cursor": end, "has_more": has_more, "epoch": self.epoch}
+        return answer | {"server_time": rfc3339(max(self.last_at + 1, now))}
+
+    def status(self) -> Answer:
+        """Return the head of the log."""
+        return {"change_count": len(self.log), "cursor": len(self.log), "epoch": self.epoch, "log": "rows"}
+
+    def put_envelope(self, body: Fields) -> Answer:
+        """Store the envelope of the master key."""
+        envelope = body.text("envelope", 4096, shortest=0, bytes_only=True) if body.has("envelope") else ""
+        if not envelope:
+            raise Refused(422, "envelope: is missing or empty")
+        expected = body.optional_integer("expected_version", 1)
+        version = 0 if self.envelope is None else self.envelope["version"]
+        if expected is None and version:
+            raise Refused(409, "an envelope is stored already: to replace it, send its version as expected_version")
+        if expected is not None and expected != version:
+            current = self.get_envelope()["version"]
+            raise Refused(409, f"expected_version: the stored envelope has version {current}")
+        self.envelope = {"envelope": envelope, "version": version + 1}
+        return {"version": version + 1}
+
+    def get_envelope(self) -> Answer:
+        """Return the envelope of the master key."""
+        if self.envelope is None:
+            raise Refused(404, "there is no envelope yet")
+        return self.envelope
+
+    def _require(self, device_id: str, now: int) -> None:
+        if device_id not in self.devices:
+            raise Refused(404, "there is no such device: register it first")
+        self.devices[device_id]["last_seen_at"] = rfc3339(now)
+
+    def _winners(self) -> dict[tuple[str, str], Answer]:
+        """Return the last change of each row in the one order."""
+        ordered = sorted(self.log, key=lambda change: (change["order_at"], change["device_id"], change["seq"]))
+        return {(change["table"], change["row_id"]): change for change in ordered}
+
+
+def _change(entry: Fields) -> tuple[Answer, int]:
+    """Return a change as it was sent, and its timestamp in microseconds since 1970."""
+    op = entry.choice("op", OPERATIONS)
+    data = entry.text("data", MAX_DATA_BYTES, shortest=0, bytes_only=True) if entry.has("data") else None
+    if data is None and op != "DELETE":
+        raise entry.invalid("data", "is missing; only a DELETE may omit it")
+    table, row_id = entry.text("table", 128), entry.text("row_id", 256)
+    timestamp, moment = entry.timestamp("timestamp")
+    return {"table": table, "op": op, "row_id": row_id, "timestamp": timestamp, "data": data}, moment
+
+
+def _page(found: list[Answer], limit: int) -> tuple[list[Answer], bool]:
+    """Return changes up to the limits of number and size, at least one, and whether there are more."""
+    size = 0
+    for index, change in enumerate(found):
+        size += len((change["data"] or "").encode())
+        if index and (index == limit or size > PAGE_BYTES):
+            return found[:index], True
+    return found, False
