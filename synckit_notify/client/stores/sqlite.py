@@ -134,7 +134,7 @@ class SQLiteStore:
                 merge.apply(changes)
                 retry_held(connection, merge)
                 self._advance(connection, merge, position)
-                lost = self._complete(connection, merge, position.cursor) if position.is_complete else []
+                lost = self._complete(connection, merge) if position.is_complete else []
         for table, row_id in lost:
             self._report(
                 table, row_id, "the row was deleted on the server while this device was away: its edit is dropped"
@@ -272,12 +272,12 @@ class SQLiteStore:
             (position.epoch, position.cursor, int(bool(merge.written & related))),
         )
 
-    def _complete(self, connection: Connection, merge: Merge, cursor: int) -> list[tuple[str, str]]:
+    def _complete(self, connection: Connection, merge: Merge) -> list[tuple[str, str]]:
         """Do what must wait for the end of the log; return the rows that lose an edit."""
         is_restarting, check_references = connection.execute(
             "SELECT is_restarting, check_references FROM synckit_store"
         ).fetchone()
-        lost = end_again(connection, merge, is_empty=cursor == 0) if is_restarting else []
+        lost = end_again(connection, merge) if is_restarting else []
         resolve_clashes(connection, merge)
         if check_references or merge.written:
             delete_orphans(connection, merge, self._on_orphan)

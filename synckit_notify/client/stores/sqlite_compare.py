@@ -57,18 +57,23 @@ def begin_again(connection: sqlite3.Connection, merge: Merge) -> None:
             f"UPDATE {ours} SET order_at = NULL, device = NULL, seq = NULL, theirs = NULL, is_stale = 1 "
             "WHERE order_at IS NOT NULL"
         )
-    connection.execute("UPDATE synckit_store SET cursor = 0, epoch = NULL, is_complete = 0, is_restarting = 1")
+    connection.execute(
+        "UPDATE synckit_store SET former_epoch = coalesce(epoch, former_epoch), epoch = NULL, cursor = 0, "
+        "is_complete = 0, is_restarting = 1"
+    )
 
 
-def end_again(connection: sqlite3.Connection, merge: Merge, *, is_empty: bool) -> list[tuple[str, str]]:
+def end_again(connection: sqlite3.Connection, merge: Merge) -> list[tuple[str, str]]:
     """Delete the rows that the log, read to its end, does not have; return those that lose an edit.
 
-    A log that is empty is that of a new server, or of one that lost its database: everything is sent to it again.
+    In a log with another epoch they are lost, not deleted: the server was restored from a backup, or is a new one. So
+    they are sent again. In the same log they were deleted while this device was away for long.
     """
+    is_replaced = connection.execute("SELECT epoch IS NOT former_epoch FROM synckit_store").fetchone()[0]
     lost = []
     for rows in merge.rows.values():
         table = rows.table
-        if is_empty:
+        if is_replaced:
             _keep_all(connection, table)
         key, edits = ", ".join(keys(table)), edits_name(table)
         for gone in connection.execute(f"SELECT {key} FROM {rows_name(table)} WHERE is_stale").fetchall():

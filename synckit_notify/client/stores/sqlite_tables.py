@@ -31,7 +31,7 @@ CLOCK = f"({NOW} + (SELECT clock_offset FROM synckit_store))"
 _BASE = (
     f"""CREATE TABLE IF NOT EXISTS synckit_store (
         one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER NOT NULL DEFAULT {FORMAT},
-        epoch TEXT, cursor INTEGER NOT NULL DEFAULT 0, is_complete INTEGER NOT NULL DEFAULT 0,
+        epoch TEXT, former_epoch TEXT, cursor INTEGER NOT NULL DEFAULT 0, is_complete INTEGER NOT NULL DEFAULT 0,
         is_restarting INTEGER NOT NULL DEFAULT 0, check_references INTEGER NOT NULL DEFAULT 0,
         clock_offset INTEGER NOT NULL DEFAULT 0, is_applying INTEGER NOT NULL DEFAULT 0, layout TEXT)""",
     """CREATE TABLE IF NOT EXISTS synckit_tables (
