@@ -28,6 +28,7 @@ def tree(root: type[Exception]) -> Iterator[type[Exception]]:
 ARGUMENTS = {
     "status": 429,
     "retry_after": 7.0,
+    "has_json_error": True,
     "reason": "the disk is full",
     "seq": 7,
     "table": "tasks",
