@@ -28,7 +28,8 @@ async def typed_lines() -> AsyncIterator[str]:
 async def show(changes: list[PulledChange]) -> None:
     """Print notes of other devices; an async function runs on the loop, so it may await a database, for example."""
     for change in changes:
-        print(change.data["text"], flush=True)
+        if change.table == "notes" and change.op == "INSERT":  # the account may have tables of other programs
+            print(change.data["text"], flush=True)
 
 
 async def push(client: AsyncSyncKitClient, text: str) -> None:
