@@ -181,7 +181,7 @@ def push_is_heard(names: Names, account: Account) -> None:
 def front_door(names: Names, account: Account) -> None:
     push_is_heard(names, account)
     with account.another_device("a passphrase") as phone:
-        assert [device.name for device in phone.devices()] == ["Laptop", "Phone"]
+        assert {device.name for device in phone.devices()} == {"Laptop", "Phone"}
 
 
 def mounted(names: Names, account: Account) -> None:

@@ -44,7 +44,7 @@ async def main(device: str) -> None:
     async with AsyncSyncKitClient(
         os.environ["SYNCKIT_URL"], api_key=os.environ["SYNCKIT_API_KEY"], state=f"{device}.state"
     ) as client:
-        if client.account is None:
+        if client.device is None:
             await client.authenticate(os.environ["SYNCKIT_EMAIL"], os.environ["SYNCKIT_PASSWORD"])
             await client.register_device(device, "linux")
         await client.setup_encryption(os.environ["SYNCKIT_PASSPHRASE"])
