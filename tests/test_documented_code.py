@@ -5,9 +5,6 @@ reference backend stands in the place of https://sync.example.org; each program 
 """
 
 import re
-import shlex
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,18 +32,14 @@ from synckit_notify.client import (
     SyncNotification,
     SyncNotifyStream,
 )
-from synckit_notify.client.models import to_text
 from synckit_notify.testing import CHANGED, CONNECTED, open_stream
 
 from .support import doc_commands
-from .support.backend import make_clone, start
 from .support.keychains import FileKeychain
 from .support.markdown import DOCUMENTS, Block, blocks, blocks_of, name_of
-from .support.programs import need
-from .support.server import ROOT, Server, clean_environment
 from .support.service import Service
 from .support.tokens import make_token
-from .support.wait import until, wait_until
+from .support.wait import wait_until
 
 EMAIL, PASSWORD = "user@example.org", "password"
 """As the documents have them."""
@@ -112,15 +105,14 @@ class Account:
         keyring.set_keyring(FileKeychain(self.service.folder / "keychain"))
 
     def close_soon(self, names: Names) -> None:
-        """Close the client when it has pulled; a new one takes its place, with the same state file."""
-        client = names["client"]
-        if client._closed:
-            client = names["client"] = SyncKitClient(self.url, api_key=self.api_key, state="tasks.state")
-            client.setup_encryption("a passphrase")
+        """Close the client when it has pulled; a new one takes the place of a closed one, with the same state file."""
+        if "client" in names and names["client"]._closed:
+            names["client"] = SyncKitClient(self.url, api_key=self.api_key, state="tasks.state")
+            names["client"].setup_encryption("a passphrase")
 
         def close() -> None:
-            wait_until(lambda: client.last_sync_time is not None)
-            client.close()
+            wait_until(lambda: "client" in names and names["client"].last_sync_time is not None)
+            names["client"].close()
 
         threading.Thread(target=close, daemon=True).start()
 
@@ -188,8 +180,8 @@ def push_is_heard(names: Names, account: Account) -> None:
 
 def front_door(names: Names, account: Account) -> None:
     push_is_heard(names, account)
-    names["client"].close()
-    assert [change.data for change in pulled(account, "a passphrase")] == [{"title": "Buy milk"}]
+    with account.another_device("a passphrase") as phone:
+        assert {device.name for device in phone.devices()} == {"Laptop", "Phone"}
 
 
 def mounted(names: Names, account: Account) -> None:
@@ -283,61 +275,6 @@ def test_the_python_of_a_document_runs(
         for client in [value for value in names.values() if isinstance(value, SyncKitClient)]:
             client.close()
         keyring.set_keyring(fail.Keyring())
-
-
-IN_THE_CLEAR = [
-    {"table": "tasks", "op": "INSERT", "row_id": "1", "timestamp": to_text(AT), "data": "ciphertext"},
-    {"table": "notes", "op": "INSERT", "row_id": "n1", "timestamp": to_text(AT), "data": "aXYtaXYtaXYt.bm90ZQ=="},
-    {"table": "notes", "op": "DELETE", "row_id": "n1", "timestamp": to_text(AT), "data": None},
-]
-"""As a `curl` line and a page write."""
-
-
-def use_as_the_server_printed(server: Server, folder: Path) -> tuple[str, str, str]:
-    """Do what somebody does in the first minutes: the lines as printed, a page or an app that does not encrypt.
-
-    Return the account's API key, e-mail and password.
-    """
-    assert until(lambda: "synckit demo" in server.log, 20.0), server.log
-    push, demo = [line for line in server.log.splitlines() if "/push'" in line or "synckit demo --url" in line]
-    subprocess.run(push, shell=True, check=True, timeout=60, capture_output=True)
-    words = shlex.split(demo)
-    module = [sys.executable, "-m", "synckit_notify.cli", *words[1:]]
-    done = subprocess.run(module, cwd=folder, env=clean_environment() | {"PYTHONPATH": str(ROOT)}, timeout=60)
-    assert done.returncode == 0
-    api_key, email, password = (words[words.index(f"--{name}") + 1] for name in ("api-key", "email", "password"))
-    with SyncKitClient(server.url, api_key=api_key, encrypt=False) as page:
-        page.authenticate(email, password)
-        body = {"device_id": page.register_device("page", "web").id, "changes": IN_THE_CLEAR}
-        page._session.call("POST", "/api/sync/push", body, idempotent=False)
-    return api_key, email, password
-
-
-@pytest.mark.usefixtures("streams_end")
-def test_the_account_that_the_server_prints_is_good_for_the_readme_after_everything_else_was_tried_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    need("curl")
-    with start(make_clone(tmp_path)) as server:
-        api_key, email, password = use_as_the_server_printed(server, tmp_path)
-        (block,) = [each for each in blocks_of(ROOT / "README.md") if "SyncKitClient(" in each.text]
-        code = block.text.replace("https://sync.example.org", server.url).replace('api_key="..."', f"{api_key=}")
-        code = code.replace(EMAIL, email).replace('"password"', f'"{password}"')
-        monkeypatch.chdir(tmp_path)
-        for _ in range(2):  # the second time as on any other day
-            names: Names = {"__name__": "a document"}
-            exec(compile(code, "README.md", "exec"), names)
-            with names["client"] as client:
-                assert client.pending_changes == 0
-        with SyncKitClient(server.url, api_key=api_key) as phone:
-            phone.authenticate(email, password)
-            phone.register_device("Phone", "android")
-            phone.setup_encryption("a passphrase")
-            told: list[str] = []
-            result = phone.pull(on_unreadable=lambda change: told.append(change.table))
-            assert [change.data for change in result] == [{"title": "Buy milk"}] * 2
-    assert (told.count("synckit_demo"), told.count("notes"), told.count("tasks") > 0) == (5, 2, True)
-    assert "changes that cannot be read were left out: " in caplog.text
 
 
 GAP, FIGURE = "…", r"(?:under )?\d[\d.]*(?:, \d[\d.]*)*(?:, …)?(?: ms\b| s\b)?"

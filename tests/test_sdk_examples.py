@@ -111,3 +111,9 @@ def test_todo(tmp_path: Path, service: Service) -> None:
             wait_until(lambda: "[ ] Buy milk" in todo("phone", "list"))
             todo("phone", "done", todo("phone", "list")[:4])
             wait_until(lambda: "[x] Buy milk" in todo("laptop", "list"))
+    with ExitStack() as stack:  # the other example on the same account
+        tablet, watch = (
+            stack.enter_context(started(["asyncio/notes.py", name], tmp_path, env)) for name in ("tablet", "watch")
+        )
+        watch.types("a note")
+        wait_until(lambda: tablet.printed == "a note\n")

@@ -28,7 +28,8 @@ async def typed_lines() -> AsyncIterator[str]:
 async def show(changes: list[PulledChange]) -> None:
     """Print notes of other devices; an async function runs on the loop, so it may await a database, for example."""
     for change in changes:
-        print(change.data["text"], flush=True)
+        if change.table == "notes" and change.op == "INSERT":  # the account may have tables of other programs
+            print(change.data["text"], flush=True)
 
 
 async def push(client: AsyncSyncKitClient, text: str) -> None:
@@ -43,7 +44,7 @@ async def main(device: str) -> None:
     async with AsyncSyncKitClient(
         os.environ["SYNCKIT_URL"], api_key=os.environ["SYNCKIT_API_KEY"], state=f"{device}.state"
     ) as client:
-        if client.account is None:
+        if client.device is None:
             await client.authenticate(os.environ["SYNCKIT_EMAIL"], os.environ["SYNCKIT_PASSWORD"])
             await client.register_device(device, "linux")
         await client.setup_encryption(os.environ["SYNCKIT_PASSPHRASE"])

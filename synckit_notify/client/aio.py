@@ -24,7 +24,7 @@ import httpx2
 
 from .cancellable import Call, finished_first, start
 from .client import SyncKitClient
-from .models import Account, PulledChange, PulledChanges, PullResult, UnreadableChange
+from .models import Account, Device, PulledChange, PulledChanges, PullResult, UnreadableChange
 from .stream import StreamState, SyncNotification, SyncNotifyStream
 
 __all__ = ["AsyncPullResult", "AsyncSyncKitClient", "AsyncSyncNotifyStream"]
@@ -301,6 +301,11 @@ class AsyncSyncKitClient:
     def account(self) -> Account | None:
         """The account that this state belongs to, also after a log-out; None before the first log-in."""
         return self._client.account
+
+    @property
+    def device(self) -> Device | None:
+        """The device that this state is registered as; None before `register_device`. Sends no request."""
+        return self._client.device
 
     @property
     def pending_changes(self) -> int:

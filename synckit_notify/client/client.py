@@ -140,6 +140,11 @@ class SyncKitClient:
         """The account that this state belongs to, also after a log-out; None before the first log-in."""
         return self._state.account()
 
+    @property
+    def device(self) -> Device | None:
+        """The device that this state is registered as; None before `register_device`. Sends no request."""
+        return self._state.device()
+
     def devices(self) -> list[Device]:
         """Return the account's devices in this app, ordered by id."""
         return list_devices(self._session)

@@ -31,6 +31,18 @@ def laptop(devices: Devices) -> Device:
     return devices.open("laptop", encrypt=False)
 
 
+def test_a_first_start_that_ended_before_its_device_was_registered_is_repeated(devices: Devices) -> None:
+    first = devices.open("tablet", log_in=False)
+    first.authenticate(devices.account["email"], devices.account["password"])
+    first.close()
+    second = devices.offline("tablet")
+    assert (second.account is None, second.device) == (False, None)
+    second.network.is_offline = False
+    registered = second.register_device("tablet", "android")
+    second.close()
+    assert devices.offline("tablet").device == registered
+
+
 def test_the_account_is_known_without_asking_anybody(devices: Devices, laptop: Device) -> None:
     fresh = devices.open("fresh", log_in=False)
     assert fresh.account is None
