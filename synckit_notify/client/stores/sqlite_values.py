@@ -38,8 +38,11 @@ def microseconds(moment: datetime) -> int:
 
 
 def to_moment(at: int) -> datetime:
-    """Return the time that is so many microseconds after the Unix epoch."""
-    return EPOCH + at * _MICROSECOND
+    """Return the time that is so many microseconds after the Unix epoch; raises ValueError."""
+    try:
+        return EPOCH + at * _MICROSECOND
+    except OverflowError:
+        raise ValueError("the timestamp must be in the years 1 to 9999") from None
 
 
 def to_json(value: Value) -> Any:

@@ -45,6 +45,21 @@ def send(store: SQLiteStore, seq: int = 1000) -> list[ChangeEntry]:
     return [each.entry for each in pending]
 
 
+def test_an_edit_after_the_year_9999_is_set_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
+    file, told = tmp_path / "tasks.db", list[RefusedChange]()
+    with sqlite3.connect(file) as app:
+        app.execute(TASKS)
+    store = SQLiteStore(file, {"tasks": ["title", "done"]}, on_refused=told.append)
+    apply(store, change(1, "a", {"title": "far", "done": 0}, datetime.max.replace(tzinfo=UTC)))
+    with app:
+        app.execute("UPDATE tasks SET done = 1")
+        app.execute(ADD, ("b", "bread"))
+    assert [entry.row_id for entry in send(store)] == ["b"]
+    assert [(each.row_id, each.reason) for each in told] == [("('a',)", "the timestamp must be in the years 1 to 9999")]
+    app.close()
+    store.close()
+
+
 class TestRows:
     def test_rows_travel_both_ways_and_deletions_too(self, pair: Pair) -> None:
         pair.laptop.write([(ADD, ("a", "milk")), (ADD, ("b", "bread"))])
