@@ -119,6 +119,13 @@ class Queue:
         with self._transaction():
             self._connection.execute("DELETE FROM edits WHERE push_id = ? AND cursor IS NOT NULL", (push_id,))
 
+    def forget_all(self) -> None:
+        """Forget all answers, inside a transaction: the log that has these edits was replaced.
+
+        The store still has them. Those that the new log has come back to it, and it sends the others again.
+        """
+        self._connection.execute("DELETE FROM edits WHERE cursor IS NOT NULL")
+
     def take_out(self, batch: Batch, index: int) -> None:
         """Take one change, which the server refuses, out of a batch; the rest gets a new `push_id`."""
         with self._transaction():
