@@ -388,6 +388,11 @@ class TestMembersWithoutAColumn:
         apply(pair.laptop.store, change(1, "a", data), change(2, "b", {"title": "tea"}))
         assert pair.laptop.rows("tasks") == [("b", "tea", 0)]
 
+    @pytest.mark.parametrize("row", ["[null]", '["\\ud800"]'])
+    def test_a_row_id_that_is_no_key_is_left_out(self, pair: Pair, row: str) -> None:
+        apply(pair.laptop.store, change(1, row, {"title": "x"}), change(2, "b", {"title": "tea"}))
+        assert pair.laptop.rows("tasks") == [("b", "tea", 0)]
+
     def test_other_tables_are_ignored(self, pair: Pair) -> None:
         apply(pair.laptop.store, change(1, "a", {"title": "x"}, table="others"))
         assert pair.laptop.rows("tasks") == []
