@@ -150,6 +150,20 @@ class Queue:
                     (push_id, json.dumps(versions), batch.push_id),
                 )
 
+    def split(self, batch: Batch) -> None:
+        """Make two batches of the oldest one, in its place; the server refused it, and it has no versions."""
+        half = len(batch.changes) // 2
+        with self._transaction():
+            row = self._connection.execute("SELECT * FROM pending WHERE push_id = ?", (batch.push_id,)).fetchone()
+            if row is None:
+                return  # another process did
+            self._connection.execute("DELETE FROM pending WHERE push_id = ?", (batch.push_id,))
+            for number, part in (row["number"] - 1, batch.changes[:half]), (row["number"], batch.changes[half:]):
+                self._connection.execute(
+                    "INSERT INTO pending (number, push_id, digest, count, changes) VALUES (?, ?, ?, ?, ?)",
+                    (number, str(uuid.uuid4()), row["digest"], len(part), json.dumps(part)),
+                )
+
     def drop(self, push_id: str) -> None:
         """Remove a batch that was not answered."""
         with self._transaction():

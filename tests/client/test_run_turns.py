@@ -28,6 +28,7 @@ from synckit_notify.client import (
     PullFilter,
     RefusedChange,
     RunState,
+    ServerError,
     StateError,
     SyncKitError,
 )
@@ -136,6 +137,26 @@ class TestARefusedRow:
             assert until(lambda: client.pending_changes == 0)
         assert [refused.row_id for refused in runner.refused] == ["refused"]
         assert [change.row_id for change in log_of(server)] == ["kept"]
+
+    @pytest.mark.parametrize("status", [413, 422])
+    def test_a_pushed_batch_is_halved_in_its_place_until_the_refused_change_is_found(
+        self, server: LocalServer, status: int
+    ) -> None:
+        def refuse(request: httpx2.Request) -> httpx2.Response | None:
+            server.faults["push"].append(refuse)
+            return Refusal(status).response() if b'"bad"' in request.read() else None
+
+        server.faults["push"] = [refuse]
+        client, store = quick(server), DictStore()
+        with pytest.raises(ServerError):
+            client.push([push_entry(row) for row in ("a", "b", "bad", "c", "d")])
+        with pytest.raises(ServerError):
+            client.push([push_entry("later")])
+        store.edit("tasks", "edit", 1)
+        with Runner(client, store) as runner:
+            assert until(lambda: client.pending_changes == 0 and not store.pending(9))
+        assert [refused.row_id for refused in runner.refused] == ["bad"]
+        assert [change.row_id for change in log_of(server)] == ["a", "b", "c", "d", "later", "edit"]
 
 
 class TestADeviceThatTheServerForgot:
