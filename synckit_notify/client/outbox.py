@@ -106,10 +106,12 @@ class Outbox:
             correct_clock(self._store, found - min(max(found, began), self._wall_clock()))
 
     def _take_back(self, batch: Batch, error: ServerError) -> bool:
-        """Set aside the change that the server refuses, or make smaller batches; return False if it can do neither."""
+        """Set aside the change that the server refuses, or make smaller batches until it is found; return True."""
         named = _INDEX.match(str(error))
-        index = int(named[1]) if named else 0
-        if index < len(batch.changes) and (named or (batch.versions and len(batch.changes) == 1)):
+        index = int(named[1]) if named else len(batch.changes)
+        if len(batch.changes) == 1:
+            index = 0
+        if index < len(batch.changes):
             self._state.queue.take_out(batch, index)
             self._refuse(batch.versions[index] if batch.versions else None, batch.changes[index], str(error))
             self._limit = MAX_CHANGES
@@ -117,7 +119,7 @@ class Outbox:
             self._state.queue.drop(batch.push_id)
             self._limit = max(1, len(batch.changes) // 2)
         else:
-            return False
+            self._state.queue.split(batch)
         return True
 
     def _drop_clashing(self, batch: Batch) -> bool:

@@ -119,6 +119,13 @@ class Queue:
         with self._transaction():
             self._connection.execute("DELETE FROM edits WHERE push_id = ? AND cursor IS NOT NULL", (push_id,))
 
+    def forget_all(self) -> None:
+        """Forget all answers, inside a transaction: the log that has these edits was replaced.
+
+        The store still has them. Those that the new log has come back to it, and it sends the others again.
+        """
+        self._connection.execute("DELETE FROM edits WHERE cursor IS NOT NULL")
+
     def take_out(self, batch: Batch, index: int) -> None:
         """Take one change, which the server refuses, out of a batch; the rest gets a new `push_id`."""
         with self._transaction():
@@ -141,6 +148,20 @@ class Queue:
                 self._connection.execute(
                     "UPDATE edits SET push_id = ?, versions = ? WHERE push_id = ?",
                     (push_id, json.dumps(versions), batch.push_id),
+                )
+
+    def split(self, batch: Batch) -> None:
+        """Make two batches of the oldest one, in its place; the server refused it, and it has no versions."""
+        half = len(batch.changes) // 2
+        with self._transaction():
+            row = self._connection.execute("SELECT * FROM pending WHERE push_id = ?", (batch.push_id,)).fetchone()
+            if row is None:
+                return  # another process did
+            self._connection.execute("DELETE FROM pending WHERE push_id = ?", (batch.push_id,))
+            for number, part in (row["number"] - 1, batch.changes[:half]), (row["number"], batch.changes[half:]):
+                self._connection.execute(
+                    "INSERT INTO pending (number, push_id, digest, count, changes) VALUES (?, ?, ?, ?, ?)",
+                    (number, str(uuid.uuid4()), row["digest"], len(part), json.dumps(part)),
                 )
 
     def drop(self, push_id: str) -> None:

@@ -17,7 +17,7 @@ from .log_reader import Apply, LogReader, OnPage
 from .master_key import Encryption, NoEncryption
 from .models import Device
 from .outbox import Parts
-from .run import Reports, RunLoop, protected
+from .run import Reports, RunLoop, harmless, protected
 from .sender import Sender
 from .serialization import read_device
 from .session import Session
@@ -89,7 +89,7 @@ class Resources:
         """Keep a store in step until the client is closed."""
 
         def pull(on_page: OnPage) -> None:
-            self.log.feed(store, reports.on_unreadable, on_page)
+            self.log.feed(store, harmless(reports.on_unreadable), on_page)
 
         self._run(store, pull, lambda: self.log.begin_again(store), reports)
 
@@ -98,7 +98,7 @@ class Resources:
         safely = protected(apply)
 
         def pull(on_page: OnPage) -> None:
-            self.log.apply(safely, reports.on_unreadable, latest=latest, on_page=on_page)
+            self.log.apply(safely, harmless(reports.on_unreadable), latest=latest, on_page=on_page)
 
         self._run(NoEdits(), pull, self.log.read_again, reports)
 

@@ -19,10 +19,18 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from .cancellable import on_cancel, raise_if_cancelled
-from .errors import NetworkError, NoMasterKey, NotAuthenticated, ProtocolError, ServerError, SyncKitError
+from .errors import (
+    InvalidEnvelope,
+    NetworkError,
+    NoMasterKey,
+    NotAuthenticated,
+    ProtocolError,
+    ServerError,
+    SyncKitError,
+)
 from .listener import Listener
 from .log_reader import Apply, OnPage, OnUnreadable
-from .models import PulledChange
+from .models import PulledChange, UnreadableChange
 from .outbox import Clash, OnRefused, Outbox, Parts, correct_clock
 from .passing import is_passing
 from .schedule import JITTER, POLL_SECONDS, RetryPolicy, StreamState
@@ -214,7 +222,7 @@ class RunLoop:
             case ApplyFailed():
                 log.error("%s; the page comes again", error, exc_info=error.__cause__)
                 self._pause(str(error))
-            case NetworkError() | ProtocolError():
+            case NetworkError() | ProtocolError() | InvalidEnvelope():  # the server's envelope; another may come
                 self._pause(str(error))
             case _ if is_passing(error):
                 log.warning("%s", error)
@@ -286,5 +294,18 @@ def protected(apply: Apply) -> Apply:
             apply(changes)
         except Exception as error:
             raise ApplyFailed(f"apply raised {type(error).__name__}: {error}") from error
+
+    return call
+
+
+def harmless(on_unreadable: OnUnreadable | None) -> OnUnreadable:
+    """Return an `on_unreadable` whose exceptions are logged, since the same change would raise them for ever."""
+
+    def call(change: UnreadableChange) -> None:
+        try:
+            if on_unreadable is not None:
+                on_unreadable(change)
+        except Exception:
+            log.exception("on_unreadable raised an error")
 
     return call

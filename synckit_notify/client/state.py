@@ -214,6 +214,7 @@ class State:
             if row["epoch"] in (None, stale.epoch):
                 self._set(cursor=0, epoch=None, last_sync_time=None, restarting=1)
                 self._connection.execute("DELETE FROM left_out")
+                self.queue.forget_all()
 
     def unlock(self, key_ids: frozenset[str]) -> None:
         """Go back to the first locked change if one of these keys was missing when it was left out."""

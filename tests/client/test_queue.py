@@ -53,6 +53,16 @@ def test_the_answer_is_kept_until_it_is_forgotten(state: State) -> None:
     assert state.pushed_to() == 8
 
 
+def test_an_answer_of_a_log_that_was_replaced_is_forgotten(state: State) -> None:
+    state.queue.add_edits([edit("v1")])
+    state.queue.finish(next_of(state.queue).push_id, 8, AT, "d1")
+    state.queue.add_edits([edit("v2")])
+    state.restart(state.position()[0])
+    assert state.queue.answered() == []
+    assert next_of(state.queue).versions == ("v2",)
+    assert state.queue.count() == 1
+
+
 def test_a_server_that_does_not_tell_when_it_received_a_batch_counts_as_on_time(state: State) -> None:
     state.queue.add_edits([edit("v1", LATER)])
     state.queue.finish(next_of(state.queue).push_id, 1, None, "d1")

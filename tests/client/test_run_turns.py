@@ -13,10 +13,13 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import Connection
 
 from synckit_notify.backend import changelog
+from synckit_notify.backend.database import schema
 from synckit_notify.client import (
     ChangeEntry,
+    InvalidEnvelope,
     NoMasterKey,
     Order,
     PendingEntry,
@@ -25,7 +28,9 @@ from synckit_notify.client import (
     PullFilter,
     RefusedChange,
     RunState,
+    ServerError,
     StateError,
+    SyncKitError,
 )
 from synckit_notify.client import run as run_module
 from synckit_notify.client.encryption import Cipher
@@ -57,6 +62,13 @@ def quick(server: LocalServer, **options: Any) -> Any:
 def log_of(server: LocalServer) -> list[PulledChange]:
     """Return all changes of the log."""
     return list(server.client(name="reader").pull_filtered(PullFilter()))
+
+
+def lose_the_log(connection: Connection) -> None:
+    """Do what a restore from an empty backup does."""
+    for table in schema.changes, schema.pushes, schema.heads:
+        connection.execute(table.delete())
+    changelog.renew_epoch(connection)
 
 
 def push_entry(row: str) -> ChangeEntry:
@@ -125,6 +137,26 @@ class TestARefusedRow:
             assert until(lambda: client.pending_changes == 0)
         assert [refused.row_id for refused in runner.refused] == ["refused"]
         assert [change.row_id for change in log_of(server)] == ["kept"]
+
+    @pytest.mark.parametrize("status", [413, 422])
+    def test_a_pushed_batch_is_halved_in_its_place_until_the_refused_change_is_found(
+        self, server: LocalServer, status: int
+    ) -> None:
+        def refuse(request: httpx2.Request) -> httpx2.Response | None:
+            server.faults["push"].append(refuse)
+            return Refusal(status).response() if b'"bad"' in request.read() else None
+
+        server.faults["push"] = [refuse]
+        client, store = quick(server), DictStore()
+        with pytest.raises(ServerError):
+            client.push([push_entry(row) for row in ("a", "b", "bad", "c", "d")])
+        with pytest.raises(ServerError):
+            client.push([push_entry("later")])
+        store.edit("tasks", "edit", 1)
+        with Runner(client, store) as runner:
+            assert until(lambda: client.pending_changes == 0 and not store.pending(9))
+        assert [refused.row_id for refused in runner.refused] == ["bad"]
+        assert [change.row_id for change in log_of(server)] == ["a", "b", "c", "d", "later", "edit"]
 
 
 class TestADeviceThatTheServerForgot:
@@ -296,6 +328,21 @@ class TestALogThatIsReadAgain:
             assert until(lambda: store.position().epoch not in (None, epoch))
             assert store.rows() == {("tasks", "1"): 1}
 
+    def test_an_edit_is_sent_again_if_the_log_that_has_it_is_replaced_before_the_store_is_told(
+        self, server: LocalServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = DictStore()
+        store.edit("tasks", "1", 1)
+        with monkeypatch.context() as crash:
+            crash.setattr(store, "sent", lambda versions: 1 / 0)
+            with Runner(quick(server, state=tmp_path / "state"), store) as runner:
+                assert until(lambda: isinstance(runner.error, ZeroDivisionError))
+        server.backend.store.write(lose_the_log)
+        with Runner(quick(server, state=tmp_path / "state"), store) as runner:
+            assert until(lambda: not store.pending(1))
+        assert [change.row_id for change in log_of(server)] == ["1"]
+        assert runner.error is None
+
     def test_a_push_that_is_answered_409_reads_the_log_again_and_is_repeated(self, server: LocalServer) -> None:
         store = DictStore()
         server.faults["push"] = [Refusal(409, "this device was away for too long: pull from cursor 0")]
@@ -315,6 +362,7 @@ class FakeKeys:
 
     def __init__(self, cipher: Cipher) -> None:
         self.cipher, self.is_old = cipher, False
+        self.trouble: SyncKitError | None = None
 
     @property
     def key_ids(self) -> frozenset[str]:
@@ -324,6 +372,8 @@ class FakeKeys:
         return self.cipher
 
     def require_newest(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
         if self.is_old:
             raise NoMasterKey("the passphrase was changed: set up encryption again with the new passphrase")
 
@@ -377,6 +427,26 @@ class TestKeys:
             assert [each.row_id for each in runner.unreadable] == ["clear"]
             assert client.retry_unreadable()
             assert until(lambda: len(runner.unreadable) == 2), "at once, without a notification"
+
+    @pytest.mark.parametrize("way", ["run", "follow"])
+    def test_an_error_in_on_unreadable_does_not_end_it(self, server: LocalServer, way: str) -> None:
+        server.client(name="other").push([push_entry("clear")])
+        store, client = DictStore(), with_keys(quick(server), FakeKeys(FIRST))
+        work: Any = store if way == "run" else lambda changes: None
+        with Runner(client, work, on_unreadable=lambda change: 1 / 0) as runner:
+            assert runner.settles()
+        assert runner.error is None
+
+    def test_an_envelope_that_the_server_damaged_is_waited_out(self, server: LocalServer) -> None:
+        with_keys(server.client(name="other"), FakeKeys(SECOND)).push([push_entry("locked")])
+        keys, store = FakeKeys(FIRST), DictStore()
+        keys.trouble = InvalidEnvelope("the server's envelope was altered")
+        with Runner(with_keys(quick(server), keys), store) as runner:
+            assert until(lambda: any("was altered" in reason for reason in runner.told(RunState.WAITING)))
+            store.edit("tasks", "mine", 1)
+            keys.trouble, keys.cipher = None, SECOND
+            assert until(lambda: not store.pending(1))
+        assert runner.error is None
 
 
 class TestTheClock:

@@ -28,7 +28,7 @@ class Runner:
 
         def run() -> None:
             try:
-                work(store, **reports, **options)
+                work(store, **(reports | options))
             except Exception as error:
                 self.error = error
 

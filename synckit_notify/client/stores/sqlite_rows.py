@@ -178,17 +178,32 @@ class Rows:
         """
         if self.table.columns:
             ordered = (values[name] for name in self.table.columns)
-            if self._connection.execute(self._update.format(clash), (*key, *ordered)).rowcount:
+            if self._change(self._update.format(clash), (*key, *ordered)):
                 return
         elif self.content(key) is not None:
             return
         row = {**dict(zip(self.table.key, key, strict=True)), **values, **(local or {})}
         sql = self._insert.format(clash, ", ".join(map(quoted, row)), _marks(len(row)))
-        self._connection.execute(sql, tuple(row.values()))
+        self._change(sql, tuple(row.values()))
 
     def delete(self, key: Key) -> None:
-        """Delete a row of the app's table."""
-        self._connection.execute(self._delete, key)
+        """Delete a row of the app's table; raises sqlite3.IntegrityError if a trigger of the app refuses it."""
+        self._change(self._delete, key)
+
+    def _change(self, sql: str, values: Sequence[Value]) -> int:
+        """Run a statement on the app's table, and return how many rows it changed.
+
+        An expression that fails for these values, such as `json_extract` in an index, is an IntegrityError too.
+        """
+        try:
+            return self._connection.execute(sql, values).rowcount
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                raise
+            self._connection.execute(f"EXPLAIN {sql}", values)  # fails for any values, if a function is missing, say
+            refusal = sqlite3.IntegrityError(str(error))
+            refusal.sqlite_errorcode, refusal.sqlite_errorname = error.sqlite_errorcode, error.sqlite_errorname
+            raise refusal from error
 
 
 def as_data(table: Table, content: Sequence[Value], extras: str | None) -> dict[str, Any]:

@@ -38,8 +38,11 @@ def microseconds(moment: datetime) -> int:
 
 
 def to_moment(at: int) -> datetime:
-    """Return the time that is so many microseconds after the Unix epoch."""
-    return EPOCH + at * _MICROSECOND
+    """Return the time that is so many microseconds after the Unix epoch; raises ValueError."""
+    try:
+        return EPOCH + at * _MICROSECOND
+    except OverflowError:
+        raise ValueError("the timestamp must be in the years 1 to 9999") from None
 
 
 def to_json(value: Value) -> Any:
@@ -92,7 +95,7 @@ def key_of(row_id: str, types: Sequence[str]) -> Key:
     """Return the key of a row id; raises ValueError if it is not one of a table with such a key."""
     values = _array(row_id) if row_id.startswith("[") else None
     if values is not None and len(values) == len(types):
-        return tuple(from_json(value) for value in values)
+        return tuple(map(_key_value, values))
     if len(types) > 1:
         raise ValueError(f"row_id must be a JSON array of {len(types)} values")
     if not is_textual(types[0]) and _is_decimal(row_id):
@@ -135,6 +138,16 @@ def dump(members: Mapping[str, Any] | None) -> str:
 def load(text: str | None) -> dict[str, Any]:
     """Return the object of JSON text from our own tables; no text, and null, are an empty one."""
     return (json.loads(text) or {}) if text else {}
+
+
+def _key_value(value: Any) -> Value:
+    """Return one value of a key; raises ValueError for NULL, and for a lone surrogate that an escape hid."""
+    found = from_json(value)
+    if found is None:
+        raise ValueError("a key must not be NULL")
+    if isinstance(found, str):
+        found.encode()  # raises UnicodeEncodeError, a ValueError
+    return found
 
 
 def _integer(value: int) -> int:

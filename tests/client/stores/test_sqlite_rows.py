@@ -45,6 +45,21 @@ def send(store: SQLiteStore, seq: int = 1000) -> list[ChangeEntry]:
     return [each.entry for each in pending]
 
 
+def test_an_edit_after_the_year_9999_is_set_aside_and_the_rest_goes_on(tmp_path: Path) -> None:
+    file, told = tmp_path / "tasks.db", list[RefusedChange]()
+    with sqlite3.connect(file) as app:
+        app.execute(TASKS)
+    store = SQLiteStore(file, {"tasks": ["title", "done"]}, on_refused=told.append)
+    apply(store, change(1, "a", {"title": "far", "done": 0}, datetime.max.replace(tzinfo=UTC)))
+    with app:
+        app.execute("UPDATE tasks SET done = 1")
+        app.execute(ADD, ("b", "bread"))
+    assert [entry.row_id for entry in send(store)] == ["b"]
+    assert [(each.row_id, each.reason) for each in told] == [("('a',)", "the timestamp must be in the years 1 to 9999")]
+    app.close()
+    store.close()
+
+
 class TestRows:
     def test_rows_travel_both_ways_and_deletions_too(self, pair: Pair) -> None:
         pair.laptop.write([(ADD, ("a", "milk")), (ADD, ("b", "bread"))])
@@ -372,6 +387,11 @@ class TestMembersWithoutAColumn:
     )
     def test_data_of_another_writer_that_is_no_row_is_left_out(self, pair: Pair, data: Any) -> None:
         apply(pair.laptop.store, change(1, "a", data), change(2, "b", {"title": "tea"}))
+        assert pair.laptop.rows("tasks") == [("b", "tea", 0)]
+
+    @pytest.mark.parametrize("row", ["[null]", '["\\ud800"]'])
+    def test_a_row_id_that_is_no_key_is_left_out(self, pair: Pair, row: str) -> None:
+        apply(pair.laptop.store, change(1, row, {"title": "x"}), change(2, "b", {"title": "tea"}))
         assert pair.laptop.rows("tasks") == [("b", "tea", 0)]
 
     def test_other_tables_are_ignored(self, pair: Pair) -> None:

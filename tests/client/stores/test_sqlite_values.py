@@ -68,3 +68,9 @@ def test_values_that_cannot_be_stored(found: Any) -> None:
 def test_a_row_id_of_another_kind_of_key(row_id: str) -> None:
     with pytest.raises(ValueError, match="must"):
         key_of(row_id, ["TEXT", "INT"])
+
+
+@pytest.mark.parametrize("row_id", ["[null]", '["a",null]', '["\\ud800"]', '["a",1e400]', '["a",{"$blob":"*"}]'])
+def test_a_row_id_that_is_no_key_is_a_value_error(row_id: str) -> None:
+    with pytest.raises(ValueError, match=r"must|surrogates"):
+        key_of(row_id, ["TEXT"] * len(json.loads(row_id)))

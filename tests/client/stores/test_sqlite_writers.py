@@ -506,6 +506,38 @@ class TestReferences:
         assert len(pair.both()) == 2
         pair.close()
 
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            f"{TASKS}; CREATE INDEX by_x ON tasks (json_extract(title, '$.x'))",
+            TASKS.replace("title TEXT", "title TEXT CHECK (json_extract(title, '$.x') = 1)"),
+            f"{TASKS}; CREATE TRIGGER t AFTER INSERT ON tasks BEGIN SELECT json_extract(NEW.title, '$.x'); END",
+        ],
+        ids=["index", "check", "trigger"],
+    )
+    def test_a_row_for_which_an_expression_of_the_table_fails_is_held(self, tmp_path: Path, schema: str) -> None:
+        file = tmp_path / "app.db"
+        with closing(sqlite3.connect(file)) as app:
+            app.executescript(schema)
+        at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+        log = [
+            PulledChange("tasks", "INSERT", row, at, {"title": title}, seq, "d", at, at)
+            for seq, (row, title) in enumerate({"a": "malformed", "b": '{"x": 1}'}.items(), 1)
+        ]
+        with closing(SQLiteStore(file, {"tasks": ["title"]})) as store:
+            store.apply(log, Position("e", 2, is_complete=True))
+            assert store.pending(1) == []
+        with closing(sqlite3.connect(file)) as app:
+            assert app.execute("SELECT id FROM tasks").fetchall() == [("b",)]
+
+    def test_a_table_that_no_row_can_be_written_to_is_a_store_error(self, tmp_path: Path) -> None:
+        file = tmp_path / "app.db"
+        with closing(sqlite3.connect(file)) as app:
+            app.executescript(f"{TASKS}; CREATE TRIGGER t AFTER INSERT ON tasks BEGIN SELECT missing(NEW.title); END")
+        at = datetime(2026, 1, 31, 12, tzinfo=UTC)
+        with closing(SQLiteStore(file, {"tasks": ["title"]})) as store, pytest.raises(StoreError, match="missing"):
+            store.apply([PulledChange("tasks", "INSERT", "a", at, {"title": "x"}, 1, "d", at, at)], Position("e", 1))
+
 
 def test_wait_costs_little(pair: Pair) -> None:
     store = pair.laptop.store
