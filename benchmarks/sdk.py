@@ -47,6 +47,7 @@ PAUSES = (0.1, 0.4)
 """Seconds between two edits, chosen at random: the store looks for edits every 0.1 s."""
 
 IDLE_SECONDS = 3.0
+PROGRESS = ("syncing", "sending")
 PASSWORD = "correct horse battery"
 WITH_RUN = ROOT / "examples" / "todo" / "todo.py"
 ON_PRIMITIVES = ROOT / "benchmarks" / "todo_on_primitives.py"
@@ -83,9 +84,9 @@ class Device:
         return event
 
     def wait_for(self, is_wanted: Callable[[Row], bool]) -> float:
-        """Take events until one is wanted, print the progress, and return its moment."""
+        """Take events until one is wanted, print what `run` says of many changes, and return its moment."""
         while not is_wanted(event := self.take()):
-            if event["is"] == "state" and event["reason"]:
+            if event["is"] == "state" and event["state"] in PROGRESS and event["reason"] not in ("", "1 changes"):
                 _tell(f"{self.settings.name}: {event['state']}, {event['reason']}")
         moment: float = event["at"]
         return moment
@@ -187,7 +188,6 @@ def measure_first(site: Site, rows: int) -> Row:
     email = site.account()
     with site.device(email, f"sender-{rows}", rows) as sender:
         began = sender.wait_for(_is_state("ready"))
-        sender.wait_for(_is_state("sending"))
         sent = sender.wait_for(_is_state("up_to_date")) - began
         expected = sender.rows()
     with site.device(email, f"puller-{rows}") as puller:

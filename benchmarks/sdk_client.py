@@ -1,11 +1,11 @@
 """A client process of `benchmarks.sdk`: one device with a SQLiteStore, `run`, and a thread of the app that edits.
 
-    stdin    one line of JSON, a Settings; then commands: `edit ROW` inserts a row, the end of the file ends the process
-    stdout   one line of JSON for each event: {"is", "at", ...}; `at` is the steady clock that all processes share
+stdin    one line of JSON, a Settings; then commands: `edit ROW` inserts a row, the end of the file ends the process
+stdout   one line of JSON for each event: {"is", "at", ...}; `at` is the steady clock that all processes share
 
-    state    state, reason     what `run` is doing
-    applied  rows              the ids of the rows of one page, after its transaction
-    edited   row               `at` is the moment before the app's statement
+state    state, reason     what `run` is doing
+applied  rows              the ids of the rows of one page, after its transaction
+edited   row               `at` is the moment before the app's statement
 """
 
 import json

@@ -1,9 +1,9 @@
 """The app of examples/todo without `run` and SQLiteStore: what it must write itself on `push`, `pull` and the stream.
 
-The commands are the same, and so are the tasks on all devices of the account. `benchmarks.sdk` counts its lines. It does
-less than `run`: rows that the server refuses block the later ones, it repeats after a fixed time, a wrong clock of the
-device is not corrected, a device that the server deleted is not registered again, and after a restore of the server from
-a backup it does not send again what the log lost.
+The commands are the same, and all devices of the account have the same tasks. `benchmarks.sdk` counts its lines. It
+does less than `run`: rows that the server refuses block the later ones, it repeats after a fixed time, a wrong clock of
+the device is not corrected, a device that the server deleted is not registered again, and after a restore of the server
+from a backup it does not send again what the log lost.
 """
 
 import os

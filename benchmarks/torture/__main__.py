@@ -74,9 +74,11 @@ def torture(site: Site, plan: Plan, faults: Sequence[Fault]) -> dict[str, Any]:
         client.command("finish")
     enough = time.time() + GRACE_SECONDS
     _watch(site, ledger, tables, began, until=enough, enough=lambda: ledger.complete() and tables.complete())
-    return _summary(site, ledger, chaos, plan, faults, began) | tables.summary() | {
-        "wrong": ledger.verdict() + tables.verdict() + [f"a fault failed: {failure}" for failure in chaos.failures]
-    }
+    return (
+        _summary(site, ledger, chaos, plan, faults, began)
+        | tables.summary()
+        | {"wrong": ledger.verdict() + tables.verdict() + [f"a fault failed: {failure}" for failure in chaos.failures]}
+    )
 
 
 def _watch(
