@@ -67,7 +67,8 @@ class Device:
             text=True,
         )
         self._write(json.dumps(settings))
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def edit(self, row: str) -> None:
         """Let the app insert a row."""
@@ -107,7 +108,9 @@ class Device:
 
     def __exit__(self, *_: object) -> None:
         self._child.kill()
-        self._child.wait()
+        self._reader.join()
+        with self._child:  # waits for its end, and closes the pipes
+            pass
 
     def _write(self, line: str) -> None:
         assert self._child.stdin is not None
