@@ -44,6 +44,9 @@ KEEPALIVE_SECONDS = 1.0
 TOKEN_SECONDS = 120
 """Short, so that tokens are renewed about every minute and a half."""
 
+STORE_EDITS_PER_SECOND = 1.0
+"""How often the app of each device with a store writes a transaction."""
+
 PASSWORD = "correct horse battery"
 
 
@@ -199,8 +202,7 @@ class Site:
             self.clients[n].start()
 
     def _order(self, number: int, api_key: str, stores_key: str) -> Order:
-        plan = self._plan
-        stores_email, stores_pace = _email(plan.users), plan.pushes_per_second / max(plan.devices, 1)
+        plan, stores_email = self._plan, _email(self._plan.users)
         return Order(
             url=f"http://127.0.0.1:{self.networks[number].port}",
             password=PASSWORD,
@@ -211,7 +213,7 @@ class Site:
                 if network == number
             ]
             + [
-                DeviceSettings(name, stores_email, stores_pace, stores_key, has_store=True)
+                DeviceSettings(name, stores_email, STORE_EDITS_PER_SECOND, stores_key, has_store=True)
                 for name in plan.stores_at(number)
             ],
             seed=plan.seed,
