@@ -98,19 +98,28 @@ def test_asyncio(tmp_path: Path, service: Service) -> None:
             wait_until(lambda: "written without network" in phone.printed)
 
 
-def test_todo(tmp_path: Path, service: Service) -> None:
+@pytest.mark.parametrize(
+    ("app", "in_step"),
+    [(EXAMPLES / "todo" / "todo.py", "up_to_date"), (ROOT / "benchmarks" / "todo_on_primitives.py", "connected")],
+    ids=["with run", "on the primitives"],
+)
+def test_todo(tmp_path: Path, service: Service, app: Path, in_step: str) -> None:
     def todo(*words: str) -> str:
-        command = [sys.executable, str(EXAMPLES / "todo" / "todo.py"), *words]
+        command = [sys.executable, str(app), *words]
         return subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, env=env).stdout
 
     env = environment(service)
     todo("laptop", "add", "Buy", "milk")
-    with started(["todo/todo.py", "laptop", "sync"], tmp_path, env) as laptop:
-        wait_until(lambda: "up_to_date" in laptop.printed)
-        with started(["todo/todo.py", "phone", "sync"], tmp_path, env):
+    with started([str(app), "laptop", "sync"], tmp_path, env) as laptop:
+        wait_until(lambda: in_step in laptop.printed)
+        with started([str(app), "phone", "sync"], tmp_path, env):
             wait_until(lambda: "[ ] Buy milk" in todo("phone", "list"))
             todo("phone", "done", todo("phone", "list")[:4])
             wait_until(lambda: "[x] Buy milk" in todo("laptop", "list"))
+            service.server.stop()
+            todo("laptop", "add", "and bread")
+            service.server = service.start(service.server.port)
+            wait_until(lambda: "[ ] and bread" in todo("phone", "list"))
     with ExitStack() as stack:  # the other example on the same account
         tablet, watch = (
             stack.enter_context(started(["asyncio/notes.py", name], tmp_path, env)) for name in ("tablet", "watch")

@@ -27,8 +27,9 @@ from tests.support.postgresql import DEBIAN
 from .chaos import FAULTS, Chaos, Fault
 from .ledger import RECONNECTED, STAYED, Ledger
 from .site import Plan, Site
+from .tables import Tables
 
-PASSED = "Every device holds the whole log, in order, and none was stale for too long."
+PASSED = "Every device holds the whole log, in order, and none was stale for too long; devices with a store are equal."
 LOOK_SECONDS = 0.5
 STATUS_SECONDS = 5.0
 GRACE_SECONDS = 90.0
@@ -60,28 +61,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def torture(site: Site, plan: Plan, faults: Sequence[Fault]) -> dict[str, Any]:
     """Run the whole plan on a site that has started, and return the summary."""
-    ledger = Ledger(site.devices)
+    ledger, tables = Ledger(site.devices), Tables(site.stores())
     chaos = Chaos(site, ledger.episodes, faults, plan.seed)
     began = time.time()
-    _watch(site, ledger, began, until=began + GRACE_SECONDS, enough=lambda: ledger.streams == plan.devices)
+    _watch(site, ledger, tables, began, until=began + GRACE_SECONDS, enough=lambda: ledger.streams == plan.devices)
     chaos.start()
     try:
-        _watch(site, ledger, began, until=time.time() + plan.seconds)
+        _watch(site, ledger, tables, began, until=time.time() + plan.seconds)
     finally:
         chaos.stop()  # before the site ends, or a repair would start a process again
     for client in site.clients:
         client.command("finish")
-    _watch(site, ledger, began, until=time.time() + GRACE_SECONDS, enough=ledger.complete)
-    return _summary(site, ledger, chaos, plan, faults, began)
+    enough = time.time() + GRACE_SECONDS
+    _watch(site, ledger, tables, began, until=enough, enough=lambda: ledger.complete() and tables.complete())
+    return (
+        _summary(site, ledger, chaos, plan, faults, began)
+        | tables.summary()
+        | {"wrong": ledger.verdict() + tables.verdict() + [f"a fault failed: {failure}" for failure in chaos.failures]}
+    )
 
 
 def _watch(
-    site: Site, ledger: Ledger, began: float, *, until: float, enough: Callable[[], bool] = lambda: False
+    site: Site,
+    ledger: Ledger,
+    tables: Tables,
+    began: float,
+    *,
+    until: float,
+    enough: Callable[[], bool] = lambda: False,
 ) -> None:
     """Keep the ledger up to date and print the progress, until a moment or until `enough`."""
     next_status = time.time()
     while (now := time.time()) < until and not enough():
-        _take(site, ledger, now + LOOK_SECONDS)
+        _take(site, ledger, tables, now + LOOK_SECONDS)
         ledger.read(site.new_rows())
         present = ledger.judge(time.time())
         if now >= next_status:
@@ -89,12 +101,13 @@ def _watch(
             print(_status(ledger, now - began, present.seconds), file=sys.stderr, flush=True)
 
 
-def _take(site: Site, ledger: Ledger, until: float) -> None:
+def _take(site: Site, ledger: Ledger, tables: Tables, until: float) -> None:
     while (left := until - time.time()) > 0:
         try:
-            ledger.record(site.messages.get(timeout=left))
+            message = site.messages.get(timeout=left)
         except queue.Empty:
             return
+        (tables if message.get("device") in tables.devices else ledger).record(message)
 
 
 def _status(ledger: Ledger, elapsed: float, stale: float) -> str:
@@ -136,7 +149,6 @@ def _summary(
             for fault in faults
         },
         "troubles": dict(ledger.troubles.most_common()),
-        "wrong": ledger.verdict() + [f"a fault failed: {failure}" for failure in chaos.failures],
     }
 
 
@@ -176,6 +188,13 @@ def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path |
         metavar="PER_SECOND",
         help="of all devices together (default 3)",
     )
+    parser.add_argument(
+        "--stores",
+        type=int,
+        default=3,
+        metavar="N",
+        help="besides, devices with run(SQLiteStore), of one user of their own (default 3; 0 for none)",
+    )
     parser.add_argument("--parked", action="store_true", help="parked streams")
     parser.add_argument(
         "--sqlite", action="store_true", help="SQLite instead of PostgreSQL; leaves out faults of the database server"
@@ -206,6 +225,7 @@ def _options(arguments: Sequence[str] | None) -> tuple[Plan, list[Fault], Path |
         networks=given.networks,
         pushes_per_second=given.pushes,
         seed=given.seed,
+        stores=max(given.stores, 0),
         parked=given.parked,
         postgresql=not given.sqlite,
         broker=given.broker,

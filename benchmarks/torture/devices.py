@@ -14,6 +14,7 @@
     broken   text        an unexpected exception
     finished             nothing is left to push
     device   id          registered
+    edited   row         a device with a store: the app has committed a new row, which is never deleted
 
 The process may be killed at any moment and started again with the same Order.
 """
@@ -24,6 +25,7 @@ import logging
 import os
 import random
 import socket
+import sqlite3
 import stat
 import sys
 import threading
@@ -39,6 +41,8 @@ from synckit_notify.client import (
     ChangeEntry,
     NotAuthenticated,
     PulledChange,
+    RunState,
+    SQLiteStore,
     StreamState,
     SyncKitClient,
     SyncKitError,
@@ -48,6 +52,11 @@ from synckit_notify.client import (
 AGAIN_SECONDS = 0.5
 MAX_ROWS = 3
 
+SCHEMA = "CREATE TABLE IF NOT EXISTS notes (id TEXT NOT NULL PRIMARY KEY, text TEXT)"
+TABLES = {"notes": ["text"]}
+SHARED_ROWS = "abcde"
+"""Rows that all devices with a store edit and delete."""
+
 
 class DeviceSettings(NamedTuple):
     """One device of this process."""
@@ -55,13 +64,15 @@ class DeviceSettings(NamedTuple):
     name: str
     email: str
     pushes_per_second: float
+    api_key: str
+    has_store: bool = False
+    """Whether its app keeps rows in a SQLite file, with `run(SQLiteStore)`."""
 
 
 class Order(NamedTuple):
     """The devices of this process, and the address of the servers."""
 
     url: str
-    api_key: str
     password: str
     folder: str
     seed: int
@@ -72,12 +83,12 @@ class Device:
     """One device: a thread that listens and pulls, a thread that pushes."""
 
     def __init__(self, order: Order, settings: DeviceSettings, finishing: threading.Event) -> None:
-        self._name, self._email, self._pace = settings
+        self._name, self._email, self._pace = settings.name, settings.email, settings.pushes_per_second
         self._password = order.password
         self._finishing = finishing
         self._random = random.Random(f"{order.seed} {self._name}")
         state = Path(order.folder) / f"{self._name}.state"
-        self._client = SyncKitClient(order.url, api_key=order.api_key, state=state, encrypt=False)
+        self._client = SyncKitClient(order.url, api_key=settings.api_key, state=state, encrypt=False)
         self._rows = 0
 
     def start(self) -> None:
@@ -137,11 +148,47 @@ class Device:
             return True
         return False
 
-    def _state_changed(self, state: StreamState, reason: str) -> None:
+    def _state_changed(self, state: StreamState | RunState, reason: str) -> None:
         self._report("state", state=state, reason=reason)
 
     def _report(self, what: str, **fields: Any) -> None:
         report({"is": what, "device": self._name, "at": time.time(), **fields})
+
+
+class StoreDevice(Device):
+    """A device whose app edits a SQLite file, which `run` keeps in step."""
+
+    def __init__(self, order: Order, settings: DeviceSettings, finishing: threading.Event) -> None:
+        super().__init__(order, settings, finishing)
+        self._file = Path(order.folder) / f"{self._name}.db"
+        self._app().execute(SCHEMA)
+
+    def _listen(self) -> None:
+        store = SQLiteStore(self._file, TABLES)
+        try:
+            self._client.run(store, on_state=self._state_changed)
+        except NotAuthenticated:
+            raise
+        except SyncKitError as error:
+            raise RuntimeError("run ended by itself") from error
+        finally:
+            store.close()
+
+    def _push(self) -> None:
+        app = self._app()
+        while not self._finishing.wait(self._random.expovariate(self._pace)):
+            row, shared = self._entry().row_id, self._random.choice(SHARED_ROWS)
+            app.execute("BEGIN IMMEDIATE")
+            app.execute("INSERT INTO notes VALUES (?, ?)", (row, row))
+            app.execute("DELETE FROM notes WHERE id = ?", (shared,))
+            if self._random.random() < 0.7:
+                app.execute("INSERT INTO notes VALUES (?, ?)", (shared, row))
+            app.execute("COMMIT")
+            self._report("edited", row=row)
+        self._report("finished")
+
+    def _app(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._file, timeout=60.0, isolation_level=None)
 
 
 _reporting = threading.Lock()
@@ -178,8 +225,9 @@ def main() -> int:
     )
     order = Order(**json.loads(sys.stdin.readline()))
     finishing = threading.Event()
-    for settings in order.devices:
-        Device(order, DeviceSettings(*settings), finishing).start()
+    for settings in map(DeviceSettings._make, order.devices):
+        kind = StoreDevice if settings.has_store else Device
+        kind(order, settings, finishing).start()
     for command in sys.stdin:
         if command == "sever\n":
             sever()

@@ -44,6 +44,9 @@ KEEPALIVE_SECONDS = 1.0
 TOKEN_SECONDS = 120
 """Short, so that tokens are renewed about every minute and a half."""
 
+STORE_EDITS_PER_SECOND = 1.0
+"""How often the app of each device with a store writes a transaction."""
+
 PASSWORD = "correct horse battery"
 
 
@@ -57,6 +60,8 @@ class Plan:
     networks: int
     pushes_per_second: float
     seed: int
+    stores: int = 0
+    """How many devices there are besides whose apps keep their rows in a SQLite file; all of one more user."""
     parked: bool = False
     postgresql: bool = True
     """Whether the database is PostgreSQL; else SQLite."""
@@ -65,6 +70,10 @@ class Plan:
     def residents(self) -> dict[str, tuple[int, int]]:
         """Return (user's number, network) of each device. A user's devices are on different networks."""
         return {f"device-{n}": (n % self.users, n // self.users % self.networks) for n in range(self.devices)}
+
+    def stores_at(self, network: int) -> list[str]:
+        """Return the names of the devices with a store on a network."""
+        return [f"store-{n}" for n in range(self.stores) if n % self.networks == network]
 
     def pace(self, user: int) -> float:
         """Return the pushes per second of each device of a user; each user pushes half as often as the last.
@@ -100,8 +109,8 @@ class Site:
 
     def __enter__(self) -> "Site":
         try:
-            api_key, users = self._accounts()
-            self._start(api_key, users)
+            api_keys, users = self._accounts()
+            self._start(api_keys, users)
         except BaseException:
             self.__exit__()
             raise
@@ -115,6 +124,11 @@ class Site:
         self._stack.close()
         if self._postgresql is not None:
             self._postgresql.__exit__()
+
+    def stores(self) -> dict[str, Path]:
+        """Return the app's file of each device with a store."""
+        networks = range(self._plan.networks)
+        return {name: self.folder / f"{name}.db" for n in networks for name in self._plan.stores_at(n)}
 
     def lock_database(self) -> Callable[[], None]:
         """Take the lock of the writers, like a backup; return the function that releases it."""
@@ -133,7 +147,7 @@ class Site:
 
     def log_out(self, chance: random.Random) -> str:
         """End all sessions of a user with the backend's command; return the user's address."""
-        email = _email(chance.randrange(self._plan.users))
+        email = _email(chance.randrange(self._plan.users + (self._plan.stores > 0)))
         command = [sys.executable, "-m", "flask", "--app", APPLICATION, "synckit", "user", "logout", email]
         env = clean_environment() | {"PYTHONPATH": str(ROOT)} | self._env
         subprocess.run(command, cwd=self.folder, env=env, capture_output=True, check=True, timeout=STARTS_WITHIN)
@@ -159,8 +173,11 @@ class Site:
         earliest, self._looked_at = self._looked_at, now
         return [Row(user, seq, row, device, min(max(at / 1e6, earliest), now)) for user, seq, row, device, at in rows]
 
-    def _accounts(self) -> tuple[str, list[str]]:
-        """Create the database, an app and the users; return the app's key and the users' ids."""
+    def _accounts(self) -> tuple[list[str], list[str]]:
+        """Create the database, two apps and the users; return the keys of the apps, and the ids of the users.
+
+        The second app is that of the devices with a store: its log keeps rows. Their user is not among those returned.
+        """
         app = create_app(self._env, instance_path=self.folder / "instance")
 
         def last_word(*words: str) -> str:
@@ -169,34 +186,37 @@ class Site:
                 raise RuntimeError(f"flask synckit {words[0]}: {result.output}")
             return str(result.output.split()[-1])
 
-        api_key = last_word("app", "add", "torture")
-        users = [last_word("user", "add", _email(n), "--password", PASSWORD) for n in range(self._plan.users)]
+        api_keys = [last_word("app", "add", "torture"), last_word("app", "add", "stores", "--log", "rows")]
+        users = [last_word("user", "add", _email(n), "--password", PASSWORD) for n in range(self._plan.users + 1)]
         app.extensions["synckit_backend"].store.dispose()
-        return api_key, users
+        return api_keys, users[:-1]
 
-    def _start(self, api_key: str, users: list[str]) -> None:
+    def _start(self, api_keys: list[str], users: list[str]) -> None:
         self.users = users
         self.devices = {name: (users[user], network) for name, (user, network) in self._plan.residents().items()}
         for server in self.servers:
             server.start()
         for n in range(self._plan.networks):
             self.networks.append(Network([server.port for server in self.servers]))
-            self.clients.append(Client(self.folder, f"client-{n}", n, self._order(n, api_key), self.messages))
+            self.clients.append(Client(self.folder, f"client-{n}", n, self._order(n, *api_keys), self.messages))
             self.clients[n].start()
 
-    def _order(self, number: int, api_key: str) -> Order:
-        residents = self._plan.residents().items()
+    def _order(self, number: int, api_key: str, stores_key: str) -> Order:
+        plan, stores_email = self._plan, _email(self._plan.users)
         return Order(
             url=f"http://127.0.0.1:{self.networks[number].port}",
-            api_key=api_key,
             password=PASSWORD,
             folder=str(self.folder),
             devices=[
-                DeviceSettings(name, _email(user), self._plan.pace(user))
-                for name, (user, network) in residents
+                DeviceSettings(name, _email(user), plan.pace(user), api_key)
+                for name, (user, network) in plan.residents().items()
                 if network == number
+            ]
+            + [
+                DeviceSettings(name, stores_email, STORE_EDITS_PER_SECOND, stores_key, has_store=True)
+                for name in plan.stores_at(number)
             ],
-            seed=self._plan.seed,
+            seed=plan.seed,
         )
 
     def _environment(self) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import pytest
 from benchmarks.torture.chaos import FAULTS
 from benchmarks.torture.ledger import RECONNECTED, STAYED, Episode, Ledger, Row
 from benchmarks.torture.network import Network
+from benchmarks.torture.tables import Tables
 
 from ..support.broker_servers import ENGINES
 from ..support.clock import Clock
@@ -328,3 +330,39 @@ def test_every_fault_has_its_own_name_and_needs_at_most_one_kind_of_database() -
     assert all({"broker killed, started again"} <= {f.kind for f in FAULTS if name in f.brokers} for name in ENGINES)
     assert len({fault.kind for fault in FAULTS}) == len(FAULTS)
     assert {fault.needs for fault in FAULTS} == {"", "postgresql"}
+
+
+@pytest.mark.parametrize(
+    ("laptop", "phone", "committed", "wrong"),
+    [
+        ({"1": "milk"}, {"1": "milk"}, {"1"}, []),
+        ({"1": "milk"}, {"1": "bread"}, {"1"}, ["phone and laptop differ in 1 rows, such as '1'"]),
+        (
+            {"1": "milk"},
+            {"1": "milk"},
+            {"1", "2"},
+            [f"{n} lacks 1 rows that were committed, such as '2'" for n in (LAPTOP, PHONE)],
+        ),
+    ],
+    ids=["equal", "a row differs", "a row is lost"],
+)
+def test_tables_of_stores_must_be_equal_and_have_all_that_was_committed(
+    tmp_path: Path, laptop: dict[str, str], phone: dict[str, str], committed: set[str], wrong: list[str]
+) -> None:
+    files = {LAPTOP: laptop, PHONE: phone}
+    for name, rows in files.items():
+        with contextlib.closing(sqlite3.connect(tmp_path / name)) as app, app:
+            app.execute("CREATE TABLE notes (id, text)")
+            app.executemany("INSERT INTO notes VALUES (?, ?)", rows.items())
+    tables = Tables({name: tmp_path / name for name in files})
+    for row in committed:
+        tables.record({"is": "edited", "device": LAPTOP, "row": row})
+    assert not tables.complete()  # the apps may still edit
+    for name in files:
+        tables.record({"is": "finished", "device": name})
+    assert tables.verdict() == wrong
+    assert tables.complete() is not bool(wrong)
+
+
+def test_an_app_that_does_not_finish_is_wrong() -> None:
+    assert Tables({PHONE: Path("phone.db")}).verdict() == ["the app of phone has not finished"]
