@@ -7,6 +7,7 @@ reference backend stands in the place of https://sync.example.org; each program 
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
@@ -81,9 +82,12 @@ class Account:
 
     def another_device(self, passphrase: str) -> SyncKitClient:
         client = SyncKitClient(self.url, api_key=self.api_key)
-        client.authenticate(EMAIL, PASSWORD)
-        client.register_device("Phone", "android")
-        client.setup_encryption(passphrase)
+        with ExitStack() as on_error:
+            on_error.callback(client.close)
+            client.authenticate(EMAIL, PASSWORD)
+            client.register_device("Phone", "android")
+            client.setup_encryption(passphrase)
+            on_error.pop_all()
         return client
 
     def push_from_another_device(self, names: Names) -> None:
