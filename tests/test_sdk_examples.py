@@ -93,7 +93,7 @@ def test_asyncio(tmp_path: Path, service: Service) -> None:
         service.server.stop()
         laptop.types("written without network")
         assert laptop.end_input() == 0, laptop.printed
-        service.server = service.start(service.server.port)  # it listens on another port too
+        service.server = service.start(service.server.port)
         with started(["asyncio/notes.py", "laptop"], tmp_path, env):
             wait_until(lambda: "written without network" in phone.printed)
 

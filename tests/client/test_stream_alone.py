@@ -107,11 +107,10 @@ class TestOnAMountedNotifier:
 
     def test_after_a_restart_of_the_server_it_connects_again(self, tmp_path: Path) -> None:
         with gunicorn("tests.support.minimal_host:create_app()", tmp_path) as first:
-            port = first.url.rpartition(":")[2]
             recorder = Recorder(first.url)
             recorder.__enter__()
             assert recorder.hears(CHANGED)
-        with gunicorn("tests.support.minimal_host:create_app()", tmp_path, "--bind", f"127.0.0.1:{port}"):
+        with gunicorn("tests.support.minimal_host:create_app()", tmp_path, port=first.port):
             assert recorder.hears(CHANGED, 2), recorder.states
             recorder.__exit__()
 

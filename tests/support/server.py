@@ -87,12 +87,13 @@ def gunicorn(
     app: str,
     folder: Path,
     *options: str,
+    port: int = 0,
     worker_class: str = "gevent",
     workers: int = 1,
     env: dict[str, str] | None = None,
 ) -> Server:
     """Start gunicorn without a configuration file, as any host may run it."""
-    command = [GUNICORN, app, "--bind", "127.0.0.1:0", *NO_CONTROL_SOCKET]
+    command = [GUNICORN, app, "--bind", f"127.0.0.1:{port}", *NO_CONTROL_SOCKET]
     command += ["--worker-class", worker_class, "--workers", str(workers), *options]
     return Server(command, folder, r"Listening at: http://127\.0\.0\.1:(\d+)", env)
 

@@ -26,9 +26,7 @@ class Service:
         self._clients: list[SyncKitClient] = []
 
     def start(self, port: int = 0) -> Server:
-        return gunicorn(
-            "tests.support.short_lived_tokens:create()", self.folder, "--bind", f"127.0.0.1:{port}", env=self.env
-        )
+        return gunicorn("tests.support.short_lived_tokens:create()", self.folder, port=port, env=self.env)
 
     def client(self, url: str | None = None, name: str = "laptop", **options: object) -> SyncKitClient:
         client = SyncKitClient(url or self.server.url, api_key=self.api_key, **({"encrypt": False} | options))

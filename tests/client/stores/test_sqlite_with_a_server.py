@@ -148,7 +148,7 @@ class Walk:
             replace(self.database, self.backup)
             result = self.service.runner.invoke(args=["synckit", "restored"])
             assert result.exit_code == 0, result.output
-        self.service.server = self.service.start(self.port)  # it listens on another port too
+        self.service.server = self.service.start(self.port)
 
     def back_up(self) -> None:
         with closing(sqlite3.connect(self.database)) as live, closing(sqlite3.connect(self.backup)) as backup:
