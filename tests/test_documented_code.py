@@ -5,6 +5,7 @@ reference backend stands in the place of https://sync.example.org; each program 
 """
 
 import re
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -276,8 +277,8 @@ def test_the_python_of_a_document_runs(
                 run(block, account, names)
         OUTCOMES.get(name_of(document), lambda names, account: None)(names, account)
     finally:
-        for client in [value for value in names.values() if isinstance(value, SyncKitClient)]:
-            client.close()
+        for opened in [value for value in names.values() if isinstance(value, SyncKitClient | sqlite3.Connection)]:
+            opened.close()
         keyring.set_keyring(fail.Keyring())
 
 

@@ -70,6 +70,7 @@ def running(code: str, states: list[RunState]) -> Iterator[SyncKitClient]:
     finally:
         client.close()
         thread.join(20)
+        names["database"].close()
     assert not thread.is_alive()
     assert states[-1] is RunState.CLOSED
 

@@ -74,6 +74,9 @@ class Database:
                 _inherited.append(connection)
         self._open = None
 
+    def __del__(self) -> None:
+        self.close()
+
     def schema_version(self) -> int:
         """Return a number that changes with the schema."""
         return int(self.connection.execute("PRAGMA schema_version").fetchone()[0])

@@ -84,10 +84,7 @@ class Rows:
         self._connection, self.devices = connection, devices
         app, rows, edits = quoted(table.name), rows_name(table), edits_name(table)
         ours = " AND ".join(f"{key} = ?" for key in keys(table))
-        theirs = " AND ".join(
-            f"{quoted(name)} = ?{number} AND {quoted(name)} = ?{number} COLLATE BINARY"
-            for number, name in enumerate(table.key, 1)
-        )
+        theirs = " AND ".join(f"{quoted(name)} = ? AND {quoted(name)} = ? COLLATE BINARY" for name in table.key)
         columns = ", ".join(map(quoted, table.columns)) or "NULL"
         every = (*keys(table), "order_at", "device", "seq", "digest", "extras", "theirs", "is_stale")
         self._known = f"SELECT order_at, device, seq, digest, extras, theirs, is_stale FROM {rows} WHERE {ours}"
@@ -102,8 +99,7 @@ class Rows:
         self._content = f"SELECT {columns} FROM {app} WHERE {theirs}"
         self._local = f"SELECT {', '.join(map(quoted, table.local)) or 'NULL'} FROM {app} WHERE {theirs}"
         self._insert = "INSERT OR {} INTO " + app + " ({}) VALUES ({})"
-        first = len(table.key) + 1
-        settings = ", ".join(f"{quoted(name)} = ?{number}" for number, name in enumerate(table.columns, first))
+        settings = ", ".join(f"{quoted(name)} = ?" for name in table.columns)
         self._update = "UPDATE OR {} " + f"{app} SET {settings} WHERE {theirs}"
         self._delete = f"DELETE FROM {app} WHERE {theirs}"
 
@@ -151,7 +147,7 @@ class Rows:
 
     def content(self, key: Key) -> tuple[Value, ...] | None:
         """Return the synced columns of a row, or None if the app's table does not have it."""
-        found = self._connection.execute(self._content, key).fetchone()
+        found = self._connection.execute(self._content, _twice(key)).fetchone()
         return None if found is None else found[: len(self.table.columns)]
 
     def digest(self, key: Key) -> bytes | None:
@@ -166,7 +162,7 @@ class Rows:
 
     def local(self, key: Key) -> dict[str, Value]:
         """Return the columns of a row that are not synced."""
-        found = self._connection.execute(self._local, key).fetchone() or ()
+        found = self._connection.execute(self._local, _twice(key)).fetchone() or ()
         return dict(zip(self.table.local, found, strict=False))
 
     def write(
@@ -178,7 +174,7 @@ class Rows:
         """
         if self.table.columns:
             ordered = (values[name] for name in self.table.columns)
-            if self._change(self._update.format(clash), (*key, *ordered)):
+            if self._change(self._update.format(clash), (*ordered, *_twice(key))):
                 return
         elif self.content(key) is not None:
             return
@@ -188,7 +184,7 @@ class Rows:
 
     def delete(self, key: Key) -> None:
         """Delete a row of the app's table; raises sqlite3.IntegrityError if a trigger of the app refuses it."""
-        self._change(self._delete, key)
+        self._change(self._delete, _twice(key))
 
     def _change(self, sql: str, values: Sequence[Value]) -> int:
         """Run a statement on the app's table, and return how many rows it changed.
@@ -209,6 +205,11 @@ class Rows:
 def as_data(table: Table, content: Sequence[Value], extras: str | None) -> dict[str, Any]:
     """Return the `data` of a change: the columns, and the members that have none."""
     return load(extras) | dict(zip(table.columns, map(to_json, content), strict=True))
+
+
+def _twice(key: Key) -> Key:
+    """Return each value two times: once to find the row by the table's index, once to compare bytes."""
+    return tuple(value for value in key for _ in range(2))
 
 
 def _marks(count: int) -> str:
