@@ -61,7 +61,12 @@ def running(code: str, states: list[RunState]) -> Iterator[SyncKitClient]:
     """Run a program that ends with `client.run(...)` in a thread, until the block closes its client."""
     names: dict[str, Any] = {"__name__": "a document"}
     states.clear()
-    thread = threading.Thread(target=exec, args=(compile(code, "README.md", "exec"), names), daemon=True)
+
+    def execute() -> None:
+        exec(compile(code, "README.md", "exec"), names)
+        names["database"].close()
+
+    thread = threading.Thread(target=execute, daemon=True)
     thread.start()
     wait_until(lambda: states)
     client: SyncKitClient = names["client"]
@@ -70,7 +75,6 @@ def running(code: str, states: list[RunState]) -> Iterator[SyncKitClient]:
     finally:
         client.close()
         thread.join(20)
-        names["database"].close()
     assert not thread.is_alive()
     assert states[-1] is RunState.CLOSED
 
