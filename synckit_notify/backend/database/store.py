@@ -180,7 +180,13 @@ class Store:
     def _run(self, transaction: "Callable[[_Opened], T]", *, writes: bool = False) -> T:
         try:
             self._prepare()
-            result = transaction(self._open())
+            opened = self._open()
+            pool = opened.engine.pool
+            try:
+                result = transaction(opened)
+            finally:
+                if opened.engine.pool is not pool:  # disposed of meanwhile: this connection went back to the old pool
+                    pool.dispose()
         except Failure as failure:
             if failure.trouble is Trouble.WRONG:
                 self._recheck_schema()
