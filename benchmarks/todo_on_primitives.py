@@ -117,7 +117,7 @@ def sync(device: str) -> None:
     with SyncKitClient(
         os.environ["SYNCKIT_URL"], api_key=os.environ["SYNCKIT_API_KEY"], state=f"{device}.state"
     ) as client:
-        if client.account is None:
+        if client.device is None:
             client.authenticate(os.environ["SYNCKIT_EMAIL"], os.environ["SYNCKIT_PASSWORD"])
             client.register_device(device, "linux")
         client.setup_encryption(os.environ["SYNCKIT_PASSPHRASE"])

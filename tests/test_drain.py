@@ -179,9 +179,7 @@ def replaced_master() -> Iterator[list[int]]:
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("worker_class", WORKERS)
-@pytest.mark.parametrize(
-    "change", ["HUP", pytest.param("one worker", marks=THOROUGH), pytest.param("USR2 and TERM", marks=THOROUGH)]
-)
+@pytest.mark.parametrize("change", ["HUP", "one worker", "USR2 and TERM"])
 def test_clients_that_reconnect_get_no_reset_and_no_refusal(
     tmp_path: Path, change: str, worker_class: str, replaced_master: list[int]
 ) -> None:

@@ -106,7 +106,7 @@ def test_a_log_out_ends_a_wrapped_stream_cleanly_and_once(server: Server, name: 
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("parking", [pytest.param("0", marks=THOROUGH), "1"])
+@pytest.mark.parametrize("parking", ["0", "1"])
 def test_a_worker_that_stops_calls_back_for_every_stream(tmp_path: Path, parking: str) -> None:
     closed = tmp_path / "closed"
     closed.mkdir()

@@ -1,7 +1,7 @@
 """Fixtures for the tests of the SDK."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keyring
@@ -35,6 +35,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started = Service(tmp_path_factory.mktemp("service"))
     yield started
     started.close()
+
+
+@pytest.fixture
+def own_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Start services with settings of their own."""
+    started: list[Service] = []
+
+    def start(**settings: str) -> Service:
+        started.append(Service(tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
 
 
 @pytest.fixture

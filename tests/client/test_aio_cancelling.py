@@ -94,6 +94,19 @@ async def cancelled(use: Coroutine[Any, Any, Any], after: float = 0.4) -> float:
     return time.monotonic() - began
 
 
+async def cancelled_inside(task: asyncio.Task[Any], entered: threading.Event, go_on: threading.Event) -> None:
+    """Cancel a task, twice, while its call is in what must be finished first."""
+    while not entered.is_set():
+        await asyncio.sleep(0.01)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0.05)
+        assert not task.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def cancelled_with(url: str, use: Use) -> float:
     async with client_of(url) as client:
         return await cancelled(use(client))
@@ -201,15 +214,7 @@ def test_a_running_apply_is_finished_and_its_page_confirmed(service: Service, in
             await client.pull(lambda changes: None)
             await laptop.push([action(1)])
             task = asyncio.ensure_future(client.pull(apply_on_loop if in_loop else apply))
-            while not applied.is_set():
-                await asyncio.sleep(0.01)
-            for _ in range(2):
-                task.cancel()
-                await asyncio.sleep(0.05)
-                assert not task.done()
-            go_on.set()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await cancelled_inside(task, applied, go_on)
             order.append("cancelled")
             return [*order, len(await client.pull())]
 
@@ -233,14 +238,7 @@ def test_a_running_key_derivation_is_finished_and_then_nothing_is_sent(
         async with AsyncSyncKitClient(service.server.url, api_key=service.api_key) as client:
             await client.authenticate(EMAIL, PASSWORD)
             task = asyncio.ensure_future(client.setup_encryption("passphrase"))
-            while not deriving.is_set():
-                await asyncio.sleep(0.01)
-            task.cancel()
-            await asyncio.sleep(0.05)
-            assert not task.done()
-            go_on.set()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+            await cancelled_inside(task, deriving, go_on)
             order.append("cancelled")
 
     asyncio.run(main())

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -29,19 +28,6 @@ from ..support.tcp_proxy import Proxy
 from ..support.wait import until
 
 CHANGED = SyncNotification.CHANGED
-
-
-@pytest.fixture
-def own_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    started: list[Service] = []
-
-    def start(**settings: str) -> Service:
-        started.append(Service(tmp_path, **settings))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.close()
 
 
 def entry(row: str) -> ChangeEntry:

@@ -1,9 +1,8 @@
 """`client.run` and `client.follow` against a real gunicorn: two devices in step, through the faults of the network."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -22,19 +21,6 @@ from ..support.running import Runner
 from ..support.service import EMAIL, Service
 from ..support.tcp_proxy import Proxy
 from ..support.wait import until
-
-
-@pytest.fixture
-def own_service(tmp_path: Path) -> Iterator[Callable[..., Service]]:
-    started: list[Service] = []
-
-    def start(**settings: str) -> Service:
-        started.append(Service(tmp_path, **settings))
-        return started[-1]
-
-    yield start
-    for each in started:
-        each.close()
 
 
 def test_an_edit_arrives_on_the_other_device_and_both_stay_in_step(service: Service) -> None:

@@ -71,6 +71,16 @@ def lose_the_log(connection: Connection) -> None:
     changelog.renew_epoch(connection)
 
 
+def refuse_bad_row(server: LocalServer, status: int) -> None:
+    """Answer each push that has the row "bad" with this status, without a word of which change it is."""
+
+    def refuse(request: httpx2.Request) -> httpx2.Response | None:
+        server.faults["push"].append(refuse)
+        return Refusal(status).response() if b'"bad"' in request.read() else None
+
+    server.faults["push"] = [refuse]
+
+
 def push_entry(row: str) -> ChangeEntry:
     return ChangeEntry("tasks", "INSERT", row, datetime.now(UTC), 1)
 
@@ -115,11 +125,7 @@ class TestARefusedRow:
     def test_if_the_server_names_none_the_batch_is_halved_until_it_is_found(
         self, server: LocalServer, status: int
     ) -> None:
-        def refuse(request: httpx2.Request) -> httpx2.Response | None:
-            server.faults["push"].append(refuse)
-            return Refusal(status).response() if b'"bad"' in request.read() else None
-
-        server.faults["push"] = [refuse]
+        refuse_bad_row(server, status)
         store = DictStore()
         for row in ("a", "b", "bad", "c", "d"):
             store.edit("tasks", row, 1)
@@ -142,11 +148,7 @@ class TestARefusedRow:
     def test_a_pushed_batch_is_halved_in_its_place_until_the_refused_change_is_found(
         self, server: LocalServer, status: int
     ) -> None:
-        def refuse(request: httpx2.Request) -> httpx2.Response | None:
-            server.faults["push"].append(refuse)
-            return Refusal(status).response() if b'"bad"' in request.read() else None
-
-        server.faults["push"] = [refuse]
+        refuse_bad_row(server, status)
         client, store = quick(server), DictStore()
         with pytest.raises(ServerError):
             client.push([push_entry(row) for row in ("a", "b", "bad", "c", "d")])

@@ -1,7 +1,9 @@
 """The clock of a FakeServer and of its clients: it can be advanced, and waits for a retry do not take their time."""
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+from ..models import to_text
 
 WAIT_SECONDS = 0.01
 """How long a wait takes in real time: not nothing, so that a client whose server is offline does not use a core."""
@@ -44,12 +46,9 @@ class FakeClock:
 
 def rfc3339(microseconds: int) -> str:
     """Return microseconds since 1970 as RFC 3339 in UTC with six digits."""
-    seconds, rest = divmod(microseconds, 1_000_000)
-    moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return to_text(_EPOCH + timedelta(microseconds=microseconds))
 
 
 def instant(moment: datetime, nanoseconds: int) -> int:
     """Return the microseconds since 1970 of a datetime without its fraction, which is added and rounded up."""
-    days = moment - _EPOCH
-    return (days.days * 86_400 + days.seconds) * 1_000_000 - -nanoseconds // 1000
+    return (moment - _EPOCH) // timedelta(microseconds=1) - -nanoseconds // 1000
