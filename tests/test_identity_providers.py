@@ -403,4 +403,5 @@ def test_the_included_server_signs_for_the_first_of_several_audiences(tmp_path: 
     token = app.extensions[EXTENSION_NAME].settings.signer.sign("notes", "alice")
     assert jwt.decode(token, options={"verify_signature": False})["aud"] == "one"
     answer = app.test_client().get("/api/sync/status", headers={"Authorization": f"Bearer {token}"})
+    app.extensions["synckit_backend"].store.dispose()
     assert answer.status_code == 200
