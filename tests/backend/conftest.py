@@ -17,11 +17,6 @@ from ..support.server import Server
 from ..support.tokens import KEY, make_token
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quick_passwords(quick_passwords: None) -> None:
-    """A real hash takes a tenth of a second: `real_passwords` is for the tests of just that."""
-
-
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
     """A server for all the tests of this process."""

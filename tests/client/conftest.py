@@ -1,14 +1,11 @@
 """Fixtures for the tests of the SDK."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keyring
 import pytest
 from keyring.backends import fail
-
-from synckit_notify.client import encryption
 
 from ..support.scripted_clients import ScriptedClients
 from ..support.service import Service
@@ -18,16 +15,6 @@ from ..support.service import Service
 def _no_keychain() -> None:
     """Keep the tests away from the keychain of the person who runs them."""
     keyring.set_keyring(fail.Keyring())
-
-
-@pytest.fixture
-def quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Derive keys from passphrases with a fast hash, for tests that do not test the derivation."""
-
-    def derive(secret: bytes, **_: object) -> bytes:
-        return hashlib.blake2b(secret, digest_size=32).digest()
-
-    monkeypatch.setattr(encryption, "hash_secret_raw", derive)
 
 
 @pytest.fixture(scope="module")

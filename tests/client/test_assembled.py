@@ -204,7 +204,7 @@ def test_a_refresh_whose_answer_was_lost_logs_nobody_out(service: Service) -> No
         assert laptop.status().epoch
 
 
-def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None:
+def test_two_devices_share_what_the_server_cannot_read(service: Service, quick_passphrases: None) -> None:
     laptop, phone = (service.client(name=name, encrypt=True) for name in ("sealed laptop", "sealed phone"))
     laptop.setup_encryption("a long passphrase")
     phone.setup_encryption("a long passphrase")
@@ -222,7 +222,9 @@ def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None
     assert [change.data for change in phone.pull()] == [{"title": "secret row"}]
 
 
-def test_a_rotation_reaches_the_other_device_under_gunicorn(own_service: Callable[..., Service]) -> None:
+def test_a_rotation_reaches_the_other_device_under_gunicorn(
+    own_service: Callable[..., Service], quick_passphrases: None
+) -> None:
     service = own_service()
     laptop, phone = (service.client(name=name, encrypt=True) for name in ("laptop", "phone"))
     for device in laptop, phone:
