@@ -220,10 +220,11 @@ def test_head_leaves_nothing_behind(server: Server, listen) -> None:
     assert back_to_zero(server, within=5.0)
 
 
-@pytest.fixture(params=SERVERS)
-def foreign(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    env = {"SYNCKIT_KEEPALIVE_SECONDS": "1", "FOREIGN_DATABASE": str(tmp_path / "foreign.db")}
-    with SERVERS[request.param](tmp_path, "tests.support.full_host:create_app()", env) as started:
+@pytest.fixture(scope="module", params=SERVERS)
+def foreign(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("foreign")
+    env = {"SYNCKIT_KEEPALIVE_SECONDS": "1", "FOREIGN_DATABASE": str(folder / "foreign.db")}
+    with SERVERS[request.param](folder, "tests.support.full_host:create_app()", env) as started:
         yield started
 
 
@@ -239,8 +240,8 @@ def test_a_foreign_host_serves_streams_and_its_own_pages_side_by_side(foreign: S
 
 
 def test_a_foreign_hosts_sweep_repairs_a_notice_that_was_never_sent(foreign: Server, listen) -> None:
-    listener = listen(foreign, prefix="/v1/sync")
-    post(foreign, "/notes/notes/alice?silently")
+    listener = listen(foreign, "bob", prefix="/v1/sync")
+    post(foreign, "/notes/notes/bob?silently")
     assert listener.next_news() == CHANGED
 
 
