@@ -205,7 +205,7 @@ def test_the_printed_curl_commands_work(clone: Path) -> None:
 
 def test_production_without_a_key_does_not_start(clone: Path) -> None:
     with start(clone, SYNCKIT_ENV="production") as server:
-        assert server.process.wait(10) != 0
+        assert server.process.wait(60) != 0
         assert "SYNCKIT_JWT_KEY is not set: in production the service needs a key" in server.log
 
 
