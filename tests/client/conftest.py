@@ -17,11 +17,19 @@ def _no_keychain() -> None:
     keyring.set_keyring(fail.Keyring())
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+@pytest.fixture(scope="session")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started = Service(tmp_path_factory.mktemp("service"))
     yield started
     started.close()
+
+
+@pytest.fixture(scope="module")
+def service(shared_service: Service, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """One server for the tests of this process, with an app for each file."""
+    app = shared_service.with_new_app(request.node.name)
+    yield app
+    app.close_clients()
 
 
 @pytest.fixture

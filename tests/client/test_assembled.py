@@ -31,9 +31,11 @@ CHANGED = SyncNotification.CHANGED
 
 
 @pytest.fixture
-def new_app(service: Service, request: pytest.FixtureRequest) -> Service:
+def new_app(service: Service, request: pytest.FixtureRequest) -> Iterator[Service]:
     """The server of this file with an app of its own."""
-    return service.with_new_app(request.node.name)
+    app = service.with_new_app(request.node.name)
+    yield app
+    app.close_clients()
 
 
 def entry(row: str) -> ChangeEntry:

@@ -29,7 +29,7 @@ class Service:
     def with_new_app(self, name: str) -> "Service":
         """Return this server with another app, in which the account has no key, no device and no change."""
         other = copy.copy(self)
-        other.api_key = self._add_app(name)
+        other.api_key, other._clients = self._add_app(name), []
         return other
 
     def start(self, port: int = 0) -> Server:
@@ -45,9 +45,12 @@ class Service:
     def _add_app(self, name: str) -> str:
         return str(self.runner.invoke(args=["synckit", "app", "add", name]).output.split()[-1])
 
-    def close(self) -> None:
+    def close_clients(self) -> None:
         for client in self._clients:
             client.close()
+
+    def close(self) -> None:
+        self.close_clients()
         self.server.__exit__()
         self._app.extensions["synckit_backend"].store.dispose()
 
