@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from argon2 import PasswordHasher
 
 from synckit_notify.backend import passwords
+from synckit_notify.client import encryption
 
 from .support.browser import Browser
 from .support.valkey import Valkey
@@ -31,9 +33,13 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser.close()
 
 
-@pytest.fixture(scope="module")
-def quick_passwords() -> Iterator[None]:
-    """Hash passwords with the cheapest parameters, for tests that log in hundreds of times and do not test hashing."""
+@pytest.fixture(scope="session", autouse=True)
+def _quick_passwords() -> Iterator[None]:
+    """Hash passwords with the cheapest parameters: a real hash takes a tenth of a second.
+
+    Servers that the tests start check the passwords of accounts that a test has added as quickly: the hash holds its
+    parameters.
+    """
     quick = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(passwords, "_hasher", quick)
@@ -49,6 +55,16 @@ def real_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash passwords as the server does, for a test of what that costs."""
     for name, value in _REAL.items():
         monkeypatch.setattr(passwords, name, value)
+
+
+@pytest.fixture
+def quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Derive keys from passphrases with a fast hash, for tests that do not test the derivation."""
+
+    def derive(secret: bytes, **_: object) -> bytes:
+        return hashlib.blake2b(secret, digest_size=32).digest()
+
+    monkeypatch.setattr(encryption, "hash_secret_raw", derive)
 
 
 @pytest.fixture

@@ -265,7 +265,7 @@ PROGRAMS = [document for document in DOCUMENTS if any(block.language == "python"
 
 
 @pytest.mark.parametrize("document", PROGRAMS, ids=name_of)
-@pytest.mark.usefixtures("streams_end")
+@pytest.mark.usefixtures("streams_end", "quick_passphrases")
 def test_the_python_of_a_document_runs(
     document: Path, service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

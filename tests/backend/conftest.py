@@ -10,15 +10,11 @@ from flask import Flask
 
 from synckit_notify.backend import Backend, create_app
 
+from ..support import empty_database
 from ..support.backend import Answer, Caller, Run, Send, add_account, full, make_clone, start
 from ..support.postgresql import PostgreSQL
 from ..support.server import Server
 from ..support.tokens import KEY, make_token
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_passwords(quick_passwords: None) -> None:
-    """A real hash takes a tenth of a second: `real_passwords` is for the tests of just that."""
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +65,7 @@ def make_app(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[...,
     made: list[Flask] = []
 
     def make(**config: object) -> Flask:
-        made.append(create_app({"SYNCKIT_JWT_KEY": KEY} | database | config, instance_path=tmp_path / "instance"))
+        made.append(empty_database.make_app({"SYNCKIT_JWT_KEY": KEY} | database | config, tmp_path / "instance"))
         return made[-1]
 
     yield make

@@ -121,7 +121,7 @@ class TestSuccessfulLogInsOfOneAccount:
         def slowly(password_hash: str, password: str) -> bool:
             if password == PASSWORD:
                 inside.release()
-                go_on.wait(10)
+                go_on.wait(60)
             return genuine(password_hash, password)
 
         monkeypatch.setattr(passwords, "_verify", slowly)
@@ -136,7 +136,7 @@ class TestSuccessfulLogInsOfOneAccount:
                     pool.submit(attempts.send, "/api/sync/auth", "192.0.2.1", headers=headers, **attempts.credentials)
                     for _ in range(many)
                 )
-                assert inside.acquire(timeout=10)
+                assert inside.acquire(timeout=60)
                 assert not inside.acquire(timeout=0.1), "one at a time"
 
             yield send

@@ -262,7 +262,7 @@ def test_of_two_accounts_with_one_email_made_at_once_the_second_is_refused(backe
 
     def add(connection: Connection) -> str:
         connection.execute(text("SELECT 1"))
-        both_in.wait(5)
+        both_in.wait(60)
         return accounts.add_user(connection, "a@example.org", "hash")
 
     def attempt(_: int) -> str:

@@ -65,12 +65,12 @@ def lock(app: Flask, database: dict[str, str], monkeypatch: pytest.MonkeyPatch) 
         if connection.dialect.name == "postgresql":
             connection.execute(text("LOCK TABLE devices IN SHARE ROW EXCLUSIVE MODE"))
         inside.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     other = Store(database.get("SYNCKIT_DATABASE_URL", f"sqlite:///{app.instance_path}/synckit.db"))
     writing = threading.Thread(target=other.write, args=(write,))
     writing.start()
-    inside.wait(10)
+    inside.wait(60)
     yield
     go_on.set()
     writing.join()
@@ -299,11 +299,11 @@ def test_a_writer_that_waits_too_long_is_busy(backend: Backend, monkeypatch: pyt
 
     def wait(connection: Connection) -> None:
         inside.set()
-        go_on.wait(5)
+        go_on.wait(60)
 
     first = threading.Thread(target=backend.store.write, args=(wait,))
     first.start()
-    inside.wait(5)
+    inside.wait(60)
     with pytest.raises(Busy):
         backend.store.write(lambda connection: None)
     go_on.set()
@@ -323,7 +323,7 @@ class TestTheTransactionsOfOneAccount:
 
         def wait(connection: Connection) -> None:
             inside.release()
-            go_on.wait(10)
+            go_on.wait(60)
 
         def insist() -> None:
             transact(wait, owner="alice")
@@ -332,7 +332,7 @@ class TestTheTransactionsOfOneAccount:
         many = [threading.Thread(target=insist) for _ in range(40)]
         for one in many:
             one.start()
-        assert all(inside.acquire(timeout=10) for _ in range(share))
+        assert all(inside.acquire(timeout=60) for _ in range(share))
         assert not inside.acquire(timeout=0.1), "her others wait"
         transact(lambda connection: None, owner="bob")
         transact(lambda connection: None)

@@ -307,7 +307,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
     yield lambda: rfc3339(1_700_000_000_000_000 + seconds * 1_000_000)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.thorough) for seed in range(4, 12))]
+)
 def test_a_reader_ends_with_every_winner_whatever_is_pushed_meanwhile(
     alice: Caller,
     backend: Backend,

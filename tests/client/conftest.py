@@ -1,14 +1,11 @@
 """Fixtures for the tests of the SDK."""
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keyring
 import pytest
 from keyring.backends import fail
-
-from synckit_notify.client import encryption
 
 from ..support.scripted_clients import ScriptedClients
 from ..support.service import Service
@@ -20,21 +17,19 @@ def _no_keychain() -> None:
     keyring.set_keyring(fail.Keyring())
 
 
-@pytest.fixture
-def quick_passphrases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Derive keys from passphrases with a fast hash, for tests that do not test the derivation."""
-
-    def derive(secret: bytes, **_: object) -> bytes:
-        return hashlib.blake2b(secret, digest_size=32).digest()
-
-    monkeypatch.setattr(encryption, "hash_secret_raw", derive)
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+@pytest.fixture(scope="session")
+def shared_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started = Service(tmp_path_factory.mktemp("service"))
     yield started
     started.close()
+
+
+@pytest.fixture(scope="module")
+def service(shared_service: Service, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """One server for the tests of this process, with an app for each file."""
+    app = shared_service.with_new_app(request.node.name)
+    yield app
+    app.close_clients()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ LOGOUT, CHANGE_PASSWORD = ("POST", "/api/sync/logout"), ("POST", "/api/sync/pass
 
 
 @pytest.fixture
-def devices(tmp_path: Path, quick_passwords: None, quick_passphrases: None) -> Iterator[Devices]:
+def devices(tmp_path: Path, quick_passphrases: None) -> Iterator[Devices]:
     devices = Devices(tmp_path)
     yield devices
     devices.close()

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import gc
 import inspect
 import subprocess
 import sys
@@ -31,7 +30,7 @@ from synckit_notify.client.aio import AsyncPullResult, AsyncSyncKitClient, Async
 from ..support.server import ROOT
 from ..support.service import EMAIL, PASSWORD, Service
 from ..support.silent_servers import silent_server
-from ..support.wait import wait_until
+from ..support.wait import collect_garbage, wait_until
 
 CALLER = contextvars.ContextVar("caller", default="nobody")
 NOT_AWAITED = {"subscribe_notifications"}
@@ -212,8 +211,7 @@ def test_a_stream_that_nothing_references_ends_though_the_client_stays_open(serv
     async def listen() -> None:
         async with await opened(service, "laptop") as client:
             assert await first_notification(client) is SyncNotification.CHANGED
-            gc.collect()
-            wait_until(lambda: sdk_threads() == [])
+            wait_until(lambda: collect_garbage() and sdk_threads() == [])
             assert (await client.status()).epoch
 
     asyncio.run(listen())

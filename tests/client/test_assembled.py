@@ -30,6 +30,14 @@ from ..support.wait import until
 CHANGED = SyncNotification.CHANGED
 
 
+@pytest.fixture
+def new_app(service: Service, request: pytest.FixtureRequest) -> Iterator[Service]:
+    """The server of this file with an app of its own."""
+    app = service.with_new_app(request.node.name)
+    yield app
+    app.close_clients()
+
+
 def entry(row: str) -> ChangeEntry:
     return ChangeEntry(table="tasks", op="INSERT", row_id=row, timestamp=datetime.now(UTC), data={"title": row})
 
@@ -204,7 +212,7 @@ def test_a_refresh_whose_answer_was_lost_logs_nobody_out(service: Service) -> No
         assert laptop.status().epoch
 
 
-def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None:
+def test_two_devices_share_what_the_server_cannot_read(service: Service, quick_passphrases: None) -> None:
     laptop, phone = (service.client(name=name, encrypt=True) for name in ("sealed laptop", "sealed phone"))
     laptop.setup_encryption("a long passphrase")
     phone.setup_encryption("a long passphrase")
@@ -222,9 +230,8 @@ def test_two_devices_share_what_the_server_cannot_read(service: Service) -> None
     assert [change.data for change in phone.pull()] == [{"title": "secret row"}]
 
 
-def test_a_rotation_reaches_the_other_device_under_gunicorn(own_service: Callable[..., Service]) -> None:
-    service = own_service()
-    laptop, phone = (service.client(name=name, encrypt=True) for name in ("laptop", "phone"))
+def test_a_rotation_reaches_the_other_device_under_gunicorn(new_app: Service, quick_passphrases: None) -> None:
+    laptop, phone = (new_app.client(name=name, encrypt=True) for name in ("laptop", "phone"))
     for device in laptop, phone:
         device.setup_encryption("a long passphrase")
     laptop.push([entry("old")])
@@ -256,19 +263,18 @@ def command(service: Service, *words: str, **env: str) -> subprocess.Popen[str]:
     )
 
 
-def test_the_demo_prints_how_long_five_changes_took(own_service: Callable[..., Service]) -> None:
-    shown, _ = command(own_service(), "demo").communicate(timeout=60)
+def test_the_demo_prints_how_long_five_changes_took(new_app: Service) -> None:
+    shown, _ = command(new_app, "demo").communicate(timeout=60)
     lines = shown.strip().splitlines()
     assert lines[0].split() == ["change", "heard", "after", "pulled", "after"], shown
     assert [line.split()[0] for line in lines[1:]] == ["1", "2", "3", "4", "5"]
     assert all(float(line.split()[1]) < 1000 for line in lines[1:]), shown
 
 
-def test_the_demo_does_not_write_into_an_account_that_has_a_key(own_service: Callable[..., Service]) -> None:
-    service = own_service()
-    client = service.client(encrypt=True)
+def test_the_demo_does_not_write_into_an_account_that_has_a_key(new_app: Service) -> None:
+    client = new_app.client(encrypt=True)
     client.setup_encryption("a passphrase")
-    demo = command(service, "demo")
+    demo = command(new_app, "demo")
     shown, _ = demo.communicate(timeout=60)
     assert (demo.returncode, client.status().change_count) == (1, 0)
     assert shown == (
@@ -276,17 +282,16 @@ def test_the_demo_does_not_write_into_an_account_that_has_a_key(own_service: Cal
     )
 
 
-def test_listen_opens_the_key_of_an_account_and_makes_none(own_service: Callable[..., Service]) -> None:
-    service = own_service()
+def test_listen_opens_the_key_of_an_account_and_makes_none(new_app: Service) -> None:
     words = ["listen", "--json", "--pull"]
-    listening = command(service, *words, SYNCKIT_PASSPHRASE="a passphrase")
+    listening = command(new_app, *words, SYNCKIT_PASSPHRASE="a passphrase")
     shown, _ = listening.communicate(timeout=60)
     assert listening.returncode == 1
     assert shown == "Error: this account has no master key yet: leave out --passphrase\n"
-    client = service.client(encrypt=True)
+    client = new_app.client(encrypt=True)
     assert client.setup_encryption("a passphrase").created
     client.push([entry("sealed")])
-    listening = command(service, *words, SYNCKIT_PASSPHRASE="a passphrase")
+    listening = command(new_app, *words, SYNCKIT_PASSPHRASE="a passphrase")
     seen: list[dict[str, str]] = []
     try:
         while not seen or seen[-1]["what"] != "keepalive":
@@ -297,10 +302,9 @@ def test_listen_opens_the_key_of_an_account_and_makes_none(own_service: Callable
     assert [line["row"] for line in seen if line["what"] == "pulled"] == ["sealed"]
 
 
-def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> None:
-    service = own_service()
-    service.client().push([entry("seen")])
-    listening = command(service, "listen", "--json", "--pull")
+def test_listen_prints_json_for_scripts(new_app: Service) -> None:
+    new_app.client().push([entry("seen")])
+    listening = command(new_app, "listen", "--json", "--pull")
     seen: list[dict[str, str]] = []
     try:
         while not seen or seen[-1]["what"] != "keepalive":
@@ -314,11 +318,10 @@ def test_listen_prints_json_for_scripts(own_service: Callable[..., Service]) -> 
 
 @pytest.mark.thorough
 def test_listen_escapes_control_characters_and_what_the_console_cannot_show(
-    own_service: Callable[..., Service],
+    new_app: Service,
 ) -> None:
-    service = own_service()
-    service.client().push([entry("任务"), entry("\x1b[2Jrow")])
-    listening = command(service, "listen", "--pull", PYTHONIOENCODING="cp1252:strict")
+    new_app.client().push([entry("任务"), entry("\x1b[2Jrow")])
+    listening = command(new_app, "listen", "--pull", PYTHONIOENCODING="cp1252:strict")
     said: list[str] = []
     try:
         while not said or "keepalive" not in said[-1]:

@@ -39,12 +39,12 @@ def test_the_call_runs_in_another_thread_with_the_callers_context() -> None:
 
 def test_a_call_that_is_given_up_ends_the_wait_and_its_result_is_discarded() -> None:
     go_on, discarded = threading.Event(), threading.Event()
-    future = start(lambda: go_on.wait(10), discard=lambda result: discarded.set())
+    future = start(lambda: go_on.wait(60), discard=lambda result: discarded.set())
     assert future.cancel()
     with pytest.raises(CancelledError):
-        future.result(5)
+        future.result(60)
     go_on.set()
-    assert discarded.wait(5)
+    assert discarded.wait(60)
 
 
 def wait_for_a_signal() -> None:
@@ -87,7 +87,7 @@ def test_what_does_not_wait_is_finished_and_so_is_what_must_be() -> None:
     def work() -> str:
         with on_cancel(lambda: order.append("told")):
             began.set()
-            go_on.wait(10)
+            go_on.wait(60)
         with finished_first():
             raise_if_cancelled()
             Signal().wait(0.01)
@@ -96,11 +96,11 @@ def test_what_does_not_wait_is_finished_and_so_is_what_must_be() -> None:
         return "too far"
 
     call = start(work)
-    assert began.wait(5)
+    assert began.wait(60)
     call.end_waits()
     go_on.set()
     with pytest.raises(Cancelled):
-        call.result(5)
+        call.result(60)
     assert order == ["told", "finished first"]
 
 

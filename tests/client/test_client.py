@@ -469,7 +469,6 @@ def test_a_client_that_cannot_be_made_leaves_nothing_open(tmp_path: Path) -> Non
         SyncKitClient("nowhere", api_key=API_KEY, state=tmp_path / "tasks.state")
 
 
-@pytest.mark.usefixtures("quick_passwords")
 class TestAgainstTheBackend:
     """The client with the routes of the reference backend and real encryption."""
 

@@ -25,7 +25,7 @@ Use = Callable[[KeyringBackend], None]
 
 
 @pytest.fixture
-def devices(tmp_path: Path, quick_passwords: None, quick_passphrases: None) -> Iterator[Devices]:
+def devices(tmp_path: Path, quick_passphrases: None) -> Iterator[Devices]:
     devices = Devices(tmp_path)
     yield devices
     devices.close()

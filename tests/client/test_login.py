@@ -201,7 +201,7 @@ def test_the_log_in_does_not_wait_long_for_a_browser_that_does_not_fetch_its_pag
     monkeypatch.setattr(browser_login, "PAGE_SECONDS", 0.1)
     left = threading.Event()
     with Callback("ours") as callback:
-        arguments = ("/callback?state=ours&code=first", lambda *_: left.wait(10))
+        arguments = ("/callback?state=ours&code=first", lambda *_: left.wait(60))
         threading.Thread(target=callback._handle, args=arguments, daemon=True).start()
         assert callback.wait(5, lambda: False)["code"] == "first"
         began = time.monotonic()

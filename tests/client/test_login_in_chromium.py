@@ -19,6 +19,12 @@ pytestmark = pytest.mark.thorough
 CHALLENGE = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM"
 
 
+@pytest.fixture(scope="module")
+def service(shared_service: Service) -> Service:
+    """The server with its first app: the pages show the name, `notes`."""
+    return shared_service
+
+
 @pytest.fixture
 def browser(chromium: Browser) -> Browser:
     """A browser without cookies, in its usual size, in light mode."""

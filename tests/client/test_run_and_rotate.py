@@ -8,7 +8,7 @@ from ..support.service import Service
 from ..support.wait import until
 
 
-def test_run_goes_on_after_a_rotation(tmp_path: Path) -> None:
+def test_run_goes_on_after_a_rotation(tmp_path: Path, quick_passphrases: None) -> None:
     service = Service(tmp_path)
     laptop, phone = (service.client(name=name, encrypt=True) for name in ("laptop", "phone"))
     for device in laptop, phone:

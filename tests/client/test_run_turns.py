@@ -554,12 +554,12 @@ class TestClosing:
         class SlowStore(DictStore):
             def apply(self, changes: Any, position: Position) -> None:
                 begun.set()
-                go_on.wait(20)
+                go_on.wait(60)
                 super().apply(changes, position)
 
         store = SlowStore()
         with Runner(quick(server), store) as runner:
-            assert begun.wait(20)
+            assert begun.wait(60)
             runner.client.close()
             assert runner.thread.is_alive()
             go_on.set()

@@ -15,12 +15,13 @@ from typing import Any
 import httpx2
 
 from synckit_notify import sse
-from synckit_notify.backend import Backend, create_app
+from synckit_notify.backend import Backend
 from synckit_notify.backend.database.schema import devices
 from synckit_notify.client import SyncKitClient
 from synckit_notify.client.models import Account
 from synckit_notify.client.state import Tokens
 
+from . import empty_database
 from .tokens import KEY, make_token
 
 LOSE_REQUEST, LOSE_ANSWER = "lose the request", "lose the answer"
@@ -70,7 +71,7 @@ class LocalServer(httpx2.BaseTransport):
     """A backend with the app `notes`, reached without sockets; one for all clients of a test."""
 
     def __init__(self, folder: Path) -> None:
-        app = create_app({"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_ENV": "development"}, instance_path=folder)
+        app = empty_database.make_app({"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_ENV": "development"}, folder)
         self.backend: Backend = app.extensions["synckit_backend"]
         self._transport = httpx2.WSGITransport(app)
         self.stream: Refusal | None = None

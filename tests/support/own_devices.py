@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx2
 
-from synckit_notify.backend import create_app
 from synckit_notify.client import SyncKitClient
 
+from . import empty_database
 from .backend import add_account
 from .tokens import KEY
 
@@ -58,7 +58,7 @@ class Devices:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.app = create_app({"SYNCKIT_JWT_KEY": KEY}, instance_path=folder / "instance")
+        self.app = empty_database.make_app({"SYNCKIT_JWT_KEY": KEY}, folder / "instance")
         self.backend = self.app.extensions["synckit_backend"]
         self.account = add_account(self.backend)
         self._made: list[Device] = []

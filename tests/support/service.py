@@ -1,5 +1,6 @@
 """The reference backend under gunicorn with one account, SDK clients of it, and a recorder for their streams."""
 
+import copy
 import threading
 from pathlib import Path
 
@@ -20,10 +21,16 @@ class Service:
         self.env = {"INSTANCE": str(folder / "instance"), "SYNCKIT_KEEPALIVE_SECONDS": "0.4"} | settings
         self._app = create_app(instance_path=folder / "instance")
         self.runner = self._app.test_cli_runner()
-        self.api_key = self.runner.invoke(args=["synckit", "app", "add", "notes"]).output.split()[-1]
+        self.api_key = self._add_app("notes")
         self.runner.invoke(args=["synckit", "user", "add", EMAIL, "--password", PASSWORD])
         self.server = self.start()
         self._clients: list[SyncKitClient] = []
+
+    def with_new_app(self, name: str) -> "Service":
+        """Return this server with another app, in which the account has no key, no device and no change."""
+        other = copy.copy(self)
+        other.api_key, other._clients = self._add_app(name), []
+        return other
 
     def start(self, port: int = 0) -> Server:
         return gunicorn("tests.support.short_lived_tokens:create()", self.folder, port=port, env=self.env)
@@ -35,9 +42,15 @@ class Service:
         client.register_device(name, "linux")
         return client
 
-    def close(self) -> None:
+    def _add_app(self, name: str) -> str:
+        return str(self.runner.invoke(args=["synckit", "app", "add", name]).output.split()[-1])
+
+    def close_clients(self) -> None:
         for client in self._clients:
             client.close()
+
+    def close(self) -> None:
+        self.close_clients()
         self.server.__exit__()
         self._app.extensions["synckit_backend"].store.dispose()
 

@@ -1,5 +1,6 @@
 """Wait for something that another thread or process does, for a limited time."""
 
+import gc
 import time
 from collections.abc import Callable
 
@@ -12,6 +13,12 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> bool:
             return True
         time.sleep(0.005)
     return bool(condition())
+
+
+def collect_garbage() -> bool:
+    """Collect the garbage and return True; call it again, since it does nothing while another thread collects."""
+    gc.collect()
+    return True
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
