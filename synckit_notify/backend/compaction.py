@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, Row, and_, cast, delete, func, select
+from sqlalchemy import ColumnElement, Connection, LargeBinary, and_, cast, delete, func, select
 
 from . import changelog, log_heads, retirement
 from .database.schema import ROWS, apps, changes, heads, winners
@@ -189,22 +189,22 @@ class Compaction:
         if head is None:
             return 0, []
         late = select(changes.c.table_name, changes.c.row_id).where(self._of(changes), changes.c.seq > self._examined)
-        rows = {tuple(row) for row in connection.execute(late.limit(MAX_LATE + 1))}
         if head.seq - self._examined > MAX_LATE:
             return None
+        rows = {(each.table_name, each.row_id) for each in connection.execute(late)}
         silent = retirement.silent(connection, self.app, self.user, self.before)
         retirement.retire(connection, silent)
         kept = retirement.kept_behind(connection, self.app, self.user, silent)
         seqs = [each.seq for each in some if kept is None or each.seq <= kept]
         won = select(winners.c.seq).where(self._of(winners), winners.c.seq.in_(seqs))
-        markers = select(changes.c.seq, changes.c.table_name, changes.c.row_id).where(
-            self._of(changes), changes.c.seq.in_(seqs), changes.c.op == "DELETE", changes.c.seq.in_(won)
-        )
-        gone = {each.seq for each in connection.execute(markers) if (each.table_name, each.row_id) not in rows}
+        columns = (changes.c.seq, changes.c.table_name, changes.c.row_id)
+        chosen = (self._of(changes), changes.c.seq.in_(seqs), changes.c.op == "DELETE", changes.c.seq.in_(won))
+        markers = connection.execute(select(*columns).where(*chosen)).all()
+        gone = {each.seq for each in markers if (each.table_name, each.row_id) not in rows}
         if gone:
             for table in (changes, winners):
                 connection.execute(delete(table).where(self._of(table), table.c.seq.in_(gone)))
-            dropped_until = max(head.dropped_until, *gone)
+            dropped_until = max(head.dropped_until, max(gone))
             log_heads.move(connection, self.app, self.user, head._replace(dropped_until=dropped_until))
         return len(silent), [each for each in some if each.seq in gone]
 
@@ -229,8 +229,8 @@ def _size(connection: Connection) -> ColumnElement[Any]:
     return func.coalesce(func.length(cast(changes.c.data, LargeBinary)), 0)
 
 
-def _found(rows: Iterable[Row[Any]]) -> list[Found]:
-    return [Found(seq, size) for seq, size in rows]
+def _found(rows: Iterable[Any]) -> list[Found]:
+    return [Found(*row) for row in rows]
 
 
 def _batches(found: Sequence[Found]) -> list[list[Found]]:

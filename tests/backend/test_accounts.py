@@ -325,6 +325,7 @@ class TestWhenADeviceWasLastSeen:
             raise RuntimeError("can't start new thread")
 
         laptop = alice.register("laptop")
+        alice.pull(laptop)
         self.forget(backend)
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", fail)

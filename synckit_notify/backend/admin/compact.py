@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import click
+from flask.cli import with_appcontext
 
 from .. import accounts, compaction
 from ..compaction import Compaction, Saved
@@ -30,7 +31,8 @@ MAX_KEEP_DAYS = 36_500
     is_flag=True,
     help="Then give the free space back to the file system. Pushes wait meanwhile, on PostgreSQL pulls too.",
 )
-def compact(apps: Sequence[str], keep_days: int, dry_run: bool, vacuum: bool) -> None:
+@with_appcontext
+def compact_logs(apps: Sequence[str], keep_days: int, dry_run: bool, vacuum: bool) -> None:
     """Drop what no device needs any more from the logs of each APP, or of all apps with the log mode `rows`.
 
     Every change is dropped that a later change of its row beats. A deletion is dropped --keep-days after it was
