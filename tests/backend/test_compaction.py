@@ -27,6 +27,7 @@ IS_AWAY = 409, {"error": AWAY}
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(compaction, "PAUSES", 0)
 
 
 @pytest.fixture
