@@ -176,11 +176,15 @@ class TestDeletions:
         monkeypatch.setattr(compaction, "MAX_LATE", most)
         alice.push(laptop, change("1"), change("1", **DELETE))
 
-        def push(last: int) -> None:
-            if last == 2:
-                alice.push(laptop, change("1", data="late", timestamp="2020-01-01T00:00:00Z"))
+        drop_markers = compaction.Compaction._drop_markers
 
-        compaction.Compaction(backend.store, "notes", "alice", schema.now(), on_examined=push).run()
+        def push_and_drop_markers(self: compaction.Compaction) -> bool:
+            if alice.get("/status")[1]["cursor"] == 2:
+                alice.push(laptop, change("1", data="late", timestamp="2020-01-01T00:00:00Z"))
+            return drop_markers(self)
+
+        monkeypatch.setattr(compaction.Compaction, "_drop_markers", push_and_drop_markers)
+        compaction.Compaction(backend.store, "notes", "alice", schema.now()).run()
         assert stored(backend) == left
         assert stored(backend, schema.winners) == left[:1]
 
