@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 from .. import Notifier, Principal, cors
 from ..runtime.per_process import PerProcess
 from ..settings import with_environment
-from . import admin, api, bodies, changelog, development, live, rate_limit, sessions
+from . import admin, api, bodies, changelog, development, live, openapi, rate_limit, sessions
 from .context import EXTENSION_NAME, Backend
 from .database.store import Store
 from .errors import Busy
@@ -62,6 +62,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.register_blueprint(pages.blueprint, url_prefix="/oauth")
     if not settings.is_production:
         app.register_blueprint(live.blueprint)
+        app.register_blueprint(openapi.blueprint, url_prefix=prefix)
     rate_limit.install(app, settings)
     admin.install(app)
     _answer_errors_as_json(app)

@@ -115,6 +115,13 @@ class PushedChange(Body):
     row_id = Text(longest=256)
     timestamp = Timestamp("With a time zone, without leap seconds, with at most 9 digits after the second.")
 
+    conditions = {
+        "anyOf": [
+            {"properties": {"op": {"const": "DELETE"}}},
+            {"properties": {"data": {"type": "string"}}, "required": ["data"]},
+        ]
+    }
+
     def check(self, path: str) -> None:
         """Check that only a DELETE omits `data`."""
         if self.data is None and self.op != "DELETE":

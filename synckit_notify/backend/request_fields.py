@@ -89,6 +89,10 @@ class Field(Generic[T]):
         """Return the JSON Schema of the values that are accepted."""
         raise NotImplementedError
 
+    def bodies(self) -> "list[type[Body]]":
+        """Return the classes of the objects in this field, to which its schema refers."""
+        return []
+
 
 class Optional(Field[T | D], Generic[T, D]):
     """A field that may be missing or null."""
@@ -230,6 +234,10 @@ class Items(Field[list[T]]):
         """Return the number of items and the schema of each."""
         return {"type": "array", "minItems": 1, "maxItems": self.most, "items": self.item.schema()}
 
+    def bodies(self) -> "list[type[Body]]":
+        """Return those of the items."""
+        return self.item.bodies()
+
 
 class Object(Field[B]):
     """An object within a body."""
@@ -247,6 +255,10 @@ class Object(Field[B]):
     def schema(self) -> Schema:
         """Return a reference to the schema of the class."""
         return {"$ref": f"#/components/schemas/{self.body.__name__}"}
+
+    def bodies(self) -> "list[type[Body]]":
+        """Return the class."""
+        return [self.body]
 
 
 class Instant(Field[int]):
@@ -288,6 +300,8 @@ class Body:
 
     fields: ClassVar[dict[str, Field[Any]]] = {}
     most_bytes: ClassVar[int] = MAX_SMALL_BODY_BYTES
+    conditions: ClassVar[Schema] = {}
+    """What `check` checks, as JSON Schema."""
 
     def __init_subclass__(cls, most_bytes: int | None = None) -> None:
         cls.fields = cls.fields | {name: field for name, field in vars(cls).items() if isinstance(field, Field)}
@@ -309,7 +323,7 @@ class Body:
             "type": "object",
             "properties": {name: field.schema() | about[name] for name, field in cls.fields.items()},
             "required": [name for name, field in cls.fields.items() if field.is_required],
-        }
+        } | cls.conditions
 
 
 def microseconds(text: str) -> int | None:

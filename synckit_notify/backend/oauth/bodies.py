@@ -5,7 +5,7 @@ from typing import TypedDict
 from .. import accounts
 from ..bodies import MAX_ID_CHARACTERS
 from ..passwords import MAX_PASSWORD_CHARACTERS
-from ..request_fields import Body, Choice, Text, optional
+from ..request_fields import Body, Choice, Field, Text, optional
 from .clients import MAX_ADDRESS_CHARACTERS
 
 ACTIONS = ("log_in", "allow", "decline", "switch")
@@ -14,19 +14,21 @@ ACTIONS = ("log_in", "allow", "decline", "switch")
 class Grant(Body):
     """The grant type and the app's API key."""
 
-    grant_type = Text(longest=MAX_ID_CHARACTERS)
+    grant_type: Field[str] = Text(longest=MAX_ID_CHARACTERS)
     client_id = Text("The app's API key.", longest=MAX_ID_CHARACTERS)
 
 
 class RefreshGrant(Grant):
     """A refresh token, which is replaced by the one in the answer."""
 
+    grant_type = Choice(("refresh_token",))
     refresh_token = Text(longest=MAX_ID_CHARACTERS)
 
 
 class CodeGrant(Grant):
     """An authorization code, with the proof of RFC 7636."""
 
+    grant_type = Choice(("authorization_code",))
     code = Text(longest=MAX_ADDRESS_CHARACTERS)
     redirect_uri = Text(longest=MAX_ADDRESS_CHARACTERS)
     code_verifier = Text(longest=MAX_ADDRESS_CHARACTERS)
