@@ -3,7 +3,7 @@
 The views read a request through its Body and return its answer; the document of the API is generated from both.
 """
 
-from typing import Annotated, TypedDict
+from typing import Annotated, ClassVar, TypedDict
 
 from . import accounts, changelog, keys
 from .database.schema import HISTORY, ROWS
@@ -20,6 +20,7 @@ from .request_fields import (
     Items,
     Object,
     Optional,
+    Schema,
     Text,
     Timestamp,
     optional,
@@ -115,7 +116,7 @@ class PushedChange(Body):
     row_id = Text(longest=256)
     timestamp = Timestamp("With a time zone, without leap seconds, with at most 9 digits after the second.")
 
-    conditions = {
+    conditions: ClassVar[Schema] = {
         "anyOf": [
             {"properties": {"op": {"const": "DELETE"}}},
             {"properties": {"data": {"type": "string"}}, "required": ["data"]},

@@ -7,14 +7,13 @@ never quotes its value. The document of the API is generated from the same decla
 checked. `rfc3339` formats the times of answers.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Any, ClassVar, Generic, TypeVar
 
 from .database.schema import as_datetime
 from .errors import InvalidField
 from .request_limits import MAX_SMALL_BODY_BYTES
+from .timestamps import microseconds
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer that SQLite and PostgreSQL can store."""
@@ -30,12 +29,6 @@ Schema = dict[str, Any]
 T = TypeVar("T")
 D = TypeVar("D")
 B = TypeVar("B", bound="Body")
-
-_RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))",
-    re.ASCII,
-)
-_ZERO = datetime(1970, 1, 1)
 
 
 def check_text(value: str, where: str, longest: int, shortest: int = 1) -> str:
@@ -324,25 +317,6 @@ class Body:
             "properties": {name: field.schema() | about[name] for name, field in cls.fields.items()},
             "required": [name for name, field in cls.fields.items() if field.is_required],
         } | cls.conditions
-
-
-def microseconds(text: str) -> int | None:
-    """Return microseconds since 1970, rounded up, or None for a timestamp that not every client can parse.
-
-    It must be RFC 3339 without leap seconds, with at most nine digits of a second, and lie in the years 1 to 9999, both
-    as written and in UTC. This is what `datetime` in Python, `Date` in JavaScript and similar types can represent.
-    """
-    match = _RFC3339.fullmatch(text)
-    if match is None:
-        return None
-    *moment, fraction, sign, hours, minutes = match.groups()
-    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
-    try:
-        instant = datetime(*map(int, moment)) + (offset if sign == "-" else -offset)  # type: ignore[arg-type]
-    except (ValueError, OverflowError):
-        return None
-    whole = (instant - _ZERO) // timedelta(seconds=1)
-    return whole * 1_000_000 + -(-int((fraction or "0").ljust(9, "0")) // 1000)
 
 
 def _is_unicode(value: str) -> bool:
