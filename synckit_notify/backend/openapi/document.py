@@ -49,8 +49,8 @@ ERRORS: dict[str, Schema] = {
 }
 
 HEADERS: dict[str, Schema] = {
-    "WWW-Authenticate": {"description": "As RFC 6750, section 3 says.", "schema": {"type": "string"}},
-    "Retry-After": {"description": "In seconds.", "schema": {"type": "integer", "minimum": 1}},
+    "WWW-Authenticate": {"description": "As RFC 6750, section 3 says.", "required": True, "schema": {"type": "string"}},
+    "Retry-After": {"description": "In seconds.", "required": True, "schema": {"type": "integer", "minimum": 1}},
     "X-RateLimit-Limit": {"description": "The failed attempts that are allowed.", "schema": {"type": "integer"}},
     "X-RateLimit-Remaining": {"description": "Those that are left.", "schema": {"type": "integer"}},
     "X-RateLimit-Reset": {"description": "When the count begins again, in Unix time.", "schema": {"type": "integer"}},
@@ -131,12 +131,15 @@ def _responses(view: Any, endpoint: str, route: Route, schemas: dict[str, Schema
     if route.bodies:
         refused[413] = ["The body has too many bytes."]
     for status, sentences in refused.items():
-        content = _error_content(route.errors, status)
-        responses[status] = {"description": " ".join(sentences), "content": content}
-    for status, response in responses.items():
-        names = HEADERS_OF.get(status, ()) + (RATE_LIMIT if endpoint in RULES else ())
-        if names:
-            response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+        headers = _headers(HEADERS_OF.get(status, ()))
+        responses[status] = {
+            "description": " ".join(sentences),
+            **headers,
+            "content": _error_content(route.errors, status),
+        }
+    if endpoint in RULES:
+        for response in responses.values():
+            response["headers"] = response.get("headers", {}) | _headers(RATE_LIMIT)["headers"]
     return {str(status): response for status, response in responses.items()}
 
 
@@ -150,6 +153,10 @@ def _refusals(endpoint: str, route: Route) -> Iterator[type[Refused]]:
         yield TooManyAttempts
     if route.needs_database:
         yield Busy
+
+
+def _headers(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"headers": {name: {"$ref": f"#/components/headers/{name}"} for name in names}} if names else {}
 
 
 def _statuses(kind: type[Refused], errors: Errors) -> tuple[int, ...]:
