@@ -66,7 +66,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     rate_limit.install(app, settings)
     admin.install(app)
     _answer_errors_as_json(app)
-    app.after_request(_forbid_storing)
+    app.after_request(_complete_headers)
     for_scripts = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # not /oauth/authorize, which is a page
     cors.install(app, settings.cors_origins, lambda path: path.startswith(for_scripts))
     return app
@@ -140,7 +140,9 @@ def _error(sentence: str, status: int, headers: Mapping[str, str]) -> Response:
     return response
 
 
-def _forbid_storing(response: Response) -> Response:
-    """Keep tokens and ciphertext out of all caches; a stream has set a stricter header already."""
+def _complete_headers(response: Response) -> Response:
+    """Keep tokens and ciphertext out of all caches; a stream has set a stricter header already. No body has no type."""
     response.headers.setdefault("Cache-Control", "no-store")
+    if response.status_code == 204:
+        response.headers.pop("Content-Type", None)
     return response

@@ -58,19 +58,23 @@ class UserInfo(TypedDict):
     avatar_url: str | None
 
 
+def _parameter(about: str) -> Field[str | None]:
+    return optional(Text(about, longest=MAX_ADDRESS_CHARACTERS, shortest=0))
+
+
 class AuthorizationQuery(Body):
     """The request of an app, as RFC 6749, section 4.1.1 and RFC 7636, section 4.3 say.
 
-    No parameter is required here: the app is told in its own words what is missing.
+    No parameter is required here, and one without a value counts as absent: the app is redirected to with the error.
     """
 
-    response_type = optional(Text("Must be code.", longest=MAX_ADDRESS_CHARACTERS))
-    client_id = optional(Text("The app's API key.", longest=MAX_ADDRESS_CHARACTERS))
-    redirect_uri = optional(Text(longest=MAX_ADDRESS_CHARACTERS))
-    state = optional(Text(longest=MAX_ADDRESS_CHARACTERS))
-    scope = optional(Text("Must be absent.", longest=MAX_ADDRESS_CHARACTERS))
-    code_challenge = optional(Text(longest=MAX_ADDRESS_CHARACTERS))
-    code_challenge_method = optional(Text("Must be S256.", longest=MAX_ADDRESS_CHARACTERS))
+    response_type = _parameter("Must be code.")
+    client_id = _parameter("The app's API key.")
+    redirect_uri = _parameter("A loopback address, or one that is registered for the app.")
+    state = _parameter("Comes back with the code.")
+    scope = _parameter("Must be absent.")
+    code_challenge = _parameter("The SHA-256 of the verifier in base64url.")
+    code_challenge_method = _parameter("Must be S256.")
 
 
 class PageForm(Body):
