@@ -1,8 +1,7 @@
 """docs/openapi.json describes every route as the server has it: its bodies, its answers, its errors, its limits."""
 
 import json
-import subprocess
-import sys
+import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from synckit_notify.backend.request_fields import Body
 from ..support import openapi, vectors
 from ..support.backend import PASSWORD, SQLITE_ONLY, change
 from ..support.openapi import DOCUMENT, FORM, Operation, operations, resolved
-from ..support.server import ROOT, clean_environment
+from ..support.server import ROOT
 from ..support.tokens import KEY
 
 AUTHORIZATION = {
@@ -52,7 +51,7 @@ VALID: dict[str, list[dict[str, Any]]] = {
 
 def test_the_file_is_what_its_program_writes(tmp_path: Path) -> None:
     written = tmp_path / "openapi.json"
-    subprocess.run([sys.executable, "docs/openapi.py", written], cwd=ROOT, env=clean_environment(), check=True)
+    runpy.run_path(str(ROOT / "docs" / "openapi.py"))["main"](written)
     assert written.read_text() == openapi.FILE.read_text(), "run: python docs/openapi.py"
 
 
