@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 from .. import Notifier, Principal, cors
 from ..runtime.per_process import PerProcess
 from ..settings import with_environment
-from . import admin, api, bodies, changelog, development, live, openapi, rate_limit, sessions
+from . import admin, api, changelog, development, live, openapi, payloads, rate_limit, sessions
 from .context import EXTENSION_NAME, Backend
 from .database.store import Store
 from .errors import Busy
@@ -75,7 +75,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
 class _Request(Request):
     """A request whose views may lower the limit of its body, which Flask allows since 3.1."""
 
-    max_content_length: int | None = bodies.MAX_PUSH_BYTES
+    max_content_length: int | None = payloads.MAX_PUSH_BYTES
 
 
 class _JSON(DefaultJSONProvider):

@@ -1,6 +1,6 @@
 """The HTTP API of the backend: one view for each endpoint of docs/protocol.md, JSON in and out.
 
-Each view authenticates the request, reads a Body, runs one transaction and returns the response. `bodies.py` declares
+Each view authenticates the request, reads a Body, runs one transaction and returns the response. `payloads.py` declares
 what a body and an answer hold. The token is checked first: without a valid one the body is not parsed. A push is
 announced after its commit. Every error is raised as a Refused, which an error handler of the application turns into
 JSON.
@@ -12,14 +12,14 @@ from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, bodies, changelog, keys, rate_limit, request_limits, request_parsing, sessions, winners
+from . import accounts, changelog, keys, payloads, rate_limit, request_limits, request_parsing, sessions, winners
 from .access_tokens import TOKEN_SECONDS
-from .bodies import MAX_ID_CHARACTERS
 from .changelog import Change, Query
 from .context import current_backend
 from .database.schema import now
 from .errors import Conflict
 from .passwords import hash_password
+from .payloads import MAX_ID_CHARACTERS
 from .request_fields import Body, check_text, rfc3339
 from .sessions import Holder, Session
 
@@ -29,10 +29,10 @@ blueprint = Blueprint("synckit_backend", __name__)
 
 
 @blueprint.post("/auth")
-def auth() -> bodies.LoggedIn:
+def auth() -> payloads.LoggedIn:
     """Exchange an e-mail, a password and an app's API key for a token, and begin a session."""
     backend = current_backend()
-    body = _read(bodies.LogIn)
+    body = _read(payloads.LogIn)
     app, user = accounts.log_in(
         backend.store,
         email=body.email,
@@ -50,10 +50,10 @@ def auth() -> bodies.LoggedIn:
 
 
 @blueprint.post("/password")
-def change_password() -> bodies.LoggedIn:
+def change_password() -> payloads.LoggedIn:
     """Change the password, end all sessions, and answer as a log-in for the device that sent the request."""
     who = _principal()
-    body = _read(bodies.PasswordChange)
+    body = _read(payloads.PasswordChange)
     backend = current_backend()
     address = rate_limit.client_address()
     user = accounts.require_password(backend.store, who.user, body.old_password, rate_limit.check_rate_limit, address)
@@ -86,10 +86,10 @@ def log_out() -> Response:
 
 
 @blueprint.post("/devices")
-def register_device() -> bodies.Device:
+def register_device() -> payloads.Device:
     """Register a device, or update the one with the same installation id or name."""
     who = _principal()
-    body = _read(bodies.Registration)
+    body = _read(payloads.Registration)
 
     def register(connection: Connection) -> Row[Any]:
         accounts.require_enabled(connection, who.user)
@@ -109,10 +109,10 @@ def register_device() -> bodies.Device:
 
 
 @blueprint.get("/devices")
-def list_devices() -> bodies.Devices:
+def list_devices() -> payloads.Devices:
     """Return one page of the user's devices in this app, ordered by id."""
     who = _principal()
-    query = bodies.DevicesQuery(request.args)
+    query = payloads.DevicesQuery(request.args)
     found = current_backend().store.read(
         lambda connection: accounts.list_devices(
             connection, who.app, who.user, after=query.after, most=query.limit + 1
@@ -136,7 +136,7 @@ def delete_device(device_id: str) -> Response:
 
 
 @blueprint.post("/push")
-def push() -> bodies.Pushed:
+def push() -> payloads.Pushed:
     """Append changes to the log and notify the user's other devices."""
     who = _principal()
     backend = current_backend()
@@ -153,10 +153,10 @@ def push() -> bodies.Pushed:
 
 
 @blueprint.post("/pull")
-def pull() -> bodies.Pulled:
+def pull() -> payloads.Pulled:
     """Return changes after a cursor."""
     who = _principal()
-    body = _read(bodies.Pull)
+    body = _read(payloads.Pull)
     query = Query(
         cursor=body.cursor,
         limit=body.limit,
@@ -182,7 +182,7 @@ def pull() -> bodies.Pulled:
 
 
 @blueprint.get("/status")
-def status() -> bodies.Status:
+def status() -> payloads.Status:
     """Return the cursor of the newest change, the epoch, and the log mode of the app."""
     who = _principal()
     cursor, epoch, log = current_backend().store.read(
@@ -192,10 +192,10 @@ def status() -> bodies.Status:
 
 
 @blueprint.put("/keys")
-def put_keys() -> bodies.EnvelopeVersion:
+def put_keys() -> payloads.EnvelopeVersion:
     """Store the envelope of the user's master key; other devices are not notified."""
     who = _principal()
-    body = _read(bodies.NewEnvelope)
+    body = _read(payloads.NewEnvelope)
 
     def put(connection: Connection) -> int:
         accounts.require_enabled(connection, who.user)
@@ -207,7 +207,7 @@ def put_keys() -> bodies.EnvelopeVersion:
 
 
 @blueprint.get("/keys")
-def get_keys() -> bodies.Envelope:
+def get_keys() -> payloads.Envelope:
     """Return the envelope of the user's master key."""
     who = _principal()
     envelope, version = current_backend().store.read(
@@ -227,11 +227,11 @@ def _read(kind: type[B]) -> B:
 
 def _pushed() -> tuple[str, str | None, list[Change]]:
     """Return device, push id and changes; the parsed JSON, which needs more memory, is freed on return."""
-    body = _read(bodies.Push)
+    body = _read(payloads.Push)
     return body.device_id, body.push_id, [_change(sent) for sent in body.changes]
 
 
-def _logged_in(session: Session) -> bodies.LoggedIn:
+def _logged_in(session: Session) -> payloads.LoggedIn:
     signer = current_backend().signer
     return {
         "token": signer.sign(session.app, session.user, session=session.id, valid_since=session.valid_since),
@@ -242,12 +242,12 @@ def _logged_in(session: Session) -> bodies.LoggedIn:
     }
 
 
-def _change(sent: bodies.PushedChange) -> Change:
+def _change(sent: payloads.PushedChange) -> Change:
     timestamp, instant = sent.timestamp
     return Change(sent.table, sent.op, sent.row_id, timestamp, sent.data, instant)
 
 
-def _pulled(row: Row[Any]) -> bodies.PulledChange:
+def _pulled(row: Row[Any]) -> payloads.PulledChange:
     return {
         "seq": row.seq,
         "device_id": row.device_id,
@@ -261,10 +261,10 @@ def _pulled(row: Row[Any]) -> bodies.PulledChange:
     }
 
 
-def _device(row: Row[Any]) -> bodies.Device:
+def _device(row: Row[Any]) -> payloads.Device:
     return {"id": row.id, "device_name": row.name, "created_at": rfc3339(row.created_at)}
 
 
-def _listed(row: Row[Any]) -> bodies.ListedDevice:
+def _listed(row: Row[Any]) -> payloads.ListedDevice:
     seen_at = None if row.last_seen_at is None else rfc3339(row.last_seen_at)
     return {**_device(row), "platform": row.platform, "last_seen_at": seen_at}

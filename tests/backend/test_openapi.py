@@ -14,9 +14,9 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from synckit_notify.backend import create_app
-from synckit_notify.backend.bodies import PushedChange
-from synckit_notify.backend.oauth.bodies import Grant
+from synckit_notify.backend.oauth.payloads import Grant
 from synckit_notify.backend.openapi.routes import ROUTES
+from synckit_notify.backend.payloads import PushedChange
 from synckit_notify.backend.request_fields import Body
 
 from ..support import openapi, vectors

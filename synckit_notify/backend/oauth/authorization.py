@@ -30,9 +30,9 @@ from sqlalchemy import Row
 from ..database.store import Store
 from ..sessions import Session
 from . import clients, codes
-from .bodies import AuthorizationQuery, CodeGrant
 from .clients import Client
 from .codes import Replayed
+from .payloads import AuthorizationQuery, CodeGrant
 
 __all__ = ["AuthorizationRequest", "OAuth2Error", "authorize", "exchange_code", "validate_request"]
 

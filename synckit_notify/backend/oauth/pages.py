@@ -30,7 +30,7 @@ from ..context import current_backend
 from ..errors import InvalidField, WrongCredentials
 from . import authorization
 from .authorization import AuthorizationRequest, OAuth2Error
-from .bodies import AuthorizationQuery, LogInForm, PageForm
+from .payloads import AuthorizationQuery, LogInForm, PageForm
 
 VISIT_SECONDS = 600
 

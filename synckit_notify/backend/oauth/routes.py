@@ -26,7 +26,7 @@ from ..errors import (
     UserNotFound,
 )
 from ..sessions import Holder, Refusal, Session
-from . import authorization, bodies
+from . import authorization, payloads
 from .authorization import OAuth2Error
 from .codes import Replayed
 
@@ -39,19 +39,19 @@ blueprint = Blueprint("synckit_oauth", __name__)
 
 
 @blueprint.post("/token")
-def token() -> bodies.Tokens:
+def token() -> payloads.Tokens:
     """Issue tokens for a grant."""
     request.max_content_length = request_limits.MAX_SMALL_BODY_BYTES
     members = _members()
-    grant = GRANTS.get(bodies.Grant(members).grant_type)
+    grant = GRANTS.get(payloads.Grant(members).grant_type)
     if grant is None:
         raise UnsupportedGrantType(f"grant_type: must be one of {', '.join(GRANTS)}")
     return grant(members)
 
 
-def refresh(members: Members) -> bodies.Tokens:
+def refresh(members: Members) -> payloads.Tokens:
     """Exchange a refresh token for an access token and the next refresh token."""
-    body = bodies.RefreshGrant(members)
+    body = payloads.RefreshGrant(members)
     token = body.refresh_token
     backend, family = current_backend(), token.partition(".")[0]  # the user is not known yet
     app = _client(body, family)
@@ -70,9 +70,9 @@ def refresh(members: Members) -> bodies.Tokens:
     return _tokens(session)
 
 
-def exchange(members: Members) -> bodies.Tokens:
+def exchange(members: Members) -> payloads.Tokens:
     """Exchange an authorization code for the tokens of a new session."""
-    body = bodies.CodeGrant(members)
+    body = payloads.CodeGrant(members)
     app = _client(body, rate_limit.client_address())
     try:
         session = authorization.exchange_code(current_backend().store, app, body)
@@ -86,11 +86,11 @@ def exchange(members: Members) -> bodies.Tokens:
     return _tokens(session)
 
 
-GRANTS: dict[str, Callable[[Members], bodies.Tokens]] = {"refresh_token": refresh, "authorization_code": exchange}
+GRANTS: dict[str, Callable[[Members], payloads.Tokens]] = {"refresh_token": refresh, "authorization_code": exchange}
 
 
 @blueprint.get("/userinfo")
-def userinfo() -> bodies.UserInfo:
+def userinfo() -> payloads.UserInfo:
     """Return the user of the token, as stored now."""
     backend = current_backend()
     who = backend.notifier.authenticate(request)
@@ -140,7 +140,7 @@ def _members() -> Members:
     return request_parsing.parse(content) if content.lstrip().startswith(b"{") else request_parsing.parse_form(content)
 
 
-def _client(body: bodies.Grant, owner: str | None) -> str:
+def _client(body: payloads.Grant, owner: str | None) -> str:
     """Return the id of the app; `owner` is the one whose share of database connections is used."""
     app = current_backend().store.read(lambda connection: accounts.find_client(connection, body.client_id), owner=owner)
     if app is None:
@@ -153,7 +153,7 @@ def _disconnect(holder: Holder | None) -> None:
         current_backend().notifier.disconnect(*holder)
 
 
-def _tokens(session: Session) -> bodies.Tokens:
+def _tokens(session: Session) -> payloads.Tokens:
     signer = current_backend().signer
     return {
         "access_token": signer.sign(session.app, session.user, session=session.id, valid_since=session.valid_since),

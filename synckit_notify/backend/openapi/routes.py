@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any, TypedDict
 
 from ...errors import BadRequest, Forbidden, Refused, TooManyStreams
-from .. import bodies
+from .. import payloads
 from ..errors import (
     Conflict,
     InvalidClient,
@@ -23,7 +23,7 @@ from ..errors import (
     WrongCredentials,
     WrongPassword,
 )
-from ..oauth import bodies as oauth
+from ..oauth import payloads as oauth
 from ..request_fields import Body, Field, Text, optional
 
 HTML, TEXT, EVENT_STREAM, ANY = "text/html", "text/plain", "text/event-stream", "*/*"
@@ -40,8 +40,8 @@ class Errors(Enum):
 class SubscribeQuery(Body):
     """The channel."""
 
-    app_id = Text("The app of the token.", longest=bodies.MAX_ID_CHARACTERS)
-    device_id = optional(Text("The listening device; its own pushes send no event.", longest=bodies.MAX_ID_CHARACTERS))
+    app_id = Text("The app of the token.", longest=payloads.MAX_ID_CHARACTERS)
+    device_id = optional(Text("The listening device; its own pushes send none.", longest=payloads.MAX_ID_CHARACTERS))
 
 
 class Live(TypedDict):
@@ -98,7 +98,7 @@ def _public(tag: str, **rest: Any) -> Route:
     return Route(tag=tag, needs_token=False, **rest)
 
 
-DEVICE = {"device_id": Text(longest=bodies.MAX_ID_CHARACTERS)}
+DEVICE = {"device_id": Text(longest=payloads.MAX_ID_CHARACTERS)}
 
 ROUTES: Mapping[str, Route] = {
     "synckit_notify.subscribe": Route(
@@ -110,20 +110,20 @@ ROUTES: Mapping[str, Route] = {
     "synckit_notify.live": _public("health", answers={200: Live}, needs_database=False),
     "synckit_notify.ready": _public("health", answers={200: Ready, 503: Ready}, needs_database=False),
     "synckit_notify.report": _public("health", name="metrics", answers={200: TEXT}, needs_database=False),
-    "synckit_backend.auth": _public("sessions", bodies=(bodies.LogIn,), refusals=(WrongCredentials,)),
+    "synckit_backend.auth": _public("sessions", bodies=(payloads.LogIn,), refusals=(WrongCredentials,)),
     "synckit_backend.change_password": Route(
-        tag="sessions", bodies=(bodies.PasswordChange,), refusals=(WrongCredentials, WrongPassword)
+        tag="sessions", bodies=(payloads.PasswordChange,), refusals=(WrongCredentials, WrongPassword)
     ),
     "synckit_backend.log_out": Route(tag="sessions", answers={204: None}, refusals=(Conflict,)),
-    "synckit_backend.register_device": Route(tag="devices", bodies=(bodies.Registration,)),
-    "synckit_backend.list_devices": Route(tag="devices", query=bodies.DevicesQuery, refusals=(InvalidField,)),
+    "synckit_backend.register_device": Route(tag="devices", bodies=(payloads.Registration,)),
+    "synckit_backend.list_devices": Route(tag="devices", query=payloads.DevicesQuery, refusals=(InvalidField,)),
     "synckit_backend.delete_device": Route(
         tag="devices", path=DEVICE, answers={204: None}, refusals=(NotFound, InvalidField)
     ),
-    "synckit_backend.push": Route(tag="changes", bodies=(bodies.Push,), refusals=(NotFound, Conflict)),
-    "synckit_backend.pull": Route(tag="changes", bodies=(bodies.Pull,), refusals=(NotFound, Conflict)),
+    "synckit_backend.push": Route(tag="changes", bodies=(payloads.Push,), refusals=(NotFound, Conflict)),
+    "synckit_backend.pull": Route(tag="changes", bodies=(payloads.Pull,), refusals=(NotFound, Conflict)),
     "synckit_backend.status": Route(tag="changes"),
-    "synckit_backend.put_keys": Route(tag="keys", bodies=(bodies.NewEnvelope,), refusals=(NotFound, Conflict)),
+    "synckit_backend.put_keys": Route(tag="keys", bodies=(payloads.NewEnvelope,), refusals=(NotFound, Conflict)),
     "synckit_backend.get_keys": Route(tag="keys", refusals=(NotFound,)),
     "synckit_oauth.token": _public(
         "sessions",
@@ -156,7 +156,7 @@ ROUTES: Mapping[str, Route] = {
     "synckit_live.static": _public(
         "development",
         summary="Return a file of the page.",
-        path={"filename": Text(longest=bodies.MAX_ID_CHARACTERS)},
+        path={"filename": Text(longest=payloads.MAX_ID_CHARACTERS)},
         answers={200: ANY},
         refusals=(NotFound,),
         needs_database=False,

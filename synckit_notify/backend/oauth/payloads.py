@@ -1,10 +1,10 @@
-"""What the requests and the answers under `/oauth` hold; see `../bodies.py`."""
+"""What the requests and the answers under `/oauth` hold; see `../payloads.py`."""
 
 from typing import TypedDict
 
 from .. import accounts
-from ..bodies import MAX_ID_CHARACTERS
 from ..passwords import MAX_PASSWORD_CHARACTERS
+from ..payloads import MAX_ID_CHARACTERS
 from ..request_fields import Body, Choice, Field, Text, optional
 from .clients import MAX_ADDRESS_CHARACTERS
 
