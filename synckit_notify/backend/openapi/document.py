@@ -6,7 +6,7 @@ Refused. So a sentence of this document stands once in the code.
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -17,7 +17,7 @@ from ... import __version__
 from ...errors import InvalidToken, Refused, TooManyStreams
 from ..errors import Busy, InvalidField, MalformedBody, TooManyAttempts
 from ..rate_limit import RULES
-from ..request_fields import Body, Field, Schema
+from ..request_fields import Body, Field, Optional, Schema
 from .routes import HTML, ROUTES, Errors, Route
 
 ABOUT = (
@@ -60,10 +60,11 @@ RATE_LIMIT = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset")
 
 
 def document(app: Flask) -> dict[str, Any]:
-    """Return the document of the routes that this application has."""
+    """Return the document of the routes of this server; those that somebody added to the application are left out."""
     schemas: dict[str, Schema] = dict(ERRORS)
     paths: dict[str, dict[str, Any]] = {}
-    for rule in sorted(app.url_map.iter_rules(), key=lambda rule: (rule.rule, sorted(rule.methods or ()))):
+    ours = [rule for rule in app.url_map.iter_rules() if rule.endpoint in ROUTES]
+    for rule in sorted(ours, key=lambda rule: (rule.rule, sorted(rule.methods or ()))):
         method = next(name for name in ("GET", "PUT", "POST", "DELETE") if name in (rule.methods or ()))
         path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
         paths.setdefault(path, {})[method.lower()] = _operation(app, rule, ROUTES[rule.endpoint], schemas)
@@ -82,7 +83,7 @@ def document(app: Flask) -> dict[str, Any]:
 
 def _operation(app: Flask, rule: Rule, route: Route, schemas: dict[str, Schema]) -> dict[str, Any]:
     view = app.view_functions[rule.endpoint]
-    query = {} if route.query is None else route.query.fields
+    query: Mapping[str, Field[Any]] = {} if route.query is None else route.query.fields
     operation: dict[str, Any] = {
         "operationId": route.name or rule.endpoint.rpartition(".")[2],
         "summary": route.summary or _summary(view),
@@ -97,16 +98,16 @@ def _operation(app: Flask, rule: Rule, route: Route, schemas: dict[str, Schema])
     return operation | ({"requestBody": _request_body(route, schemas)} if route.bodies else {})
 
 
-def _parameters(fields: Any, where: str) -> Iterator[dict[str, Any]]:
+def _parameters(fields: Mapping[str, Field[Any]], where: str) -> Iterator[dict[str, Any]]:
     for name, declared in fields.items():
-        required: Field[Any] = getattr(declared, "field", declared)  # a parameter that is absent has no null
+        present: Field[Any] = declared.field if isinstance(declared, Optional) else declared  # there is no null here
         about = {"description": declared.about} if declared.about else {}
         default = {} if declared.default is None else {"default": declared.default}
         yield {
             "name": name,
             "in": where,
             "required": declared.is_required,
-            "schema": required.schema() | default,
+            "schema": present.schema() | default,
         } | about
 
 
