@@ -115,6 +115,7 @@ def make_blueprint(app_state: AppState, *, host_matching: bool = False) -> Bluep
 
     @blueprint.route("/subscribe", methods=_EVERY_METHOD, provide_automatic_options=False, **every_host)
     def subscribe() -> ResponseReturnValue:
+        """Open the event stream of a channel; HEAD returns its headers alone."""
         try:
             return _answer(app_state)
         except Refused as refusal:
@@ -124,10 +125,12 @@ def make_blueprint(app_state: AppState, *, host_matching: bool = False) -> Bluep
 
     @blueprint.get("/live", **every_host)
     def live() -> Response:
+        """Answer while the process runs."""
         return _json({"live": True}, 200)
 
     @blueprint.get("/ready", **every_host)
     def ready() -> Response:
+        """Return the state of this process; 503 while it is draining or when the application's own check fails."""
         state = app_state.readiness(wsgi_server.of_request(request.environ))
         return _json(state, 200 if state["ready"] else 503)
 
@@ -135,6 +138,7 @@ def make_blueprint(app_state: AppState, *, host_matching: bool = False) -> Bluep
 
         @blueprint.get("/metrics", **every_host)
         def report() -> Response:
+            """Return the metrics of this process in the format of Prometheus."""
             app_state.node().report()
             body, content_type = metrics.exposition()
             return Response(body, content_type=content_type, headers={"Cache-Control": "no-store"})

@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 from .. import Notifier, Principal, cors
 from ..runtime.per_process import PerProcess
 from ..settings import with_environment
-from . import admin, api, changelog, development, live, rate_limit, sessions
+from . import admin, api, changelog, development, live, openapi, payloads, rate_limit, sessions
 from .context import EXTENSION_NAME, Backend
 from .database.store import Store
 from .errors import Busy
@@ -32,8 +32,6 @@ from .oauth import routes as oauth
 from .settings import BackendSettings, broker_defaults
 
 __all__ = ["Backend", "create_app"]
-
-MAX_BODY_BYTES = 8 * 2**20
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +62,11 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
     app.register_blueprint(pages.blueprint, url_prefix="/oauth")
     if not settings.is_production:
         app.register_blueprint(live.blueprint)
+        app.register_blueprint(openapi.blueprint, url_prefix=prefix)
     rate_limit.install(app, settings)
     admin.install(app)
     _answer_errors_as_json(app)
-    app.after_request(_forbid_storing)
+    app.after_request(_complete_headers)
     for_scripts = (f"{prefix}/", "/oauth/token", "/oauth/userinfo")  # not /oauth/authorize, which is a page
     cors.install(app, settings.cors_origins, lambda path: path.startswith(for_scripts))
     return app
@@ -76,7 +75,7 @@ def create_app(config: Mapping[str, Any] | None = None, *, instance_path: str | 
 class _Request(Request):
     """A request whose views may lower the limit of its body, which Flask allows since 3.1."""
 
-    max_content_length: int | None = MAX_BODY_BYTES
+    max_content_length: int | None = payloads.MAX_PUSH_BYTES
 
 
 class _JSON(DefaultJSONProvider):
@@ -141,7 +140,9 @@ def _error(sentence: str, status: int, headers: Mapping[str, str]) -> Response:
     return response
 
 
-def _forbid_storing(response: Response) -> Response:
-    """Keep tokens and ciphertext out of all caches; a stream has set a stricter header already."""
+def _complete_headers(response: Response) -> Response:
+    """Keep tokens and ciphertext out of all caches; a stream has set a stricter header already. No body has no type."""
     response.headers.setdefault("Cache-Control", "no-store")
+    if response.status_code == 204:
+        response.headers.pop("Content-Type", None)
     return response

@@ -1,72 +1,63 @@
 """The HTTP API of the backend: one view for each endpoint of docs/protocol.md, JSON in and out.
 
-Each view authenticates the request, reads the fields of the body, runs one transaction and returns the response. The
-token is checked first: without a valid one the body is not parsed. A push is announced after its commit. Every error is
-raised as a Refused, which an error handler of the application turns into JSON.
+Each view authenticates the request, reads a Body, runs one transaction and returns the response. `payloads.py` declares
+what a body and an answer hold. The token is checked first: without a valid one the body is not parsed. A push is
+announced after its commit. Every error is raised as a Refused, which an error handler of the application turns into
+JSON.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, changelog, keys, pulls, rate_limit, request_fields, request_limits, sessions, winners
+from . import accounts, changelog, keys, payloads, pulls, rate_limit, request_limits, request_parsing, sessions, winners
 from .access_tokens import TOKEN_SECONDS
 from .changelog import Change, Query
 from .context import current_backend
 from .database.schema import now
-from .errors import Conflict, InvalidField
-from .passwords import MAX_PASSWORD_CHARACTERS, hash_password
-from .request_fields import Fields, rfc3339
+from .errors import Conflict
+from .passwords import hash_password
+from .payloads import MAX_ID_CHARACTERS
+from .request_fields import Body, check_text, rfc3339
 from .sessions import Holder, Session
 
-MAX_ID_CHARACTERS = 128
-MAX_TABLES = 100
-DEVICES_LISTED, MAX_DEVICES_LISTED = 100, 200
-"""The default and the maximum number of devices in one page."""
-
-MAX_DATA_BYTES = 256 * 1024
-MAX_QUERY_BYTES = 256 * 1024
-"""A hundred table names with every character escaped take 150 KiB."""
-
-Answer = dict[str, Any]
+B = TypeVar("B", bound=Body)
 
 blueprint = Blueprint("synckit_backend", __name__)
 
 
 @blueprint.post("/auth")
-def auth() -> Answer:
+def auth() -> payloads.LoggedIn:
     """Exchange an e-mail, a password and an app's API key for a token, and begin a session."""
     backend = current_backend()
-    body = _body()
-    device = body.optional_text("device_id", longest=MAX_ID_CHARACTERS)
+    body = _read(payloads.LogIn)
     app, user = accounts.log_in(
         backend.store,
-        email=body.text("email", longest=accounts.MAX_EMAIL_CHARACTERS),
-        password=body.text("password", longest=MAX_PASSWORD_CHARACTERS),
-        api_key=body.text("api_key", longest=MAX_ID_CHARACTERS),
+        email=body.email,
+        password=body.password,
+        api_key=body.api_key,
         check_rate_limit=rate_limit.check_rate_limit,
         address=rate_limit.client_address(),
     )
 
     def begin(connection: Connection) -> Session:
         accounts.require_unchanged(connection, user)
-        return sessions.begin(connection, app, user.id, device=device)
+        return sessions.begin(connection, app, user.id, device=body.device_id)
 
     return _logged_in(backend.store.write(begin, owner=user.id))
 
 
 @blueprint.post("/password")
-def change_password() -> Answer:
+def change_password() -> payloads.LoggedIn:
     """Change the password, end all sessions, and answer as a log-in for the device that sent the request."""
     who = _principal()
-    body = _body()
+    body = _read(payloads.PasswordChange)
     backend = current_backend()
-    old, new = (body.text(name, longest=MAX_PASSWORD_CHARACTERS) for name in ("old_password", "new_password"))
     address = rate_limit.client_address()
-    user = accounts.require_password(backend.store, who.user, old, rate_limit.check_rate_limit, address)
-    new_hash = hash_password(new, accounts.hashing_owners(user.email, address))
+    user = accounts.require_password(backend.store, who.user, body.old_password, rate_limit.check_rate_limit, address)
+    new_hash = hash_password(body.new_password, accounts.hashing_owners(user.email, address))
 
     def change(connection: Connection) -> tuple[set[Holder], Session]:
         accounts.require_unchanged(connection, user)
@@ -95,18 +86,20 @@ def log_out() -> Response:
 
 
 @blueprint.post("/devices")
-def register_device() -> Answer:
+def register_device() -> payloads.Device:
     """Register a device, or update the one with the same installation id or name."""
     who = _principal()
-    body = _body()
-    name = body.text("device_name", longest=100)
-    platform = body.choice("platform", accounts.PLATFORMS)
-    installation = body.optional_text("installation_id", longest=MAX_ID_CHARACTERS)
+    body = _read(payloads.Registration)
 
     def register(connection: Connection) -> Row[Any]:
         accounts.require_enabled(connection, who.user)
         device = accounts.register_device(
-            connection, who.app, who.user, name=name, platform=platform, installation_id=installation
+            connection,
+            who.app,
+            who.user,
+            name=body.device_name,
+            platform=body.platform,
+            installation_id=body.installation_id,
         )
         if who.session is not None:
             sessions.bind(connection, who.session, device.id)
@@ -116,24 +109,24 @@ def register_device() -> Answer:
 
 
 @blueprint.get("/devices")
-def list_devices() -> Answer:
+def list_devices() -> payloads.Devices:
     """Return one page of the user's devices in this app, ordered by id."""
     who = _principal()
-    asked = Fields(dict(request.args))
-    limit = asked.decimal("limit", least=1, most=MAX_DEVICES_LISTED, default=DEVICES_LISTED)
-    after = asked.optional_text("after", longest=MAX_ID_CHARACTERS, shortest=0) or ""
+    query = payloads.DevicesQuery(request.args)
     found = current_backend().store.read(
-        lambda connection: accounts.list_devices(connection, who.app, who.user, after=after, most=limit + 1),
+        lambda connection: accounts.list_devices(
+            connection, who.app, who.user, after=query.after, most=query.limit + 1
+        ),
         owner=who.user,
     )
-    return {"devices": [_listed(device) for device in found[:limit]], "has_more": len(found) > limit}
+    return {"devices": [_listed(device) for device in found[: query.limit]], "has_more": len(found) > query.limit}
 
 
 @blueprint.delete("/devices/<device_id>")
 def delete_device(device_id: str) -> Response:
     """Delete a device, and end its sessions and streams."""
     who = _principal()
-    request_fields.check_text(device_id, "id", MAX_ID_CHARACTERS)
+    check_text(device_id, "id", MAX_ID_CHARACTERS)
     backend = current_backend()
     holder = backend.store.write(
         lambda connection: sessions.delete_device(connection, who.app, who.user, device_id), owner=who.user
@@ -143,7 +136,7 @@ def delete_device(device_id: str) -> Response:
 
 
 @blueprint.post("/push")
-def push() -> Answer:
+def push() -> payloads.Pushed:
     """Append changes to the log and notify the user's other devices."""
     who = _principal()
     backend = current_backend()
@@ -160,25 +153,24 @@ def push() -> Answer:
 
 
 @blueprint.post("/pull")
-def pull() -> Answer:
+def pull() -> payloads.Pulled:
     """Return changes after a cursor."""
     who = _principal()
-    body = _body(MAX_QUERY_BYTES)
-    device = body.text("device_id", longest=MAX_ID_CHARACTERS)
+    body = _read(payloads.Pull)
     query = Query(
-        cursor=body.integer("cursor", least=0),
-        limit=body.integer("limit", least=1, most=changelog.MAX_CHANGES, default=changelog.MAX_CHANGES),
-        tables=body.optional_texts("tables", most=MAX_TABLES, longest=128),
-        since=body.optional_instant("since"),
-        until=body.optional_instant("until"),
-        epoch=body.optional_text("epoch", longest=64),
-        latest=body.flag("latest"),
-        confirmed=body.optional_integer("confirmed", least=0),
+        cursor=body.cursor,
+        limit=body.limit,
+        tables=body.tables,
+        since=body.since,
+        until=body.until,
+        epoch=body.epoch,
+        latest=body.latest,
+        confirmed=body.confirmed,
     )
     backend = current_backend()
-    page = pulls.pull(backend.store, who.app, who.user, device, query)
+    page = pulls.pull(backend.store, who.app, who.user, body.device_id, query)
     if page.device is not None:
-        backend.last_seen.get().note(device, page.device, page.confirmed)
+        backend.last_seen.get().note(body.device_id, page.device, page.confirmed)
     return {
         "changes": [_pulled(row) for row in page.rows],
         "cursor": page.cursor,
@@ -189,7 +181,7 @@ def pull() -> Answer:
 
 
 @blueprint.get("/status")
-def status() -> Answer:
+def status() -> payloads.Status:
     """Return the cursor of the newest change, the epoch, and the log mode of the app."""
     who = _principal()
     cursor, epoch, log = current_backend().store.read(
@@ -199,26 +191,22 @@ def status() -> Answer:
 
 
 @blueprint.put("/keys")
-def put_keys() -> Answer:
+def put_keys() -> payloads.EnvelopeVersion:
     """Store the envelope of the user's master key; other devices are not notified."""
     who = _principal()
-    body = _body()
-    envelope = body.ciphertext("envelope", most_bytes=keys.MAX_ENVELOPE_BYTES)
-    if not envelope:
-        raise InvalidField("envelope: is missing or empty")
-    expected = body.optional_integer("expected_version", least=1)
+    body = _read(payloads.NewEnvelope)
 
     def put(connection: Connection) -> int:
         accounts.require_enabled(connection, who.user)
-        if expected is None:
-            return keys.create(connection, who.app, who.user, envelope)
-        return keys.replace(connection, who.app, who.user, envelope, expected)
+        if body.expected_version is None:
+            return keys.create(connection, who.app, who.user, body.envelope)
+        return keys.replace(connection, who.app, who.user, body.envelope, body.expected_version)
 
     return {"version": current_backend().store.write(put, owner=who.user)}
 
 
 @blueprint.get("/keys")
-def get_keys() -> Answer:
+def get_keys() -> payloads.Envelope:
     """Return the envelope of the user's master key."""
     who = _principal()
     envelope, version = current_backend().store.read(
@@ -231,19 +219,18 @@ def _principal() -> Principal:
     return current_backend().notifier.authenticate(request)
 
 
-def _body(largest: int = request_limits.MAX_SMALL_BODY_BYTES) -> Fields:
-    request.max_content_length = largest
-    return request_fields.parse(request.get_data(cache=False))
+def _read(kind: type[B]) -> B:
+    request.max_content_length = kind.most_bytes
+    return kind(request_parsing.parse(request_limits.read(request)))
 
 
 def _pushed() -> tuple[str, str | None, list[Change]]:
     """Return device, push id and changes; the parsed JSON, which needs more memory, is freed on return."""
-    body = request_fields.parse(request_limits.read(request))
-    pushed = [_change(entry) for entry in body.objects("changes", most=changelog.MAX_CHANGES)]
-    return body.text("device_id", longest=MAX_ID_CHARACTERS), body.optional_text("push_id", longest=64), pushed
+    body = _read(payloads.Push)
+    return body.device_id, body.push_id, [_change(sent) for sent in body.changes]
 
 
-def _logged_in(session: Session) -> Answer:
+def _logged_in(session: Session) -> payloads.LoggedIn:
     signer = current_backend().signer
     return {
         "token": signer.sign(session.app, session.user, session=session.id, valid_since=session.valid_since),
@@ -254,17 +241,12 @@ def _logged_in(session: Session) -> Answer:
     }
 
 
-def _change(entry: Fields) -> Change:
-    op = entry.choice("op", changelog.OPERATIONS)
-    data = entry.ciphertext("data", most_bytes=MAX_DATA_BYTES)
-    if data is None and op != "DELETE":
-        raise InvalidField(f"{entry.path}data: is missing; only a DELETE may omit it")
-    table, row_id = entry.text("table", longest=128), entry.text("row_id", longest=256)
-    timestamp, instant = entry.timestamp("timestamp")
-    return Change(table, op, row_id, timestamp, data, instant)
+def _change(sent: payloads.PushedChange) -> Change:
+    timestamp, instant = sent.timestamp
+    return Change(sent.table, sent.op, sent.row_id, timestamp, sent.data, instant)
 
 
-def _pulled(row: Row[Any]) -> Answer:
+def _pulled(row: Row[Any]) -> payloads.PulledChange:
     return {
         "seq": row.seq,
         "device_id": row.device_id,
@@ -278,10 +260,10 @@ def _pulled(row: Row[Any]) -> Answer:
     }
 
 
-def _device(row: Row[Any]) -> Answer:
+def _device(row: Row[Any]) -> payloads.Device:
     return {"id": row.id, "device_name": row.name, "created_at": rfc3339(row.created_at)}
 
 
-def _listed(row: Row[Any]) -> Answer:
+def _listed(row: Row[Any]) -> payloads.ListedDevice:
     seen_at = None if row.last_seen_at is None else rfc3339(row.last_seen_at)
-    return _device(row) | {"platform": row.platform, "last_seen_at": seen_at}
+    return {**_device(row), "platform": row.platform, "last_seen_at": seen_at}

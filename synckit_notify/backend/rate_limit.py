@@ -33,10 +33,11 @@ from limits import RateLimitItem
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from ..runtime.per_process import PerProcess
-from . import accounts, request_fields, request_limits
+from . import accounts, request_limits, request_parsing
 from .context import current_backend
 from .counters import Counters
 from .errors import TooManyAttempts
+from .request_fields import Body, Text, optional
 from .settings import BackendSettings
 
 REQUEST_FACTOR = 10
@@ -49,6 +50,18 @@ EXTENSION_NAME = "synckit_limiter"
 log = logging.getLogger(__name__)
 
 Key = Callable[[], str]
+
+
+class Named(Body):
+    """The account that a log-in names."""
+
+    email = Text(longest=accounts.MAX_EMAIL_CHARACTERS)
+
+
+class NamedOnPage(Body):
+    """The account that a form of the log-in page names, if it does; the page itself checks the length."""
+
+    email = optional(Text(longest=request_limits.MAX_SMALL_BODY_BYTES, shortest=0))
 
 
 def address() -> str:
@@ -75,14 +88,12 @@ def _network() -> str | None:
 
 def _account_in_json() -> str:
     """Return the account that a log-in names; raises MalformedBody and InvalidField, as the view would."""
-    return _account(request_fields.parse(_body()).text("email", longest=accounts.MAX_EMAIL_CHARACTERS))
+    return _account(Named(request_parsing.parse(_body())).email)
 
 
 def _account_in_form() -> str:
     """Return the account that the page's form names; its other buttons count for the address alone."""
-    email = request_fields.parse_form(_body()).optional_text(
-        "email", longest=request_limits.MAX_SMALL_BODY_BYTES, shortest=0
-    )
+    email = NamedOnPage(request_parsing.parse_form(_body())).email
     return _account(email) if email else f"nobody at {address()}"
 
 

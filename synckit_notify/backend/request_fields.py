@@ -1,64 +1,34 @@
-"""Request bodies in, checked values out. No I/O.
+"""A dictionary in, checked values out: what the fields of each request must be. No I/O.
 
-`parse(body)` returns the members of one JSON object, `parse_form(body)` the parameters of a form. The caller takes each
-field out by name, with the type and the bounds that it must have. A body that is neither raises MalformedBody (400). A
-field that is missing, of another type or out of bounds raises InvalidField (422), whose sentence names the field and
-never quotes its value. `rfc3339` formats the times of answers.
+    bytes ──▶ request_parsing: a dictionary ──▶ a Body, whose class declares each field with its type and its bounds
+
+A field that is missing, of another type or out of bounds raises InvalidField (422), whose sentence names the field and
+never quotes its value. The document of the API is generated from the same declarations (`openapi/`), so it says what is
+checked. `rfc3339` formats the times of answers.
 """
 
-import json
-import re
-from collections.abc import Sequence
-from datetime import datetime, timedelta
-from typing import Any, NoReturn
-from urllib.parse import parse_qsl
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
 
 from .database.schema import as_datetime
-from .errors import InvalidField, MalformedBody
+from .errors import InvalidField
+from .request_limits import MAX_SMALL_BODY_BYTES
+from .timestamps import microseconds
 
 MAX_INTEGER = 2**63 - 1
 """The largest integer that SQLite and PostgreSQL can store."""
 
-MAX_PARAMETERS = 20
-"""Parameters of a form. OAuth requests have six at most."""
+MAX_TIMESTAMP_CHARACTERS = 64
 
-MAX_NESTING = 64
-"""Levels of JSON in a body; ours have three. Whether Python's parser accepts much deeper JSON depends on its stack."""
+MAX_DIGITS = 20
+"""Of an integer in a query string."""
 
-TOO_DEEP = f"the JSON must not be nested deeper than {MAX_NESTING} levels"
+NO_NUL = r"^[^\u0000]*$"
 
-_RFC3339 = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d):(\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))",
-    re.ASCII,
-)
-_ZERO = datetime(1970, 1, 1)
-
-
-def parse(body: bytes) -> "Fields":
-    """Return the members of the JSON object in a request's body."""
-    try:
-        values = json.loads(body.decode(), parse_constant=_refuse_constant)
-    except RecursionError:
-        raise MalformedBody(TOO_DEEP) from None
-    except ValueError as error:  # also for what is not UTF-8, and for numbers of thousands of digits
-        raise MalformedBody("the body is not valid JSON") from error
-    if not isinstance(values, dict):
-        raise MalformedBody("the body must be a JSON object")
-    if _is_nested_beyond(values, MAX_NESTING):
-        raise MalformedBody(TOO_DEEP)
-    return Fields(values)
-
-
-def parse_form(body: bytes) -> "Fields":
-    """Return the parameters of a form; one without a value counts as absent (RFC 6749, section 3.2)."""
-    try:
-        pairs = parse_qsl(body.decode(), errors="strict", max_num_fields=MAX_PARAMETERS)
-    except ValueError as error:
-        raise MalformedBody("the body is not a valid form") from error
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise MalformedBody("a parameter is given twice")
-    return Fields(values)
+Schema = dict[str, Any]
+T = TypeVar("T")
+D = TypeVar("D")
+B = TypeVar("B", bound="Body")
 
 
 def check_text(value: str, where: str, longest: int, shortest: int = 1) -> str:
@@ -77,141 +47,276 @@ def rfc3339(moment: int) -> str:
     return as_datetime(moment).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-class Fields:
-    """The members of one JSON object. A member that is null counts as missing. Every method raises InvalidField."""
+class Field(Generic[T]):
+    """One field of a Body; `about` is for the document of the API."""
 
-    def __init__(self, values: dict[str, Any], path: str = "") -> None:
-        self._values = values
-        self.path = path
+    kind: type = str
+    kind_name = "a string"
+    default: Any = None
+    """What a field that is missing or null has, unless it is required."""
+    is_required = True
 
-    def text(self, name: str, *, longest: int, shortest: int = 1) -> str:
-        """Return a string; lengths are in characters."""
-        return check_text(self._required(name, str, "a string"), self.path + name, longest, shortest)
+    def __init__(self, about: str = "") -> None:
+        self.about = about
 
-    def optional_text(self, name: str, *, longest: int, shortest: int = 1) -> str | None:
-        """Return a string, or None if it is missing."""
-        return None if self._absent(name) else self.text(name, longest=longest, shortest=shortest)
+    def __set_name__(self, body: type, name: str) -> None:
+        self.name = name
 
-    def ciphertext(self, name: str, *, most_bytes: int) -> str | None:
-        """Return an opaque string, which may be empty, or None if it is missing; its length is in bytes of UTF-8."""
-        value = self.optional_text(name, longest=most_bytes, shortest=0)
-        if value is not None and len(value.encode()) > most_bytes:
-            raise InvalidField(f"{self.path}{name}: must have at most {most_bytes} bytes")
+    def __get__(self, body: "Body", kind: type) -> T:
+        value: T = body.values[self.name]
         return value
 
-    def choice(self, name: str, options: Sequence[str]) -> str:
-        """Return one of the options."""
-        value: str = self._required(name, str, "a string")
-        if value not in options:
-            raise InvalidField(f"{self.path}{name}: must be one of {', '.join(options)}")
+    def read(self, value: Any, where: str) -> T:
+        """Return the checked value of this field; raises InvalidField, whose sentence begins with `where`."""
+        if value is None:
+            raise InvalidField(f"{where}: is missing")
+        if not isinstance(value, self.kind) or (isinstance(value, bool) and self.kind is not bool):
+            raise InvalidField(f"{where}: must be {self.kind_name}")  # in Python a bool is an int
+        return self.check(value, where)
+
+    def check(self, value: Any, where: str) -> T:
+        """Return a value of the right type in its final form; raises InvalidField if it is out of bounds."""
+        raise NotImplementedError
+
+    def schema(self) -> Schema:
+        """Return the JSON Schema of the values that are accepted."""
+        raise NotImplementedError
+
+    def bodies(self) -> "list[type[Body]]":
+        """Return the classes of the objects in this field, to which its schema refers."""
+        return []
+
+
+class Optional(Field[T | D], Generic[T, D]):
+    """A field that may be missing or null."""
+
+    is_required = False
+
+    def __init__(self, field: Field[T], default: D) -> None:
+        super().__init__(field.about)
+        self.field, self.default = field, default
+
+    def read(self, value: Any, where: str) -> T | D:
+        """Return the checked value, or the default."""
+        return self.default if value is None else self.field.read(value, where)
+
+    def schema(self) -> Schema:
+        """Return a schema that allows null too."""
+        found = self.field.schema()
+        default = {} if self.default is None else {"default": self.default}
+        return found | {"type": [found["type"], "null"]} | default
+
+
+def optional(field: Field[T]) -> Optional[T, None]:
+    """Return the same field, which is None if it is missing or null."""
+    return Optional(field, None)
+
+
+class Text(Field[str]):
+    """A string; its length is in characters."""
+
+    def __init__(self, about: str = "", *, longest: int, shortest: int = 1) -> None:
+        super().__init__(about)
+        self.longest, self.shortest = longest, shortest
+
+    def check(self, value: str, where: str) -> str:
+        """Check the length, and that every database and client can store it."""
+        return check_text(value, where, self.longest, self.shortest)
+
+    def schema(self) -> Schema:
+        """Return the bounds of the length; lone surrogates are no characters in JSON Schema."""
+        shortest = {"minLength": self.shortest} if self.shortest else {}
+        return {"type": "string"} | shortest | {"maxLength": self.longest, "pattern": NO_NUL}
+
+
+class Ciphertext(Text):
+    """An opaque string; its length is in bytes of UTF-8."""
+
+    def __init__(self, about: str = "", *, most_bytes: int, shortest: int = 0) -> None:
+        super().__init__(f"{about}At most {most_bytes} bytes in UTF-8.", longest=most_bytes, shortest=shortest)
+
+    def check(self, value: str, where: str) -> str:
+        """Check the length in bytes too."""
+        if len(super().check(value, where).encode()) > self.longest:
+            raise InvalidField(f"{where}: must have at most {self.longest} bytes")
         return value
 
-    def integer(self, name: str, *, least: int, most: int = MAX_INTEGER, default: int | None = None) -> int:
-        """Return an integer; without a default it is required."""
-        if default is not None and self._absent(name):
-            return default
-        value: int = self._required(name, int, "an integer")
-        if not least <= value <= most:
-            raise InvalidField(f"{self.path}{name}: must be from {least} to {most}")
+
+class Choice(Field[str]):
+    """One of a few strings."""
+
+    def __init__(self, options: Sequence[str], about: str = "") -> None:
+        super().__init__(about)
+        self.options = options
+
+    def check(self, value: str, where: str) -> str:
+        """Check that it is one of the options."""
+        if value not in self.options:
+            raise InvalidField(f"{where}: must be one of {', '.join(self.options)}")
         return value
 
-    def optional_integer(self, name: str, *, least: int, most: int = MAX_INTEGER) -> int | None:
-        """Return an integer, or None if it is missing."""
-        return None if self._absent(name) else self.integer(name, least=least, most=most)
+    def schema(self) -> Schema:
+        """Return the options."""
+        return {"type": "string", "enum": list(self.options)}
 
-    def decimal(self, name: str, *, least: int, most: int, default: int) -> int:
-        """Return an integer that is sent as a string, as in a query string."""
-        text = self.optional_text(name, longest=20) or str(default)
-        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
-            raise InvalidField(f"{self.path}{name}: must be an integer from {least} to {most}")
+
+class Integer(Field[int]):
+    """An integer."""
+
+    kind: type = int
+    kind_name = "an integer"
+
+    def __init__(self, about: str = "", *, least: int, most: int = MAX_INTEGER) -> None:
+        super().__init__(about)
+        self.least, self.most = least, most
+
+    def check(self, value: int, where: str) -> int:
+        """Check the bounds."""
+        if not self.least <= value <= self.most:
+            raise InvalidField(f"{where}: must be from {self.least} to {self.most}")
+        return value
+
+    def schema(self) -> Schema:
+        """Return the bounds."""
+        return {"type": "integer", "minimum": self.least, "maximum": self.most}
+
+
+class Decimal(Integer):
+    """An integer that is sent as a string, as in a query string."""
+
+    kind, kind_name = str, "a string"
+
+    def check(self, value: Any, where: str) -> int:
+        """Check that it consists of digits, and the bounds."""
+        text = check_text(value, where, MAX_DIGITS)
+        if not (text.isascii() and text.isdecimal() and self.least <= int(text) <= self.most):
+            raise InvalidField(f"{where}: must be an integer from {self.least} to {self.most}")
         return int(text)
 
-    def flag(self, name: str) -> bool:
-        """Return a boolean; one that is missing is false."""
-        value = self._values.get(name)
-        if value is not None and not isinstance(value, bool):
-            raise InvalidField(f"{self.path}{name}: must be true or false")
-        return bool(value)
 
-    def objects(self, name: str, *, most: int) -> list["Fields"]:
-        """Return a list of one or more objects."""
-        values = self._list(name, most)
-        for index, value in enumerate(values):
-            if not isinstance(value, dict):
-                raise InvalidField(f"{self.path}{name}[{index}]: must be an object")
-        return [Fields(value, f"{self.path}{name}[{index}].") for index, value in enumerate(values)]
+class Flag(Field[bool]):
+    """A boolean."""
 
-    def optional_texts(self, name: str, *, most: int, longest: int) -> list[str] | None:
-        """Return a list of one or more strings, or None if it is missing."""
-        if self._absent(name):
-            return None
-        values = {f"{name}[{index}]": value for index, value in enumerate(self._list(name, most))}
-        return [Fields(values, self.path).text(item, longest=longest) for item in values]
+    kind, kind_name = bool, "true or false"
 
-    def timestamp(self, name: str) -> tuple[str, int]:
-        """Return an RFC 3339 timestamp as it was sent, and as stored microseconds, rounded up."""
-        value = self.text(name, longest=64)
-        return value, self._microseconds(name, value)
-
-    def optional_instant(self, name: str) -> int | None:
-        """Return an RFC 3339 timestamp as stored microseconds, rounded up, or None if it is missing."""
-        return None if self._absent(name) else self._microseconds(name, self.text(name, longest=64))
-
-    def _absent(self, name: str) -> bool:
-        return self._values.get(name) is None
-
-    def _required(self, name: str, kind: type, words: str) -> Any:
-        value = self._values.get(name)
-        if value is None:
-            raise InvalidField(f"{self.path}{name}: is missing")
-        if not isinstance(value, kind) or isinstance(value, bool):  # in Python a bool is an int
-            raise InvalidField(f"{self.path}{name}: must be {words}")
+    def check(self, value: bool, where: str) -> bool:
+        """Return it."""
         return value
 
-    def _list(self, name: str, most: int) -> list[Any]:
-        values: list[Any] = self._required(name, list, "a list")
-        if not 1 <= len(values) <= most:
-            raise InvalidField(f"{self.path}{name}: must have 1 to {most} entries")
-        return values
+    def schema(self) -> Schema:
+        """Return the type."""
+        return {"type": "boolean"}
 
-    def _microseconds(self, name: str, value: str) -> int:
-        moment = microseconds(value)
+
+class Items(Field[list[T]]):
+    """A list of one or more values of one kind."""
+
+    kind, kind_name = list, "a list"
+
+    def __init__(self, item: Field[T], about: str = "", *, most: int) -> None:
+        super().__init__(about)
+        self.item, self.most = item, most
+
+    def check(self, value: list[Any], where: str) -> list[T]:
+        """Check the number of items, then each item."""
+        if not 1 <= len(value) <= self.most:
+            raise InvalidField(f"{where}: must have 1 to {self.most} entries")
+        return [self.item.read(item, f"{where}[{index}]") for index, item in enumerate(value)]
+
+    def schema(self) -> Schema:
+        """Return the number of items and the schema of each."""
+        return {"type": "array", "minItems": 1, "maxItems": self.most, "items": self.item.schema()}
+
+    def bodies(self) -> "list[type[Body]]":
+        """Return those of the items."""
+        return self.item.bodies()
+
+
+class Object(Field[B]):
+    """An object within a body."""
+
+    kind, kind_name = dict, "an object"
+
+    def __init__(self, body: type[B], about: str = "") -> None:
+        super().__init__(about)
+        self.body = body
+
+    def check(self, value: dict[str, Any], where: str) -> B:
+        """Check its fields."""
+        return self.body(value, f"{where}.")
+
+    def schema(self) -> Schema:
+        """Return a reference to the schema of the class."""
+        return {"$ref": f"#/components/schemas/{self.body.__name__}"}
+
+    def bodies(self) -> "list[type[Body]]":
+        """Return the class."""
+        return [self.body]
+
+
+class Instant(Field[int]):
+    """An RFC 3339 timestamp, as stored microseconds, rounded up."""
+
+    def check(self, value: str, where: str) -> int:
+        """Check that every client can represent the time."""
+        moment = microseconds(check_text(value, where, MAX_TIMESTAMP_CHARACTERS))
         if moment is None:
             raise InvalidField(
-                f"{self.path}{name}: must be RFC 3339 with a time zone, without leap seconds and with at most 9 digits "
+                f"{where}: must be RFC 3339 with a time zone, without leap seconds and with at most 9 digits "
                 "of a second, like 2026-01-31T12:00:00Z"
             )
         return moment
 
+    def schema(self) -> Schema:
+        """Return the format."""
+        return {"type": "string", "format": "date-time", "maxLength": MAX_TIMESTAMP_CHARACTERS}
 
-def microseconds(text: str) -> int | None:
-    """Return microseconds since 1970, rounded up, or None for a timestamp that not every client can parse.
 
-    It must be RFC 3339 without leap seconds, with at most nine digits of a second, and lie in the years 1 to 9999, both
-    as written and in UTC. This is what `datetime` in Python, `Date` in JavaScript and similar types can represent.
+class Timestamp(Field[tuple[str, int]]):
+    """An RFC 3339 timestamp as it was sent, and as stored microseconds, rounded up."""
+
+    def check(self, value: str, where: str) -> tuple[str, int]:
+        """Check that every client can represent the time."""
+        return value, Instant().check(value, where)
+
+    def schema(self) -> Schema:
+        """Return the format."""
+        return Instant().schema()
+
+
+class Body:
+    """The fields of one request: of its JSON object, its form or its query string. Other members are ignored.
+
+    A subclass declares each field as a class attribute, in the order in which they are checked. `most_bytes` is the
+    limit of the whole body, beyond which a request is answered with 413.
     """
-    match = _RFC3339.fullmatch(text)
-    if match is None:
-        return None
-    *moment, fraction, sign, hours, minutes = match.groups()
-    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
-    try:
-        instant = datetime(*map(int, moment)) + (offset if sign == "-" else -offset)  # type: ignore[arg-type]
-    except (ValueError, OverflowError):
-        return None
-    whole = (instant - _ZERO) // timedelta(seconds=1)
-    return whole * 1_000_000 + -(-int((fraction or "0").ljust(9, "0")) // 1000)
 
+    fields: ClassVar[dict[str, Field[Any]]] = {}
+    most_bytes: ClassVar[int] = MAX_SMALL_BODY_BYTES
+    conditions: ClassVar[Schema] = {}
+    """What `check` checks, as JSON Schema."""
 
-def _is_nested_beyond(value: dict[str, Any], most: int) -> bool:
-    """Return whether there are more levels of lists and objects than allowed, without recursion."""
-    level: list[Any] = [value]
-    for _ in range(most):
-        members = [member for outer in level for member in (outer.values() if isinstance(outer, dict) else outer)]
-        level = [member for member in members if isinstance(member, dict | list)]
-        if not level:
-            return False
-    return True
+    def __init_subclass__(cls, most_bytes: int | None = None) -> None:
+        cls.fields = cls.fields | {name: field for name, field in vars(cls).items() if isinstance(field, Field)}
+        cls.most_bytes = most_bytes or cls.most_bytes
+
+    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+        """Check every field; raises InvalidField. `path` is where the object is in the body."""
+        self.values = {name: field.read(values.get(name), path + name) for name, field in self.fields.items()}
+        self.check(path)
+
+    def check(self, path: str) -> None:
+        """Check what depends on several fields; raises InvalidField."""
+
+    @classmethod
+    def schema(cls) -> Schema:
+        """Return the JSON Schema of the bodies that are accepted."""
+        about = {name: {"description": field.about} if field.about else {} for name, field in cls.fields.items()}
+        return {
+            "type": "object",
+            "properties": {name: field.schema() | about[name] for name, field in cls.fields.items()},
+            "required": [name for name, field in cls.fields.items() if field.is_required],
+        } | cls.conditions
 
 
 def _is_unicode(value: str) -> bool:
@@ -220,7 +325,3 @@ def _is_unicode(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -35,7 +35,7 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, case, select, tuple
 
 from .database.schema import changes, from_datetime, heads, winners
 from .database.store import upsert
-from .request_fields import microseconds
+from .timestamps import microseconds
 
 LOWEST = from_datetime(datetime.min.replace(tzinfo=UTC))
 """The `order_at` of a change that an administrator has blanked: every other change of its row beats it."""

@@ -9,7 +9,7 @@ import jwt
 import pytest
 from flask import Flask
 
-from synckit_notify.backend import Backend, accounts, api, last_seen, sessions
+from synckit_notify.backend import Backend, accounts, last_seen, payloads, sessions
 from synckit_notify.backend.database import schema
 from synckit_notify.backend.request_fields import rfc3339
 
@@ -142,7 +142,7 @@ class TestAListOfDevices:
         assert [device["id"] for device in alice.get(f"/devices?after={first}")[1]["devices"]] == [second]
 
     def test_has_a_default_size(self, alice: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(api, "DEVICES_LISTED", 2)
+        monkeypatch.setattr(payloads.DevicesQuery.fields["limit"], "default", 2)
         for n in range(3):
             alice.register(f"{n}")
         answers = [alice.get(path)[1] for path in ("/devices", "/devices?limit=200")]

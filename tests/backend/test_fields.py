@@ -5,9 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from synckit_notify.backend import request_fields
+from synckit_notify.backend import request_parsing
 from synckit_notify.backend.errors import InvalidField, MalformedBody
-from synckit_notify.backend.request_fields import Fields, rfc3339
+from synckit_notify.backend.request_fields import (
+    Body,
+    Ciphertext,
+    Flag,
+    Instant,
+    Integer,
+    Items,
+    Optional,
+    Text,
+    Timestamp,
+    rfc3339,
+)
 
 TIMESTAMPS = json.loads((Path(__file__).parents[1] / "timestamps.json").read_text())
 """Timestamps for the tests of both server and SDK, which must accept the same ones."""
@@ -15,16 +26,16 @@ TIMESTAMPS = json.loads((Path(__file__).parents[1] / "timestamps.json").read_tex
 
 @pytest.mark.parametrize(("text", "nanoseconds"), TIMESTAMPS["accepted"].items())
 def test_a_timestamp_is_read_exactly_and_rounded_up_to_microseconds(text: str, nanoseconds: int) -> None:
-    assert Fields({"since": text}).optional_instant("since") == -(-nanoseconds // 1000)
-    assert Fields({"timestamp": text}).timestamp("timestamp") == (text, -(-nanoseconds // 1000))
+    assert Instant().read(text, "since") == -(-nanoseconds // 1000)
+    assert Timestamp().read(text, "timestamp") == (text, -(-nanoseconds // 1000))
 
 
 @pytest.mark.parametrize("text", TIMESTAMPS["refused"])
 def test_what_is_not_rfc_3339_within_the_years_1_to_9999_is_refused(text: str) -> None:
     with pytest.raises(InvalidField, match="since: "):
-        Fields({"since": text}).optional_instant("since")
+        Instant().read(text, "since")
     with pytest.raises(InvalidField, match=r"changes\[3\]\.timestamp: "):
-        Fields({"timestamp": text}, "changes[3].").timestamp("timestamp")
+        Timestamp().read(text, "changes[3].timestamp")
 
 
 def test_timestamps_are_formatted_with_six_digits_and_z() -> None:
@@ -41,7 +52,7 @@ def test_timestamps_are_formatted_with_six_digits_and_z() -> None:
 )
 def test_what_is_not_a_json_object_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBody):
-        request_fields.parse(body)
+        request_parsing.parse(body)
 
 
 @pytest.mark.parametrize(("opens", "closes"), [("[", "]"), ('{"a": ', "}"), ('["x", ', ", 1]")])
@@ -49,23 +60,25 @@ def test_json_has_at_most_64_levels_at_any_stack_depth(opens: str, closes: str) 
     def body(levels: int) -> bytes:
         return f'{{"a": {opens * (levels - 1)}1{closes * (levels - 1)}}}'.encode()
 
-    request_fields.parse(body(64))
+    request_parsing.parse(body(64))
     for levels in (65, 66, 900, 100_000):
         with pytest.raises(MalformedBody, match="nested deeper than 64 levels"):
-            request_fields.parse(body(levels))
-    assert request_fields.parse(b'{"data": "' + b"[" * 1000 + b'"}').ciphertext("data", most_bytes=1000) == "[" * 1000
+            request_parsing.parse(body(levels))
+    assert request_parsing.parse(b'{"data": "' + b"[" * 1000 + b'"}') == {"data": "[" * 1000}
 
 
 def test_the_bounds_themselves_are_allowed() -> None:
-    body = Fields({"name": "é" * 100, "cursor": 2**63 - 1, "data": "é" * 50, "list": ["x"]})
-    assert body.text("name", longest=100) == "é" * 100
-    assert body.integer("cursor", least=0) == 2**63 - 1
-    assert body.ciphertext("data", most_bytes=100) == "é" * 50
-    assert body.optional_texts("list", most=1, longest=1) == ["x"]
+    assert Text(longest=100).read("é" * 100, "name") == "é" * 100
+    assert Integer(least=0).read(2**63 - 1, "cursor") == 2**63 - 1
+    assert Ciphertext(most_bytes=100).read("é" * 50, "data") == "é" * 50
+    assert Items(Text(longest=1), most=1).read(["x"], "list") == ["x"]
 
 
 @pytest.mark.parametrize(
     ("values", "expected"), [({}, False), ({"x": None}, False), ({"x": False}, False), ({"x": True}, True)]
 )
 def test_a_flag_that_is_missing_is_false(values: dict[str, object], expected: bool) -> None:
-    assert Fields(values).flag("x") is expected
+    class Flags(Body):
+        x = Optional(Flag(), False)
+
+    assert Flags(values).x is expected

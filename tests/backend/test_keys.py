@@ -58,8 +58,8 @@ def test_one_of_many_concurrent_puts_is_stored(alice: Caller, fields: dict[str, 
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"envelope": None}, "envelope: is missing or empty"),
-        ({"envelope": ""}, "envelope: is missing or empty"),
+        ({"envelope": None}, "envelope: is missing"),
+        ({"envelope": ""}, "envelope: must not be empty"),
         ({"envelope": {"v": 1}}, "envelope: must be a string"),
         ({"envelope": "x" * 4097}, "envelope: must have at most 4096 characters"),
         ({"envelope": "é" * 2049}, "envelope: must have at most 4096 bytes"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from synckit_notify.backend import api
+from synckit_notify.backend import payloads
 from synckit_notify.client import StreamState, SyncKitClient
 from synckit_notify.client.errors import NetworkError, NotAuthenticated, ProtocolError, ServerError, StateError
 
@@ -58,7 +58,7 @@ def test_the_account_is_known_without_asking_anybody(devices: Devices, laptop: D
 
 class TestDevices:
     def test_all_pages_are_listed(self, devices: Devices, laptop: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(api, "DEVICES_LISTED", 2)
+        monkeypatch.setattr(payloads.DevicesQuery.fields["limit"], "default", 2)
         for name in "phone", "tablet", "watch", "car":
             devices.open(name, encrypt=False)
         found = laptop.devices()

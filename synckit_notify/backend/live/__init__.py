@@ -19,6 +19,7 @@ production none of these routes exists.
 
 import ipaddress
 import re
+from typing import TypedDict
 
 from flask import Blueprint, Request, Response, render_template, request
 from sqlalchemy import Connection, select
@@ -46,6 +47,14 @@ blueprint = Blueprint(
 )
 
 
+class DemoSession(TypedDict):
+    """A token for the demo account."""
+
+    token: str
+    app_id: str
+    user_id: str
+
+
 @blueprint.get("/")
 def show() -> str:
     """Return the page."""
@@ -54,7 +63,7 @@ def show() -> str:
 
 
 @blueprint.post("/live/session")
-def begin() -> dict[str, str]:
+def begin() -> DemoSession:
     """Return a token for the demo account."""
     if not is_local(request):
         raise NotLocal

@@ -28,16 +28,14 @@ from authlib.oauth2.rfc7636 import CodeChallenge
 from sqlalchemy import Row
 
 from ..database.store import Store
-from ..request_fields import Fields
 from ..sessions import Session
 from . import clients, codes
-from .clients import MAX_ADDRESS_CHARACTERS, Client
+from .clients import Client
 from .codes import Replayed
+from .payloads import AuthorizationQuery, CodeGrant
 
 __all__ = ["AuthorizationRequest", "OAuth2Error", "authorize", "exchange_code", "validate_request"]
 
-PARAMETERS = ("response_type", "client_id", "redirect_uri", "state", "scope", "code_challenge", "code_challenge_method")
-GRANT_PARAMETERS = ("grant_type", "client_id", "code", "redirect_uri", "code_verifier")
 CHALLENGE = re.compile(r"[\w-]{43}", re.ASCII)
 
 logging.getLogger("authlib").setLevel(logging.INFO)  # at DEBUG it logs API keys
@@ -51,13 +49,13 @@ class AuthorizationRequest:
     redirect_uri: str
 
 
-def validate_request(store: Store, query: Fields) -> AuthorizationRequest:
-    """Validate the parameters of an app; raise OAuth2Error, and InvalidField for a parameter that is too long."""
+def validate_request(store: Store, query: AuthorizationQuery) -> AuthorizationRequest:
+    """Validate the parameters of an app; raise OAuth2Error."""
     grant = _Server(store).get_consent_grant(_given(query))
     return AuthorizationRequest(grant.client.client.name, grant.redirect_uri)
 
 
-def authorize(store: Store, query: Fields, user: Row[Any] | None) -> str:
+def authorize(store: Store, query: AuthorizationQuery, user: Row[Any] | None) -> str:
     """Return the address to redirect a user to who allowed the request; `user` is None if they declined.
 
     Raises the errors of `validate_request`, OAuth2Error if the user declined, and WrongCredentials if the user's
@@ -69,11 +67,10 @@ def authorize(store: Store, query: Fields, user: Row[Any] | None) -> str:
     return location
 
 
-def exchange_code(store: Store, app: str, body: Fields) -> Session | Replayed:
-    """Exchange an app's code for a session; raise OAuth2Error and InvalidField."""
-    device = body.optional_text("device_id", longest=128)
-    request = _Request({name: body.text(name, longest=MAX_ADDRESS_CHARACTERS) for name in GRANT_PARAMETERS})
-    code = request.form["code"]
+def exchange_code(store: Store, app: str, body: CodeGrant) -> Session | Replayed:
+    """Exchange an app's code for a session; raise OAuth2Error."""
+    code, device = body.code, body.device_id
+    request = _Request(_given(body))
     if store.read(lambda connection: codes.was_redeemed(connection, app, code)):
         return store.write(lambda connection: codes.end_replayed(connection, app, code))
     _Server(store).get_token_grant(request).validate_token_request()
@@ -202,6 +199,5 @@ class _PKCE(CodeChallenge):
             raise InvalidRequestError("code_challenge: must be 43 characters of base64url")
 
 
-def _given(query: Fields) -> dict[str, str]:
-    texts = {name: query.optional_text(name, longest=MAX_ADDRESS_CHARACTERS) for name in PARAMETERS}
-    return {name: text for name, text in texts.items() if text is not None}
+def _given(parameters: AuthorizationQuery | CodeGrant) -> dict[str, str]:
+    return {name: text for name, text in parameters.values.items() if text is not None}

@@ -25,13 +25,12 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.urls import iri_to_uri
 
 from ...errors import Refused
-from .. import accounts, rate_limit, request_fields, request_limits
+from .. import accounts, rate_limit, request_limits, request_parsing
 from ..context import current_backend
 from ..errors import InvalidField, WrongCredentials
-from ..passwords import MAX_PASSWORD_CHARACTERS
-from ..request_fields import Fields
 from . import authorization
 from .authorization import AuthorizationRequest, OAuth2Error
+from .payloads import AuthorizationQuery, LogInForm, PageForm
 
 VISIT_SECONDS = 600
 
@@ -71,12 +70,13 @@ def decide() -> Response:
     """Perform the action of a form: log in, allow, decline, or switch to another account."""
     request.max_content_length = request_limits.MAX_SMALL_BODY_BYTES
     authorization_request, visit = _authorization_request(), _visit()
-    form = request_fields.parse_form(request.get_data(cache=False))
-    if visit is None or not hmac.compare_digest(form.text("secret", longest=100).encode(), visit.secret.encode()):
+    members = request_parsing.parse_form(request.get_data(cache=False))
+    form = PageForm(members)
+    if visit is None or not hmac.compare_digest(form.secret.encode(), visit.secret.encode()):
         return _page(authorization_request, visit, problem=STALE)
-    match form.choice("action", ("log_in", "allow", "decline", "switch")):
+    match form.action:
         case "log_in":
-            return _log_in(authorization_request, visit, form)
+            return _log_in(authorization_request, visit, members)
         case "allow":
             return _allow(authorization_request, visit)
         case "switch":
@@ -111,17 +111,16 @@ def _protect(response: Response) -> Response:
     return response
 
 
-def _log_in(authorization_request: AuthorizationRequest, visit: Visit, form: Fields) -> Response:
+def _log_in(authorization_request: AuthorizationRequest, visit: Visit, members: dict[str, Any]) -> Response:
     try:
-        email = form.text("email", longest=accounts.MAX_EMAIL_CHARACTERS)
-        password = form.text("password", longest=MAX_PASSWORD_CHARACTERS)
+        form = LogInForm(members)
     except InvalidField:
         return _page(authorization_request, visit, problem=WRONG)
     user = accounts.recognise(
-        current_backend().store, email, password, rate_limit.check_rate_limit, rate_limit.client_address()
+        current_backend().store, form.email, form.password, rate_limit.check_rate_limit, rate_limit.client_address()
     )
     if user is None:
-        return _page(authorization_request, visit, problem=WRONG, email=email)
+        return _page(authorization_request, visit, problem=WRONG, email=form.email)
     return _keep(_again(), Visit(_secret(), user.id, user.valid_since))
 
 
@@ -139,8 +138,8 @@ def _authorization_request() -> AuthorizationRequest:
     return authorization.validate_request(current_backend().store, _query())
 
 
-def _query() -> Fields:
-    return request_fields.parse_form(request.query_string)
+def _query() -> AuthorizationQuery:
+    return AuthorizationQuery(request_parsing.parse_form(request.query_string))
 
 
 def _user(visit: Visit) -> Row[Any] | None:

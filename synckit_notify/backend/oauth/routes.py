@@ -1,7 +1,7 @@
 """The endpoints for apps: POST /oauth/token, a grant in, two tokens out (RFC 6749), and GET /oauth/userinfo.
 
 The body is a form, as the RFC says, or a JSON object. `client_id` is the app's API key. There is no client secret,
-since an installed app cannot keep one. GRANTS maps each grant type to a function from the fields of the body to the
+since an installed app cannot keep one. GRANTS maps each grant type to a function from the members of the body to the
 response. Errors use the codes of the RFCs.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 from flask import Blueprint, request
 
 from ...errors import InvalidToken, Refused
-from .. import accounts, rate_limit, request_fields, request_limits, sessions
+from .. import accounts, rate_limit, request_limits, request_parsing, sessions
 from ..access_tokens import TOKEN_SECONDS
 from ..context import current_backend
 from ..errors import (
@@ -25,14 +25,12 @@ from ..errors import (
     UnsupportedGrantType,
     UserNotFound,
 )
-from ..request_fields import Fields
 from ..sessions import Holder, Refusal, Session
-from . import authorization
+from . import authorization, payloads
 from .authorization import OAuth2Error
 from .codes import Replayed
 
-MAX_FIELD_CHARACTERS = 128
-
+Members = dict[str, Any]
 Answer = dict[str, Any]
 
 log = logging.getLogger(__name__)
@@ -41,19 +39,20 @@ blueprint = Blueprint("synckit_oauth", __name__)
 
 
 @blueprint.post("/token")
-def token() -> Answer:
+def token() -> payloads.Tokens:
     """Issue tokens for a grant."""
     request.max_content_length = request_limits.MAX_SMALL_BODY_BYTES
-    body = _body()
-    grant = GRANTS.get(body.text("grant_type", longest=MAX_FIELD_CHARACTERS))
+    members = _members()
+    grant = GRANTS.get(payloads.Grant(members).grant_type)
     if grant is None:
         raise UnsupportedGrantType(f"grant_type: must be one of {', '.join(GRANTS)}")
-    return grant(body)
+    return grant(members)
 
 
-def refresh(body: Fields) -> Answer:
+def refresh(members: Members) -> payloads.Tokens:
     """Exchange a refresh token for an access token and the next refresh token."""
-    token = body.text("refresh_token", longest=MAX_FIELD_CHARACTERS)
+    body = payloads.RefreshGrant(members)
+    token = body.refresh_token
     backend, family = current_backend(), token.partition(".")[0]  # the user is not known yet
     app = _client(body, family)
     named = backend.store.read(lambda connection: sessions.holder(connection, token), owner=family)
@@ -71,8 +70,9 @@ def refresh(body: Fields) -> Answer:
     return _tokens(session)
 
 
-def exchange(body: Fields) -> Answer:
+def exchange(members: Members) -> payloads.Tokens:
     """Exchange an authorization code for the tokens of a new session."""
+    body = payloads.CodeGrant(members)
     app = _client(body, rate_limit.client_address())
     try:
         session = authorization.exchange_code(current_backend().store, app, body)
@@ -86,19 +86,26 @@ def exchange(body: Fields) -> Answer:
     return _tokens(session)
 
 
-GRANTS: dict[str, Callable[[Fields], Answer]] = {"refresh_token": refresh, "authorization_code": exchange}
+GRANTS: dict[str, Callable[[Members], payloads.Tokens]] = {"refresh_token": refresh, "authorization_code": exchange}
 
 
 @blueprint.get("/userinfo")
-def userinfo() -> Answer:
+def userinfo() -> payloads.UserInfo:
     """Return the user of the token, as stored now."""
     backend = current_backend()
     who = backend.notifier.authenticate(request)
     user = backend.store.read(lambda connection: accounts.account(connection, who.user), owner=who.user)
     if user is None:
         raise UserNotFound
-    name = {"username": user.email, "display_name": user.email, "email": user.email, "avatar_url": None}
-    return {"sub": user.id, "user_id": user.id, "app_id": who.app} | name
+    return {
+        "sub": user.id,
+        "user_id": user.id,
+        "app_id": who.app,
+        "username": user.email,
+        "display_name": user.email,
+        "email": user.email,
+        "avatar_url": None,
+    }
 
 
 @blueprint.errorhandler(InvalidToken)
@@ -127,16 +134,15 @@ def too_many(error: TooManyAttempts) -> tuple[Answer, int]:
     return {"error": "temporarily_unavailable", "error_description": str(error)}, error.status
 
 
-def _body() -> Fields:
-    """Return the fields of a form or a JSON object; its first character decides, as some clients send no type."""
+def _members() -> Members:
+    """Return the members of a form or a JSON object; its first character decides, as some clients send no type."""
     content = request.get_data(cache=False)
-    return request_fields.parse(content) if content.lstrip().startswith(b"{") else request_fields.parse_form(content)
+    return request_parsing.parse(content) if content.lstrip().startswith(b"{") else request_parsing.parse_form(content)
 
 
-def _client(body: Fields, owner: str | None) -> str:
+def _client(body: payloads.Grant, owner: str | None) -> str:
     """Return the id of the app; `owner` is the one whose share of database connections is used."""
-    api_key = body.text("client_id", longest=MAX_FIELD_CHARACTERS)
-    app = current_backend().store.read(lambda connection: accounts.find_client(connection, api_key), owner=owner)
+    app = current_backend().store.read(lambda connection: accounts.find_client(connection, body.client_id), owner=owner)
     if app is None:
         raise InvalidClient("client_id: no app has this API key")
     return app
@@ -147,7 +153,7 @@ def _disconnect(holder: Holder | None) -> None:
         current_backend().notifier.disconnect(*holder)
 
 
-def _tokens(session: Session) -> Answer:
+def _tokens(session: Session) -> payloads.Tokens:
     signer = current_backend().signer
     return {
         "access_token": signer.sign(session.app, session.user, session=session.id, valid_since=session.valid_since),

@@ -144,9 +144,7 @@ class Account:
 
     def put_envelope(self, body: Fields) -> Answer:
         """Store the envelope of the master key."""
-        envelope = body.text("envelope", 4096, shortest=0, bytes_only=True) if body.has("envelope") else ""
-        if not envelope:
-            raise Refused(422, "envelope: is missing or empty")
+        envelope = body.text("envelope", 4096, bytes_only=True)
         expected = body.optional_integer("expected_version", 1)
         version = 0 if self.envelope is None else self.envelope["version"]
         if expected is None and version:
