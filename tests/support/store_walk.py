@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from synckit_notify.client.models import ChangeEntry, Position
+from synckit_notify.client.models import ChangeEntry
 from synckit_notify.client.stores.sqlite import SQLiteStore
 
 from .log_model import LogModel
@@ -153,7 +153,7 @@ class Device:
                 raise Outage
             page = self.world.log.pull(self.store.position(), self.world.page)
             if page is None:
-                self.store.apply((), Position())
+                self.store.begin_again(was_away=False)
                 continue
             changes, position = page
             self._meanwhile()

@@ -65,6 +65,21 @@ class Merge:
                 "The first is %d (table %.130r, row %.260r): %s",
                 *(len(malformed), first.seq, first.table, first.row_id, reason),
             )
+            self.keep([(change.table, change.row_id) for change, _ in malformed])
+
+    def keep(self, names: Iterable[tuple[str, str]]) -> None:
+        """Note that the log has a change of these rows that cannot be read here."""
+        for table, row_id in names:
+            if (rows := self.rows.get(table)) is None:
+                continue
+            try:
+                key = key_of(row_id, rows.table.key_types)
+            except ValueError:
+                continue
+            known = rows.known(key)
+            if known.is_stale and not known.is_unread:
+                known.is_unread = True
+                rows.save(key, known)
 
     def examine(self, rows: Rows, key: Key, known: Known) -> Edit | None:
         """Return the edit of a row: one that no trigger recorded is recorded, one that changed nothing is dropped."""

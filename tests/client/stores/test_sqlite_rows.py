@@ -276,7 +276,7 @@ class TestALogThatIsReadAgain:
         reported: list[RefusedChange] = []
         store._on_refused = reported.append
         pair.laptop.write([(ADD, ("new", "4")), ("UPDATE tasks SET title = '5' WHERE id = 'edited'", ())])
-        store.apply((), Position())
+        store.begin_again(was_away=True)
         assert store.position() == Position()
         assert store.pending(10) == []
         store.apply([change(1, "kept", {"title": "1"})], Position("e1", 1, is_complete=True))
