@@ -99,12 +99,15 @@ class LogReader:
         come from a copy that is older than the store; the lower of the two positions counts.
         """
 
+        position = store.position()
+
         def restart(stale: Position, again: ReadAgain) -> tuple[Position, bool]:
+            nonlocal position
             on_read_again(again)
             self.begin_again(store, was_away=again.was_away)
-            return BEGINNING, True
+            position = BEGINNING
+            return position, True
 
-        position = store.position()
         start = self._common_start(position)
         if start.cursor == 0 and position.epoch is not None:
             # The server answers a device that was away too, if it reads from the start. So each such reading counts.

@@ -20,18 +20,18 @@ AWAY = Refusal(
 
 
 class Retired:
-    """The retirement of the one device that uses a server."""
+    """The retirement of the one device that uses a server; with `at_push` it is retired just before its next push."""
 
-    def __init__(self, server: LocalServer, *, for_ever: bool = False) -> None:
-        self.server, self.reread, self.for_ever = server, 0, for_ever
-        self.is_retired = True
+    def __init__(self, server: LocalServer, *, at_push: bool = False, for_ever: bool = False) -> None:
+        self.server, self.reread, self.at_push, self.for_ever = server, 0, at_push, for_ever
+        self.is_retired = not at_push
         self.pushed: list[str] = []
         self.cursors: list[int] = []
         server.faults["pull"], server.faults["push"] = [self._pull], [self._push]
 
     def retire(self) -> None:
         """Retire the device again."""
-        self.is_retired, self.reread = True, 0
+        self.is_retired, self.at_push, self.reread = True, False, 0
 
     def forget(self, table: str, row_id: str) -> None:
         """Drop all changes of a row."""
@@ -59,6 +59,8 @@ class Retired:
 
     def _push(self, request: httpx2.Request) -> httpx2.Response:
         self.server.faults["push"].append(self._push)
+        if self.at_push:
+            self.retire()
         if self.is_retired or self.for_ever:
             return AWAY.response()
         self.pushed += [change["row_id"] for change in json.loads(request.read())["changes"]]
