@@ -1,7 +1,8 @@
 """Three devices, any interleaving of edits, outages, crashes, wrong clocks and restores: equal tables in the end.
 
 Each walk is a list of random steps from a seed, which a failure names. `edits` are the steps that change rows; the
-others disturb. No edit is undone by one that its device had seen.
+others disturb. No edit is undone by one that its device had seen. A device that was silent for 200 days, in which the
+server forgot deletions, revives no row and loses none that is new.
 """
 
 from pathlib import Path
@@ -13,6 +14,9 @@ from ...support.store_walk import HOUR, Device, LinkedWorld, World
 QUIET = ("edit", "edit", "edit", "sync", "sync", "busy", "outage", "crash", "clock", "unrecorded", "compact")
 SERVER = (*QUIET, "server backup", "server restore")
 ALL = (*SERVER, "copy", "copy", "app restore", "state restore", "clone")
+SILENT = (*QUIET, "silence", "late push")
+SILENT_COPIES = (*QUIET, "silence", "copy", "app restore", "state restore", "clone")
+EVERYTHING = (*ALL, "silence")
 
 
 def step(world: World, device: Device, kind: str) -> None:
@@ -51,6 +55,10 @@ def step(world: World, device: Device, kind: str) -> None:
             world.restore(device, app=False, state=True)
         case "clone":
             world.restore(device, app=True, state=True)
+        case "silence":
+            world.leave_alone(device)
+        case "late push":  # a process that was asleep sends before it pulls
+            device.sync(sends_first=True)
 
 
 def walk(folder: Path, seed: int, steps: tuple[str, ...], length: int) -> None:
@@ -65,6 +73,11 @@ def walk(folder: Path, seed: int, steps: tuple[str, ...], length: int) -> None:
         )
         for device in world.devices:
             assert device.rows("tasks") == expected
+        rows = {row for row, *_ in expected}
+        if steps in (QUIET, SILENT, SILENT_COPIES):
+            assert not rows & world.deleted_rows
+        if steps in (QUIET, SILENT):
+            assert rows >= world.new_rows
         require_no_edit_undone(world, steps)
     finally:
         world.close()
@@ -90,7 +103,7 @@ def require_no_edit_undone(world: World, steps: tuple[str, ...]) -> None:
     """Require that the winner of a row is not a change that the device of another edit of it had seen."""
     sent = {change.data["title"] for change in world.log.changes if change.data}
     # a file that was restored has lost the edits that it did not send
-    edits = [edit for edit in world.edits if steps is not ALL or edit.id in sent]
+    edits = [edit for edit in world.edits if "app restore" not in steps or edit.id in sent]
     followed = {known for edit in edits for known in edit.past}
     winners = world.log.winners()
     for edit in edits:
@@ -98,7 +111,7 @@ def require_no_edit_undone(world: World, steps: tuple[str, ...]) -> None:
         if winner is None or edit.id in followed or (edit.is_deletion and winner.op == "DELETE"):
             continue
         assert world.uid(winner) not in edit.past, edit
-        if steps is QUIET and winner.data:
+        if steps in (QUIET, SILENT) and winner.data:
             assert winner.data["title"] not in edit.past, edit
 
 
