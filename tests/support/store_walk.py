@@ -239,7 +239,7 @@ class World:
         self.edits: list[Edit] = []
         self.new_rows: set[str] = set()
         self.deleted_rows: set[str] = set()
-        self.copies: list[tuple[Path, State, Memory]] = []
+        self.copies: list[tuple[Device, Path, State, Memory]] = []
         self._files = 0
         self.devices = [
             Device(self, self._made_file(), State(), Memory(), self.random.choice([-5, -1, 0, 0, 1, 5]) * HOUR)
@@ -315,13 +315,14 @@ class World:
         copy = self._new_file()
         shutil.copy(device.file, copy)
         state = replace(device.state)
-        self.copies.append((copy, state, Memory(set(device.memory.seen))))
+        self.copies.append((device, copy, state, Memory(set(device.memory.seen))))
 
-    def restore(self, device: Device, *, app: bool, state: bool) -> None:
+    def restore(self, device: Device, *, app: bool, state: bool, is_own: bool = False) -> None:
         """Go back to a copy, perhaps one of another machine."""
-        if not self.copies:
+        copies = [each for each in self.copies if not is_own or each[0] is device]
+        if not copies:
             return
-        copy, old_state, memory = self.random.choice(self.copies)
+        _, copy, old_state, memory = self.random.choice(copies)
         device.stop()
         if app:
             fresh = self._new_file()

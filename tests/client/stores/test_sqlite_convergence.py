@@ -15,8 +15,10 @@ QUIET = ("edit", "edit", "edit", "sync", "sync", "busy", "outage", "crash", "clo
 SERVER = (*QUIET, "server backup", "server restore")
 ALL = (*SERVER, "copy", "copy", "app restore", "state restore", "clone")
 SILENT = (*QUIET, "silence", "late push")
-SILENT_COPIES = (*QUIET, "silence", "copy", "app restore", "state restore", "clone")
-EVERYTHING = (*ALL, "silence")
+OWN_COPIES = ("copy", "copy", "own app restore", "own state restore", "own restore")
+SILENT_COPIES = (*QUIET, "silence", *OWN_COPIES)
+SILENT_SERVER = (*SERVER, "silence", *OWN_COPIES)
+"""Two machines with one device id are only in step while no deletion is forgotten, so each goes back to its own copy."""
 
 
 def step(world: World, device: Device, kind: str) -> None:
@@ -55,6 +57,12 @@ def step(world: World, device: Device, kind: str) -> None:
             world.restore(device, app=False, state=True)
         case "clone":
             world.restore(device, app=True, state=True)
+        case "own app restore":
+            world.restore(device, app=True, state=False, is_own=True)
+        case "own state restore":
+            world.restore(device, app=False, state=True, is_own=True)
+        case "own restore":
+            world.restore(device, app=True, state=True, is_own=True)
         case "silence":
             world.leave_alone(device)
         case "late push":  # a process that was asleep sends before it pulls
@@ -103,7 +111,7 @@ def require_no_edit_undone(world: World, steps: tuple[str, ...]) -> None:
     """Require that the winner of a row is not a change that the device of another edit of it had seen."""
     sent = {change.data["title"] for change in world.log.changes if change.data}
     # a file that was restored has lost the edits that it did not send
-    edits = [edit for edit in world.edits if "app restore" not in steps or edit.id in sent]
+    edits = [edit for edit in world.edits if "copy" not in steps or edit.id in sent]
     followed = {known for edit in edits for known in edit.past}
     winners = world.log.winners()
     for edit in edits:
