@@ -75,7 +75,7 @@ class LogModel:
     ) -> tuple[list[PulledChange], Position]:
         """Return a page, of winners only with `latest`, and keep the device's place."""
         place, cursor = self.places.get(device_id, Place()), position.cursor
-        if place.reread is not None and cursor > place.reread:
+        if place.reread is not None and cursor not in (0, place.reread and place.confirmed, place.reread):
             raise MustReadAgain(was_away=True)
         if position.epoch not in (None, self.epoch) or max(cursor, confirmed) > self.head:
             raise MustReadAgain(was_away=False)

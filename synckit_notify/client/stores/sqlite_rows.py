@@ -38,6 +38,11 @@ class Known:
     is_stale: bool = False
     is_unread: bool = False
 
+    @property
+    def is_deletion(self) -> bool:
+        """Whether the winner is known to be a deletion, and the app's table shows that."""
+        return self.order is not None and self.digest is None and self.theirs is None
+
 
 @dataclass(frozen=True, slots=True)
 class Edit:
