@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from synckit_notify.backend import changelog
 from synckit_notify.backend.database import schema
 from synckit_notify.client import (
     ChangeEntry,
@@ -31,6 +32,7 @@ from synckit_notify.client.schedule import RetryPolicy
 from ..support.dict_store import DictStore
 from ..support.fake_keys import FakeKeys, with_keys
 from ..support.local_server import LOSE_REQUEST, LocalServer, Refusal
+from ..support.retirement import AWAY as REFUSAL
 from ..support.retirement import Retired
 from ..support.running import Runner
 from ..support.store_walk import TABLES, TASKS
@@ -171,6 +173,29 @@ class TestRun:
         assert app.rows() == ["edited", "kept"]
         assert retired.pushed == []
 
+    def test_a_server_that_was_restored_meanwhile_gets_nothing_that_was_deleted(
+        self, server: LocalServer, app: App
+    ) -> None:
+        """The backup is younger than what a retired device knows, so what it lacks was deleted and not lost."""
+        retired = Retired(server)
+        retired.forget("tasks", "gone")
+        server.backend.store.write(changelog.renew_epoch)
+        app.write((ADD, ("new", "1")))
+        app.syncs()
+        assert app.rows() == ["edited", "kept", "new"]
+        assert retired.pushed == ["new"]
+
+    def test_a_server_that_was_restored_gets_what_it_lost_from_a_device_in_step(
+        self, server: LocalServer, app: App
+    ) -> None:
+        retired = Retired(server, at_push=True)
+        retired.forget("tasks", "gone")
+        server.backend.store.write(changelog.renew_epoch)
+        retired.at_push = False
+        app.syncs()
+        assert app.rows() == ["edited", "gone", "kept"]
+        assert retired.pushed == ["gone"]
+
     def test_a_server_that_always_refuses_is_not_flooded(
         self, server: LocalServer, app: App, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -199,12 +224,10 @@ class TestRun:
         assert pushed(server) == ["1"]
 
     def test_two_409_in_one_pull_are_waited_out(self, server: LocalServer, app: App) -> None:
-        retired = Retired(server)
-        retired.reread = -1
+        server.faults["pull"] = [REFUSAL] * 4
         with Runner(app.client(), app.store) as runner:
-            assert until(lambda: len(runner.told(RunState.WAITING)) > 1)
-            retired.reread = 0
-            assert until(runner.is_in_step)
+            assert runner.settles()
+            assert len(runner.told(RunState.WAITING)) >= 2
         assert app.rows() == ["edited", "gone", "kept"]
 
 
@@ -265,8 +288,7 @@ class TestOneCall:
         client = server.client(wait=lambda seconds: None)
         client.push([entry("1")])
         client.pull()
-        away = Refusal(409, f"{AWAY}: pull again from cursor 0, without an epoch, until has_more is false")
-        server.faults["pull"] = [away, away]
+        Retired(server)
         with pytest.raises(ServerError, match=f"^{AWAY}: call pull first$"):
             client.pull_filtered(PullFilter().table("tasks"))
 
@@ -296,7 +318,7 @@ class TestLatest:
         def note(request: httpx2.Request) -> httpx2.Response | None:
             server.faults["pull"].append(note)
             bodies.append(json.loads(request.read()))
-            return Refusal(409, f"{AWAY}: pull again").response() if len(bodies) == 2 else None
+            return REFUSAL.response() if len(bodies) == 2 else None
 
         notes = {"id": "notes", "name": "notes", "api_key_hash": "", "created_at": 0, "log": schema.ROWS}
         server.backend.store.write(lambda connection: connection.execute(schema.apps.insert().values(notes)))

@@ -75,7 +75,7 @@ class LogModel:
     ) -> tuple[list[PulledChange], Position]:
         """Return a page, of winners only with `latest`, and keep the device's place."""
         place, cursor = self.places.get(device_id, Place()), position.cursor
-        if place.reread is not None and cursor not in (0, place.reread and place.confirmed, place.reread):
+        if place.reread is not None and cursor > place.reread:
             raise MustReadAgain(was_away=True)
         if position.epoch not in (None, self.epoch) or max(cursor, confirmed) > self.head:
             raise MustReadAgain(was_away=False)
@@ -94,6 +94,10 @@ class LogModel:
             confirmed if place.reread is None else min(confirmed, cursor), reread, self.clock()
         )
         return behind, end
+
+    def is_reading_again(self, device_id: str) -> bool:
+        """Return whether a device has read a part of the log again, but not all."""
+        return bool(self.places.get(device_id, Place()).reread)
 
     def compact(self) -> None:
         """Drop every change that another one of the same row beats, retire silent devices, drop old deletions."""

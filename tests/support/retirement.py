@@ -1,8 +1,8 @@
-"""A LocalServer that retires a device, as its backend does for one that was silent for too long.
+"""A LocalServer that has retired its devices, and what they ask for then.
 
 retired = Retired(server)                   every pull and push is 409, until the log was read from cursor 0 to its end
 retired.forget("tasks", "1")                the log has no change of this row any more, not even its deletion
-retired.pushed, retired.cursors             the rows of the pushes that were answered, and the cursors of all pulls
+retired.pushed, retired.cursors             the rows of the pushes that were sent on, and the cursors of all pulls
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from synckit_notify.backend.database.schema import changes, winners
+from synckit_notify.backend.database.schema import changes, devices, winners
 
 from .local_server import LocalServer, Refusal
 
@@ -20,18 +20,20 @@ AWAY = Refusal(
 
 
 class Retired:
-    """The retirement of the one device that uses a server; with `at_push` it is retired just before its next push."""
+    """With `at_push` the devices are retired just before the next push; with `for_ever` no push is ever accepted."""
 
     def __init__(self, server: LocalServer, *, at_push: bool = False, for_ever: bool = False) -> None:
-        self.server, self.reread, self.at_push, self.for_ever = server, 0, at_push, for_ever
-        self.is_retired = not at_push
+        self.server, self.at_push, self.for_ever = server, at_push, for_ever
         self.pushed: list[str] = []
         self.cursors: list[int] = []
         server.faults["pull"], server.faults["push"] = [self._pull], [self._push]
+        if not at_push:
+            self.retire()
 
     def retire(self) -> None:
-        """Retire the device again."""
-        self.is_retired, self.at_push, self.reread = True, False, 0
+        """Retire all devices of the server that are registered now."""
+        self.at_push = False
+        self._execute(devices.update().values(reread=0))
 
     def forget(self, table: str, row_id: str) -> None:
         """Drop all changes of a row."""
@@ -45,26 +47,20 @@ class Retired:
         for statement in statements:
             self.server.backend.store.write(lambda connection, one=statement: connection.execute(one))  # type: ignore[misc]
 
-    def _pull(self, request: httpx2.Request) -> httpx2.Response:
+    def _pull(self, request: httpx2.Request) -> None:
         self.server.faults["pull"].append(self._pull)
-        body = json.loads(request.read())
-        self.cursors.append(body["cursor"])
-        if self.is_retired and body["cursor"] > self.reread:
-            return AWAY.response()
-        response = self.server.handle_directly(request)
-        if self.is_retired and response.status_code == 200:
-            answer: Any = response.json()
-            self.reread, self.is_retired = answer["cursor"], answer["has_more"]
-        return response
+        self.cursors.append(json.loads(request.read())["cursor"])
 
-    def _push(self, request: httpx2.Request) -> httpx2.Response:
+    def _push(self, request: httpx2.Request) -> httpx2.Response | None:
         self.server.faults["push"].append(self._push)
         if self.at_push:
             self.retire()
-        if self.is_retired or self.for_ever:
+        if self.for_ever:
             return AWAY.response()
-        self.pushed += [change["row_id"] for change in json.loads(request.read())["changes"]]
-        return self.server.handle_directly(request)
+        answer = self.server.handle_directly(request)
+        if answer.status_code == 200:
+            self.pushed += [change["row_id"] for change in json.loads(request.read())["changes"]]
+        return answer
 
 
 def _row(table: Any, name: str, row_id: str) -> Any:

@@ -318,7 +318,12 @@ class World:
         self.copies.append((device, copy, state, Memory(set(device.memory.seen))))
 
     def restore(self, device: Device, *, app: bool, state: bool, is_own: bool = False) -> None:
-        """Go back to a copy, perhaps one of another machine."""
+        """Go back to a copy, perhaps one of another machine.
+
+        Not while the device reads the log again: its server would take an older cursor for the place of that reading.
+        """
+        if self.log.is_reading_again(device.state.device_id):
+            return
         copies = [each for each in self.copies if not is_own or each[0] is device]
         if not copies:
             return
