@@ -96,8 +96,9 @@ class LogModel:
         return behind, end
 
     def is_reading_again(self, device_id: str) -> bool:
-        """Return whether a device has read a part of the log again, but not all."""
-        return bool(self.places.get(device_id, Place()).reread)
+        """Return whether a device reads the log again, or has not told yet that it has applied all of it."""
+        place = self.places.get(device_id, Place())
+        return place.reread != 0 and place.confirmed is not None and place.confirmed < self.dropped_until
 
     def compact(self) -> None:
         """Drop every change that another one of the same row beats, retire silent devices, drop old deletions."""
