@@ -39,7 +39,7 @@ from .database.store import Store
 EXAMINED_AT_ONCE = 5_000
 """How many changes one transaction reads, which takes some milliseconds and locks nothing."""
 
-DROPPED_AT_ONCE = 200
+DROPPED_AT_ONCE = 100
 """How many changes one transaction drops, during which pushes of the account wait; on SQLite all pushes."""
 
 BYTES_AT_ONCE = 2**20
@@ -49,7 +49,10 @@ MAX_LATE = 1_000
 """How many changes that were not examined a transaction looks through; if there are more, they are examined first."""
 
 PAUSE_SECONDS = 0.02
-"""Between two transactions, so that pushes take their turn: on SQLite one waits for the other's lock in sleeps."""
+"""After a transaction, so that pushes take their turn: on SQLite one waits for the other's lock in sleeps."""
+
+PAUSES = 3
+"""The pause after a transaction is at least so many times as long as that took, on a machine that is busy."""
 
 
 class Found(NamedTuple):
@@ -211,8 +214,9 @@ class Compaction:
     # Parts of these
 
     def _write(self, work: Callable[[Connection], Any]) -> Any:
+        began = time.monotonic()
         result = self.store.write(work)
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(max(PAUSE_SECONDS, PAUSES * (time.monotonic() - began)))
         return result
 
     def _add(self, **more: int) -> None:

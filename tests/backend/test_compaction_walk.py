@@ -47,6 +47,7 @@ def test_every_device_ends_with_the_rows_of_a_log_that_forgets_nothing(
     keep_rows(backend)
     for module, name, value in (
         (compaction, "PAUSE_SECONDS", 0.0),
+        (compaction, "PAUSES", 0),
         (compaction, "EXAMINED_AT_ONCE", 7),
         (compaction, "DROPPED_AT_ONCE", 2),
         (compaction, "MAX_LATE", 5),

@@ -44,7 +44,9 @@ def enable(connection: Connection, user_id: str) -> None:
 
 def count_changes(connection: Connection, user_id: str) -> int:
     """Return how many changes a user has stored."""
-    mine = select(func.coalesce(func.sum(heads.c.seq), 0)).where(heads.c.user_id == user_id)
+    stored = select(func.count()).select_from(changes).where(changes.c.app_id == heads.c.app_id)
+    of_app = stored.where(changes.c.user_id == heads.c.user_id).correlate(heads).scalar_subquery()
+    mine = select(func.coalesce(func.sum(of_app), 0)).where(heads.c.user_id == user_id)
     return int(connection.execute(mine).scalar_one())
 
 

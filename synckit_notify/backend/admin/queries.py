@@ -13,7 +13,7 @@ from ..errors import NotFound
 
 
 class App(NamedTuple):
-    """An app with its numbers of users and changes, counted from the heads of the logs without reading the logs."""
+    """An app with its numbers of users and of changes that were ever pushed, which the heads of the logs tell."""
 
     id: str
     name: str

@@ -105,7 +105,7 @@ def vacuum(connection: Connection) -> None:
     driver: Any = connection.connection.driver_connection
     driver.answer_seconds = VACUUM_SECONDS
     try:
-        connection.exec_driver_sql("VACUUM (FULL, ANALYZE) changes")
+        connection.exec_driver_sql("VACUUM (FULL, ANALYZE) changes, winners")
     finally:
         driver.answer_seconds = ANSWER_SECONDS
 
