@@ -88,6 +88,8 @@ def _stored(connection: Connection, app: str, user: str, device_id: str, query: 
 
 def _check(connection: Connection, app: str, device: KnownDevice, head: Head, query: Query) -> str:
     """Return the epoch; raise what a pull may be refused for."""
+    # Also if the epoch is new: the backup is younger than what the device knows, so nothing that it knows was lost.
+    retirement.require_place(device, query)
     epoch = changelog.current_epoch(connection)
     if query.epoch not in (None, epoch) or max(query.cursor, query.confirmed or 0) > head.seq:
         raise Conflict("the log was replaced after this cursor was issued: pull again from cursor 0, without an epoch")
@@ -98,7 +100,6 @@ def _check(connection: Connection, app: str, device: KnownDevice, head: Head, qu
         )
     if query.latest and (query.since is not None or query.until is not None):
         raise InvalidField("latest: must not be combined with since or until")
-    retirement.require_place(device, query)
     return epoch
 
 

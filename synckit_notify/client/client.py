@@ -178,7 +178,9 @@ class SyncKitClient:
         The changes are written to the state before anything is sent, also without a network and before
         `register_device`. After an error or a crash, `run`, `follow` or `push([])` sends the rest, and a call with the
         same entries while they are pending adds nothing. A batch that the server refuses stays pending and blocks later
-        ones: after a 404 register the device again, otherwise call `discard_pending()`.
+        ones: after a 404 register the device again, otherwise call `discard_pending()`. A 409 with
+        "call pull first" says that this device was away for too long: call `pull`, which reads the log from its start,
+        then `push([])`.
 
         Raises ValueError for an entry that no server accepts, NotAuthenticated before the first log-in, and
         NoMasterKey; in these cases no entry is kept. Raises StateError before `register_device`.
@@ -207,8 +209,8 @@ class SyncKitClient:
         Without `apply` the result contains the changes of all pages, and the next pull returns them again until
         `confirm()` is called on it.
 
-        If the server's log was replaced, all changes come from the start of the new log, this device's own included,
-        and `restarted` of the result is True.
+        If the server's log was replaced, or this device was away for too long, all changes come from the start of the
+        log, this device's own included, and `restarted` of the result is True.
 
         A change that cannot be read is left out, logged, counted in `unreadable` and passed to `on_unreadable`; with
         `strict=True` it raises DecryptionFailed instead. A change that is encrypted with a key that this process does
@@ -262,7 +264,8 @@ class SyncKitClient:
     ) -> PulledChanges:
         """Return the changes that match the filter, from the whole log or after the filter's position.
 
-        This never moves the cursor of `pull`. Changes that cannot be read are left out as in `pull`.
+        This never moves the cursor of `pull`. Changes that cannot be read are left out as in `pull`. Raises ServerError
+        with status 409 if this device was away for too long: call `pull` first.
         """
         return self._log.choose(chosen, on_unreadable)
 

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from .cancellable import holding
+from .conflicts import ReadAgain
 from .errors import DecryptionFailed, ProtocolError, ServerError
 from .models import BEGINNING, Position, PulledChange, PulledChanges, PullFilter, PullResult, UnreadableChange, to_text
 from .serialization import Keys, Opened, Page, member
@@ -31,6 +32,7 @@ LATEST = {"latest": True}
 
 Apply = Callable[[list[PulledChange]], object]
 OnPage = Callable[[Page], object]
+OnReadAgain = Callable[[ReadAgain], object]
 OnUnreadable = Callable[[UnreadableChange], object]
 
 log = logging.getLogger("synckit_notify.client")
@@ -60,15 +62,22 @@ class LogReader:
         *,
         latest: bool = False,
         on_page: OnPage = lambda page: None,
+        on_read_again: OnReadAgain = lambda again: None,
     ) -> PullResult:
         """Pass each page to `apply`, and confirm it when `apply` has returned.
 
-        `latest` asks for the winner of each row only. `on_page` is called with each page that was confirmed.
+        `latest` asks for the winner of each row only. `on_page` is called with each page that was confirmed,
+        `on_read_again` if the log must be read from its start.
         """
+
+        def restart(stale: Position, again: ReadAgain) -> tuple[Position, bool]:
+            on_read_again(again)
+            return self._restart(stale, again)
+
         with holding(self._applying):
             start, restarting = self._start()
             end, unreadable, locked = start, 0, 0
-            for page, opened in self._pages(start, restarting, LATEST if latest else {}, self._restart):
+            for page, opened in self._pages(start, restarting, LATEST if latest else {}, restart):
                 if page.start != end:
                     unreadable = locked = 0
                 if opened.changes:
@@ -81,14 +90,32 @@ class LogReader:
                 locked += len(opened.locked)
         return PullResult([], end, page.restarted, lambda: None, unreadable=unreadable, locked=locked)
 
-    def feed(self, store: Store, on_unreadable: OnUnreadable | None, on_page: OnPage) -> None:
+    def feed(
+        self, store: Store, on_unreadable: OnUnreadable | None, on_page: OnPage, on_read_again: OnReadAgain
+    ) -> None:
         """Pass all changes after the store's position to the store, this device's own included.
 
         The state follows, so that it keeps the first locked change. It may go back (`unlock`, `retry_unreadable`), or
         come from a copy that is older than the store; the lower of the two positions counts.
         """
+
         position = store.position()
-        for page, opened in self._pages(self._common_start(position), True, LATEST, lambda _: self.begin_again(store)):
+
+        def restart(stale: Position, again: ReadAgain) -> tuple[Position, bool]:
+            nonlocal position
+            on_read_again(again)
+            self.begin_again(store, was_away=again.was_away)
+            position = BEGINNING
+            return position, True
+
+        start = self._common_start(position)
+        if start.cursor == 0 and position.epoch is not None:
+            # The server answers a device that was away too, if it reads from the start. So each such reading counts.
+            self.begin_again(store, was_away=False)
+            start = position = BEGINNING
+        for page, opened in self._pages(start, True, LATEST, restart):
+            if opened.rows_left_out:
+                store.keep(opened.rows_left_out)
             if opened.changes or page.end != position or page.end.is_complete != position.is_complete:
                 store.apply(opened.changes, page.end)
                 position = page.end
@@ -96,11 +123,15 @@ class LogReader:
             self._confirm(page.start, page, opened.left_out())
             on_page(page)
 
-    def begin_again(self, store: Store) -> tuple[Position, bool]:
-        """Let the store and the state begin again at the start of the log."""
-        store.apply([], BEGINNING)
+    def begin_again(self, store: Store, *, was_away: bool) -> None:
+        """Let the store and the state begin again at the start of the log.
+
+        First the queue forgets the edits of the store: one of them may be of a row that the log no longer has. The
+        store still has them, and says after that which of them are still to send.
+        """
+        self._state.queue.give_back()
+        store.begin_again(was_away=was_away)
         self.read_again()
-        return BEGINNING, True
 
     def read_again(self) -> None:
         """Let the state begin again at the start of the log."""
@@ -123,8 +154,12 @@ class LogReader:
     def choose(self, chosen: PullFilter, on_unreadable: OnUnreadable | None) -> PulledChanges:
         """Return the changes that match the filter; the state does not change."""
         confirmed = self._state.confirmed()
-        pages = self._pages(chosen.position, False, chosen.body(), lambda _: (BEGINNING, True), confirmed=confirmed)
-        _, last, total = _gather(chosen.position, pages)
+        pages = self._pages(chosen.position, False, chosen.body(), lambda *_: (BEGINNING, True), confirmed=confirmed)
+        try:
+            _, last, total = _gather(chosen.position, pages)
+        except ServerError as error:
+            again = ReadAgain.asked_by(error)
+            raise (again.as_error() if again is not None and again.was_away else error) from None
         _report_to_app(total.unreadable, on_unreadable)
         return PulledChanges(total.changes, last.end, last.restarted, **_counts(total))
 
@@ -147,24 +182,26 @@ class LogReader:
         position: Position,
         restarted: bool,
         query: Mapping[str, Any],
-        restart: Callable[[Position], tuple[Position, bool]],
+        restart: Callable[[Position, ReadAgain], tuple[Position, bool]],
         *,
         confirmed: int | None = None,
     ) -> Iterator[tuple[Page, Opened]]:
-        """Yield pages from a position on, at least one; start again, once, if the log was replaced."""
+        """Yield pages from a position on, at least one; start again, once, if the log must be read again."""
         device, account = self._state.device_id(), self._session.account()
         replaced = is_newest = False
         while True:
             known = min(position.cursor, self._state.confirmed()) if confirmed is None else confirmed
-            answer = self._ask({**query, "device_id": device, "cursor": position.cursor, "confirmed": known}, position)
-            if answer is None:
+            body = {**query, "device_id": device, "cursor": position.cursor, "confirmed": known}
+            try:
+                answer = self._ask(body, position)
+            except ReadAgain as again:
                 if replaced:
                     raise ProtocolError(
                         "the server's log was replaced twice during one pull: check that all servers at this address "
                         "use the same database"
-                    )
-                log.warning("the server's log was replaced: reading it again from the start")
-                position, restarted = restart(position)
+                    ) from None
+                log.warning("%s", again)
+                position, restarted = restart(position, again)
                 confirmed, replaced = None, True
                 continue
             page = Page.read(answer, position, restarted, filtered=bool(query))
@@ -179,8 +216,8 @@ class LogReader:
                 return
             position = page.end
 
-    def _ask(self, body: dict[str, Any], position: Position) -> Mapping[str, Any] | None:
-        """Return the server's answer, or None if its log is not the one of the position.
+    def _ask(self, body: dict[str, Any], position: Position) -> Mapping[str, Any]:
+        """Return the server's answer; raises ReadAgain if its log does not go on after this position.
 
         A server that does not serve `latest` for this app says so once, and is asked for the history from then on.
         """
@@ -189,16 +226,19 @@ class LogReader:
         try:
             answer = self._session.call("POST", "/api/sync/pull", body | {"epoch": position.epoch}, idempotent=True)
         except ServerError as error:
-            if error.status == 409 and (position != BEGINNING or body["confirmed"]):
-                return None
+            again = ReadAgain.asked_by(error)
+            if again is not None and (position != BEGINNING or body["confirmed"]):
+                raise again from error
             if error.status != 422 or "latest" not in body or not str(error).startswith("latest:"):
                 raise
             log.warning("reading the whole history instead of the newest rows: %s", error)
             self._whole_history = True
             return self._ask(body, position)
-        return answer if position.epoch in (None, member(answer, "epoch", str)) else None
+        if position.epoch not in (None, member(answer, "epoch", str)):
+            raise ReadAgain("the server's log was replaced")
+        return answer
 
-    def _restart(self, stale: Position) -> tuple[Position, bool]:
+    def _restart(self, stale: Position, again: ReadAgain) -> tuple[Position, bool]:
         self._state.restart(stale)
         return self._state.position()
 

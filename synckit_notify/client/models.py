@@ -208,8 +208,8 @@ class PulledChanges(Sequence[PulledChange]):
     """Where the changes end."""
 
     restarted: bool
-    """Whether the server's log was replaced, for example by a restore from a backup; the changes then start at the
-    beginning of the new log."""
+    """Whether the changes start at the beginning of the log again: the server's log was replaced, for example by a
+    restore from a backup, or this device was away for too long."""
 
     unreadable: int
     """The number of changes that were left out because they cannot be read."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from .conflicts import ReadAgain
 from .errors import ServerError
 from .models import RefusedChange
 from .queue import Batch, SealedEdit
@@ -39,10 +40,6 @@ OnRefused = Callable[[RefusedChange], object]
 log = logging.getLogger("synckit_notify.client")
 
 
-class Clash(Exception):
-    """The server refused a batch with 409; the log must be read again from its start, then the batch is repeated."""
-
-
 class Parts(NamedTuple):
     """The parts of a client that `run` uses."""
 
@@ -66,13 +63,12 @@ class Outbox:
         self._session, self._state, self._keys, self._sender = parts
         self._store, self._sending, self._on_refused, self._wall_clock = store, sending, on_refused, wall_clock
         self._limit = MAX_CHANGES
-        self._clashing = ""
         self._handled: set[str] = set()
 
     def send_all(self, is_closed: Callable[[], bool]) -> bool:
         """Send the queue and all edits of the store, until `is_closed`; return whether the store set its position back.
 
-        Raises Clash, and what the session raises.
+        Raises ReadAgain if the log must be read first, and what the session raises.
         """
         went_back = False
         while not is_closed():
@@ -95,18 +91,21 @@ class Outbox:
         try:
             server_time = self._sender.send(batch)
         except ServerError as error:
-            is_settled = (error.status in REFUSING and self._take_back(batch, error)) or (
-                error.status == 409 and self._drop_clashing(batch)
-            )
-            if not is_settled:
-                raise
-            return
+            if error.status in REFUSING:
+                self._take_back(batch, error)
+                return
+            again = ReadAgain.asked_by(error)
+            if again is not None:
+                raise again from error
+            if error.status == 409 and batch.versions:  # the store still has the edits; they get another push_id
+                self._state.queue.drop(batch.push_id)
+            raise
         if server_time is not None:
             found = server_time.timestamp()
             correct_clock(self._store, found - min(max(found, began), self._wall_clock()))
 
-    def _take_back(self, batch: Batch, error: ServerError) -> bool:
-        """Set aside the change that the server refuses, or make smaller batches until it is found; return True."""
+    def _take_back(self, batch: Batch, error: ServerError) -> None:
+        """Set aside the change that the server refuses, or make smaller batches until it is found."""
         named = _INDEX.match(str(error))
         index = int(named[1]) if named else len(batch.changes)
         if len(batch.changes) == 1:
@@ -120,20 +119,6 @@ class Outbox:
             self._limit = max(1, len(batch.changes) // 2)
         else:
             self._state.queue.split(batch)
-        return True
-
-    def _drop_clashing(self, batch: Batch) -> bool:
-        """Raise Clash for a 409, once for a batch; the second time drop it, or return False if that would lose it.
-
-        The server answers 409 to a device that was away for too long, and for a `push_id` that it knows with other
-        changes. The store still has the edits of a batch that is dropped.
-        """
-        if self._clashing != batch.push_id:
-            self._clashing = batch.push_id
-            raise Clash
-        if batch.versions:
-            self._state.queue.drop(batch.push_id)
-        return bool(batch.versions)
 
     def _queue_edits(self) -> bool:
         """Move edits of the store into the queue; return whether there may be more to do."""

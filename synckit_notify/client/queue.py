@@ -4,6 +4,7 @@
     add_edits  a batch of edits of a store, each with its version
     next ──▶ sent ──▶ finish: the batch is removed; of edits, the answer is kept until the store knows it
     answered ──▶ Store.sent ──▶ forget
+    give_back  all batches of edits are removed: the store still has the edits, and decides again what to send
 
 A batch is sent unchanged, with the same `push_id`, until the server answers. So whatever is lost or dies in between,
 the server stores it once, and the store learns the place of its edits in the log. Only State makes a Queue.
@@ -118,6 +119,12 @@ class Queue:
         """Forget an answer, since the store knows it."""
         with self._transaction():
             self._connection.execute("DELETE FROM edits WHERE push_id = ? AND cursor IS NOT NULL", (push_id,))
+
+    def give_back(self) -> None:
+        """Remove all batches of edits, answered or not; those of a push stay."""
+        with self._transaction():
+            self._connection.execute("DELETE FROM pending WHERE push_id IN (SELECT push_id FROM edits)")
+            self._connection.execute("DELETE FROM edits")
 
     def forget_all(self) -> None:
         """Forget all answers, inside a transaction: the log that has these edits was replaced.

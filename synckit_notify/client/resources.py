@@ -13,7 +13,7 @@ from collections.abc import Callable
 import httpx2
 
 from .errors import StateError
-from .log_reader import Apply, LogReader, OnPage
+from .log_reader import Apply, LogReader, OnPage, OnReadAgain
 from .master_key import Encryption, NoEncryption
 from .models import Device
 from .outbox import Parts
@@ -88,22 +88,27 @@ class Resources:
     def run(self, store: Store, reports: Reports) -> None:
         """Keep a store in step until the client is closed."""
 
-        def pull(on_page: OnPage) -> None:
-            self.log.feed(store, harmless(reports.on_unreadable), on_page)
+        def pull(on_page: OnPage, on_read_again: OnReadAgain) -> None:
+            self.log.feed(store, harmless(reports.on_unreadable), on_page, on_read_again)
 
-        self._run(store, pull, lambda: self.log.begin_again(store), reports)
+        self._run(store, pull, lambda again: self.log.begin_again(store, was_away=again.was_away), reports)
 
     def follow(self, apply: Apply, reports: Reports, *, latest: bool) -> None:
         """Pull with `apply` until the client is closed."""
         safely = protected(apply)
 
-        def pull(on_page: OnPage) -> None:
-            self.log.apply(safely, harmless(reports.on_unreadable), latest=latest, on_page=on_page)
+        def pull(on_page: OnPage, on_read_again: OnReadAgain) -> None:
+            on_unreadable = harmless(reports.on_unreadable)
+            self.log.apply(safely, on_unreadable, latest=latest, on_page=on_page, on_read_again=on_read_again)
 
-        self._run(NoEdits(), pull, self.log.read_again, reports)
+        self._run(NoEdits(), pull, lambda again: self.log.read_again(), reports)
 
     def _run(
-        self, store: Store, pull: Callable[[OnPage], object], begin_again: Callable[[], object], reports: Reports
+        self,
+        store: Store,
+        pull: Callable[[OnPage, OnReadAgain], object],
+        begin_again: OnReadAgain,
+        reports: Reports,
     ) -> None:
         if not self._running.acquire(blocking=False):
             raise RuntimeError("this client runs already: make another client, with a state file of its own")

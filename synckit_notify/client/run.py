@@ -19,6 +19,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from .cancellable import on_cancel, raise_if_cancelled
+from .conflicts import ReadAgain
 from .errors import (
     InvalidEnvelope,
     NetworkError,
@@ -29,9 +30,9 @@ from .errors import (
     SyncKitError,
 )
 from .listener import Listener
-from .log_reader import Apply, OnPage, OnUnreadable
+from .log_reader import Apply, OnPage, OnReadAgain, OnUnreadable
 from .models import PulledChange, UnreadableChange
-from .outbox import Clash, OnRefused, Outbox, Parts, correct_clock
+from .outbox import OnRefused, Outbox, Parts, correct_clock
 from .passing import is_passing
 from .schedule import JITTER, POLL_SECONDS, RetryPolicy, StreamState
 from .serialization import Page
@@ -80,16 +81,16 @@ class ApplyFailed(Exception):
 class RunLoop:
     """One call of `run` or `follow`.
 
-    `pull(on_page)` reads the log to its end, `begin_again()` prepares to read it from its start, `register()` registers
-    the device again.
+    `pull(on_page, on_read_again)` reads the log to its end, `begin_again(again)` prepares to read it from its start,
+    `register()` registers the device again.
     """
 
     def __init__(
         self,
         parts: Parts,
         store: Store,
-        pull: Callable[[OnPage], object],
-        begin_again: Callable[[], object],
+        pull: Callable[[OnPage, OnReadAgain], object],
+        begin_again: OnReadAgain,
         register: Callable[[], object],
         reports: Reports,
         *,
@@ -106,7 +107,7 @@ class RunLoop:
         self._wait = wait or self._woken.wait
         self._listener = Listener(self._session, self.pull_soon, self._wake)
         self._policy = RetryPolicy()
-        self._in_step = self._registered_again = False
+        self._in_step = self._registered_again = self._has_read_again = False
         self._pull_at = clock() + FIRST_PULL_SECONDS
         self._head: int | None = None
         self._outbox = Outbox(parts, store, self._sending, reports.on_refused, wall_clock)
@@ -159,13 +160,13 @@ class RunLoop:
             if self._listener.is_live:  # else the server may be out of reach, and what was told last still holds
                 self._announce(RunState.SYNCING, "")
             self._head = None
-            self._pull(self._pulled)
+            self._pull(self._pulled, self._reading_again)
             self._in_step = True
             self._plan_pull()
         if self._in_step:
             if self._outbox.send_all(self._closed.is_set):
                 self._heard.set()
-            self._policy, self._registered_again = RetryPolicy(), False
+            self._policy, self._registered_again, self._has_read_again = RetryPolicy(), False, False
         self._idle()
 
     def _pulled(self, page: Page) -> None:
@@ -179,6 +180,9 @@ class RunLoop:
             self._head = self._ask_head()
         end = page.end.cursor
         self._announce(RunState.SYNCING, "" if self._head is None else f"{end} of {max(self._head, end)} changes")
+
+    def _reading_again(self, again: ReadAgain) -> None:
+        self._announce(RunState.SYNCING, str(again))
 
     def _ask_head(self) -> int:
         try:
@@ -211,8 +215,13 @@ class RunLoop:
                 raise error
             case NoMasterKey():
                 self._await_key(error)
-            case Clash():
-                self._cure(self._begin_again)
+            case ReadAgain():
+                log.warning("%s", error)
+                self._reading_again(error)
+                self._cure(lambda: self._begin_again(error))
+                if self._has_read_again:  # and nothing could be sent since
+                    self._pause(error.reason)
+                self._has_read_again = True
             case ServerError(status=404) if not self._registered_again:
                 self._registered_again = True
                 log.warning("the server does not know this device: registering it again")

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from .cancellable import holding
+from .conflicts import ReadAgain
+from .errors import ServerError
 from .models import ChangeEntry
 from .queue import Batch
 from .serialization import Keys, batches, digest, member, moment
@@ -24,14 +26,24 @@ class Sender:
         self._sending = threading.Lock()
 
     def push(self, entries: Iterable[ChangeEntry]) -> int:
-        """Queue the changes, send the whole queue, and return the server's cursor after it."""
+        """Queue the changes, send the whole queue, and return the server's cursor after it.
+
+        If the log must be read first, the next pull reads it from its start, and ServerError is raised.
+        """
         entries = list(entries)
         if entries:
             sealed = list(batches(entries, self._keys.codec(), self._session.account()))
             self._state.queue.add(digest(entries), sealed)
         self._state.device_id()  # raises StateError also where nothing is queued
         while (batch := self._state.queue.next()) is not None:
-            self.send(batch)
+            try:
+                self.send(batch)
+            except ServerError as error:
+                again = ReadAgain.asked_by(error)
+                if again is None:
+                    raise
+                self._state.restart(self._state.position()[0])
+                raise again.as_error() from error
         return self._state.pushed_to()
 
     def send(self, batch: Batch) -> datetime | None:

@@ -72,11 +72,15 @@ class ClearText:
 
 @dataclass
 class Opened:
-    """The changes of one or more pages: those for the app, those that are unreadable, and the `seq` of locked ones."""
+    """The changes of one or more pages: those for the app, those that are unreadable, and the `seq` of locked ones.
+
+    `rows_left_out` are the table and row id of all changes that are not for the app.
+    """
 
     changes: list[PulledChange] = field(default_factory=list)
     unreadable: list[UnreadableChange] = field(default_factory=list)
     locked: list[int] = field(default_factory=list)
+    rows_left_out: list[tuple[str, str]] = field(default_factory=list)
     key_ids: frozenset[str] | None = None
 
     def extend(self, other: "Opened") -> None:
@@ -84,6 +88,7 @@ class Opened:
         self.changes += other.changes
         self.unreadable += other.unreadable
         self.locked += other.locked
+        self.rows_left_out += other.rows_left_out
         if self.key_ids is None or other.key_ids is None:
             self.key_ids = self.key_ids or other.key_ids
         else:  # a key was added in between, and a change that was locked before may open with it
@@ -128,7 +133,11 @@ class Page:
             if not before < seq <= self.end.cursor:
                 raise ProtocolError("the server's changes are not in order")
             device_id, received_at = member(change, "device_id", str), moment(change, "received_at")
-            if (device_id == own and not self.restarted) or _is_blank(change):
+            if device_id == own and not self.restarted:
+                continue
+            names = (_text(change, "table") or "", _text(change, "row_id") or "")
+            if _is_blank(change):
+                found.rows_left_out.append(names)
                 continue
             codec = keys.codec()
             found.key_ids = codec.key_ids
@@ -136,8 +145,9 @@ class Page:
                 found.changes.append(_open_change(change, codec, account, seq, device_id, received_at))
             except Locked:
                 found.locked.append(seq)
+                found.rows_left_out.append(names)
             except Unreadable as error:
-                names = (_text(change, "table") or "", _text(change, "row_id") or "")
+                found.rows_left_out.append(names)
                 found.unreadable.append(UnreadableChange(seq, *names, device_id, str(error)))
         return found
 

@@ -79,10 +79,6 @@ class DictStore:
     def apply(self, changes: Sequence[PulledChange], position: Position) -> None:
         with self._lock:
             content = self._content
-            if position == Position() and not changes:
-                content.reading_again = True
-                for row in content.rows.values():
-                    row.seen = False
             for change in changes:
                 self._apply(change, content.rows.setdefault((change.table, change.row_id), Row()))
             content.position = position
@@ -91,6 +87,20 @@ class DictStore:
                 gone = [key for key, row in content.rows.items() if not row.seen and row.order is not None]
                 for key in gone:
                     del content.rows[key]
+            self._save()
+
+    def begin_again(self, *, was_away: bool) -> None:
+        with self._lock:
+            self._content.reading_again, self._content.position = True, Position()
+            for row in self._content.rows.values():
+                row.seen = False
+            self._save()
+
+    def keep(self, rows: Sequence[tuple[str, str]]) -> None:
+        with self._lock:
+            for key in rows:
+                if key in self._content.rows:
+                    self._content.rows[key].seen = True
             self._save()
 
     def _apply(self, change: PulledChange, row: Row) -> None:

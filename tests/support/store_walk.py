@@ -1,24 +1,24 @@
 """Random walks of several devices with SQLiteStores over one LogModel, driven as `client.run` does.
 
 A walk edits rows, syncs, loses requests and answers, kills processes between any two statements, sets clocks wrong, and
-restores the server, app files, state files, or both on another machine. `World.settle` then lets all devices sync
-without faults.
+restores the server, app files, state files, or both on another machine. A device may be silent for 200 days, while the
+server forgets what was deleted. `World.settle` then lets all devices sync without faults.
 """
 
 import shutil
 import sqlite3
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from synckit_notify.client.models import ChangeEntry, Position
+from synckit_notify.client.models import BEGINNING, ChangeEntry, Position, RefusedChange
 from synckit_notify.client.stores.sqlite import SQLiteStore
 
-from .log_model import LogModel
+from .log_model import LogModel, MustReadAgain
 
 HOUR = 3_600_000_000
 MICROSECOND = timedelta(microseconds=1)
@@ -54,10 +54,11 @@ class MortalConnection:
 
 @dataclass
 class State:
-    """What the state file holds: who the device is, and the batch that is on its way."""
+    """What the state file holds: who the device is, its position, and the batch that is on its way."""
 
     device_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     batch: tuple[str, list[str], list[ChangeEntry]] | None = None
+    position: Position = BEGINNING
 
 
 @dataclass
@@ -83,7 +84,8 @@ class Device:
     def __init__(self, world: "World", file: Path, state: State, memory: Memory, error: int) -> None:
         self.world, self.file, self.state, self.memory, self.error = world, file, state, memory, error
         self.tables: Mapping[str, Sequence[str]] = {}
-        self.options: dict[str, Any] = {}
+        self.dropped: list[RefusedChange] = []
+        self.options: dict[str, Any] = {"on_refused": self.dropped.append}
         self._store: SQLiteStore | None = None
 
     @property
@@ -126,11 +128,16 @@ class Device:
             app.close()
 
     def sync(
-        self, *, die_at: int = 0, faults: Sequence[str] = (), meanwhile: Callable[[], object] = lambda: None
+        self,
+        *,
+        die_at: int = 0,
+        faults: Sequence[str] = (),
+        meanwhile: Callable[[], object] = lambda: None,
+        sends_first: bool = False,
     ) -> int:
         """Do what `run` does at each CHANGED; return the number of changes sent.
 
-        `meanwhile` is called between any two steps.
+        `meanwhile` is called between any two steps. With `sends_first` it was in step before, as far as it knows.
         """
         self._meanwhile = meanwhile
         coming = iter([*faults])
@@ -138,8 +145,9 @@ class Device:
             connection, identity = self.store._database._open  # type: ignore[misc]
             self.store._database._open = MortalConnection(connection, die_at), identity  # type: ignore[assignment]
         try:
+            sent = self._send(coming) if sends_first else 0
             self._pull(coming)
-            return self._send(coming)
+            return sent + self._send(coming)
         except (Crash, Outage):
             return 0
         finally:
@@ -147,21 +155,45 @@ class Device:
                 self.stop()
 
     def _pull(self, coming: Any) -> None:
+        log, state, is_again = self.world.log, self.state, False
+        position = self._common_start()
         while True:
             self._meanwhile()
             if next(coming, "") == "lost":
                 raise Outage
-            page = self.world.log.pull(self.store.position(), self.world.page)
-            if page is None:
-                self.store.apply((), Position())
+            confirmed = min(position.cursor, state.position.cursor)
+            try:
+                changes, end = log.pull(
+                    state.device_id, position, confirmed, self.world.page, latest=self.world.is_latest
+                )
+            except MustReadAgain as again:
+                if is_again:
+                    raise Outage from None
+                is_again = True
+                position = self._begin_again(was_away=again.was_away)
                 continue
-            changes, position = page
             self._meanwhile()
-            self.store.apply(changes, position)
+            self.store.apply(changes, end)
+            state.position = position = end
             self.error = 0
             self.memory.seen |= {(change.row_id, self.world.uid(change)) for change in changes}
-            if position.is_complete:
+            if end.is_complete:
                 return
+
+    def _common_start(self) -> Position:
+        stored, own = self.store.position(), self.state.position
+        if stored.epoch is None:
+            return Position(own.epoch, 0)
+        if own.epoch not in (None, stored.epoch):
+            own = self.state.position = BEGINNING
+        start = min(stored.cursor, own.cursor)
+        return Position(stored.epoch, start) if start else self._begin_again(was_away=False)
+
+    def _begin_again(self, *, was_away: bool) -> Position:
+        self.state.batch = None
+        self.store.begin_again(was_away=was_away)
+        self.state.position = BEGINNING
+        return BEGINNING
 
     def _send(self, coming: Any) -> int:
         sent = 0
@@ -177,7 +209,11 @@ class Device:
             fault = next(coming, "")
             if fault == "lost":
                 raise Outage
-            orders = self.world.log.push(self.state.device_id, push_id, entries)
+            try:
+                orders = self.world.log.push(self.state.device_id, push_id, entries)
+            except MustReadAgain as again:
+                self._begin_again(was_away=again.was_away)
+                return sent
             if fault == "unanswered":
                 raise Outage
             self._meanwhile()
@@ -199,8 +235,11 @@ class World:
         self.elapsed = 0
         self.log = LogModel(self.now)
         self.backup = self.log.backup()
+        self.is_latest = self.random.random() < 0.5
         self.edits: list[Edit] = []
-        self.copies: list[tuple[Path, State, Memory]] = []
+        self.new_rows: set[str] = set()
+        self.deleted_rows: set[str] = set()
+        self.copies: list[tuple[Device, Path, State, Memory]] = []
         self._files = 0
         self.devices = [
             Device(self, self._made_file(), State(), Memory(), self.random.choice([-5, -1, 0, 0, 1, 5]) * HOUR)
@@ -240,19 +279,55 @@ class World:
         device.write(upsert, is_recorded=is_recorded)
         device.memory.seen.add((row, edit.id))
 
+    def leave_alone(self, device: Device) -> None:
+        """Let 200 days pass, in which only the other devices sync and the log is compacted.
+
+        The silent device has a row that another one deletes meanwhile, perhaps edits it, and makes one that is new.
+        """
+        others = [each for each in self.devices if each is not device]
+        number = len(self.deleted_rows)
+        self.insert(device, gone := f"gone {number}")
+        for each in self.devices:
+            each.sync()
+        self.insert(device, new := f"new {number}")
+        self.new_rows.add(new)
+        if self.random.random() < 0.5:
+            device.write([("UPDATE tasks SET title = 'late' WHERE id = ?", (gone,))])
+        self.elapsed += HOUR
+        for _ in range(2):
+            others[0].error = 0
+            others[0].write([("DELETE FROM tasks WHERE id = ?", (gone,))])
+            for _ in range(2):
+                for each in others:
+                    each.sync()
+            self.elapsed += 100 * 24 * HOUR
+        self.deleted_rows.add(gone)
+        for each in others:
+            each.sync()
+        self.log.compact()
+
+    def insert(self, device: Device, row: str) -> None:
+        device.write([("INSERT INTO tasks (id, title) VALUES (?, 'first')", (row,))])
+
     def copy(self, device: Device) -> None:
         """Back up one machine: its app file and its state file."""
         device.stop()
         copy = self._new_file()
         shutil.copy(device.file, copy)
-        state = State(device.state.device_id, device.state.batch)
-        self.copies.append((copy, state, Memory(set(device.memory.seen))))
+        state = replace(device.state)
+        self.copies.append((device, copy, state, Memory(set(device.memory.seen))))
 
-    def restore(self, device: Device, *, app: bool, state: bool) -> None:
-        """Go back to a copy, perhaps one of another machine."""
-        if not self.copies:
+    def restore(self, device: Device, *, app: bool, state: bool, is_own: bool = False) -> None:
+        """Go back to a copy, perhaps one of another machine.
+
+        Not while the device reads the log again: its server would take an older cursor for the place of that reading.
+        """
+        if self.log.is_reading_again(device.state.device_id):
             return
-        copy, old_state, memory = self.random.choice(self.copies)
+        copies = [each for each in self.copies if not is_own or each[0] is device]
+        if not copies:
+            return
+        _, copy, old_state, memory = self.random.choice(copies)
         device.stop()
         if app:
             fresh = self._new_file()
@@ -260,7 +335,7 @@ class World:
             fresh.replace(device.file)
             device.memory = Memory(set(memory.seen))
         if state:
-            device.state = State(old_state.device_id, old_state.batch)
+            device.state = replace(old_state)
 
     def settle(self) -> None:
         """Let all devices sync until nothing is left to send."""

@@ -49,10 +49,26 @@ class Store(Protocol):
         The changes are in the order of the log; this device's own are among them, and any of them may come again, so
         the position may go back. The later of two changes of a row is the one with the greater `order`. An edit that
         was not sent yet wins over a change if its timestamp is later than the change's `order_at`.
+        """
+        ...
 
-        `Position()` without changes means that the log is read again from its start: it was replaced, or this device
-        was away for too long. Once `position.is_complete` after that, rows that the log does not have are deleted,
-        unless they were never sent.
+    def begin_again(self, *, was_away: bool) -> None:
+        """Set the position to `Position()`, since the log is read again from its start.
+
+        Once `position.is_complete` after that, rows that the log does not have are deleted, and their edits are dropped
+        and reported, unless the row was never sent. This may be called again before that; then the first call counts.
+
+        With `was_away` this device was away for so long that the log no longer has all deletions. Without it the log
+        was replaced: if its epoch is another one, the server was restored from a backup, and a store may instead send
+        the rows again that the log does not have.
+        """
+        ...
+
+    def keep(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Do not count these rows, each a table and a row id, as missing in the log: it has changes of them.
+
+        They cannot be read here, for want of a key, for example. It is called before the `apply` of their page, and
+        only matters while the log is read again; ignore rows that are not known.
         """
         ...
 

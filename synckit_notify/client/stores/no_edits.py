@@ -22,6 +22,12 @@ class NoEdits:
     def apply(self, changes: Sequence[PulledChange], position: Position) -> None:
         """Do nothing."""
 
+    def begin_again(self, *, was_away: bool) -> None:
+        """Do nothing."""
+
+    def keep(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Do nothing."""
+
     def pending(self, limit: int) -> Sequence[PendingEntry]:
         """Return nothing."""
         return ()

@@ -11,7 +11,8 @@ Why all devices end with equal tables, whatever happens in between:
    or a state that was restored from a copy sends nothing twice, and nothing is lost between an answer and its record.
 4. When nothing is pending and the log was read to its end, each row shows its winner. Rows that cannot (clashes,
    orphans) become edits that are the same on all devices (see sqlite_repair).
-5. A log with another epoch is read from its start; what it lost is sent again with its old order (see sqlite_compare).
+5. A log that is read from its start shows what was deleted while this device was away; one with another epoch gets
+   what it lost again, with its old order (see sqlite_compare).
 
 Why no edit is undone by one that its device knew: its timestamp is at least 1 µs after the `order_at` of all that is
 known of the row, and the server receives it later than it received those.
@@ -26,7 +27,7 @@ from datetime import timedelta
 from sqlite3 import Connection, OperationalError
 
 from ..errors import StoreError
-from ..models import BEGINNING, Order, Position, PulledChange, RefusedChange
+from ..models import Order, Position, PulledChange, RefusedChange
 from . import PendingEntry
 from .sqlite_compare import begin_again, compare, end_again
 from .sqlite_connection import Database, OnConnect, errors
@@ -121,16 +122,15 @@ class SQLiteStore:
     def apply(self, changes: Sequence[PulledChange], position: Position) -> None:
         """Merge changes into the app's tables and store the position, in one transaction."""
         with self._ready():
-            begins = not changes and position == BEGINNING and not position.is_complete
             stored = self.position()
-            if not begins and not changes and position == stored and stored.is_complete:
+            if not changes and position == stored and stored.is_complete:
                 return
-            if begins or (stored.epoch is not None and position.epoch not in (None, stored.epoch)):
+            if stored.epoch is not None and position.epoch not in (None, stored.epoch):
                 self._compare()  # what no trigger recorded must not look like a row of the log
             with self._write() as merge:
                 connection = self._database.connection
-                if begins or self._is_replaced(connection, position):
-                    begin_again(connection, merge)
+                if self._is_replaced(connection, position):
+                    begin_again(connection, merge, was_away=False)
                 merge.apply(changes)
                 retry_held(connection, merge)
                 self._advance(connection, merge, position)
@@ -139,6 +139,18 @@ class SQLiteStore:
             self._report(
                 table, row_id, "the row was deleted on the server while this device was away: its edit is dropped"
             )
+
+    def begin_again(self, *, was_away: bool) -> None:
+        """Prepare to read the log from its start; after that, rows that it does not have are deleted or sent again."""
+        with self._ready():
+            self._compare()  # as in `apply`
+            with self._write() as merge:
+                begin_again(self._database.connection, merge, was_away=was_away)
+
+    def keep(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Do not delete these rows while the log is read again: it has changes of them that cannot be read here."""
+        with self._ready(), self._write() as merge:
+            merge.keep(rows)
 
     def pending(self, limit: int) -> Sequence[PendingEntry]:
         """Return at most `limit` edits, oldest first; none until the log was read to its end for the first time."""

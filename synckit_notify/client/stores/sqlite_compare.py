@@ -5,8 +5,11 @@ REPLACE deleted, and rows of a table that a migration created again.
 
 When the log is read again from its start, what this device knows of it becomes an edit with the timestamp of its order.
 So all rules stay the same: the same change comes back and settles it; an older one loses to it, and the edit is sent
-again, since a server that was restored from a backup lost it; and a row that the log does not have is deleted, unless
-the log is empty.
+again, since a server that was restored from a backup lost it. What the log does not have is decided at its end:
+
+    the same log, or this device was away   the row was deleted, and the log forgot the deletion: it is deleted here
+    another epoch                           the server was restored from a backup: the row is sent again
+    a change that cannot be read here       the row stays, and is not sent
 """
 
 import sqlite3
@@ -40,8 +43,11 @@ def compare(connection: sqlite3.Connection, table: Table, write: Callable[[], Ab
     return found
 
 
-def begin_again(connection: sqlite3.Connection, merge: Merge) -> None:
-    """Prepare to read the log from its start."""
+def begin_again(connection: sqlite3.Connection, merge: Merge, *, was_away: bool) -> None:
+    """Prepare to read the log from its start.
+
+    The epoch of before is kept for `end_again`; NULL if this device was away, which is decided by the first call.
+    """
     for rows in merge.rows.values():
         table = rows.table
         key, ours, edits = ", ".join(keys(table)), rows_name(table), edits_name(table)
@@ -54,27 +60,28 @@ def begin_again(connection: sqlite3.Connection, merge: Merge) -> None:
             f"WHERE order_at IS NOT NULL AND theirs IS NULL AND NOT {is_edited}"
         )
         connection.execute(
-            f"UPDATE {ours} SET order_at = NULL, device = NULL, seq = NULL, theirs = NULL, is_stale = 1 "
-            "WHERE order_at IS NOT NULL"
+            f"UPDATE {ours} SET order_at = NULL, device = NULL, seq = NULL, theirs = NULL, is_stale = 1, is_unread = 0"
         )
     connection.execute(
-        "UPDATE synckit_store SET former_epoch = coalesce(epoch, former_epoch), epoch = NULL, cursor = 0, "
-        "is_complete = 0, is_restarting = 1"
+        "UPDATE synckit_store SET former_epoch = CASE WHEN is_restarting THEN former_epoch WHEN ? THEN NULL "
+        "ELSE epoch END, epoch = NULL, cursor = 0, is_complete = 0, is_restarting = 1",
+        [was_away],
     )
 
 
 def end_again(connection: sqlite3.Connection, merge: Merge) -> list[tuple[str, str]]:
     """Delete the rows that the log, read to its end, does not have; return those that lose an edit.
 
-    In a log with another epoch they are lost, not deleted: the server was restored from a backup, or is a new one. So
-    they are sent again. In the same log they were deleted while this device was away for long.
+    In a log with another epoch they are lost, not deleted, unless this device was away: then the backup is younger than
+    all that it knows of the log.
     """
-    is_replaced = connection.execute("SELECT epoch IS NOT former_epoch FROM synckit_store").fetchone()[0]
+    is_replaced = connection.execute(
+        "SELECT former_epoch IS NOT NULL AND epoch IS NOT former_epoch FROM synckit_store"
+    ).fetchone()[0]
     lost = []
     for rows in merge.rows.values():
         table = rows.table
-        if is_replaced:
-            _keep_all(connection, table)
+        (_keep_all if is_replaced else _keep_unread)(connection, table)
         key, edits = ", ".join(keys(table)), edits_name(table)
         for gone in connection.execute(f"SELECT {key} FROM {rows_name(table)} WHERE is_stale").fetchall():
             here = " AND ".join(f"{name} = ?" for name in keys(table))
@@ -100,7 +107,19 @@ def _keep_all(connection: sqlite3.Connection, table: Table) -> None:
         f"INSERT INTO {edits} ({key}, edited_at, version, must_send) SELECT {key}, 0, randomblob(16), 1 "
         f"FROM {ours} AS r WHERE is_stale AND digest IS NOT NULL AND NOT EXISTS (SELECT 1 FROM {edits} e WHERE {here})"
     )
-    connection.execute(f"UPDATE {ours} SET is_stale = 0 WHERE is_stale")
+    connection.execute(f"UPDATE {ours} SET is_stale = 0, is_unread = 0 WHERE is_stale")
+
+
+def _keep_unread(connection: sqlite3.Connection, table: Table) -> None:
+    """Leave the rows as they are of which the log has a change that cannot be read here."""
+    ours, edits = rows_name(table), edits_name(table)
+    here = " AND ".join(f"r.{name} = {edits}.{name}" for name in keys(table))
+    connection.execute(
+        f"DELETE FROM {edits} WHERE of_restart "
+        f"AND EXISTS (SELECT 1 FROM {ours} r WHERE {here} AND is_stale AND is_unread)"
+    )
+    connection.execute(f"UPDATE {ours} SET is_stale = 0 WHERE is_unread")
+    connection.execute(f"UPDATE {ours} SET is_unread = 0 WHERE is_unread")
 
 
 def _record_existing(connection: sqlite3.Connection, table: Table) -> int:

@@ -1,7 +1,7 @@
 """How a change of the log meets a row: the one order decides, also against an edit that was not sent yet.
 
     change ─┬─ is the edit, come back from the server ─▶ the edit is settled
-            ├─ not later than what is known ───────────▶ nothing, it is a repetition
+            ├─ not later than what is known ───────────▶ nothing, or a deletion that the log may have forgotten is sent
             ├─ the edit is later ──────────────────────▶ the row stays; the change is kept as `theirs`
             └─ else ───────────────────────────────────▶ the edit is dropped, the row becomes the change
 
@@ -27,6 +27,9 @@ from .sqlite_schema import Table
 from .sqlite_values import Key, Value, digest, dump, from_json, key_of, microseconds
 
 log = logging.getLogger("synckit_notify.client")
+
+FORGETTING_MICROSECONDS = 86400 * 10**6
+"""A log keeps a deletion for so long at least; the included server keeps it for 180 days."""
 
 CLASHES = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID"})
 
@@ -65,6 +68,21 @@ class Merge:
                 "The first is %d (table %.130r, row %.260r): %s",
                 *(len(malformed), first.seq, first.table, first.row_id, reason),
             )
+            self.keep([(change.table, change.row_id) for change, _ in malformed])
+
+    def keep(self, names: Iterable[tuple[str, str]]) -> None:
+        """Note that the log has a change of these rows that cannot be read here."""
+        for table, row_id in names:
+            if (rows := self.rows.get(table)) is None:
+                continue
+            try:
+                key = key_of(row_id, rows.table.key_types)
+            except ValueError:
+                continue
+            known = rows.known(key)
+            if known.is_stale and not known.is_unread:
+                known.is_unread = True
+                rows.save(key, known)
 
     def examine(self, rows: Rows, key: Key, known: Known) -> Edit | None:
         """Return the edit of a row: one that no trigger recorded is recorded, one that changed nothing is dropped."""
@@ -131,6 +149,8 @@ class Merge:
         order = (microseconds(change.order_at), change.device_id, change.seq)
         known = rows.known(key)
         if known.order is not None and order < known.order and rows.edit(key) is None:
+            if change.data is not None and known.is_deletion and _is_late(change, known.order):
+                rows.record(key, known.order[0], must_send=True)
             return
         edit = self.examine(rows, key, known)
         if edit is not None and edit.edited_at == microseconds(change.timestamp):
@@ -174,6 +194,15 @@ def extras_of(table: Table, data: Mapping[str, object] | None) -> str | None:
 def latest(edit: Edit | None, known: Known) -> int:
     """Return the time of the last edit of a row, or -1 for none."""
     return max(edit.edited_at if edit else -1, known.order[0] if known.order else -1)
+
+
+def _is_late(change: PulledChange, deletion: PlainOrder) -> bool:
+    """Return whether a change arrived so long after a deletion that the log may have forgotten that.
+
+    It is one of a device that was restored from an old copy. Devices that have forgotten the deletion too would show
+    the row, so it is sent again, with its old timestamp.
+    """
+    return microseconds(change.received_at) - deletion[0] > FORGETTING_MICROSECONDS
 
 
 def _check(change: PulledChange) -> None:

@@ -27,7 +27,8 @@ class Known:
     `order` is that of its winner in the log. `theirs` is that winner's data as JSON, "null" for a deletion, if the
     app's table does not show it: an unsent edit beats it, or the table refuses it. `digest` is that of the app's row
     when it was last in step, None if there was none. `extras` are members without a column. `is_stale` marks a row that
-    the log had before it was read again, and has not shown since.
+    the log had before it was read again, and has not shown since; `is_unread` one of which it has a change that cannot
+    be read here.
     """
 
     order: PlainOrder | None = None
@@ -35,6 +36,12 @@ class Known:
     extras: str | None = None
     theirs: str | None = None
     is_stale: bool = False
+    is_unread: bool = False
+
+    @property
+    def is_deletion(self) -> bool:
+        """Whether the winner is known to be a deletion, and the app's table shows that."""
+        return self.order is not None and self.digest is None and self.theirs is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +93,8 @@ class Rows:
         ours = " AND ".join(f"{key} = ?" for key in keys(table))
         theirs = " AND ".join(f"{quoted(name)} = ? AND {quoted(name)} = ? COLLATE BINARY" for name in table.key)
         columns = ", ".join(map(quoted, table.columns)) or "NULL"
-        every = (*keys(table), "order_at", "device", "seq", "digest", "extras", "theirs", "is_stale")
-        self._known = f"SELECT order_at, device, seq, digest, extras, theirs, is_stale FROM {rows} WHERE {ours}"
+        every = (*keys(table), "order_at", "device", "seq", "digest", "extras", "theirs", "is_stale", "is_unread")
+        self._known = f"SELECT {', '.join(every[len(table.key) :])} FROM {rows} WHERE {ours}"
         self._save = f"INSERT OR REPLACE INTO {rows} ({', '.join(every)}) VALUES ({_marks(len(every))})"
         self._forget = f"DELETE FROM {rows} WHERE {ours}"
         self._edit = f"SELECT edited_at, version, must_send, handed FROM {edits} WHERE {ours}"
@@ -108,15 +115,15 @@ class Rows:
         found = self._connection.execute(self._known, key).fetchone()
         if found is None:
             return Known()
-        order_at, device, seq, content, extras, theirs, is_stale = found
+        order_at, device, seq, content, extras, theirs, is_stale, is_unread = found
         order = None if order_at is None else (order_at, self.devices.id(device), seq)
-        return Known(order, content, extras, theirs, bool(is_stale))
+        return Known(order, content, extras, theirs, bool(is_stale), bool(is_unread))
 
     def save(self, key: Key, known: Known) -> None:
         """Store what is known of a row."""
         at, device, seq = known.order or (None, None, None)
         number = None if device is None else self.devices.number(device)
-        rest = (known.digest, known.extras, known.theirs, int(known.is_stale))
+        rest = (known.digest, known.extras, known.theirs, int(known.is_stale), int(known.is_unread))
         self._connection.execute(self._save, (*key, at, number, seq, *rest))
 
     def forget(self, key: Key) -> None:

@@ -88,7 +88,8 @@ def make_rows(connection: sqlite3.Connection, table: Table) -> None:
     rows, edits = rows_name(table), edits_name(table)
     connection.execute(
         f"CREATE TABLE {rows} ({columns}, order_at INTEGER, device INTEGER, seq INTEGER, digest BLOB, extras TEXT, "
-        f"theirs TEXT, is_stale INTEGER NOT NULL DEFAULT 0, PRIMARY KEY ({key})) WITHOUT ROWID"
+        "theirs TEXT, is_stale INTEGER NOT NULL DEFAULT 0, is_unread INTEGER NOT NULL DEFAULT 0, "
+        f"PRIMARY KEY ({key})) WITHOUT ROWID"
     )
     connection.execute(
         f"CREATE TABLE {edits} ({columns}, edited_at INTEGER NOT NULL DEFAULT -1, version BLOB, "

@@ -93,13 +93,14 @@ class Account:
         epoch = body.optional_text("epoch", 64)
         latest, confirmed = body.flag("latest"), body.optional_integer("confirmed", 0)
         reader = self._require(device, now)
+        is_filtered = (tables, since, until) != (None, None, None)
+        reader.require_place(cursor, is_filtered)
         if epoch not in (None, self.epoch) or max(cursor, confirmed or 0) > self.head:
             raise Refused(
                 409, "the log was replaced after this cursor was issued: pull again from cursor 0, without an epoch"
             )
         if latest and (since is not None or until is not None):
             raise Refused(422, "latest: must not be combined with since or until")
-        is_filtered = (tables, since, until) != (None, None, None)
         reader.begin(cursor, confirmed, is_filtered, self.dropped_until)
         found = [
             change

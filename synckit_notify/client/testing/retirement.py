@@ -31,10 +31,13 @@ class Reader:
         if self.reread is not None:
             raise Refused(409, AWAY)
 
-    def begin(self, cursor: int, confirmed: int | None, is_filtered: bool, dropped_until: int) -> None:
-        """Check that a pull may begin at this cursor, and store the place of the device."""
+    def require_place(self, cursor: int, is_filtered: bool) -> None:
+        """Refuse a pull that neither begins nor continues to read the log again."""
         if self.reread is not None and (is_filtered or cursor > self.reread):
             raise Refused(409, AWAY)
+
+    def begin(self, cursor: int, confirmed: int | None, is_filtered: bool, dropped_until: int) -> None:
+        """Check that a pull may begin at this cursor, and store the place of the device."""
         applied = None if is_filtered and confirmed is None else cursor if confirmed is None else confirmed
         place = applied if self.reread is None else cursor
         is_before = place is not None and (self.confirmed is None or place < self.confirmed)

@@ -4,6 +4,7 @@ import base64
 import math
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,21 @@ class TestTheOneOrder:
         apply(store, first)
         assert pair.laptop.rows("tasks") == []
 
+    @pytest.mark.parametrize(("days", "sent"), [(0, []), (200, [("a", "DELETE", AT + timedelta(hours=1))])])
+    def test_a_deletion_that_the_log_may_have_forgotten_is_sent_again(
+        self, pair: Pair, days: int, sent: list[tuple[str, str, datetime]]
+    ) -> None:
+        """A device that was restored from an old copy sends an edit of before; not all others remember the deletion."""
+        store = pair.laptop.store
+        apply(store, change(1, "a", None, AT + timedelta(hours=1), op="DELETE"))
+        late = replace(change(2, "a", {"title": "milk"}), received_at=AT + timedelta(days=days, hours=2))
+        apply(store, late)
+        apply(store, late)
+        assert pair.laptop.rows("tasks") == []
+        assert [(each.row_id, each.op, each.timestamp) for each in send(store)] == sent
+        apply(store, change(3, "a", None, AT + timedelta(hours=1), op="DELETE"))
+        assert store.pending(9) == []
+
     def test_two_devices_on_one_device_id_do_not_lose_each_others_edits(self, pair: Pair) -> None:
         pair.phone.state = State(pair.laptop.state.device_id)
         pair.laptop.write([(ADD, ("a", "milk"))])
@@ -276,7 +292,7 @@ class TestALogThatIsReadAgain:
         reported: list[RefusedChange] = []
         store._on_refused = reported.append
         pair.laptop.write([(ADD, ("new", "4")), ("UPDATE tasks SET title = '5' WHERE id = 'edited'", ())])
-        store.apply((), Position())
+        store.begin_again(was_away=True)
         assert store.position() == Position()
         assert store.pending(10) == []
         store.apply([change(1, "kept", {"title": "1"})], Position("e1", 1, is_complete=True))

@@ -1,7 +1,8 @@
 """Three devices with `run(SQLiteStore)` and a real server that crashes and is restored: equal tables in the end.
 
 A walk is a list of random steps from a seed: apps edit rows, the server is killed and started again, devices stop and
-start; with restores, the server's database, an app's file, a state file, or both files go back to an older copy.
+start; with restores, the server's database, an app's file, a state file, or both files go back to an older copy. With
+silence a device is off for 200 days, while another one deletes a row and the server forgets that.
 """
 
 import shutil
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.thorough
 SETTLES_WITHIN = 180.0
 STEPS = 40
 CRASHES = (*["edit"] * 6, "new row", "new row", "server crash", "stop and start")
+SILENCE = (*CRASHES, "compact", "silence", "silence")
+DAYS_200 = 200 * 86_400_000_000
 RESTORES = (*CRASHES, "copy", "app restore", "state restore", "both restored", "server backup", "server restore")
 
 
@@ -105,6 +108,7 @@ class Walk:
         self.backup = folder / "backup.db"
         self.copies: list[tuple[Path, Path]] = []
         self.new_rows: set[str] = set()
+        self.deleted_rows: set[str] = set()
         self.back_up()
 
     def step(self, kind: str) -> None:
@@ -124,6 +128,10 @@ class Walk:
                 self.crash(restore=True)
             case "stop and start":
                 self.restart(machine, restored=())
+            case "compact":
+                self.compact()
+            case "silence":
+                self.leave_alone(machine)
             case "copy":
                 self.copy(machine)
             case "app restore":
@@ -163,6 +171,30 @@ class Walk:
         self.copies.append(copies)
         machine.start()
 
+    def leave_alone(self, silent: Machine) -> None:
+        """Let 200 days pass, in which another one deletes a row that the silent one has edited; then compact."""
+        gone = f"gone {len(self.deleted_rows)}"
+        silent.write("INSERT INTO tasks (id, title) VALUES (?, 'first')", gone)
+        others = [machine for machine in self.machines if machine is not silent]
+        assert until(lambda: all(gone in [row for row, *_ in each.rows()] for each in others), SETTLES_WITHIN)
+        silent.stop()
+        silent.write("UPDATE tasks SET title = 'late' WHERE id = ?", gone)
+        others[0].write("DELETE FROM tasks WHERE id = ?", gone)
+        assert until(lambda: all(gone not in [row for row, *_ in each.rows()] for each in others), SETTLES_WITHIN)
+        assert until(lambda: all(each.is_up_to_date() for each in others), SETTLES_WITHIN)
+        with closing(sqlite3.connect(self.database, timeout=60)) as database, database:
+            database.execute("UPDATE changes SET received_at = received_at - ?", (DAYS_200,))
+            database.execute(
+                "UPDATE devices SET last_seen_at = last_seen_at - ? WHERE name = ?", (DAYS_200, silent.name)
+            )
+        self.compact()
+        self.deleted_rows.add(gone)
+        silent.start()
+
+    def compact(self) -> None:
+        result = self.service.runner.invoke(args=["synckit", "compact", "notes"])
+        assert result.exit_code == 0, result.output
+
     def restart(self, machine: Machine, restored: tuple[int, ...]) -> None:
         """Stop and start a device, after some of its files went back to a copy, perhaps one of another device."""
         machine.stop()
@@ -200,8 +232,11 @@ def replace(file: Path, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize("log", ["rows", "history"])
-@pytest.mark.parametrize("steps", [CRASHES, RESTORES], ids=["crashes", "restores"])
+@pytest.mark.parametrize(
+    ("steps", "log"),
+    [(CRASHES, "rows"), (CRASHES, "history"), (RESTORES, "rows"), (RESTORES, "history"), (SILENCE, "rows")],
+    ids=["crashes", "crashes, history", "restores", "restores, history", "silence"],
+)
 def test_devices_end_with_equal_tables(tmp_path: Path, seed: int, log: str, steps: tuple[str, ...]) -> None:
     service = Service(tmp_path / "service")
     try:
@@ -214,8 +249,9 @@ def test_devices_end_with_equal_tables(tmp_path: Path, seed: int, log: str, step
             assert until(walk.settled, SETTLES_WITHIN), [(each.name, each.state, each.rows()) for each in walk.machines]
             rows = walk.machines[0].rows()
             assert rows == walk.winners()
-            if steps is CRASHES:
+            if steps is not RESTORES:
                 assert walk.new_rows <= {row for row, *_ in rows}
+                assert not walk.deleted_rows & {row for row, *_ in rows}
         finally:
             walk.close()
     finally:
