@@ -276,6 +276,13 @@ def test_the_demo_does_not_write_into_an_account_that_has_a_key(own_service: Cal
     )
 
 
+def test_the_demo_prints_json_for_scripts(own_service: Callable[..., Service]) -> None:
+    shown, _ = command(own_service(), "demo", "--json").communicate(timeout=60)
+    measured = [json.loads(line) for line in shown.splitlines()]
+    assert [line["change"] for line in measured] == [1, 2, 3, 4, 5]
+    assert all(0 < line["heard_ms"] < line["pulled_ms"] for line in measured)
+
+
 def test_listen_opens_the_key_of_an_account_and_makes_none(own_service: Callable[..., Service]) -> None:
     service = own_service()
     words = ["listen", "--json", "--pull"]
