@@ -60,6 +60,11 @@ class Fields:
             return cls.of_json(content)
         return cls(dict(parse_qsl(content.decode(errors="replace"))))
 
+    @classmethod
+    def of_query(cls, query: bytes) -> "Fields":
+        """Return the parameters of a query string; of two with one name the first counts."""
+        return cls(dict(reversed(parse_qsl(query.decode(), keep_blank_values=True))))
+
     def has(self, name: str) -> bool:
         """Return whether the member is there and not null."""
         return self._values.get(name) is not None
@@ -102,6 +107,13 @@ class Fields:
     def optional_integer(self, name: str, least: int, most: int = MAX_INTEGER) -> int | None:
         """Return an integer, or None."""
         return self.integer(name, least, most) if self.has(name) else None
+
+    def decimal(self, name: str, least: int, most: int, *, default: int) -> int:
+        """Return an integer that is sent as a string, as in a query string."""
+        text = self.optional_text(name, 20) or str(default)
+        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+            raise self.invalid(name, f"must be an integer from {least} to {most}")
+        return int(text)
 
     def objects(self, name: str, most: int) -> list["Fields"]:
         """Return a list of one or more objects."""
