@@ -11,7 +11,20 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, and_, bindparam, func, select, union_all
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Subquery,
+    and_,
+    bindparam,
+    case,
+    func,
+    select,
+    union_all,
+)
 
 from ..errors import InvalidToken
 from .database.schema import HISTORY, INSTALLED, NAMED, apps, devices, now, users
@@ -27,16 +40,18 @@ MAX_DEVICES = 1_000
 lock its user out. Instead the device that has been inactive for longest is deleted. If it is still in use, it gets a
 404 and registers again."""
 
-MAX_RETIRED_AT_ONCE = 500
+MAX_DELETED_AT_ONCE = 500
 """More than one registration adds, so that an account with too many devices, of an older release, shrinks soon."""
 
 DISABLED = 253_402_300_799
 """The `valid_since` of a disabled account: the last second of the year 9999, so that every token is older."""
 
+_APPLIED = bindparam("applied", type_=BigInteger)
+_IS_AHEAD = and_(devices.c.reread.is_(None), devices.c.confirmed < _APPLIED)
 _NOTE_SEEN = (
     devices.update()
     .where(devices.c.id == bindparam("device"))
-    .values(last_seen_at=bindparam("moment"), confirmed=func.coalesce(bindparam("applied"), devices.c.confirmed))
+    .values(last_seen_at=bindparam("moment"), confirmed=case((_IS_AHEAD, _APPLIED), else_=devices.c.confirmed))
 )
 
 
@@ -48,6 +63,8 @@ class KnownDevice(NamedTuple):
     confirmed: int | None
     """The `seq` up to which it has applied the log; None if it has never pulled."""
     log: str
+    reread: int | None
+    """Up to where it has read, if it must read the log again from 0; None if it is in step."""
 
 
 def add_app(connection: Connection, name: str, log: str = HISTORY) -> tuple[str, str]:
@@ -196,20 +213,20 @@ def register_device(
     )
     device = connection.execute(statement.returning(devices)).one()
     if device.id == row["id"]:
-        _retire_silent_devices(connection, app, user)
+        _delete_surplus_devices(connection, app, user)
     return device
 
 
 def list_devices(connection: Connection, app: str, user: str, *, after: str, most: int) -> list[Row[Any]]:
     """Return at most `most` of a user's devices, ordered by id, from the first id after `after`."""
-    mine = _devices(app, user)
+    mine = devices_of(app, user)
     return list(connection.execute(select(mine).where(mine.c.id > after).order_by(mine.c.id).limit(most)))
 
 
 def note_seen(connection: Connection, seen: Mapping[str, int | None], moment: int) -> None:
-    """Store that devices were seen, each with the `seq` that it confirmed or None, which leaves the stored one.
+    """Store that devices were seen, each with the `seq` up to which it has applied the log, or None.
 
-    Devices that another transaction has locked are skipped, instead of waiting.
+    The stored `confirmed` only rises here. Devices that another transaction has locked are skipped, instead of waiting.
     """
     free = select(devices.c.id).where(devices.c.id.in_(seen)).with_for_update(skip_locked=True)
     if found := connection.execute(free).scalars().all():
@@ -232,12 +249,18 @@ def hold_device(connection: Connection, app: str, user: str, device_id: str) -> 
 
 def require_device(connection: Connection, app: str, user: str, device_id: str) -> KnownDevice:
     """Return what is stored of a device; raise NotFound if this user has no such device in this app."""
-    columns = (devices.c.last_seen_at, devices.c.confirmed, _log_of(app).scalar_subquery())
+    columns = (devices.c.last_seen_at, devices.c.confirmed, _log_of(app).scalar_subquery(), devices.c.reread)
     found = connection.execute(select(*columns).where(_device(app, user, device_id))).first()
     if found is None:
         raise NotFound("there is no such device: register it first")
-    seen_at, confirmed, log = found
-    return KnownDevice(seen_at, confirmed, log or HISTORY)
+    seen_at, confirmed, log, reread = found
+    return KnownDevice(seen_at, confirmed, log or HISTORY, reread)
+
+
+def devices_of(app: str, user: str) -> Subquery:
+    """Return all devices of an app and user; one query for each of the two indexes that identify a device."""
+    mine = select(devices).where(devices.c.app_id == app, devices.c.user_id == user)
+    return union_all(mine.where(NAMED), mine.where(INSTALLED)).subquery()
 
 
 def find_app(connection: Connection, id_or_name: str) -> str:
@@ -285,11 +308,11 @@ def _proven(
     return None if user is None or not genuine or user.valid_since == DISABLED else user
 
 
-def _retire_silent_devices(connection: Connection, app: str, user: str) -> None:
+def _delete_surplus_devices(connection: Connection, app: str, user: str) -> None:
     """Delete devices beyond MAX_DEVICES, those inactive for longest first; skip those that are locked."""
-    mine = _devices(app, user)
+    mine = devices_of(app, user)
     seen_at = func.coalesce(mine.c.last_seen_at, mine.c.created_at)
-    silent = select(mine.c.id).order_by(seen_at.desc(), mine.c.id).offset(MAX_DEVICES).limit(MAX_RETIRED_AT_ONCE)
+    silent = select(mine.c.id).order_by(seen_at.desc(), mine.c.id).offset(MAX_DEVICES).limit(MAX_DELETED_AT_ONCE)
     surplus = select(devices.c.id).where(devices.c.id.in_(silent)).with_for_update(skip_locked=True)
     if found := connection.execute(surplus).scalars().all():
         connection.execute(devices.delete().where(devices.c.id.in_(found)))
@@ -305,9 +328,3 @@ def _key_hash(api_key: str) -> str:
 
 def _device(app: str, user: str, device_id: str) -> ColumnElement[bool]:
     return and_(devices.c.app_id == app, devices.c.user_id == user, devices.c.id == device_id)
-
-
-def _devices(app: str, user: str) -> Subquery:
-    """Return all devices of an app and user; one query for each of the two indexes that identify a device."""
-    mine = select(devices).where(devices.c.app_id == app, devices.c.user_id == user)
-    return union_all(mine.where(NAMED), mine.where(INSTALLED)).subquery()

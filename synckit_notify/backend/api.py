@@ -11,7 +11,7 @@ from flask import Blueprint, Response, request
 from sqlalchemy import Connection, Row
 
 from .. import Principal
-from . import accounts, changelog, keys, rate_limit, request_fields, request_limits, sessions, winners
+from . import accounts, changelog, keys, pulls, rate_limit, request_fields, request_limits, sessions, winners
 from .access_tokens import TOKEN_SECONDS
 from .changelog import Change, Query
 from .context import current_backend
@@ -176,10 +176,9 @@ def pull() -> Answer:
         confirmed=body.optional_integer("confirmed", least=0),
     )
     backend = current_backend()
-    page = backend.store.read(
-        lambda connection: changelog.pull(connection, who.app, who.user, device, query), owner=who.user
-    )
-    backend.last_seen.get().note(device, page.device, page.confirmed)
+    page = pulls.pull(backend.store, who.app, who.user, device, query)
+    if page.device is not None:
+        backend.last_seen.get().note(device, page.device, page.confirmed)
     return {
         "changes": [_pulled(row) for row in page.rows],
         "cursor": page.cursor,

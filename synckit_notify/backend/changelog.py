@@ -1,12 +1,13 @@
 """The change log: for each (app, user), which is a channel, a sequence of numbered changes that push appends to.
 
     push:  lock the head row ── seen this push_id? ── number the rows ── move the head ── commit ── (then announce)
-    pull:  read the head ── find by index where the filter begins to match ── read a bounded number of rows from there
-    With the log mode ROWS a push keeps the winners too, and a pull may ask for them alone (winners.py).
+    With the log mode ROWS a push keeps the winners too (winners.py), and compaction drops the others (compaction.py).
+    Pulls are in pulls.py.
 
-The head is one row for each channel with its highest `seq`. A push keeps it locked until the commit, so `seq` follows
-the order of the commits, and a reader at cursor n never sees a row at or below n appear later. While it has this lock a
-push waits for no other lock, so pushes cannot deadlock. All functions are parts of a transaction that a Store runs.
+The head is one row for each channel with its highest `seq` (log_heads.py). A push keeps it locked until the commit, so
+`seq` follows the order of the commits, and a reader at cursor n never sees a row at or below n appear later. While it
+has this lock a push waits for no other lock, so pushes cannot deadlock. All functions are parts of a transaction that a
+Store runs.
 """
 
 import hashlib
@@ -14,16 +15,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, Row, and_, select, tuple_
 
-from . import accounts, winners
+from . import accounts, log_heads, retirement, winners
 from .accounts import KnownDevice
 from .database.schema import ROWS, as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
-from .database.store import upsert
-from .errors import Conflict, InvalidField, NotFound
-from .log_pages import MAX_CHANGES, Query, read_page
+from .errors import Conflict, NotFound
+from .log_pages import MAX_CHANGES, Query
 from .request_fields import rfc3339
 
 __all__ = ["MAX_CHANGES", "Query"]
@@ -31,10 +31,6 @@ __all__ = ["MAX_CHANGES", "Query"]
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
 PUSH_ID_MICROSECONDS = 7 * 24 * 3600 * 1_000_000
 MAX_FORGOTTEN = 100  # expired push ids that one push deletes: more than it adds
-COMMIT_MICROSECONDS = 2_000_000
-"""A push must commit within this time after its `received_at`; the clocks of several servers must differ by less."""
-
-_HEAD = (heads.c.seq, heads.c.changed_at, heads.c.winners_until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,42 +62,19 @@ class Move:
     device: KnownDevice | None = None
 
 
-class Head(NamedTuple):
-    """The head of a log: its highest `seq`, when it last changed, and up to which `seq` the winners are complete."""
-
-    seq: int
-    changed_at: int
-    winners_until: int
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """One page of a pull.
-
-    Once `has_more` is false, all changes that later pulls return were received at or after `complete_until`. The device
-    that pulls has applied the log up to `confirmed`.
-    """
-
-    rows: list[Row[Any]]
-    cursor: int
-    has_more: bool
-    epoch: str
-    complete_until: int
-    device: KnownDevice
-    confirmed: int
-
-
 def push(
     connection: Connection, app: str, user: str, device_id: str, pushed: Sequence[Change], push_id: str | None
 ) -> Move:
     """Append changes; repeating a `push_id` stores nothing and returns the cursor and the time of the first push.
 
-    Raises InvalidToken if the user is disabled, NotFound if the device is not registered, and Conflict if the `push_id`
-    was used with other changes.
+    Raises InvalidToken if the user is disabled, NotFound if the device is not registered, MustReadAgain if it is
+    retired, and Conflict if the `push_id` was used with other changes.
     """
     accounts.require_enabled(connection, user)
+    head = log_heads.lock(connection, app, user)
+    # Read under the head's lock, so that a compaction which retires the device meanwhile is seen.
     device = accounts.require_device(connection, app, user, device_id)
-    head = _lock_head(connection, app, user)
+    retirement.require_in_step(device)
     if push_id is not None:
         digest = _digest(pushed)
         first = _first_push(connection, device_id, push_id, digest)
@@ -115,44 +88,27 @@ def push(
     until = head.winners_until
     if device.log == ROWS:
         until = winners.advance(connection, app, user, until, cursor)
-    _move_head(connection, app, user, Head(cursor, received_at, until))
+    log_heads.move(connection, app, user, head._replace(seq=cursor, changed_at=received_at, winners_until=until))
     if push_id is not None:
         _remember_push(connection, device_id, push_id, digest, cursor, received_at)
     return _move(cursor, received_at, head.changed_at, device)
 
 
-def pull(connection: Connection, app: str, user: str, device_id: str, query: Query) -> Page:
-    """Return changes after the cursor; raise NotFound for an unknown device, Conflict if the log was replaced.
-
-    Raises InvalidField for `latest` where it is not served.
-    """
-    started = now()  # before the first statement, which creates the snapshot of the transaction
-    device = accounts.require_device(connection, app, user, device_id)
-    head = _read_head(connection, app, user)
-    epoch = current_epoch(connection)
-    if query.epoch not in (None, epoch) or max(query.cursor, query.confirmed or 0) > head.seq:
-        raise Conflict("the log was replaced after this cursor was issued: pull again from cursor 0, without an epoch")
-    if query.latest:
-        _check_latest(app, device.log, query)
-    rows, cursor, has_more = read_page(connection, app, user, head.seq, head.winners_until, query)
-    # A push may have its `received_at` but not be committed yet, so the clock alone is not enough.
-    complete_until = max(head.changed_at + 1, started - COMMIT_MICROSECONDS)
-    return Page(rows, cursor, has_more, epoch, complete_until, device, _confirmed(query, device))
-
-
 def catch_up(connection: Connection, app: str, user: str) -> int:
     """Examine some more changes for the winners; return how many are left. For an app whose log mode became ROWS."""
-    head = _lock_head(connection, app, user)
+    head = log_heads.lock_present(connection, app, user)
+    if head is None:
+        return 0
     until = winners.advance(connection, app, user, head.winners_until, head.seq)
-    _move_head(connection, app, user, head._replace(winners_until=until))
+    log_heads.move(connection, app, user, head._replace(winners_until=until))
     return head.seq - until
 
 
 def touch(connection: Connection, app: str, user: str) -> Move:
     """Mark a channel as changed without adding a change, so that the next sweep of every process announces it."""
-    head = _lock_head(connection, app, user)
+    head = log_heads.lock(connection, app, user)
     changed_at = max(now(), head.changed_at + 1)
-    _move_head(connection, app, user, head._replace(changed_at=changed_at))
+    log_heads.move(connection, app, user, head._replace(changed_at=changed_at))
     return _move(head.seq, changed_at, head.changed_at)
 
 
@@ -168,7 +124,7 @@ def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
     mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
     nothing = {"op": "UPDATE", "data": None, "timestamp": rfc3339(row.received_at), "order_at": winners.LOWEST}
     connection.execute(changes.update().where(mine).values(nothing))
-    until = _read_head(connection, app, user).winners_until
+    until = log_heads.read(connection, app, user).winners_until
     winners.reconsider(connection, app, user, row.table_name, row.row_id, until)
     return move
 
@@ -183,8 +139,8 @@ def find(connection: Connection, app: str, user: str, seq: int) -> Row[Any]:
 
 
 def status(connection: Connection, app: str, user: str) -> tuple[int, str, str]:
-    """Return the head, which is also the number of changes since none is missing, the epoch, and the log mode."""
-    return _read_head(connection, app, user).seq, current_epoch(connection), accounts.log_of(connection, app)
+    """Return the head, which is also the number of changes that were ever pushed, the epoch, and the log mode."""
+    return log_heads.read(connection, app, user).seq, current_epoch(connection), accounts.log_of(connection, app)
 
 
 def changed_channels(connection: Connection, since: datetime) -> list[tuple[str, str, datetime]]:
@@ -202,25 +158,8 @@ def renew_epoch(connection: Connection) -> str:
     """Replace the epoch after a restore from a backup: every client then pulls again from cursor 0."""
     epoch = new_epoch()
     connection.execute(meta.update().values(epoch=epoch))
+    retirement.start_again(connection)
     return epoch
-
-
-def _lock_head(connection: Connection, app: str, user: str) -> Head:
-    """Lock the head until the commit and return it, zeros for a new channel."""
-    new = upsert(connection, heads).values(app_id=app, user_id=user, seq=0, changed_at=0)
-    either = new.on_conflict_do_update(index_elements=[heads.c.app_id, heads.c.user_id], set_={"seq": heads.c.seq})
-    return Head(*connection.execute(either.returning(*_HEAD)).one())
-
-
-def _move_head(connection: Connection, app: str, user: str, head: Head) -> None:
-    mine = and_(heads.c.app_id == app, heads.c.user_id == user)
-    connection.execute(heads.update().where(mine).values(head._asdict()))
-
-
-def _read_head(connection: Connection, app: str, user: str) -> Head:
-    mine = and_(heads.c.app_id == app, heads.c.user_id == user)
-    found = connection.execute(select(*_HEAD).where(mine)).first()
-    return Head(0, 0, 0) if found is None else Head(*found)
 
 
 def _move(cursor: int, changed_at: int, previous_at: int, device: KnownDevice | None = None) -> Move:
@@ -272,21 +211,3 @@ def _row(change: Change, received_at: int) -> dict[str, str | int | None]:
         "received_at": received_at,
         "order_at": None if change.instant is None else min(change.instant, received_at),
     }
-
-
-def _check_latest(app: str, log: str, query: Query) -> None:
-    """Raise InvalidField if `latest` is not served for this app, or not with this filter."""
-    if log != ROWS:
-        raise InvalidField(
-            f"latest: the log of this app keeps the history: an administrator can change that with: flask synckit app "
-            f"set {app} --log rows"
-        )
-    if query.since is not None or query.until is not None:
-        raise InvalidField("latest: must not be combined with since or until")
-
-
-def _confirmed(query: Query, device: KnownDevice) -> int:
-    """Return up to where the device has applied the log; a pull with a filter says nothing new about that."""
-    if query.confirmed is not None:
-        return query.confirmed
-    return (device.confirmed or 0) if query.is_filtered else query.cursor

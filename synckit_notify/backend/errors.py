@@ -7,6 +7,7 @@
     ├── NotLocal                     403
     ├── NotFound                     404
     ├── Conflict                     409
+    │   └── MustReadAgain            409
     ├── InvalidField                 422
     ├── TooManyAttempts              429
     ├── Busy                         503
@@ -65,6 +66,14 @@ class Conflict(Refused):
     """The request contradicts what is stored: a name in use, a version or an epoch that was replaced."""
 
     status = 409
+
+
+class MustReadAgain(Conflict):
+    """The device is retired, or was restored from a copy: it must read the log again from its start."""
+
+    description = (
+        "this device was away for too long: pull again from cursor 0, without an epoch, until has_more is false"
+    )
 
 
 class InvalidField(Refused):

@@ -1,14 +1,14 @@
-"""When each device was last seen, to the hour, and up to where it has applied the log.
+"""When each device was last seen, to the minute, and up to where it has applied the log.
 
-Pull and push note it in memory, and a thread stores it a second later.
+Pull and push note it in memory, and a thread stores it some seconds later.
 
-    pull, push ──▶ note(device, what is stored) ──▶ older than an hour? ──▶ a dict ──▶ one transaction for many devices
+    pull, push ──▶ note(device, what is stored) ──▶ older than a minute? ──▶ a dict ──▶ one transaction for many devices
 
 A pull only reads, so it must not wait for the writer nor fail with it; and thousands of devices may reconnect within a
 minute. What is lost with a process, or while the database cannot be written, is noted at the device's next request.
 
-The stored `confirmed` may be an hour behind what the device has applied, but not ahead of it: a device that goes back,
-because it was restored from a copy, is noted at once.
+The stored `confirmed` may be a minute behind what the device has applied. Here it only rises: the pull of a device that
+goes back stores it itself (pulls.py).
 """
 
 import threading
@@ -22,10 +22,10 @@ from .accounts import KnownDevice, note_seen
 from .database.schema import now
 from .database.store import Store
 
-PRECISION_MICROSECONDS = 3600 * 1_000_000
-"""A device is noted again after this time, so there is at most one write an hour for each device in use."""
+PRECISION_MICROSECONDS = 60 * 1_000_000
+"""A device is noted again after this time, so there is at most one write a minute for each device in use."""
 
-COLLECTING_SECONDS = 1.0
+COLLECTING_SECONDS = 5.0
 """How long devices are collected before they are stored in one transaction."""
 
 MAX_AT_ONCE = 500
@@ -44,14 +44,11 @@ class LastSeen:
         self._is_storing = False
 
     def note(self, device_id: str, stored: KnownDevice, confirmed: int | None = None) -> None:
-        """Note that a device is in use and, for a pull, up to which `seq` it has applied the log.
+        """Note that a device is in use and, for a pull, up to which `seq` it has applied the log, if that is known.
 
-        Nothing is noted if that was stored less than an hour ago, unless the device's first pull or a lower `seq` is
-        new.
+        Nothing is noted if that was stored less than a minute ago.
         """
-        is_recent = stored.seen_at is not None and now() - stored.seen_at < PRECISION_MICROSECONDS
-        goes_back = confirmed is not None and (stored.confirmed is None or confirmed < stored.confirmed)
-        if is_recent and not goes_back:
+        if stored.seen_at is not None and now() - stored.seen_at < PRECISION_MICROSECONDS:
             return
         if device_id in self._waiting or len(self._waiting) < MAX_WAITING:
             waiting = self._waiting.get(device_id)

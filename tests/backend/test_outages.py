@@ -229,6 +229,7 @@ class TestADatabaseThatCannotBeWritten:
     ) -> None:
         laptop = alice.register()
         alice.push(laptop)
+        alice.pull(laptop)  # the first one stores that the device has begun
         assert ready(app) == (200, True)
         disk.fill()
         body = {"device_id": laptop, "changes": [change(data="x" * 100_000)]}

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import Connection, text
 
-from synckit_notify.backend import Backend, changelog, create_app
+from synckit_notify.backend import Backend, create_app, log_heads
 
 from ..support.backend import Caller, change, over_http, postgres_setting, start
 from ..support.pgbouncer import pgbouncer
@@ -73,13 +73,13 @@ def test_every_transaction_has_our_settings_and_leaves_none_behind(
     laptop = alice.register()
     seen: list[tuple[str, ...]] = []
     names = ("synchronous_commit", "lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
-    move_head = changelog._move_head
+    move_head = log_heads.move
 
     def move_head_and_look(connection: Connection, *args: object) -> None:
         seen.append(tuple(connection.execute(text(f"SHOW {name}")).scalar_one() for name in names))
         move_head(connection, *args)
 
-    monkeypatch.setattr(changelog, "_move_head", move_head_and_look)
+    monkeypatch.setattr(log_heads, "move", move_head_and_look)
     alice.push(laptop)
     assert seen == [("on", "5s", "10s", "30s")]
     assert [postgres_setting(backend, name) for name in names[1:]] == ["5s", "10s", "30s"]

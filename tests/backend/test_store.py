@@ -9,7 +9,16 @@ from flask import Flask
 from sqlalchemy import Connection, Table, func, select, text
 
 from synckit_notify import ConfigurationError
-from synckit_notify.backend import Backend, accounts, changelog, create_app, last_seen
+from synckit_notify.backend import (
+    Backend,
+    accounts,
+    changelog,
+    create_app,
+    last_seen,
+    log_heads,
+    log_pages,
+    pulls,
+)
 from synckit_notify.backend.changelog import Change, Query
 from synckit_notify.backend.database import postgres, schema, sqlite, store
 from synckit_notify.backend.database.store import Store
@@ -146,7 +155,7 @@ class TestADatabaseOfAnOlderRelease:
         monkeypatch.setattr(last_seen, "COLLECTING_SECONDS", 0.0)
         app = create_app(settings(older))
         assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of before")]
-        assert [row[-2:] for row in stored(older, schema.devices)] == [(None, 0), (None, 0)]
+        assert [row[-3:] for row in stored(older, schema.devices)] == [(None, 0, None)] * 2
         assert stored(older, schema.apps)[0][-1] == "history"
         send = app.test_client()
         headers = {"Authorization": f"Bearer {make_token('alice')}"}
@@ -159,7 +168,7 @@ class TestADatabaseOfAnOlderRelease:
         assert send.post("/api/sync/devices", json=again, headers=headers).get_json()["id"] == "laptop"
         for thread in [thread for thread in threading.enumerate() if "_store_all" in thread.name]:
             thread.join()
-        assert None not in [row[-2] for row in stored(older, schema.devices)]
+        assert None not in [row[-3] for row in stored(older, schema.devices)]
         app.extensions["synckit_backend"].store.dispose()
         assert described(older) == described_anew(older)
 
@@ -179,6 +188,16 @@ class TestADatabaseOfAnOlderRelease:
         execute(older, "UPDATE meta SET schema_version = 4")
         create_app(settings(older))
         assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of before")]
+        assert described(older) == described_anew(older)
+
+    def test_of_version_5_is_upgraded(self, older: str) -> None:
+        create_app(settings(older))
+        execute(older, "ALTER TABLE devices DROP COLUMN reread")
+        execute(older, "ALTER TABLE heads DROP COLUMN dropped_until")
+        execute(older, "UPDATE meta SET schema_version = 5")
+        create_app(settings(older))
+        assert stored(older, schema.meta) == [(schema.SCHEMA_VERSION, "the epoch of before")]
+        assert [row[-2:] for row in stored(older, schema.devices)] == [(0, None), (0, None)]
         assert described(older) == described_anew(older)
 
     def test_takes_what_running_servers_of_that_release_still_push(self, older: str) -> None:
@@ -381,8 +400,9 @@ def test_a_read_sees_one_snapshot(alice: Caller, backend: Backend) -> None:
     def read(connection: Connection) -> tuple[int, list[int]]:
         head, *_ = changelog.status(connection, "notes", "alice")
         alice.push(laptop)
-        page = changelog.pull(connection, "notes", "alice", laptop, Query(cursor=0))
-        return head, [row.seq for row in page.rows]
+        now = log_heads.read(connection, "notes", "alice")
+        rows, *_ = log_pages.read_page(connection, "notes", "alice", now.seq, 0, Query(cursor=0))
+        return head, [row.seq for row in rows]
 
     assert backend.store.read(read) == (1, [1])
     assert alice.get("/status")[1]["cursor"] == 2
@@ -435,9 +455,7 @@ def test_a_page_of_the_largest_changes_takes_bounded_memory(backend: Backend) ->
         backend.store.write(lambda connection: changelog.push(connection, "notes", "alice", device.id, largest, None))
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = memory("VmHWM")
-    page = backend.store.read(
-        lambda connection: changelog.pull(connection, "notes", "alice", device.id, Query(cursor=0))
-    )
+    page = pulls.pull(backend.store, "notes", "alice", device.id, Query(cursor=0))
     assert (len(page.rows), page.has_more) == (4, True)
     assert memory("VmHWM") - before < 24 * MIB  # all of them would be 31 MiB, and that twice
 

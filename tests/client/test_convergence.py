@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from synckit_notify.backend import Backend, changelog, create_app
+from synckit_notify.backend import Backend, changelog, create_app, log_heads, log_pages
 from synckit_notify.client import serialization
 from synckit_notify.client.client import SyncKitClient
 from synckit_notify.client.errors import NetworkError, ServerError
@@ -161,12 +161,13 @@ def backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, A
     found.store.dispose()
 
 
-def log_of(backend: Backend, account: Account, device_id: str) -> list[Any]:
+def log_of(backend: Backend, account: Account) -> list[Any]:
     """Return the server's log without unreadable changes."""
-    query = changelog.Query(cursor=0)
-    page = backend.store.read(lambda c: changelog.pull(c, account.app_id, account.user_id, device_id, query))
-    assert not page.has_more
-    return [row for row in page.rows if row.row_id != "unreadable"]
+    owner, query = (account.app_id, account.user_id), log_pages.Query(cursor=0)
+    page = backend.store.read(lambda c: log_pages.read_page(c, *owner, log_heads.read(c, *owner).seq, 0, query))
+    rows, _, has_more = page
+    assert not has_more
+    return [row for row in rows if row.row_id != "unreadable"]
 
 
 def push_as_a_stranger(backend: Backend, one: "App") -> None:
@@ -222,7 +223,7 @@ def test_all_devices_end_with_the_rows_of_the_log(backend: Mapping[str, Any], st
         for one in app.values():
             one.pull("apply", None)
         written = sum(what == "write" for what, *_ in story)
-        log = log_of(backend["backend"], account, app["laptop"].client._state.device_id())
+        log = log_of(backend["backend"], account)
         rows = rows_of(log)
         for one in app.values():
             held = {row: (op, at.isoformat(timespec="microseconds")) for row, (at, op, _) in one.rows.items()}

@@ -15,6 +15,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from synckit_notify.backend import Backend, accounts, passwords
+from synckit_notify.backend.database import schema
 
 from .server import GUNICORN, ROOT, Server, clean_environment
 from .tokens import KEY
@@ -86,6 +87,12 @@ def add_account(backend: Backend) -> dict[str, str]:
     _, api_key = backend.store.write(lambda connection: accounts.add_app(connection, "notes"))
     backend.store.write(lambda connection: accounts.add_user(connection, "Alice@Example.org", password_hash))
     return {"email": "alice@example.org", "password": PASSWORD, "api_key": api_key}
+
+
+def keep_rows(backend: Backend, app: str = "notes") -> None:
+    """Store an app with the log mode `rows`."""
+    row = {"id": app, "name": app.title(), "api_key_hash": app, "created_at": 0, "log": "rows"}
+    backend.store.write(lambda connection: connection.execute(schema.apps.insert().values(row)) and None)
 
 
 def over_http(url: str) -> Send:

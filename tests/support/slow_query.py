@@ -13,7 +13,7 @@ import sys  # noqa: E402
 import gevent  # noqa: E402
 from sqlalchemy import Connection, text  # noqa: E402
 
-from synckit_notify.backend import accounts, changelog  # noqa: E402
+from synckit_notify.backend import accounts, changelog, pulls  # noqa: E402
 from synckit_notify.backend.changelog import Change, Query  # noqa: E402
 from synckit_notify.backend.database.store import Store  # noqa: E402
 
@@ -36,7 +36,7 @@ def largest_gap(url: str) -> float:
     def push() -> None:
         for _ in range(20):
             store.write(lambda connection: changelog.push(connection, "a", "u", device, pushed, None))
-            store.read(lambda connection: changelog.pull(connection, "a", "u", device, Query(cursor=0)))
+            pulls.pull(store, "a", "u", device, Query(cursor=0))
 
     def sleep(connection: Connection) -> None:
         connection.execute(text(f"SELECT pg_sleep({SLOW_SECONDS})"))

@@ -1,8 +1,8 @@
 """`flask --app wsgi synckit ...`: commands to administer the backend, while servers are running or without any.
 
-Each command is one transaction on the servers' database; only `user delete` needs several. The last word of the output
-is what a script needs, such as an id or a token. An error is one sentence and exit status 1. Control characters in
-strings that clients chose are not printed.
+Each command is one transaction on the servers' database; `user delete`, `app set` and `compact` need several. The last
+word of the output is what a script needs, such as an id or a token. An error is one sentence and exit status 1. Control
+characters in strings that clients chose are not printed.
 """
 
 import click
@@ -16,13 +16,14 @@ from ..context import current_backend
 from ..errors import Conflict
 from .apps import app_group
 from .changes import change_group
+from .compact import compact_logs
 from .devices import device_group
 from .transactions import read, write
 from .users import user_group
 
 synckit = AppGroup("synckit", help="Administer the SyncKit backend, notify devices, check the set-up.")
 
-for _command in (app_group, user_group, device_group, change_group):
+for _command in (app_group, user_group, device_group, change_group, compact_logs):
     synckit.add_command(_command)
 
 

@@ -43,6 +43,9 @@ ALONE: Sequence[str] = [*WRITE, "SELECT pg_advisory_xact_lock(8319104478)"]  # a
 ANSWER_SECONDS = 15.0
 """After this the server itself has stopped, not just a statement: its machine is suspended, or its disk is gone."""
 
+VACUUM_SECONDS = 24 * 3600.0
+"""The same for VACUUM, which copies the whole log."""
+
 DEFAULTS = {
     "application_name": "synckit",
     "client_encoding": "utf8",
@@ -97,6 +100,16 @@ def run(connection: Connection, work: Callable[[Connection], T]) -> T:
         return work(connection)
 
 
+def vacuum(connection: Connection) -> None:
+    """Give the free space of the log back to the file system, outside of a transaction; the log is locked meanwhile."""
+    driver: Any = connection.connection.driver_connection
+    driver.answer_seconds = VACUUM_SECONDS
+    try:
+        connection.exec_driver_sql("VACUUM (FULL, ANALYZE) changes")
+    finally:
+        driver.answer_seconds = ANSWER_SECONDS
+
+
 def trouble(error: BaseException | None) -> Trouble | None:
     """Return the Trouble of an error of the server, its disk, a lock or a limit; None for a bug of ours."""
     state = getattr(error, "sqlstate", None)
@@ -110,9 +123,11 @@ def trouble(error: BaseException | None) -> Trouble | None:
 class _Connection(psycopg.Connection[Any]):
     """Gives up on a server that accepted a statement and never answers, which the server's limits cannot end."""
 
+    answer_seconds = ANSWER_SECONDS
+
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
-            return super().wait(gen, interval, timeout or ANSWER_SECONDS)
+            return super().wait(gen, interval, timeout or self.answer_seconds)
         except psycopg.OperationalError:
             if self.info.transaction_status == TransactionStatus.ACTIVE:
                 self.close()  # else a late answer would be taken for that of the next statement

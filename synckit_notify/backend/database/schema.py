@@ -14,7 +14,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData,
 
 from ... import ConfigurationError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 HISTORY, ROWS = "history", "rows"
@@ -66,10 +66,12 @@ devices = Table(
     Column("platform", Text, nullable=False),
     Column("installation_id", Text),
     Column("created_at", BigInteger, nullable=False),
-    Column("last_seen_at", BigInteger),  # to the hour (last_seen.py); NULL for a device of schema version 3
-    # The `seq` up to which the device has applied the log (last_seen.py); NULL for a device that has never pulled, 0
-    # for one that an older release has registered.
+    Column("last_seen_at", BigInteger),  # to the minute (last_seen.py); NULL for a device of schema version 3
+    # The `seq` up to which the device has applied the log (pulls.py); NULL for a device that has never pulled, 0 for
+    # one that an older release has registered.
     Column("confirmed", BigInteger, server_default="0"),
+    # NULL for a device in step. For one that must read the log again from 0: up to where it has read (retirement.py).
+    Column("reread", BigInteger),
 )
 
 NAMED = devices.c.installation_id.is_(None)
@@ -102,6 +104,7 @@ heads = Table(
     Column("changed_at", BigInteger, nullable=False, index=True),
     # The `seq` up to which `winners` is complete. It stays behind while servers of an older release push.
     Column("winners_until", BigInteger, nullable=False, server_default="0"),
+    Column("dropped_until", BigInteger, nullable=False, server_default="0"),  # see log_heads.py
 )
 
 changes = Table(
@@ -193,6 +196,10 @@ STEPS: dict[int, Sequence[str]] = {
         "ALTER TABLE heads ADD COLUMN winners_until BIGINT DEFAULT 0 NOT NULL",
         f"ALTER TABLE apps ADD COLUMN log TEXT DEFAULT '{HISTORY}' NOT NULL",
         "ALTER TABLE changes ADD COLUMN order_at BIGINT",
+    ],
+    5: [
+        "ALTER TABLE devices ADD COLUMN reread BIGINT",
+        "ALTER TABLE heads ADD COLUMN dropped_until BIGINT DEFAULT 0 NOT NULL",
     ],
 }
 """The statements that upgrade each older version to the next. Servers wait for them, so none may take longer with

@@ -26,6 +26,9 @@ ALONE = WRITE
 BUSY_SECONDS = 5.0
 """How long SQLite waits for the lock of another process."""
 
+STEPS_BETWEEN_SIGNALS = 100_000
+"""After so many of SQLite's steps `vacuum` looks for a signal: some milliseconds."""
+
 MIN_SQLITE = (3, 35)
 """The first version with RETURNING."""
 
@@ -90,6 +93,21 @@ def run(connection: Connection, work: Callable[[Connection], T]) -> T:
     if error is not None:
         raise error
     return cast(T, result)
+
+
+def vacuum(connection: Connection) -> None:
+    """Give free space back to the file system, outside of a transaction; others cannot write meanwhile."""
+    driver: Any = connection.connection.driver_connection
+    driver.set_progress_handler(lambda: 0, STEPS_BETWEEN_SIGNALS)  # Python handles signals whenever it is called
+    try:
+        driver.execute("VACUUM")
+        driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # until then the file keeps its size
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            raise KeyboardInterrupt from None  # raised in the progress handler, which has to return
+        raise
+    finally:
+        driver.set_progress_handler(None, 0)
 
 
 def trouble(error: BaseException | None) -> Trouble | None:

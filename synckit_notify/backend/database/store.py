@@ -54,6 +54,7 @@ class Database(Protocol):
     def check(self, url: URL) -> None: ...
     def make_engine(self, url: URL) -> Engine: ...
     def run(self, connection: Connection, work: Callable[[Connection], T]) -> T: ...
+    def vacuum(self, connection: Connection) -> None: ...
     def trouble(self, error: BaseException | None) -> Trouble | None: ...
 
 
@@ -146,6 +147,13 @@ class Store:
     def write_alone(self, work: Callable[[Connection], T]) -> T:
         """Run `work` and commit, never at the same time as another `write_alone`, in any process."""
         return self._run(lambda opened: opened.write(work, self._database.ALONE), writes=True)
+
+    def vacuum(self) -> None:
+        """Give free space back to the file system. It may take minutes, during which others cannot write.
+
+        Call it from a command, not in a server.
+        """
+        self._run(lambda opened: opened.vacuum(), writes=True)
 
     def prepare(self) -> None:
         """Check the schema, and create it if it is missing. Log nothing.
@@ -247,6 +255,10 @@ class _Opened:
 
     def write(self, work: Callable[[Connection], T], begin: Sequence[str], owner: str | None = None) -> T:
         return self._run(self.writing, begin, work, owner)
+
+    def vacuum(self) -> None:
+        # A work that begins no transaction: VACUUM must not run in one.
+        self._run(self.writing, (), lambda connection: self.database.vacuum(connection), None)
 
     def _run(self, seats: Seats, begin: Sequence[str], work: Callable[[Connection], T], owner: str | None) -> T:
         # Requests queue here and not in the database: a greenlet waits cheaply, a native thread would be blocked.
