@@ -57,7 +57,7 @@ class Scale:
     rows: int = 1_000
     edits: tuple[int, ...] = (1, 10, 60)
     pairs: int = 400
-    beaten: int = 100_000
+    beaten: int = 40_000
     pushes: int = 1_000
     lengths: tuple[int, ...] = (10_000, 100_000, 1_000_000)
 

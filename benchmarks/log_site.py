@@ -31,6 +31,9 @@ from .server import BACKEND, ROOT, Server, gunicorn
 AT_ONCE = 50_000
 """Changes that one statement appends."""
 
+IDLE_SECONDS = 30.0
+"""After this time without a request a new connection is made: the server closes one that is idle for 75 s."""
+
 MICROSECONDS = 1_000_000
 TIMESTAMP = "2026-01-31T12:00:00.000000Z"
 
@@ -146,6 +149,7 @@ class Device:
         token = site.command("token", "--app", app, "--user", user)
         self.app: str = jwt.decode(token, options={"verify_signature": False})["app"]
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._used_at = time.monotonic()
         self._connection = http.client.HTTPConnection("127.0.0.1", site.server.port, timeout=600)
         self.id: str = self.post("devices", {"device_name": "laptop", "platform": "linux"})[0]["id"]
 
@@ -176,9 +180,12 @@ class Device:
 
     def post(self, path: str, body: object) -> tuple[Any, int]:
         """Send a request; return the answer and the bytes of its body. Raises RuntimeError for an error."""
+        if time.monotonic() - self._used_at > IDLE_SECONDS:
+            self._connection.close()
         self._connection.request("POST", f"/api/sync/{path}", json.dumps(body), self._headers)
         response = self._connection.getresponse()
         content = response.read()
+        self._used_at = time.monotonic()
         if response.status != 200:
             raise RuntimeError(f"{path} was answered with {response.status}: {content.decode()}")
         return json.loads(content), len(content)
