@@ -14,6 +14,7 @@ from .clock import instant
 
 MAX_INTEGER = 2**63 - 1
 MAX_NESTING = 64
+MAX_PARAMETERS = 20
 
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))", re.ASCII
@@ -58,7 +59,13 @@ class Fields:
         """Return the parameters of a form; a JSON object is accepted too."""
         if content.lstrip().startswith(b"{"):
             return cls.of_json(content)
-        return cls(dict(parse_qsl(content.decode(errors="replace"))))
+        try:
+            pairs = parse_qsl(content.decode(), errors="strict", max_num_fields=MAX_PARAMETERS)
+        except ValueError:
+            raise Refused(400, "the body is not a valid form") from None
+        if len(dict(pairs)) < len(pairs):
+            raise Refused(400, "a parameter is given twice")
+        return cls(dict(pairs))
 
     @classmethod
     def of_query(cls, query: bytes) -> "Fields":
