@@ -1,7 +1,7 @@
 """The exchanges of docs/vectors/ run against the included backend under gunicorn and against FakeServer."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +30,24 @@ def run_on_backend(service: Service, vectors: Any) -> list[set[str]]:
     assert added.exit_code == 0, added.output
     login = {"api_key": added.output.split()[-1], "email": f"{name}@example.org", "password": "correct horse"}
     service.runner.invoke(args=["synckit", "user", "add", login["email"], "--password", login["password"]])
-    return run(httpx2.Client(base_url=service.server.url, timeout=30), login, vectors)
+
+    def compact(keep_days: int) -> None:
+        result = service.runner.invoke(args=["synckit", "compact", name, "--keep-days", str(keep_days)])
+        assert result.exit_code == 0, result.output
+
+    return run(httpx2.Client(base_url=service.server.url, timeout=30), login, vectors, compact)
 
 
 def run_on_fake(vectors: Any) -> list[set[str]]:
     """Run a file on a new FakeServer; return the members of each answer."""
     login = {"api_key": testing.API_KEY, "email": testing.EMAIL, "password": testing.PASSWORD}
-    return run(httpx2.Client(transport=testing.FakeServer(), base_url=testing.URL), login, vectors)
+    server = testing.FakeServer()
+    return run(httpx2.Client(transport=server, base_url=testing.URL), login, vectors, server.compact)
 
 
-def run(http: httpx2.Client, login: dict[str, str], vectors: Any) -> list[set[str]]:
+def run(http: httpx2.Client, login: dict[str, str], vectors: Any, compact: Callable[[int], object]) -> list[set[str]]:
     with http:
-        exchange = Exchange(http, login)
+        exchange = Exchange(http, login, compact)
         exchange.run(vectors["steps"])
     return exchange.members
 
@@ -58,7 +64,7 @@ def test_a_file_has_only_members_that_are_documented() -> None:
         vectors = load(file)
         assert vectors.keys() <= {"about", "log", "steps"}
         for step in vectors["steps"]:
-            kinds = {"request", "response"} <= step.keys(), "stream" in step
+            kinds = {"request", "response"} <= step.keys(), "stream" in step, "compact" in step
             assert sum(kinds) == 1, step
-            members = {*step, *step.get("request", {}), *step.get("response", {})}
+            members = {*step, *step.get("request", {}), *step.get("response", {}), *step.get("compact", {})}
             assert {name for name in members if f"`{name}`" not in told and f"`response.{name}`" not in told} == set()

@@ -26,12 +26,26 @@ PACKAGE = Path(synckit_notify.__file__).parent
 LISTENING = r"Listening at: http://[\d.]+:(\d+)"
 
 
-def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze") or pytest.skip("needs systemd-analyze")  # seldom there, so not under CI
-    unit = tmp_path / "synckit.service"
-    unit.write_text(shipped("synckit.service", {"/opt/synckit/.venv/bin/gunicorn": sys.executable}))
-    verified = subprocess.run([analyze, "verify", "--man=no", unit], capture_output=True, text=True)
+    programs = {"synckit.service": "gunicorn", "synckit-compact.service": "flask", "synckit-compact.timer": None}
+    for name, program in programs.items():
+        places = {} if program is None else {f"/opt/synckit/.venv/bin/{program}": sys.executable}
+        (tmp_path / name).write_text(shipped(name, places))
+    units = [tmp_path / name for name in programs]
+    verified = subprocess.run([analyze, "verify", "--man=no", *units], capture_output=True, text=True)
     assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def test_the_compaction_runs_as_the_service_does() -> None:
+    """With its user, its settings and its hardening, which are written twice."""
+    units = [(DEPLOY / name).read_text().splitlines() for name in ("synckit.service", "synckit-compact.service")]
+    service, compaction = ({line for line in unit if "=" in line and not line.startswith("#")} for unit in units)
+    own = {"Description", "After", "Type", "ExecStart", "Nice"}
+    assert {line.partition("=")[0] for line in compaction - service} == own
+    (command,) = [line for line in compaction if line.startswith("ExecStart=")]
+    program, *words = command.partition("=")[2].split()
+    assert (program, words) == ("/opt/synckit/.venv/bin/flask", ["--app", "wsgi", "synckit", "compact"])
 
 
 def settings(folder: Path, **places: str) -> dict[str, str]:

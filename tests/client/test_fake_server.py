@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from synckit_notify.client import (
@@ -19,8 +20,10 @@ from synckit_notify.client import (
 )
 from synckit_notify.client.aio import AsyncSyncKitClient
 from synckit_notify.client.testing import (
+    API_KEY,
     EMAIL,
     PASSWORD,
+    URL,
     Delay,
     DropConnection,
     FakeClock,
@@ -30,6 +33,7 @@ from synckit_notify.client.testing import (
     Refuse,
 )
 
+from ..support import compaction_walk
 from ..support.scripted_clients import action
 from ..support.wait import wait_until
 
@@ -246,3 +250,18 @@ async def cancel_on(server: FakeServer) -> list[Any]:
 
 def test_the_asyncio_client_uses_it_and_cancels_a_delayed_answer(server: FakeServer) -> None:
     assert asyncio.run(cancel_on(server)) == [CHANGED, 1]
+
+
+@pytest.mark.parametrize("seed", [12, 14, 31, 35])
+def test_every_device_ends_right_whenever_the_log_is_compacted(seed: int) -> None:
+    clock = FakeClock(compaction_walk.START)
+    server = FakeServer(clock=clock)
+    login = {"api_key": API_KEY, "email": EMAIL, "password": PASSWORD}
+    with httpx2.Client(transport=server, base_url=URL) as http:
+
+        def post(path: str, body: Any) -> tuple[int, Any]:
+            token = http.post("/api/sync/auth", json=login).json()["token"]  # days pass, and tokens expire
+            response = http.post(f"/api/sync{path}", json=body, headers={"Authorization": f"Bearer {token}"})
+            return response.status_code, response.json()
+
+        compaction_walk.Walk(seed, post, clock.advance, server.compact).run(moves=300)

@@ -43,7 +43,9 @@ class Memory:
     cursor: int = 0
     pending: list[Answer] = field(default_factory=list)
     seen: set[str] | None = None
-    """The rows met since the device began to read the log again; None otherwise."""
+    """The rows met since the device began to read the log at 0; None after its end."""
+    is_away: bool = False
+    """Whether the device must read the log to its end before it may push."""
 
 
 class Device:
@@ -85,7 +87,7 @@ class Device:
     def push(self) -> None:
         """Send what is pending; read again instead if the server says so."""
         memory, sent = self.memory, self.memory.pending[:3]
-        if not sent or memory.seen is not None:
+        if not sent or memory.is_away:
             return
         status, answer = self.walk.asked("/push", {"device_id": self.id, "changes": sent})
         if status == 409:
@@ -101,6 +103,8 @@ class Device:
     def pull(self, limit: int, *, latest: bool) -> bool:
         """Apply one page; return whether the device is at the head."""
         memory = self.memory
+        if memory.cursor == 0:
+            memory.seen = set()
         asked = {"device_id": self.id, "cursor": memory.cursor, "limit": limit, "latest": latest}
         status, answer = self.walk.asked("/pull", asked)
         if status == 409:
@@ -120,10 +124,29 @@ class Device:
             memory.rows = {row: known for row, known in memory.rows.items() if row in memory.seen}
             memory.pending = [entry for entry in memory.pending if entry["row_id"] not in gone]
             memory.seen = None
+        memory.is_away = False
         return True
 
+    def restore(self) -> None:
+        """Go back to the copy.
+
+        An edit of a new row that was sent after the copy was made is left out: nobody could tell it from one of a row
+        that was never sent.
+        """
+        pushed = {row for row, _ in self.walk.model}
+        self.memory = copy.deepcopy(self.copy)
+        known = self.memory.rows
+        self.memory.pending = [
+            entry for entry in self.memory.pending if entry["row_id"] in known or entry["row_id"] not in pushed
+        ]
+
     def begin_again(self) -> None:
-        self.memory.cursor, self.memory.seen = 0, set()
+        """Read the log again; copies of before are not used any more.
+
+        The server could not tell one from the device that is reading again, if its cursor was on the same page.
+        """
+        self.memory.cursor, self.memory.is_away = 0, True
+        self.copy = copy.deepcopy(self.memory)
 
     def learn(self, row: str, change: Known) -> None:
         known = self.memory.rows.get(row)
@@ -154,6 +177,7 @@ class Walk:
         self.counted = {"away": 0, "compactions": 0}
         self._post, self._advance, self._compact = post, advance, compact
         self._elapsed, self._names = 0.0, 0
+        self._keeps = [[1, 6, 3, 1], [4, 2, 1, 1]][seed % 2]
         self.devices = [Device(self, name) for name in ("laptop", "phone", "tablet")]
 
     def now(self) -> datetime:
@@ -195,21 +219,22 @@ class Walk:
     def move(self) -> None:
         chance = self.chance
         device = chance.choice(self.devices)
-        match chance.choices(range(8), [6, 6, 9, 2, 2, 1, 1, 1])[0]:
+        match chance.choices(range(8), [6, 3, 8, 3, 3, 1, 2, 1])[0]:
             case 0:
                 device.edit()
             case 1:
                 device.push()
             case 2:
-                device.pull(chance.randint(1, 4), latest=chance.random() < 0.5)
+                if device.pull(chance.randint(1, 4), latest=chance.random() < 0.5) and not device.memory.pending:
+                    assert device.live() == self.expected()
             case 3:
-                self.compact(chance.choice([0, 1, 2, 10]))
+                self.compact(chance.choices([0, 1, 2, 10], self._keeps)[0])
             case 4:
-                self.pass_time(chance.choice([60.0, 3600.0, DAY, 5 * DAY]))
+                self.pass_time(chance.choice([60.0, 3600.0, DAY / 2, 2 * DAY]))
             case 5:
                 device.copy = copy.deepcopy(device.memory)
             case 6:
-                device.memory = copy.deepcopy(device.copy)
+                device.restore()
             case 7:
                 asked = {"device_id": device.id, "cursor": 0, "tables": ["tasks"], "confirmed": device.memory.cursor}
                 self.asked("/pull", asked)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,14 @@ def load(file: Path) -> Any:
 
 
 class Exchange:
-    """One run of a file; `known` are the values of its placeholders.
+    """One run of a file; `known` are the values of its placeholders, and `compact` does what a step of that name asks.
 
     `members` has the names of the members of each answer, those that the file does not list too.
     """
 
-    def __init__(self, http: httpx2.Client, known: dict[str, str]) -> None:
+    def __init__(self, http: httpx2.Client, known: dict[str, str], compact: Callable[[int], object]) -> None:
         self._http = http
+        self._compact = compact
         self._known = known
         self.members: list[set[str]] = []
         self._responses: dict[str, httpx2.Response] = {}
@@ -49,6 +50,9 @@ class Exchange:
                 response.close()
 
     def _run(self, step: Any) -> None:
+        if "compact" in step:
+            self._compact(step["compact"]["keep_days"])
+            return
         if "stream" in step:
             frame = next(self._frames[step["stream"]], None)
             expected = None if step.get("ends") else step["receives"]

@@ -7,6 +7,7 @@ from typing import Any
 
 from .clock import rfc3339
 from .fields import Fields, Refused, microseconds
+from .retirement import Reader
 
 PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
 OPERATIONS = ("INSERT", "UPDATE", "DELETE")
@@ -24,7 +25,13 @@ class Account:
     installations: dict[str, str] = field(default_factory=dict)
     """The device of each installation id, or of each name for devices without one."""
     envelope: Answer | None = None
+    readers: dict[str, Reader] = field(default_factory=dict)
+    """How far each device has read."""
     log: list[Answer] = field(default_factory=list)
+    head: int = 0
+    """The highest `seq` that was ever assigned."""
+    dropped_until: int = 0
+    """The highest `seq` of a deletion that was dropped."""
     pushes: dict[tuple[str, str], tuple[str, int, int]] = field(default_factory=dict)
     """Digest, cursor and time of each push, by device and `push_id`."""
     last_at: int = 0
@@ -38,6 +45,7 @@ class Account:
         device_id = self.installations.setdefault(identity, str(uuid.uuid4()))
         device = self.devices.setdefault(device_id, {"id": device_id, "created_at": rfc3339(now)})
         device |= {"device_name": name, "platform": platform, "last_seen_at": rfc3339(now)}
+        self.readers.setdefault(device_id, Reader(now)).seen_at = now
         return {key: device[key] for key in ("id", "device_name", "created_at")}
 
     def list_devices(self, parameters: Fields) -> Answer:
@@ -51,13 +59,14 @@ class Account:
         """Forget a device but not what it pushed."""
         if self.devices.pop(device_id, None) is None:
             raise Refused(404, "there is no such device")
+        del self.readers[device_id]
         self.installations = {key: value for key, value in self.installations.items() if value != device_id}
 
     def push(self, body: Fields, now: int) -> tuple[str, Answer]:
         """Append changes; return the device and the answer."""
         pushed = [_change(entry) for entry in body.objects("changes", MAX_CHANGES)]
         device, push_id = body.text("device_id", 128), body.optional_text("push_id", 64)
-        self._require(device, now)
+        self._require(device, now).require_in_step()
         digest = json.dumps([change for change, _ in pushed], sort_keys=True)
         if push_id is not None and (device, push_id) in self.pushes:
             known, cursor, received_at = self.pushes[device, push_id]
@@ -67,8 +76,9 @@ class Account:
             received_at = self.last_at = max(now, self.last_at + 1)
             for change, moment in pushed:
                 stamps = {"received_at": rfc3339(received_at), "order_at": rfc3339(min(moment, received_at))}
-                self.log.append({"seq": len(self.log) + 1, "device_id": device} | change | stamps)
-            cursor = len(self.log)
+                self.head += 1
+                self.log.append({"seq": self.head, "device_id": device} | change | stamps)
+            cursor = self.head
             if push_id is not None:
                 self.pushes[device, push_id] = digest, cursor, received_at
         return device, {"cursor": cursor, "received_at": rfc3339(received_at), "server_time": rfc3339(now)}
@@ -81,17 +91,20 @@ class Account:
         since, until = body.optional_instant("since"), body.optional_instant("until")
         epoch = body.optional_text("epoch", 64)
         latest, confirmed = body.flag("latest"), body.optional_integer("confirmed", 0)
-        self._require(device, now)
-        if epoch not in (None, self.epoch) or max(cursor, confirmed or 0) > len(self.log):
+        reader = self._require(device, now)
+        if epoch not in (None, self.epoch) or max(cursor, confirmed or 0) > self.head:
             raise Refused(
                 409, "the log was replaced after this cursor was issued: pull again from cursor 0, without an epoch"
             )
         if latest and (since is not None or until is not None):
             raise Refused(422, "latest: must not be combined with since or until")
+        is_filtered = (tables, since, until) != (None, None, None)
+        reader.begin(cursor, confirmed, is_filtered, self.dropped_until)
         found = [
             change
-            for change in self.log[cursor:]
-            if (tables is None or change["table"] in tables)
+            for change in self.log
+            if change["seq"] > cursor
+            and (tables is None or change["table"] in tables)
             and (since is None or _received_at(change) >= since)
             and (until is None or _received_at(change) < until)
         ]
@@ -99,13 +112,34 @@ class Account:
             winners = self._winners()
             found = [change for change in found if change is winners[change["table"], change["row_id"]]]
         page, has_more = _page(found, limit)
-        end = page[-1]["seq"] if has_more else len(self.log)
+        end = page[-1]["seq"] if has_more else self.head
+        reader.end(end, has_more)
         answer = {"changes": page, "cursor": end, "has_more": has_more, "epoch": self.epoch}
         return answer | {"server_time": rfc3339(max(self.last_at + 1, now))}
 
     def status(self) -> Answer:
         """Return the head of the log."""
-        return {"change_count": len(self.log), "cursor": len(self.log), "epoch": self.epoch, "log": "rows"}
+        return {"change_count": self.head, "cursor": self.head, "epoch": self.epoch, "log": "rows"}
+
+    def compact(self, before: int) -> None:
+        """Drop what no device needs any more, as `flask synckit compact` does; what is older than `before` is old."""
+        winners = self._winners()
+        self.log = [change for change in self.log if change is winners[change["table"], change["row_id"]]]
+        counted = [reader for reader in self.readers.values() if reader.is_counted]
+        for reader in counted:
+            if reader.seen_at < before:
+                reader.reread = 0
+        kept = min((reader.confirmed or 0 for reader in counted if reader.is_counted), default=self.head)
+        old = [each for each in self.log if each["op"] == "DELETE" and each["received_at"] < rfc3339(before)]
+        dropped = {change["seq"] for change in old if change["seq"] <= kept}
+        self.log = [change for change in self.log if change["seq"] not in dropped]
+        self.dropped_until = max(self.dropped_until, *dropped, 0)
+
+    def restored(self, epoch: str) -> None:
+        """Begin another life of the log after a restore from a backup."""
+        self.epoch = epoch
+        for reader in self.readers.values():
+            reader.start_again()
 
     def put_envelope(self, body: Fields) -> Answer:
         """Store the envelope of the master key."""
@@ -128,10 +162,12 @@ class Account:
             raise Refused(404, "there is no envelope yet")
         return self.envelope
 
-    def _require(self, device_id: str, now: int) -> None:
+    def _require(self, device_id: str, now: int) -> Reader:
         if device_id not in self.devices:
             raise Refused(404, "there is no such device: register it first")
         self.devices[device_id]["last_seen_at"] = rfc3339(now)
+        self.readers[device_id].seen_at = now
+        return self.readers[device_id]
 
     def _winners(self) -> dict[tuple[str, str], Answer]:
         """Return the last change of each row in the one order."""

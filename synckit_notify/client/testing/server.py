@@ -143,8 +143,15 @@ class FakeServer(httpx2.BaseTransport):
             self._epoch = str(uuid.uuid4())
             self._accounts = copy.deepcopy(backup)
             for account in self._accounts.values():
-                account.epoch = self._epoch
+                account.restored(self._epoch)
             self.end_streams("draining")
+
+    def compact(self, keep_days: float = 180) -> None:
+        """Compact all logs as `flask synckit compact` does: by `clock`, a device away for so long is retired."""
+        with self._lock:
+            before = self.clock.microseconds() - round(keep_days * 24 * 3600 * 1_000_000)
+            for account in self._accounts.values():
+                account.compact(before)
 
     # The transport
 
