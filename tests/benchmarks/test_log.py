@@ -7,6 +7,7 @@ import pytest
 from benchmarks import log
 
 
+@pytest.mark.thorough
 def test_a_quick_run_prints_every_line_with_its_ratio_and_its_aim(capsys: pytest.CaptureFixture[str]) -> None:
     assert log.main(["--quick", "--database", "SQLite"]) == 0
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
