@@ -128,9 +128,11 @@ def measure(folder: Path, database: str, scale: Scale) -> Row:
 
 def _measure(sites: Sites, scale: Scale) -> Row:
     found: Row = {"growth": [], "length": []}
-    for edits in scale.edits:
-        with sites.site() as site:
-            found["growth"].append(grow(site, scale.rows, edits))
+    with sites.site() as alone, Device(alone, alone.app(), "alice") as base:
+        alone.fill(base, scale.rows, rows=scale.rows, rare=0, data=DATA)
+        for edits in scale.edits:
+            with sites.site() as site:
+                found["growth"].append(grow(site, base, scale.rows, edits))
     with sites.site() as site:
         found["winners"] = compare_modes(site, scale.pairs)
         for length in scale.lengths:
@@ -139,33 +141,46 @@ def _measure(sites: Sites, scale: Scale) -> Row:
     return found
 
 
-def grow(site: Site, rows: int, edits: int) -> Row:
-    """Return what a first pull takes and what the log takes, before and after its compaction."""
+def grow(site: Site, base: Device, rows: int, edits: int) -> Row:
+    """Return what a first pull takes and what the log takes, before and after its compaction.
+
+    `base` is a device of another server, whose log has the rows alone; its pulls take turns with those here.
+    """
     _tell(f"{rows:,} rows edited {edits} times")
     app = site.app()
     with Device(site, app, "alice") as device:
         site.fill(device, rows * edits, rows=rows, rare=0, data=DATA)
-        before = _first_pulls(site, device, rows * edits, rows)
+        before = _first_pulls(site, base, device, rows * edits, rows)
         began = time.perf_counter()
         _end(site.compact(app, "--vacuum"))
         seconds = time.perf_counter() - began
-        after = _first_pulls(site, device, rows, rows)
+        after = _first_pulls(site, base, device, rows, rows)
     return {"edits": edits, "before": before, "after": after, "compact_seconds": seconds}
 
 
-def _first_pulls(site: Site, device: Device, changes: int, rows: int) -> Row:
+def _first_pulls(site: Site, base: Device, device: Device, changes: int, rows: int) -> Row:
     """Return the figures of plain first pulls and of those by `latest`, and the bytes on disk."""
-    plain, latest = _pulls(device, changes, rows), _pulls(device, rows, rows, latest=True)
+    plain, latest = _pulls(base, device, changes, rows), _pulls(base, device, rows, rows, latest=True)
     return {"plain": plain, "latest": latest, "disk": site.disk()}
 
 
-def _pulls(device: Device, changes: int, rows: int, **fields: Any) -> Row:
-    """Return the median seconds of several first pulls, and their bytes; each must have so many changes and rows."""
-    taken = _repeated(partial(device.pull, **fields), REPEATS)
+def _pulls(base: Device, device: Device, changes: int, rows: int, **fields: Any) -> Row:
+    """Return the median seconds of first pulls, and of those of the base between them; and the bytes of one.
+
+    Each must have so many changes and rows.
+    """
+    alone: list[Pulled] = []
+
+    def pull() -> Pulled:
+        alone.append(base.pull())
+        return device.pull(**fields)
+
+    taken = _repeated(pull, REPEATS)
     found = [change["row_id"] for change in taken[-1].changes]
     if (len(found), len({*found})) != (changes, rows):
         raise Wrong(f"a pull {fields or ''} returned {len(found)} of {changes} changes, {len({*found})} of {rows} rows")
-    return {"seconds": statistics.median(each.seconds for each in taken), "bytes": taken[-1].bytes}
+    seconds, base_seconds = (statistics.median(each.seconds for each in pulls) for pulls in (taken, alone))
+    return {"seconds": seconds, "base_seconds": base_seconds, "bytes": taken[-1].bytes}
 
 
 def compare_modes(site: Site, pairs: int) -> Row:
@@ -258,9 +273,9 @@ def _lines(found: Row, scale: Scale) -> Iterator[tuple[str, str]]:
         edited = f"{scale.rows:,} rows edited {row['edits']} times" if row["edits"] > 1 else f"{scale.rows:,} rows"
         before, after = row["before"], row["after"]
         yield f"plain first pull: {edited}", _pulled(before["plain"])
-        yield f"{LATEST}: {edited}", _pulled(before["latest"], alone["plain"], AIMS[LATEST])
-        yield f"{AFTER}: {edited}", _pulled(after["plain"], alone["plain"], AIMS[AFTER])
-        yield f"{AFTER}, by `latest`: {edited}", _pulled(after["latest"], alone["plain"], AIMS[AFTER])
+        yield f"{LATEST}: {edited}", _pulled(before["latest"], AIMS[LATEST])
+        yield f"{AFTER}: {edited}", _pulled(after["plain"], AIMS[AFTER])
+        yield f"{AFTER}, by `latest`: {edited}", _pulled(after["latest"], AIMS[AFTER])
         yield f"on disk: {edited}", f"{before['disk'] / 1e6:.1f} MB"
         yield f"{ON_DISK}: {edited}", _ratio(f"{after['disk'] / 1e6:.1f} MB", after["disk"] / alone["disk"], ON_DISK)
         yield f"compaction with --vacuum: {edited}", f"{row['compact_seconds']:.1f} s"
@@ -279,9 +294,9 @@ def _compared(base: Row, other: Row, base_kind: str, kind: str, quantile: str) -
     yield f"{kind}, {quantile}", _ratio(figure, other[quantile] / base[quantile], kind)
 
 
-def _pulled(row: Row, base: Row | None = None, aim: float = 0.0) -> str:
+def _pulled(row: Row, aim: float = float("inf")) -> str:
     figure = f"{row['seconds']:.2f} s, {row['bytes'] / 1e6:.1f} MB"
-    return figure if base is None else f"{figure}, {_times(row['seconds'] / base['seconds'], aim)}"
+    return f"{figure}, {_times(row['seconds'] / row['base_seconds'], aim)}"
 
 
 def _ratio(figure: str, ratio: float, kind: str) -> str:

@@ -30,7 +30,7 @@ def test_a_pull_that_misses_a_row_ends_the_run() -> None:
             return pulled
 
     with pytest.raises(log.Wrong, match="returned 2 of 2 changes, 1 of 2 rows"):
-        log._pulls(Device(), 2, 2)  # type: ignore[arg-type]
+        log._pulls(Device(), Device(), 2, 2)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("ratio", "shown"), [(1.5, "1.50 x"), (1.51, "**1.51 x**")])
