@@ -26,6 +26,7 @@ from .client.errors import SyncKitError
 from .client.foreign_text import printable
 from .client.models import BEGINNING, ChangeEntry, PulledChange, PullFilter, UnreadableChange
 from .client.stream import SyncNotification
+from .command_output import Item, json_option, show_item
 from .doctor import Address, Report, examine, readable_token
 
 CHANGES = 5
@@ -73,7 +74,7 @@ def main() -> None:
 @click.option("--state", type=click.Path(dir_okay=False), help="A file to keep the session in.")
 @click.option("--pull", is_flag=True, help="Register as a device, pull at each notification, and print the changes.")
 @_option("--passphrase", "SYNCKIT_PASSPHRASE", "Decrypts the account's master key; for --pull.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@json_option
 def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool, **account: str) -> None:
     """Print notifications and changes of state until Ctrl-C."""
 
@@ -105,7 +106,8 @@ def listen(state: str | None, pull: bool, passphrase: str | None, as_json: bool,
 
 @main.command()
 @_account_options
-def demo(**account: str) -> None:
+@json_option
+def demo(as_json: bool, **account: str) -> None:
     """Measure how fast five changes reach another device."""
     with _errors_as_messages(), _client(account) as laptop, _client(account) as phone:
         if master_key.exists(laptop._session):
@@ -115,10 +117,13 @@ def demo(**account: str) -> None:
         laptop.register_device("synckit demo: laptop", "linux")
         phone.register_device("synckit demo: phone", "android")
         with Watch(phone) as watch:
-            click.echo(f"{'change':<8}{'heard after':>14}{'pulled after':>15}")
+            if not as_json:
+                click.echo(f"{'change':<8}{'heard after':>14}{'pulled after':>15}")
             for number in range(1, CHANGES + 1):
                 heard, pulled = watch.time(laptop, f"demo {time.time_ns()}")
-                click.echo(f"{number:<8}{heard:>11.1f} ms{pulled:>12.1f} ms")
+                members = {"change": number, "heard_ms": round(heard, 1), "pulled_ms": round(pulled, 1)}
+                columns = [f"{number:<8}{heard:>11.1f} ms{pulled:>12.1f} ms"]
+                show_item(Item(members, columns), as_json=as_json)
 
 
 @main.command()
@@ -126,7 +131,7 @@ def demo(**account: str) -> None:
 @_option("--token", "SYNCKIT_TOKEN", "An access token. It is never printed.", required=True)
 @click.option("--app", required=True, help="The id of the app that the token is for.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="How long to listen. Default: two keepalives.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
+@json_option
 def doctor(url: str, token: str, app: str, seconds: float | None, as_json: bool) -> None:
     """Diagnose the stream of the server at URL from this machine.
 

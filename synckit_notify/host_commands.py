@@ -8,7 +8,6 @@
 command runs in a process without streams of its own, so the broker is its only way to the servers.
 """
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from .app_state import EXTENSION_NAME, AppState
 from .brokers import Broker, Notice, Report
 from .brokers.messages import is_id
 from .brokers.survey import ANSWER_SECONDS, ask
+from .command_output import Item, json_option, show_item
 from .host_doctor import ALONE, NO_ANSWER, advice_for, examine
 
 GROUP_NAME = "synckit"
@@ -58,7 +58,7 @@ def publish(app_id: str, user_id: str, device: str | None) -> None:
 
 
 @click.command("streams")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option(
     "--seconds",
     default=ANSWER_SECONDS,
@@ -77,18 +77,16 @@ def streams(as_json: bool, seconds: float) -> None:
         if not survey.connected:
             raise click.ClickException(f"no answer from the broker ({broker.describe()}): {advice_for(broker)}")
     reports, total = survey.reports, sum(report.streams for report in survey.reports)
-    if as_json:
-        processes = [{name: value for name, value in each._asdict().items() if name in _FIELDS} for each in reports]
-        click.echo(json.dumps({"streams": total, "processes": processes}))
-        return
     for report in reports:
-        click.echo(_line(report))
-    click.echo(f"{_count(total, 'stream')} in {_count(len(reports), 'process')}" if reports else NO_ANSWER)
+        show_item(_item(report), as_json=as_json)
+    summary = f"{_count(total, 'stream')} in {_count(len(reports), 'process')}" if reports else NO_ANSWER
+    click.echo(summary, err=as_json)
 
 
 @click.command("doctor")
+@json_option
 @with_appcontext
-def doctor() -> None:
+def doctor(as_json: bool) -> None:
     """Check the settings, the hooks, the broker and the other processes of this application.
 
     Each line starts with `ok`, `warn` or `FAIL`. Below a `warn` or `FAIL` is what it means and what to do. The exit
@@ -98,9 +96,8 @@ def doctor() -> None:
     failed = False
     for finding in examine(_app_state()):
         failed = failed or finding.verdict == "FAIL"
-        click.echo(f"{finding.verdict:<6}{_printable(finding.what)}")
-        if finding.advice:
-            click.echo(f"      {finding.advice}")
+        advice = [finding.advice] if finding.advice else []
+        show_item(Item(finding._asdict(), [f"{finding.verdict:<6}{finding.what}"], advice), as_json=as_json)
     sys.exit(1 if failed else 0)
 
 
@@ -127,18 +124,14 @@ def _broker() -> Iterator[Broker]:
         broker.close()
 
 
-def _line(report: Report) -> str:
+def _item(report: Report) -> Item:
     apps = ", ".join(f"{app} {count}" for app, count in report.apps.items())
     parked = f" ({report.parked} parked)" if report.parked else ""
     words = (report.host, f"pid {report.pid}", report.server, f"{_count(report.streams, 'stream')}{parked}", apps)
-    return _printable("  ".join(filter(None, words)))
+    members = {name: value for name, value in report._asdict().items() if name in _FIELDS}
+    return Item(members, [*filter(None, words)])
 
 
 def _count(number: int, thing: str) -> str:
     plural = f"{thing}es" if thing.endswith("s") else f"{thing}s"
     return f"{number} {thing if number == 1 else plural}"
-
-
-def _printable(line: str) -> str:
-    """Return a line without control characters: names come from tokens and from other machines."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in line)

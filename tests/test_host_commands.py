@@ -86,9 +86,15 @@ def test_streams_of_a_service_without_streams_says_so(tmp_path: Path, valkey: Va
 def test_streams_prints_each_process_and_the_total(running: Running) -> None:
     listeners = [listen(running.busy), listen(running.busy, device="tablet"), listen(running.busy, app="tasks")]
     assert until(lambda: connected(running.busy))
-    answers = lambda: json.loads(running.run("streams", "--json").output)  # noqa: E731
-    assert until(lambda: answers()["streams"] == 3 and answers()["processes"][0]["parked"] == 3)
-    [process] = answers()["processes"]
+
+    def counts() -> list[tuple[int, int]]:
+        lines = map(json.loads, running.run("streams", "--json").stdout.splitlines())
+        return [(process["streams"], process["parked"]) for process in lines]
+
+    assert until(lambda: counts() == [(3, 3)])
+    answered = running.run("streams", "--json")
+    [process] = map(json.loads, answered.stdout.splitlines())
+    assert answered.stderr == "3 streams in 1 process\n"
     assert (process["pid"], process["server"]) == (running.busy.workers()[0], "gunicorn gevent")
     assert process["apps"] == {"notes": 2, "tasks": 1}
     printed = running.run("streams").output
@@ -96,7 +102,7 @@ def test_streams_prints_each_process_and_the_total(running: Running) -> None:
     assert printed.endswith("3 streams in 1 process\n")
     for listener in listeners:
         listener.close()
-    assert until(lambda: answers()["streams"] == 0), "a process that had streams goes on listening"
+    assert until(lambda: counts() == [(0, 0)]), "a process that had streams goes on listening"
     assert running.run("streams").output.endswith("0 streams in 1 process\n")
 
 

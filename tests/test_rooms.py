@@ -44,7 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "werkzeug",
     },
     "host_doctor": {"app_state", "brokers", "errors", "streams", "tokens"},
-    "host_commands": {"app_state", "brokers", "host_doctor", "click", "flask"},
+    "command_output": {"click"},
+    "host_commands": {"app_state", "brokers", "command_output", "host_doctor", "click", "flask"},
     "extension": {
         *("app_state", "blueprint", "brokers", "cors", "errors", "hooks", "host_commands", "node", "tokens"),
         "flask",
@@ -53,10 +54,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__init__": {"errors", "extension", "tokens"},
     "client": {"runtime", "sse", "httpx2", "nacl", "argon2", "keyring"},
     "doctor": {"client", "client/errors", "sse", "httpx2", "click"},
-    "cli": {"client", "client/errors", "doctor", "sse", "click"},
+    "cli": {"client", "client/errors", "command_output", "doctor", "sse", "click"},
     "__main__": {"cli"},
     "backend": {
-        *("synckit_notify", "errors", "settings", "cors", "runtime"),
+        *("synckit_notify", "command_output", "errors", "settings", "cors", "runtime"),
         *("flask", "werkzeug", "itsdangerous", "markupsafe", "sqlalchemy", "psycopg", "authlib"),
         *("limits", "redis"),
         *("argon2", "click", "jwt"),

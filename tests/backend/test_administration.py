@@ -213,7 +213,7 @@ def test_devices_are_listed_and_deleted_as_their_user_can(
 ) -> None:
     (line,) = run("devices", "list", ALICE).splitlines()
     assert line.split()[0] == alice_there.device
-    assert line.split()[2:] == ["linux", "notes", "laptop"]
+    assert line.split()[3:] == ["linux", "notes", "laptop"]
     with open_stream(app.test_client(), alice_there.app, alice_there.pasted, device_id=alice_there.device) as stream:
         assert stream.next_frame() == CONNECTED
         run("devices", "delete", alice_there.device)

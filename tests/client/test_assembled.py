@@ -282,6 +282,13 @@ def test_the_demo_does_not_write_into_an_account_that_has_a_key(new_app: Service
     )
 
 
+def test_the_demo_prints_json_for_scripts(new_app: Service) -> None:
+    shown, _ = command(new_app, "demo", "--json").communicate(timeout=60)
+    measured = [json.loads(line) for line in shown.splitlines()]
+    assert [line["change"] for line in measured] == [1, 2, 3, 4, 5]
+    assert all(0 < line["heard_ms"] < line["pulled_ms"] for line in measured)
+
+
 def test_listen_opens_the_key_of_an_account_and_makes_none(new_app: Service) -> None:
     words = ["listen", "--json", "--pull"]
     listening = command(new_app, *words, SYNCKIT_PASSPHRASE="a passphrase")

@@ -8,11 +8,12 @@ from typing import Any
 import click
 from flask.cli import AppGroup
 
+from ...command_output import Item, Page, paged
 from .. import accounts, changelog, winners
 from ..database.schema import HISTORY, ROWS
 from ..oauth import clients
 from . import queries
-from .transactions import check, read, show, write
+from .transactions import check, read, write
 
 PAUSE_SECONDS = 0.02
 """Between two transactions, so that pushes take their turn: on SQLite one waits for the other's lock in sleeps."""
@@ -71,12 +72,11 @@ def redirect(app_words: str, uri: str, remove: bool) -> None:
 
 
 @app_group.command("list")
-def list_apps() -> None:
-    """Print each app's id, numbers of users and changes, log mode, name, and redirect addresses."""
-    for app in read(queries.list_apps):
-        show(app.id, _number(app.users, "user"), _number(app.changes, "change"), app.log, app.name)
-        for address in app.addresses:
-            show("   ", address)
+@paged("ID")
+def list_apps(page: Page) -> None:
+    """Print apps ordered by name: id, numbers of users and changes, log mode, name, and redirect addresses."""
+    found = read(lambda connection: queries.list_apps(connection, after=page.after, most=page.limit + 1))
+    page.show([_item(app) for app in found])
 
 
 def _find_winners(app: str) -> None:
@@ -85,6 +85,11 @@ def _find_winners(app: str) -> None:
         while left := write(partial(changelog.catch_up, app=app, user=user)):
             click.echo(f"User {user}: {_number(left, 'change')} left", err=True)
             time.sleep(PAUSE_SECONDS)
+
+
+def _item(app: queries.App) -> Item:
+    columns = (app.id, _number(app.users, "user"), _number(app.changes, "change"), app.log, app.name)
+    return Item(app._asdict(), columns, app.addresses, key=app.id)
 
 
 def _number(count: int, thing: str) -> str:

@@ -4,11 +4,12 @@ import click
 from flask.cli import AppGroup
 from sqlalchemy import Connection, Row
 
+from ...command_output import show
 from .. import accounts, changelog
 from ..changelog import Move
 from ..context import current_backend
 from ..request_fields import rfc3339
-from .transactions import read, show, write
+from .transactions import read, write
 
 
 @click.group("changes", cls=AppGroup)

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import click
 from flask.cli import with_appcontext
 
+from ...command_output import show
 from .. import accounts, compaction
 from ..compaction import Compaction, Saved
 from ..context import current_backend
 from ..database.schema import ROWS, now
 from ..errors import Conflict
-from .transactions import read, refusals_end, show
+from .transactions import read, refusals_end
 
 DAY_MICROSECONDS = 24 * 3600 * 1_000_000
 MAX_KEEP_DAYS = 36_500

@@ -1,4 +1,4 @@
-"""What the commands share: transactions, errors as one sentence, output that is safe for a terminal.
+"""What the commands share: transactions, and errors as one sentence.
 
 Only the commands use this module.
 """
@@ -56,9 +56,3 @@ def check(value: str, name: str, longest: int) -> None:
     """End the command if a string cannot be stored."""
     with refusals_end():
         check_text(value, name, longest)
-
-
-def show(*values: object) -> None:
-    """Print a line of values without control characters, since clients choose names."""
-    line = "  ".join(str(value) for value in values)
-    click.echo("".join(character if character.isprintable() else "\ufffd" for character in line))

@@ -4,18 +4,20 @@ A command that ends sessions also ends their open streams: within a second on se
 command, on others at the client's next request.
 """
 
+from typing import Any
+
 import click
 from flask.cli import AppGroup
+from sqlalchemy import Row
 
+from ...command_output import Item, Page, paged
 from .. import accounts, sessions
 from ..accounts import DISABLED
 from ..context import current_backend
 from ..passwords import MAX_PASSWORD_CHARACTERS, hash_password
 from ..request_fields import rfc3339
 from . import account_deletion, queries
-from .transactions import check, end, read, refusals_end, show, write
-
-MAX_LISTED = 100
+from .transactions import check, end, read, refusals_end, write
 
 
 @click.group("user", cls=AppGroup)
@@ -62,16 +64,11 @@ def set_password(email: str, password: str) -> None:
 
 
 @user_group.command("list")
-@click.option("--after", default="", metavar="EMAIL", help="List the accounts after this one.")
-@click.option("--limit", "most", default=MAX_LISTED, type=click.IntRange(min=1), show_default=True)
-def list_users(after: str, most: int) -> None:
+@paged("EMAIL")
+def list_users(page: Page) -> None:
     """Print accounts ordered by e-mail: id, day of creation, state, e-mail."""
-    found = read(lambda connection: queries.list_users(connection, after=after, most=most + 1))
-    for user in found[:most]:
-        state = "disabled" if user.valid_since == DISABLED else "enabled "
-        show(user.id, rfc3339(user.created_at)[:10], state, user.email)
-    if len(found) > most:
-        click.echo(f"There are more accounts: use --after {found[most - 1].email}", err=True)
+    found = read(lambda connection: queries.list_users(connection, after=page.after, most=page.limit + 1))
+    page.show([_item(user) for user in found])
 
 
 @user_group.command("disable")
@@ -108,6 +105,12 @@ def delete(email: str, yes: bool) -> None:
     with refusals_end(), click.progressbar(length=changes, label="Deleting changes") as bar:
         account_deletion.delete_account(current_backend().store, user, bar.update)
     click.echo(f"{accounts.normalise(email)} is deleted")
+
+
+def _item(user: Row[Any]) -> Item:
+    state, created_at = "disabled" if user.valid_since == DISABLED else "enabled", rfc3339(user.created_at)
+    members = {"id": user.id, "email": user.email, "state": state, "created_at": created_at}
+    return Item(members, (user.id, created_at[:10], f"{state:<8}", user.email), key=user.email)
 
 
 def _find(email: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .clock import rfc3339
-from .fields import Fields, Refused
+from .fields import Fields, Refused, microseconds
 from .retirement import Reader
 
 PLATFORMS = ("macos", "windows", "linux", "ios", "android", "web")
@@ -48,13 +48,12 @@ class Account:
         self.readers.setdefault(device_id, Reader(now)).seen_at = now
         return {key: device[key] for key in ("id", "device_name", "created_at")}
 
-    def list_devices(self, parameters: dict[str, str]) -> Answer:
+    def list_devices(self, parameters: Fields) -> Answer:
         """Return one page of the devices, ordered by id."""
-        text = parameters.get("limit", "100")
-        if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 200):
-            raise Refused(422, "limit: must be an integer from 1 to 200")
-        found = sorted(each for each in self.devices if each > parameters.get("after", ""))
-        return {"devices": [self.devices[each] for each in found[: int(text)]], "has_more": len(found) > int(text)}
+        limit = parameters.decimal("limit", 1, 200, default=100)
+        after = parameters.text("after", 128, shortest=0) if parameters.has("after") else ""
+        found = sorted(each for each in self.devices if each > after)
+        return {"devices": [self.devices[each] for each in found[:limit]], "has_more": len(found) > limit}
 
     def delete_device(self, device_id: str) -> None:
         """Forget a device but not what it pushed."""
@@ -107,8 +106,8 @@ class Account:
             for change in self.log
             if change["seq"] > cursor
             and (tables is None or change["table"] in tables)
-            and (since is None or change["received_at"] >= rfc3339(since))
-            and (until is None or change["received_at"] < rfc3339(until))
+            and (since is None or _received_at(change) >= since)
+            and (until is None or _received_at(change) < until)
         ]
         if latest:
             winners = self._winners()
@@ -184,6 +183,12 @@ def _change(entry: Fields) -> tuple[Answer, int]:
     table, row_id = entry.text("table", 128), entry.text("row_id", 256)
     timestamp, moment = entry.timestamp("timestamp")
     return {"table": table, "op": op, "row_id": row_id, "timestamp": timestamp, "data": data}, moment
+
+
+def _received_at(change: Answer) -> int:
+    moment = microseconds(change["received_at"])
+    assert moment is not None
+    return moment
 
 
 def _page(found: list[Answer], limit: int) -> tuple[list[Answer], bool]:

@@ -14,6 +14,7 @@ from .clock import instant
 
 MAX_INTEGER = 2**63 - 1
 MAX_NESTING = 64
+MAX_PARAMETERS = 20
 
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))", re.ASCII
@@ -58,7 +59,18 @@ class Fields:
         """Return the parameters of a form; a JSON object is accepted too."""
         if content.lstrip().startswith(b"{"):
             return cls.of_json(content)
-        return cls(dict(parse_qsl(content.decode(errors="replace"))))
+        try:
+            pairs = parse_qsl(content.decode(), errors="strict", max_num_fields=MAX_PARAMETERS)
+        except ValueError:
+            raise Refused(400, "the body is not a valid form") from None
+        if len(dict(pairs)) < len(pairs):
+            raise Refused(400, "a parameter is given twice")
+        return cls(dict(pairs))
+
+    @classmethod
+    def of_query(cls, query: bytes) -> "Fields":
+        """Return the parameters of a query string; of two with one name the first counts."""
+        return cls(dict(reversed(parse_qsl(query.decode(), keep_blank_values=True))))
 
     def has(self, name: str) -> bool:
         """Return whether the member is there and not null."""
@@ -102,6 +114,13 @@ class Fields:
     def optional_integer(self, name: str, least: int, most: int = MAX_INTEGER) -> int | None:
         """Return an integer, or None."""
         return self.integer(name, least, most) if self.has(name) else None
+
+    def decimal(self, name: str, least: int, most: int, *, default: int) -> int:
+        """Return an integer that is sent as a string, as in a query string."""
+        text = self.optional_text(name, 20) or str(default)
+        if not (text.isascii() and text.isdecimal() and least <= int(text) <= most):
+            raise self.invalid(name, f"must be an integer from {least} to {most}")
+        return int(text)
 
     def objects(self, name: str, most: int) -> list["Fields"]:
         """Return a list of one or more objects."""

@@ -22,6 +22,7 @@ from . import faults, streams
 from .account import Account, Answer
 from .clock import FakeClock
 from .fields import Fields, Refused
+from .routes import DEVICES, SUBSCRIBE, allowed_methods, method_of
 from .sessions import Session, Sessions
 
 URL = "http://fake-server"
@@ -172,6 +173,8 @@ class FakeServer(httpx2.BaseTransport):
             return _answer(fault.status, {"error": fault.message}, headers, connection)
         with self._lock:
             response = self._respond(request, content, connection)
+        if request.method == "HEAD":
+            response = httpx2.Response(response.status_code, headers=response.headers, extensions=response.extensions)
         if isinstance(fault, faults.LoseAnswer | faults.DropConnection) and isinstance(
             response.stream, streams.EventStream
         ):
@@ -187,20 +190,23 @@ class FakeServer(httpx2.BaseTransport):
     def _respond(self, request: httpx2.Request, content: bytes, connection: streams.Connection) -> httpx2.Response:
         path = request.url.path
         try:
-            if request.method == "GET" and path == "/api/sync/subscribe":
+            method = method_of(request.method, path)
+            if method == "OPTIONS":
+                return _answer(200, None, {"Allow": ", ".join(allowed_methods(path))}, connection)
+            if path == SUBSCRIBE:
                 return self._subscribe(request, connection)
-            answer = self._route(request, path, content)
+            answer = self._route(request, method, path, content)
         except Refused as refused:
             error: Answer = {"error": str(refused)}
-            if path == "/oauth/token":
+            if path == "/oauth/token" and refused.status != 405:
                 error = {"error": refused.code or "invalid_request", "error_description": str(refused)}
                 refused.status = 400 if refused.code is None else refused.status
             return _answer(refused.status, error, refused.headers, connection)
         return _answer(204 if answer is None else 200, answer, {}, connection)
 
-    def _route(self, request: httpx2.Request, path: str, content: bytes) -> Answer | None:
+    def _route(self, request: httpx2.Request, method: str, path: str, content: bytes) -> Answer | None:
         """Return the answer to a request, None for one without a body."""
-        now, method = self.clock.microseconds(), request.method
+        now = self.clock.microseconds()
         match method, path:
             case "POST", "/api/sync/auth":
                 return self._sessions.log_in(Fields.of_json(content), self.clock.time())
@@ -226,7 +232,7 @@ class FakeServer(httpx2.BaseTransport):
                 session.device = registered["id"]
                 return registered
             case "GET", "/api/sync/devices":
-                return account.list_devices(dict(request.url.params))
+                return account.list_devices(Fields.of_query(request.url.query))
             case "POST", "/api/sync/push":
                 device, pushed = account.push(Fields.of_json(content), now)
                 self._announce(session, device)
@@ -241,14 +247,10 @@ class FakeServer(httpx2.BaseTransport):
                 return account.get_envelope()
             case "GET", "/oauth/userinfo":
                 return _user(session)
-            case "DELETE", _ if path.startswith("/api/sync/devices/"):
-                self._delete_device(account, path.removeprefix("/api/sync/devices/"))
+            case "DELETE", _:
+                self._delete_device(account, path.removeprefix(f"{DEVICES}/"))
                 return None
-        raise Refused(
-            404,
-            "The requested URL was not found on the server. If you entered the URL manually please "
-            "check your spelling and try again.",
-        )
+        raise AssertionError(f"{method} {path} is in METHODS and has no answer")
 
     def _subscribe(self, request: httpx2.Request, connection: streams.Connection) -> httpx2.Response:
         session = self._sessions.of_token(request.headers.get("Authorization", ""), self.clock.time())
@@ -257,6 +259,8 @@ class FakeServer(httpx2.BaseTransport):
             raise Refused(400, "the query parameter app_id is required")
         if app_id != session.app:
             raise Refused(403, "the token is for another app")
+        if request.method == "HEAD":
+            return httpx2.Response(200, headers=streams.HEADERS, extensions={"network_stream": connection})
         stream = streams.EventStream((session.app, session.user), session.id, device)
         connection.when_down(stream.break_off)
         self._streams = [each for each in self._streams if not each.is_over] + [stream]
