@@ -98,8 +98,8 @@ def test_a_demo_is_offered_once_and_the_page_comes_first(
     assert [Path(line.split()[0]).name for line in commands] == ["curl", "curl", "synckit"]
     development.offer_demo(app, [LOOPBACK])
     assert capsys.readouterr().out == ""
-    modes = backend.store.read(lambda connection: {app.name: app.log for app in queries.list_apps(connection)})
-    assert modes == {"Demo": "rows", "Demo page": "history"}
+    apps = backend.store.read(lambda connection: queries.list_apps(connection, after="", most=10))
+    assert {app.name: app.log for app in apps} == {"Demo": "rows", "Demo page": "history"}
 
 
 def test_no_demo_is_offered_beside_an_app(app: Flask, backend: Backend, capsys: pytest.CaptureFixture[str]) -> None:
