@@ -72,9 +72,18 @@ def operations() -> Iterator[Operation]:
 
 def operation(method: str, path: str) -> Operation:
     """Return the operation that answers a request."""
-    found = [one for one in operations() if one.method == method and _pattern(one.path).fullmatch(path)]
+    found = _found(method, path)
     assert len(found) == 1, (method, path, found)
     return found[0]
+
+
+def describes(method: str, path: str) -> bool:
+    """Return whether the document has an operation for a request."""
+    return bool(_found(method, path))
+
+
+def _found(method: str, path: str) -> list[Operation]:
+    return [one for one in operations() if one.method == method and _pattern(one.path).fullmatch(path)]
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
