@@ -47,9 +47,11 @@ class Merge:
         self.rows = {name: Rows(connection, table, devices) for name, table in tables.items()}
         self.written: set[str] = set()
         self.must_read_again = False
+        self._is_restarting = False
 
     def apply(self, changes: Iterable[PulledChange]) -> None:
         """Merge changes in the order of the log; one that is no row is left out, on all devices alike."""
+        (self._is_restarting,) = self._connection.execute("SELECT is_restarting FROM synckit_store").fetchone()
         malformed: list[tuple[PulledChange, ValueError]] = []
         for change in changes:
             if (rows := self.rows.get(change.table)) is None:
@@ -166,6 +168,8 @@ class Merge:
         known.order, known.is_stale = order, False
         if edit is not None and edit.edited_at > order[0]:
             known.theirs = dump(change.data)
+            if self._is_restarting and change.data is not None:  # the edit was made on top of this change
+                known.extras = extras_of(rows.table, change.data)
             rows.save(key, known)
             return
         if edit is not None:
