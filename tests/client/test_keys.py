@@ -250,7 +250,12 @@ class TestWithoutANetwork:
     ) -> None:
         monkeypatch.setattr(master_key, "CHECK_SECONDS", 0.05)
         laptop, answer = devices.open("laptop", log_in=False), threading.Event()
-        laptop.network.before[GET] = lambda: answer.wait(30)
+
+        def hang() -> None:
+            answer.wait(30)
+            raise httpx2.ReadTimeout("the connection was cut")  # the server is closed by now
+
+        laptop.network.before[GET] = hang
         try:
             laptop.setup_encryption("first")
         finally:
