@@ -17,6 +17,7 @@ from synckit_notify.gunicorn_hooks import FairUnreader, RedactingFilter
 
 from .support.server import gunicorn
 from .support.tokens import KEY
+from .support.versions import needs
 
 pytestmark = pytest.mark.thorough
 
@@ -185,7 +186,7 @@ HALF_SENT = {
 """A body that a view reads, one that no view wants, a head; and the answer's status."""
 
 
-@pytest.mark.parametrize("worker_class", ["gevent", "gthread"])
+@pytest.mark.parametrize("worker_class", ["gevent", pytest.param("gthread", marks=needs("gunicorn", "24.0"))])
 def test_on_a_real_server_a_half_sent_request_frees_its_connection(tmp_path: Path, worker_class: str) -> None:
     configuration = tmp_path / "hooks.py"
     configuration.write_text(CONFIGURATION)

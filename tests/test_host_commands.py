@@ -23,6 +23,7 @@ from synckit_notify.brokers import Message, Question, Report
 from synckit_notify.brokers.local_folder import default_folder
 
 from .support import minimal_host
+from .support.command_runner import run_apart
 from .support.identity_provider import IdentityProvider, SigningKey, config_of
 from .support.raw_client import CHANGED, CONNECTED, KEEPALIVE, Listener
 from .support.server import ROOT, Server, clean_environment, free_port, gunicorn
@@ -42,6 +43,9 @@ class Running(NamedTuple):
 
     def run(self, *words: str, **config: object) -> Result:
         return run(host(SYNCKIT_BROKER_URL=self.broker_url, **config), *words)
+
+    def run_apart(self, *words: str) -> Result:
+        return run_apart(host(SYNCKIT_BROKER_URL=self.broker_url), *words)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +92,11 @@ def test_streams_prints_each_process_and_the_total(running: Running) -> None:
     assert until(lambda: connected(running.busy))
 
     def counts() -> list[tuple[int, int]]:
-        lines = map(json.loads, running.run("streams", "--json").stdout.splitlines())
+        lines = map(json.loads, running.run_apart("streams", "--json").stdout.splitlines())
         return [(process["streams"], process["parked"]) for process in lines]
 
     assert until(lambda: counts() == [(3, 3)])
-    answered = running.run("streams", "--json")
+    answered = running.run_apart("streams", "--json")
     [process] = map(json.loads, answered.stdout.splitlines())
     assert answered.stderr == "3 streams in 1 process\n"
     assert (process["pid"], process["server"]) == (running.busy.workers()[0], "gunicorn gevent")

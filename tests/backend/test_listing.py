@@ -11,6 +11,7 @@ from synckit_notify.backend import Backend, accounts
 from synckit_notify.command_output import MAX_ITEMS
 
 from ..support.backend import SQLITE_ONLY, Run, refused
+from ..support.command_runner import run_apart
 
 ALICE = "alice@example.org"
 NAMES = ["a\x1b[31m", "b", "b", "c", "d"]
@@ -84,7 +85,7 @@ def test_the_pages_of_a_list_are_the_list(app: Flask, run: Run, listing: Listing
     pages: list[list[str]] = []
     after: tuple[str, ...] = ()
     while len(pages) < 3:
-        result = app.test_cli_runner().invoke(args=["synckit", *listing.words, "--limit", "2", *form, *after])
+        result = run_apart(app, *listing.words, "--limit", "2", *form, *after)
         pages.append([line for line in result.stdout.splitlines() if not line.startswith(" ")])
         last = items[min(2 * len(pages), 5) - 1][listing.key]
         assert result.stderr == ("" if len(pages) == 3 else f"There are more: use --after {last}\n")
@@ -105,7 +106,7 @@ def test_json_has_all_that_the_columns_have(run: Run, listing: Listing) -> None:
 @SQLITE_ONLY
 @pytest.mark.parametrize("limit", ["0", "-1", str(MAX_ITEMS + 1), "x"])
 def test_a_page_is_bounded(app: Flask, listing: Listing, limit: str) -> None:
-    result = app.test_cli_runner().invoke(args=["synckit", *listing.words, "--limit", limit])
+    result = run_apart(app, *listing.words, "--limit", limit)
     assert result.exit_code == 2
     assert "--limit" in result.stderr
 
