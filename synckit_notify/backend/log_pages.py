@@ -2,41 +2,47 @@
 
     query ──▶ window (found by index: where the filter begins to match) ──▶ rows, up to the limits of count and size
 
-A page reads a bounded number of rows, so that a pull takes some milliseconds whatever it asks for. All functions are
+A page reads a bounded number of rows, all by an index, so that a pull takes some milliseconds whatever it asks for, and
+a pull by table passes over the changes of other tables without reading them. All functions are
 parts of a transaction that a Store runs.
 """
 
 import sys
 from bisect import bisect_left
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, Select, and_, bindparam, select, tuple_
 
 from . import winners
 from .database.schema import changes
-from .winners import ROWS_AT_ONCE
 
 MAX_CHANGES = 500
 PAGE_BYTES = 2**20
 """Approximate size of the `data` in one page: 500 changes of the largest size would be 125 MiB of memory."""
 MAX_EXAMINED = 5_000
-"""How many rows one page of a pull by table reads, which takes some milliseconds. It starts at the first match."""
+"""How many winners one page of a pull by table with `latest` reads, which takes some milliseconds."""
+
+ROWS_AT_ONCE = 32
+"""How many changes are fetched at a time, so that few are fetched in vain when the page is full."""
 
 _MINE = and_(changes.c.app_id == bindparam("app"), changes.c.user_id == bindparam("user"))
 _RECEIVED_AT = (
     select(changes.c.received_at).where(_MINE, changes.c.seq >= bindparam("seq")).order_by(changes.c.seq).limit(1)
 )
-_NEXT_OF_TABLE = (
+_PLACE = tuple_(changes.c.table_name, changes.c.seq)
+_OF_TABLE = (
     # Compare (table, seq) as a pair: otherwise PostgreSQL may scan the whole log for a table it expects to be frequent.
-    select(changes.c.table_name, changes.c.seq)
-    .where(_MINE, tuple_(changes.c.table_name, changes.c.seq) > tuple_(bindparam("table"), bindparam("after")))
+    select(changes.c.seq)
+    .where(_MINE, tuple_(bindparam("table"), bindparam("after")) < _PLACE)
+    .where(tuple_(bindparam("table"), bindparam("last")) >= _PLACE)
     .order_by(changes.c.table_name, changes.c.seq)
-    .limit(1)
+    .limit(bindparam("most"))
 )
-"""Both are built once, since a pull may execute them about twenty times."""
+"""Both are built once, since a pull may execute them up to a hundred times."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,13 +108,7 @@ def _window_of_all(connection: Connection, app: str, user: str, head: int, query
         after = _first_at(connection, app, user, query.since, after, head) - 1
     if query.until is not None:
         last = _first_at(connection, app, user, query.until, after, head) - 1
-    if query.tables is None:
-        return Window(after, last, head, has_more=False)
-    first = _first_of(connection, app, user, set(query.tables), after, last)
-    if first is None:
-        return Window(last, last, head, has_more=False)
-    end = first + MAX_EXAMINED - 1
-    return Window(first - 1, end, end, has_more=True) if end < last else Window(first - 1, last, head, has_more=False)
+    return Window(after, last, head, has_more=False)
 
 
 def _first_at(connection: Connection, app: str, user: str, moment: int, after: int, head: int) -> int:
@@ -122,30 +122,44 @@ def _first_at(connection: Connection, app: str, user: str, moment: int, after: i
     return after + 1 + bisect_left(behind, moment, key=received_at)
 
 
-def _first_of(connection: Connection, app: str, user: str, tables: Iterable[str], after: int, last: int) -> int | None:
-    """Return the first `seq` of any of these tables, or None."""
-    places = ({"app": app, "user": user, "table": table, "after": after} for table in tables)
-    found = ((place["table"], connection.execute(_NEXT_OF_TABLE, place).first()) for place in places)
-    return min((row.seq for table, row in found if row and row.table_name == table and row.seq <= last), default=None)
-
-
 def _found(
     connection: Connection, app: str, user: str, window: Window, query: Query
 ) -> Generator[Row[Any], None, None]:
     """Yield the rows of a window that match, one more than the limit if there are so many."""
     part, most = (window.after, window.last), query.limit + 1
     if window.winners_only:
-        yield from winners.changes_of(connection, app, user, part, query.tables, most)
+        yield from _rows(connection, app, user, winners.seqs(connection, app, user, part, query.tables, most))
+    elif query.tables is not None:
+        yield from _rows(connection, app, user, _seqs_of(connection, app, user, part, set(query.tables), most))
     else:
-        with connection.execute(_selection(app, user, window, query).limit(most)) as found:
+        with connection.execute(_range(app, user, window).limit(most)) as found:
             yield from found
 
 
-def _selection(app: str, user: str, window: Window, query: Query) -> Select[Any]:
+def _seqs_of(
+    connection: Connection, app: str, user: str, part: tuple[int, int], tables: Iterable[str], most: int
+) -> Sequence[int]:
+    """Return the first `most` numbers of changes of these tables in a part of the log."""
+    limits = dict(zip(("after", "last"), part, strict=True)) | {"app": app, "user": user, "most": most}
+    found = (connection.execute(_OF_TABLE, limits | {"table": table}).scalars() for table in tables)
+    return sorted(chain.from_iterable(found))[:most]
+
+
+def _rows(connection: Connection, app: str, user: str, seqs: Sequence[int]) -> Iterator[Row[Any]]:
+    """Yield changes by their numbers.
+
+    A few at a time, and by their keys instead of a join: a database might read the whole log for that, or sort rows
+    with all their data.
+    """
+    mine = and_(changes.c.app_id == app, changes.c.user_id == user)
+    for first in range(0, len(seqs), ROWS_AT_ONCE):
+        some = select(changes).where(mine, changes.c.seq.in_(seqs[first : first + ROWS_AT_ONCE]))
+        yield from connection.execute(some.order_by(changes.c.seq))
+
+
+def _range(app: str, user: str, window: Window) -> Select[Any]:
     mine = and_(changes.c.app_id == app, changes.c.user_id == user)
     rows = select(changes).where(mine, changes.c.seq > window.after, changes.c.seq <= window.last)
-    if query.tables is not None:
-        rows = rows.where(changes.c.table_name.in_(query.tables))
     rows = rows.order_by(changes.c.seq)
     return rows.execution_options(yield_per=ROWS_AT_ONCE) if window.last - window.after > ROWS_AT_ONCE else rows
 

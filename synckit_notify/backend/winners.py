@@ -27,7 +27,7 @@ moves the head and leaves `winners_until` behind. The changes in between are ans
 or `flask synckit app set` have examined them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,9 +42,6 @@ LOWEST = from_datetime(datetime.min.replace(tzinfo=UTC))
 
 MAX_AT_ONCE = 1_000
 """How many changes one transaction examines: twice what a push adds, so that pushes catch up. It takes about 40 ms."""
-
-ROWS_AT_ONCE = 32
-"""How many changes are fetched at a time, so that few are fetched in vain when the page is full."""
 
 _HAS_DATA: ColumnElement[Any] = case((changes.c.data.is_not(None), "")).label("data")
 """The data may have 256 KiB, and is not read here."""
@@ -106,20 +103,15 @@ def last_examined(connection: Connection, app: str, user: str, after: int, until
     return until if nth is None else nth
 
 
-def changes_of(
+def seqs(
     connection: Connection, app: str, user: str, window: tuple[int, int], tables: Sequence[str] | None, most: int
-) -> Iterator[Row[Any]]:
-    """Yield the first `most` changes of a window that are winners: those after its first `seq`, up to its second."""
+) -> Sequence[int]:
+    """Return the first `most` numbers of winners in a window: those after its first `seq`, up to its second."""
     after, last = window
     mine = select(winners.c.seq).where(_of(winners, app, user), winners.c.seq > after, winners.c.seq <= last)
     if tables is not None:
         mine = mine.where(winners.c.table_name.in_(tables))
-    won = connection.execute(mine.order_by(winners.c.seq).limit(most)).scalars().all()
-    # By their keys and a few at a time, instead of a join: a database might read the whole log for that, or sort rows
-    # with all their data.
-    for first in range(0, len(won), ROWS_AT_ONCE):
-        some = changes.c.seq.in_(won[first : first + ROWS_AT_ONCE])
-        yield from connection.execute(select(changes).where(_of(changes, app, user), some).order_by(changes.c.seq))
+    return connection.execute(mine.order_by(winners.c.seq).limit(most)).scalars().all()
 
 
 def _keep(connection: Connection, app: str, user: str, examined: Iterable[Row[Any]]) -> None:

@@ -208,15 +208,12 @@ class TestAFilteredPull:
             assert seqs(page) == [number]
             last = page["server_time"]
 
-    def test_examines_a_bounded_number_of_rows_from_the_first_match(
-        self, alice: Caller, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(log_pages, "MAX_EXAMINED", 4)
+    def test_passes_over_the_changes_of_other_tables(self, alice: Caller) -> None:
         laptop = alice.register()
         alice.push(laptop, *[change(table=table) for table in "xxxaxxaxxxxxxxxbxx"])
         pages, cursor, has_more = [], 0, True
         while has_more:
-            page = alice.pull(laptop, cursor, tables=["a", "b", "none"])
+            page = alice.pull(laptop, cursor, tables=["a", "b", "none", "a"], limit=2)
             cursor, has_more = page["cursor"], page["has_more"]
             pages.append((seqs(page), cursor, has_more))
         assert pages == [([4, 7], 7, True), ([16], 18, False)]

@@ -236,7 +236,8 @@ class TestLatest:
                     plans.extend(connection.connection.cursor().execute(f"{words} {query}", values).fetchall())
 
             event.listen(connection, "before_cursor_execute", note)
-            found = list(winners.changes_of(connection, "notes", "alice", (0, 5_000), None, 501))
+            query = log_pages.Query(cursor=0, latest=True)
+            found, *_ = log_pages.read_page(connection, "notes", "alice", 5_000, 5_000, query)
             assert [row.seq for row in found] == [100 * n for n in range(1, 50)]
             return str(plans)
 
