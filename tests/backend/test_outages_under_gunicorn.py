@@ -88,6 +88,7 @@ def test_a_disk_that_is_full_for_a_while_refuses_pushes_alone(clone: Path) -> No
     with Server(command, clone, r"Listening at: http://127\.0\.0\.1:(\d+)", env) as server:
         alice = caller(server)
         laptop = alice.register()
+        alice.pull(laptop)  # the first one of a device writes
 
         def push() -> int:
             return alice.post("/push", {"device_id": laptop, "changes": [change(data="x" * 200_000)]})[0]
@@ -99,7 +100,6 @@ def test_a_disk_that_is_full_for_a_while_refuses_pushes_alone(clone: Path) -> No
 
 
 def check_pushes_alone_are_refused(server: Server, alice: Caller, laptop: str, push: Callable[[], int]) -> None:
-    alice.pull(laptop)  # the first one of a device writes
     stored, statuses = alice.get("/status")[1]["change_count"], [200]
     while statuses[-1] == 200 and len(statuses) < 50:
         statuses.append(push())
@@ -155,6 +155,7 @@ def test_a_file_system_that_is_full_for_a_while_refuses_pushes_alone(clone: Path
         with start(clone, SYNCKIT_JWT_KEY=KEY, SYNCKIT_ENV="production", SYNCKIT_DATABASE_URL=url) as server:
             alice = caller(server)
             laptop = alice.register()
+            alice.pull(laptop)  # the first one of a device writes
 
             def push() -> int:
                 return alice.post("/push", {"device_id": laptop, "changes": [change(data="x" * 50_000)]})[0]
@@ -211,6 +212,7 @@ class TestOnPostgreSQL:
         with start(clone, **settings) as server, postgresql.connect() as connection:
             alice = caller(server)
             laptop = alice.register()
+            alice.pull(laptop)  # the first one of a device writes
 
             def push() -> int:
                 return alice.post("/push", {"device_id": laptop, "changes": [change()]})[0]

@@ -107,7 +107,7 @@ def vacuum(connection: Connection) -> None:
     try:
         connection.exec_driver_sql("VACUUM (FULL, ANALYZE) changes, winners")
     finally:
-        driver.answer_seconds = ANSWER_SECONDS
+        driver.answer_seconds = None
 
 
 def trouble(error: BaseException | None) -> Trouble | None:
@@ -123,11 +123,12 @@ def trouble(error: BaseException | None) -> Trouble | None:
 class _Connection(psycopg.Connection[Any]):
     """Gives up on a server that accepted a statement and never answers, which the server's limits cannot end."""
 
-    answer_seconds = ANSWER_SECONDS
+    answer_seconds: float | None = None
+    """Instead of ANSWER_SECONDS, for a statement that takes long."""
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
-            return super().wait(gen, interval, timeout or self.answer_seconds)
+            return super().wait(gen, interval, timeout or self.answer_seconds or ANSWER_SECONDS)
         except psycopg.OperationalError:
             if self.info.transaction_status == TransactionStatus.ACTIVE:
                 self.close()  # else a late answer would be taken for that of the next statement

@@ -168,6 +168,7 @@ class Merge:
         known.order, known.is_stale = order, False
         if edit is not None and edit.edited_at > order[0]:
             known.theirs = dump(change.data)
+            rows.require_sending(key)
             if self._is_restarting and change.data is not None:  # the edit was made on top of this change
                 known.extras = extras_of(rows.table, change.data)
             rows.save(key, known)

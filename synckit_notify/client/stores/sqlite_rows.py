@@ -99,6 +99,7 @@ class Rows:
         self._forget = f"DELETE FROM {rows} WHERE {ours}"
         self._edit = f"SELECT edited_at, version, must_send, handed FROM {edits} WHERE {ours}"
         self._drop_edit = f"DELETE FROM {edits} WHERE {ours}"
+        self._require_sending = f"UPDATE {edits} SET must_send = 1 WHERE {ours}"
         self._record = (
             f"INSERT OR REPLACE INTO {edits} ({', '.join(keys(table))}, edited_at, version, must_send) "
             f"VALUES ({_marks(len(table.key))}, ?, randomblob(16), ?)"
@@ -147,6 +148,10 @@ class Rows:
         """Record an edit that no trigger recorded."""
         now: int = self._connection.execute(f"SELECT {CLOCK}").fetchone()[0]
         return self.record(key, max(now, known.order[0] + 1 if known.order else 0), must_send=False)
+
+    def require_sending(self, key: Key) -> None:
+        """Send the edit of a row even if it is reverted now: the log has another value."""
+        self._connection.execute(self._require_sending, key)
 
     def drop_edit(self, key: Key) -> None:
         """Forget the edit of a row."""

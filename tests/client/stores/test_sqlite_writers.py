@@ -44,6 +44,16 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
     made.close()
 
 
+def test_a_row_that_is_deleted_after_it_beat_another_devices_row_stays_deleted(pair: Pair) -> None:
+    pair.phone.write([(ADD, ("c", "the phone's"))])
+    pair.phone.sync()
+    pair.tick()
+    pair.laptop.write([(ADD, ("c", "the laptop's"))])
+    pair.laptop._pull(iter(()))
+    pair.laptop.write([("DELETE FROM tasks WHERE id = 'c'", ())])
+    assert [row for row, *_ in pair.both()] == ["a", "b"]
+
+
 class TestMigrations:
     def test_a_table_that_is_created_again_and_renamed_gets_its_triggers_again(self, pair: Pair) -> None:
         pair.script(BATCH_MIGRATION)
