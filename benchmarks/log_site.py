@@ -59,10 +59,9 @@ Tell = Callable[[str], None]
 
 
 class Pulled(NamedTuple):
-    """What a pull to the head took: seconds, requests, bytes of the answers' bodies, and the changes."""
+    """What a pull to the head took: seconds, bytes of the answers' bodies, and the changes."""
 
     seconds: float
-    pages: int
     bytes: int
     changes: list[dict[str, Any]]
 
@@ -169,15 +168,15 @@ class Device:
 
     def pull(self, cursor: int = 0, **fields: object) -> Pulled:
         """Pull to the head."""
-        began, pages, size = time.perf_counter(), 0, 0
+        began, size = time.perf_counter(), 0
         found: list[dict[str, Any]] = []
         while True:
             page, received = self.post("pull", {"device_id": self.id, "cursor": cursor, **fields})
             found += page["changes"]
-            pages, size = pages + 1, size + received
+            size += received
             cursor = page["cursor"]
             if not page["has_more"]:
-                return Pulled(time.perf_counter() - began, pages, size, found)
+                return Pulled(time.perf_counter() - began, size, found)
 
     def post(self, path: str, body: object) -> tuple[Any, int]:
         """Send a request; return the answer and the bytes of its body. Raises RuntimeError for an error."""

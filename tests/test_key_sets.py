@@ -1,6 +1,5 @@
 """The key set of an identity provider: when it is fetched, and what a provider that fails or misbehaves costs."""
 
-import gc
 import os
 import subprocess
 import threading
@@ -27,7 +26,7 @@ from .support.gevent_script import under_gevent
 from .support.identity_provider import CLAIMS, PATH, IdentityProvider, SigningKey, config_of
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import free_port, gunicorn
-from .support.wait import wait_until
+from .support.wait import collect_garbage, wait_until
 
 KEY = SigningKey("first", "ES256")
 ES256 = {"SYNCKIT_JWT_ALGORITHMS": "ES256"}
@@ -105,8 +104,7 @@ def test_a_key_set_that_nobody_uses_any_more_is_not_fetched_again(
     provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def is_running() -> bool:
-        gc.collect()  # which does nothing while another thread collects
-        return any(thread.name == name for thread in threading.enumerate())
+        return collect_garbage() and any(thread.name == name for thread in threading.enumerate())
 
     name = f"synckit-key-set-{provider.port}"
     original = key_sets.Periodic

@@ -12,7 +12,7 @@ from synckit_notify.client import testing
 
 from .support.markdown import prose
 from .support.service import Service
-from .support.vectors import FILES, FOLDER, Exchange, load
+from .support.vectors import FILES, FOLDER, Exchange, compact, load
 
 
 @pytest.fixture(scope="module")
@@ -30,12 +30,7 @@ def run_on_backend(service: Service, vectors: Any) -> list[set[str]]:
     assert added.exit_code == 0, added.output
     login = {"api_key": added.output.split()[-1], "email": f"{name}@example.org", "password": "correct horse"}
     service.runner.invoke(args=["synckit", "user", "add", login["email"], "--password", login["password"]])
-
-    def compact(keep_days: int) -> None:
-        result = service.runner.invoke(args=["synckit", "compact", name, "--keep-days", str(keep_days)])
-        assert result.exit_code == 0, result.output
-
-    return run(httpx2.Client(base_url=service.server.url, timeout=30), login, vectors, compact)
+    return run(httpx2.Client(base_url=service.server.url, timeout=30), login, vectors, compact(service.runner, name))
 
 
 def run_on_fake(vectors: Any) -> list[set[str]]:
@@ -45,9 +40,9 @@ def run_on_fake(vectors: Any) -> list[set[str]]:
     return run(httpx2.Client(transport=server, base_url=testing.URL), login, vectors, server.compact)
 
 
-def run(http: httpx2.Client, login: dict[str, str], vectors: Any, compact: Callable[[int], object]) -> list[set[str]]:
+def run(http: httpx2.Client, login: dict[str, str], vectors: Any, compacts: Callable[[int], object]) -> list[set[str]]:
     with http:
-        exchange = Exchange(http, login, compact)
+        exchange = Exchange(http, login, compacts)
         exchange.run(vectors["steps"])
     return exchange.members
 

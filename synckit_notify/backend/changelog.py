@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row, and_, select, tuple_
 
 from . import accounts, log_heads, retirement, winners
 from .accounts import KnownDevice
-from .database.schema import ROWS, as_datetime, changes, from_datetime, heads, meta, new_epoch, now, pushes
+from .database.schema import ROWS, as_datetime, changes, from_datetime, heads, meta, new_epoch, now, of_log, pushes
 from .errors import Conflict, NotFound
 from .log_pages import MAX_CHANGES, Query
 from .request_fields import rfc3339
@@ -121,7 +121,7 @@ def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
     """
     move = touch(connection, app, user)
     row = find(connection, app, user, seq)
-    mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
+    mine = and_(of_log(changes, app, user), changes.c.seq == seq)
     nothing = {"op": "UPDATE", "data": None, "timestamp": rfc3339(row.received_at), "order_at": winners.LOWEST}
     connection.execute(changes.update().where(mine).values(nothing))
     until = log_heads.read(connection, app, user).winners_until
@@ -131,7 +131,7 @@ def blank(connection: Connection, app: str, user: str, seq: int) -> Move:
 
 def find(connection: Connection, app: str, user: str, seq: int) -> Row[Any]:
     """Return one change; raise NotFound."""
-    mine = and_(changes.c.app_id == app, changes.c.user_id == user, changes.c.seq == seq)
+    mine = and_(of_log(changes, app, user), changes.c.seq == seq)
     row = connection.execute(select(changes).where(mine)).first()
     if row is None:
         raise NotFound(f"there is no change {seq} of this user in this app")

@@ -30,20 +30,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, and_, cast, delete, func, select
+from sqlalchemy import ColumnElement, Connection, LargeBinary, cast, delete, func, select
 
 from . import changelog, log_heads, retirement
-from .database.schema import ROWS, apps, changes, heads, winners
+from .database.schema import ROWS, apps, changes, heads, of_log, winners
 from .database.store import Store
 
 EXAMINED_AT_ONCE = 5_000
-"""How many changes one transaction reads, which takes some milliseconds and locks nothing."""
+"""The number of changes that one transaction reads. It takes some milliseconds and locks nothing."""
 
 DROPPED_AT_ONCE = 100
-"""How many changes one transaction drops, during which pushes of the account wait; on SQLite all pushes."""
+"""The number of changes that one transaction drops. Pushes of the account wait meanwhile; on SQLite all pushes do."""
 
 BYTES_AT_ONCE = 2**20
-"""How many bytes of `data` one transaction drops."""
+"""The number of bytes of `data` that one transaction drops."""
 
 MAX_LATE = 1_000
 """How many changes that were not examined a transaction looks through; if there are more, they are examined first."""
@@ -171,10 +171,10 @@ class Compaction:
         """Drop changes, but not those that are winners now."""
         if log_heads.lock_present(connection, self.app, self.user) is None:
             return []
-        mine = changes.c.seq.in_([each.seq for each in some])
-        won = select(winners.c.seq).where(self._of(winners), winners.c.seq.in_([each.seq for each in some]))
-        gone = delete(changes).where(self._of(changes), mine, changes.c.seq.not_in(won)).returning(changes.c.seq)
-        dropped = set(connection.execute(gone).scalars())
+        seqs = [each.seq for each in some]
+        won = select(winners.c.seq).where(self._of(winners), winners.c.seq.in_(seqs))
+        gone = delete(changes).where(self._of(changes), changes.c.seq.in_(seqs), changes.c.seq.not_in(won))
+        dropped = set(connection.execute(gone.returning(changes.c.seq)).scalars())
         return [each for each in some if each.seq in dropped]
 
     def _plan(self, connection: Connection) -> tuple[Sequence[str], list[Found]]:
@@ -223,7 +223,7 @@ class Compaction:
         self.saved += Saved(**more)
 
     def _of(self, table: Any) -> ColumnElement[bool]:
-        return and_(table.c.app_id == self.app, table.c.user_id == self.user)
+        return of_log(table, self.app, self.user)
 
 
 def _size(connection: Connection) -> ColumnElement[Any]:

@@ -6,9 +6,9 @@ the user's devices.
 
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, select
+from sqlalchemy import Connection, select
 
-from .database.schema import heads
+from .database.schema import heads, of_log
 from .database.store import upsert
 
 
@@ -37,20 +37,16 @@ def lock(connection: Connection, app: str, user: str) -> Head:
 
 def lock_present(connection: Connection, app: str, user: str) -> Head | None:
     """Lock the head until the transaction ends and return it; None if nothing was ever pushed to this log."""
-    found = connection.execute(select(*_COLUMNS).where(_of(app, user)).with_for_update()).first()
+    found = connection.execute(select(*_COLUMNS).where(of_log(heads, app, user)).with_for_update()).first()
     return None if found is None else Head(*found)
 
 
 def read(connection: Connection, app: str, user: str) -> Head:
     """Return the head, zeros for a log to which nothing was ever pushed."""
-    found = connection.execute(select(*_COLUMNS).where(_of(app, user))).first()
+    found = connection.execute(select(*_COLUMNS).where(of_log(heads, app, user))).first()
     return Head() if found is None else Head(*found)
 
 
 def move(connection: Connection, app: str, user: str, head: Head) -> None:
     """Store a head that this transaction has locked."""
-    connection.execute(heads.update().where(_of(app, user)).values(head._asdict()))
-
-
-def _of(app: str, user: str) -> ColumnElement[bool]:
-    return and_(heads.c.app_id == app, heads.c.user_id == user)
+    connection.execute(heads.update().where(of_log(heads, app, user)).values(head._asdict()))

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Row, Select, and_, bindparam, select, tuple_
 
 from . import winners
-from .database.schema import changes
+from .database.schema import changes, of_log
 
 MAX_CHANGES = 500
 PAGE_BYTES = 2**20
@@ -151,15 +151,14 @@ def _rows(connection: Connection, app: str, user: str, seqs: Sequence[int]) -> I
     A few at a time, and by their keys instead of a join: a database might read the whole log for that, or sort rows
     with all their data.
     """
-    mine = and_(changes.c.app_id == app, changes.c.user_id == user)
+    mine = of_log(changes, app, user)
     for first in range(0, len(seqs), ROWS_AT_ONCE):
         some = select(changes).where(mine, changes.c.seq.in_(seqs[first : first + ROWS_AT_ONCE]))
         yield from connection.execute(some.order_by(changes.c.seq))
 
 
 def _range(app: str, user: str, window: Window) -> Select[Any]:
-    mine = and_(changes.c.app_id == app, changes.c.user_id == user)
-    rows = select(changes).where(mine, changes.c.seq > window.after, changes.c.seq <= window.last)
+    rows = select(changes).where(of_log(changes, app, user), changes.c.seq > window.after, changes.c.seq <= window.last)
     rows = rows.order_by(changes.c.seq)
     return rows.execution_options(yield_per=ROWS_AT_ONCE) if window.last - window.after > ROWS_AT_ONCE else rows
 

@@ -31,9 +31,9 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Row, case, select, tuple_
 
-from .database.schema import changes, from_datetime, heads, winners
+from .database.schema import changes, from_datetime, heads, of_log, winners
 from .database.store import upsert
 from .timestamps import microseconds
 
@@ -78,15 +78,15 @@ def advance(connection: Connection, app: str, user: str, until: int, head: int) 
     The caller stores that in the head.
     """
     last = min(head, until + MAX_AT_ONCE)
-    some = _EXAMINED.where(_of(changes, app, user), changes.c.seq > until, changes.c.seq <= last)
+    some = _EXAMINED.where(of_log(changes, app, user), changes.c.seq > until, changes.c.seq <= last)
     _keep(connection, app, user, connection.execute(some))
     return last
 
 
 def reconsider(connection: Connection, app: str, user: str, table: str, row_id: str, until: int) -> None:
     """Find the winner of one row again, up to `until`, after one of its changes was altered."""
-    connection.execute(winners.delete().where(_of(winners, app, user), *_of_row(winners, table, row_id)))
-    mine = _EXAMINED.where(_of(changes, app, user), *_of_row(changes, table, row_id), changes.c.seq <= until)
+    connection.execute(winners.delete().where(of_log(winners, app, user), *_of_row(winners, table, row_id)))
+    mine = _EXAMINED.where(of_log(changes, app, user), *_of_row(changes, table, row_id), changes.c.seq <= until)
     _keep(connection, app, user, connection.execute(mine))
 
 
@@ -98,7 +98,7 @@ def unfinished(connection: Connection, app: str) -> Sequence[str]:
 
 def last_examined(connection: Connection, app: str, user: str, after: int, until: int, most: int) -> int:
     """Return the `seq` up to which a page may read: at most `most` winners after `after`, none behind `until`."""
-    mine = select(winners.c.seq).where(_of(winners, app, user), winners.c.seq > after, winners.c.seq <= until)
+    mine = select(winners.c.seq).where(of_log(winners, app, user), winners.c.seq > after, winners.c.seq <= until)
     nth: int | None = connection.execute(mine.order_by(winners.c.seq).offset(most - 1).limit(1)).scalar()
     return until if nth is None else nth
 
@@ -108,7 +108,7 @@ def seqs(
 ) -> Sequence[int]:
     """Return the first `most` numbers of winners in a window: those after its first `seq`, up to its second."""
     after, last = window
-    mine = select(winners.c.seq).where(_of(winners, app, user), winners.c.seq > after, winners.c.seq <= last)
+    mine = select(winners.c.seq).where(of_log(winners, app, user), winners.c.seq > after, winners.c.seq <= last)
     if tables is not None:
         mine = mine.where(winners.c.table_name.in_(tables))
     return connection.execute(mine.order_by(winners.c.seq).limit(most)).scalars().all()
@@ -133,10 +133,6 @@ def _keep(connection: Connection, app: str, user: str, examined: Iterable[Row[An
         where=tuple_(*sent) > tuple_(*stored),
     )
     connection.execute(statement, rows)
-
-
-def _of(table: Any, app: str, user: str) -> ColumnElement[bool]:
-    return and_(table.c.app_id == app, table.c.user_id == user)
 
 
 def _of_row(table: Any, name: str, row_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

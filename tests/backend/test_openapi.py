@@ -90,14 +90,9 @@ def test_recorded_exchanges_are_as_the_document_says(file: Path, tmp_path: Path)
     app = create_app({"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_LOGIN_LIMIT": "off"}, instance_path=tmp_path)
     recorded = vectors.load(file)
     login = _account(app, recorded.get("log", "history"))
-
-    def compact(keep_days: int) -> None:
-        result = app.test_cli_runner().invoke(args=["synckit", "compact", "notes", "--keep-days", str(keep_days)])
-        assert result.exit_code == 0, result.output
-
     with httpx2.Client(transport=httpx2.WSGITransport(app), base_url="http://localhost") as http:
         http.event_hooks["response"] = [_judge]
-        vectors.Exchange(http, login, compact).run(recorded["steps"])
+        vectors.Exchange(http, login, vectors.compact(app.test_cli_runner(), "notes")).run(recorded["steps"])
     app.extensions["synckit_backend"].store.dispose()
 
 

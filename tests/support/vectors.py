@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+from flask.testing import FlaskCliRunner
 
 from .server import ROOT
 
@@ -21,6 +22,16 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 def load(file: Path) -> Any:
     """Return what a file says."""
     return json.loads(file.read_text())
+
+
+def compact(runner: FlaskCliRunner, app: str) -> Callable[[int], object]:
+    """Return what compacts the logs of an app on the included backend."""
+
+    def run(keep_days: int) -> None:
+        result = runner.invoke(args=["synckit", "compact", app, "--keep-days", str(keep_days)])
+        assert result.exit_code == 0, result.output
+
+    return run
 
 
 class Exchange:

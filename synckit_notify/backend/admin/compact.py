@@ -1,6 +1,7 @@
 """`flask synckit compact`: drop what no device needs any more from the logs of apps with the log mode `rows`."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import click
 from flask.cli import with_appcontext
@@ -78,13 +79,10 @@ def _compact(app: str, name: str, before: int, is_trial: bool) -> Saved:
     logs = read(lambda connection: compaction.logs_of(connection, app))
     total, store = Saved(), current_backend().store
     with refusals_end(), click.progressbar(length=sum(seq for _, seq in logs), label=f"Examining {name!r}") as bar:
-        for user, head in logs:
-            examined = 0
+        for (user, head), end in zip(logs, accumulate(seq for _, seq in logs), strict=True):
 
-            def advance(last: int, head: int = head) -> None:
-                nonlocal examined
-                bar.update(max(0, min(last, head) - examined))
-                examined = min(last, head)
+            def advance(last: int, end: int = end, head: int = head) -> None:
+                bar.update(max(0, end - max(0, head - last) - bar.pos))
 
             total += Compaction(store, app, user, before, is_trial, advance).run()
             advance(head)

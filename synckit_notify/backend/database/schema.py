@@ -10,7 +10,20 @@ import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import BigInteger, Column, Connection, Index, Integer, MetaData, Table, Text, inspect, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    inspect,
+    select,
+)
 
 from ... import ConfigurationError
 
@@ -212,6 +225,11 @@ order in which transactions of running servers lock them, so that PostgreSQL fin
 
 ADDED = {"winners": 5}
 """The tables that databases of older releases lack, each with the version that added it."""
+
+
+def of_log(table: Table, app: str, user: str) -> ColumnElement[bool]:
+    """Select the rows of a table that belong to the log of one app and user."""
+    return and_(table.c.app_id == app, table.c.user_id == user)
 
 
 def prepare(connection: Connection) -> None:

@@ -258,7 +258,7 @@ class _Opened:
 
     def vacuum(self) -> None:
         # A work that begins no transaction: VACUUM must not run in one.
-        self._run(self.writing, (), lambda connection: self.database.vacuum(connection), None)
+        self._run(self.writing, (), self.database.vacuum, None)
 
     def _run(self, seats: Seats, begin: Sequence[str], work: Callable[[Connection], T], owner: str | None) -> T:
         # Requests queue here and not in the database: a greenlet waits cheaply, a native thread would be blocked.
