@@ -23,7 +23,7 @@ def test_a_quick_run_prints_every_line_with_its_ratio_and_its_aim(capsys: pytest
 
 
 def test_a_pull_that_misses_a_row_ends_the_run() -> None:
-    pulled = log.Pulled(0.1, 1, 10, [{"row_id": "row-1"}, {"row_id": "row-1"}])
+    pulled = log.Pulled(0.1, 10, [{"row_id": "row-1"}, {"row_id": "row-1"}])
 
     class Device:
         def pull(self, **fields: object) -> log.Pulled:
