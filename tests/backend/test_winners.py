@@ -223,9 +223,9 @@ class TestLatest:
         def explain(connection: Connection) -> str:
             owner = {"app_id": "notes", "user_id": "alice", "device_id": "d", "table_name": "t"}
             rest = {"op": "INSERT", "timestamp": AT, "data": "x", "received_at": 1, "order_at": 1}
-            log = [owner | rest | {"seq": seq, "row_id": str(seq % 50)} for seq in range(5_000)]
+            log = [owner | rest | {"seq": seq, "row_id": str(seq % 100)} for seq in range(10_000)]
             connection.execute(schema.changes.insert(), log)
-            won = [owner | {"row_id": str(n), "order_at": 1, "seq": 100 * n} for n in range(50)]
+            won = [owner | {"row_id": str(n), "order_at": 1, "seq": 100 * n} for n in range(100)]
             connection.execute(schema.winners.insert(), won)
             connection.execute(text("ANALYZE"))
             words = "EXPLAIN" if connection.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
@@ -237,8 +237,8 @@ class TestLatest:
 
             event.listen(connection, "before_cursor_execute", note)
             query = log_pages.Query(cursor=0, latest=True)
-            found, *_ = log_pages.read_page(connection, "notes", "alice", 5_000, 5_000, query)
-            assert [row.seq for row in found] == [100 * n for n in range(1, 50)]
+            found, *_ = log_pages.read_page(connection, "notes", "alice", 10_000, 10_000, query)
+            assert [row.seq for row in found] == [100 * n for n in range(1, 100)]
             return str(plans)
 
         plan = backend.store.write(explain)
