@@ -83,9 +83,12 @@ class Subscriber:
 
     def wait(self, at: float, now: float) -> None:
         """Sleep until a frame is pending, the stream must end, or the time is `at`."""
-        with self.channel.lock:
-            if not self.pending and self.end is None:
-                self.channel.wait(at, now)
+        channel = self.channel
+        channel.lock.acquire()
+        if self.pending or self.end is not None:
+            channel.lock.release()
+        else:
+            channel.release_and_wait(at, now)
 
 
 class BroadcastCondition(threading.Condition):
@@ -101,14 +104,18 @@ class BroadcastCondition(threading.Condition):
         self._groups: list[tuple[float, threading.Event]] = []
         """The streams that wait, by step."""
 
-    def wait(self, timeout: float | None = None, step: float = math.inf) -> bool:
-        """Sleep until the next `notify_all` or the `notify_due` of this step; the lock is held before and after."""
-        event = self._group(step)
-        self._lock.release()
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until the next `notify_all`, for `timeout` seconds at most; the lock is held before and after."""
         try:
-            return event.wait(timeout)
+            return self.release_and_wait(timeout)
         finally:
             self._lock.acquire()
+
+    def release_and_wait(self, timeout: float | None = None, step: float = math.inf) -> bool:
+        """Do what `wait` does, or sleep until the `notify_due` of this step; the lock is held before, and not after."""
+        event = self._group(step)
+        self._lock.release()
+        return event.wait(timeout)
 
     def notify_all(self) -> None:
         """Wake every thread that waits."""
@@ -149,18 +156,18 @@ class Channel:
         self.watermark = now - COMMIT_SECONDS
         """Every change up to this time (Unix seconds) was delivered here, or is older than the subscribers."""
 
-    def wait(self, at: float, now: float) -> None:
-        """Sleep until somebody calls, or the time is `at`. The caller holds the lock, and holds it again afterwards."""
+    def release_and_wait(self, at: float, now: float) -> None:
+        """Sleep until a stream of the channel is called, or the time is `at`. The caller holds the lock, not after."""
         condition = self.condition = self.condition or BroadcastCondition(self.lock)
         timer = self.timer
         if timer is None or not timer.runs:
-            condition.wait(max(0.0, at - now))
+            condition.release_and_wait(max(0.0, at - now))
             return
         step = timer.step(at)
         if step < self.next_step:
             self.next_step = step
             timer.add(self, step)
-        condition.wait(step=step)
+        condition.release_and_wait(step=step)
 
     def due(self, step: int) -> int | None:
         """Wake the streams whose deadline has passed, and no others; return the step of the next deadline.
