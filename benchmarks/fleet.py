@@ -16,7 +16,7 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from synckit_notify import sse
 from synckit_notify.client.connection import LIMITS
@@ -29,7 +29,12 @@ DEVICES_EACH = 3
 AGE_SECONDS = 3600.0
 """How old the first stream of a device is, for the SDK: after a short stream it would return earlier."""
 
+REST_SECONDS = 0.005
+"""Between two looks at the sockets, so that each of them serves several devices: half the processor time."""
+
 _BIND_ADDRESS_NO_PORT = 24  # ip(7); the port is chosen at connect, by both addresses
+_CONNECTED = sse.Comment("connected")
+_COMMENTS = {f": {text}".encode(): sse.Comment(text) for text in ("connected", "keepalive", "bye draining")}
 _READ = 4096
 _TURN_SECONDS = 0.05
 
@@ -56,7 +61,6 @@ class Device:
         self.request = request
         self.life = Lifecycle(lambda state, reason: None, policy=RetryPolicy(), random=random.random)
         self.sock: socket.socket | None = None
-        self.decoder = sse.Decoder()
         self.head: bytes | None = b""
         """The beginning of the answer; None when its head is complete."""
         self.unsent = b""
@@ -137,14 +141,16 @@ class Fleet:
 
     def _turn(self) -> None:
         """Connect the devices whose time has come, read what has arrived, and give up attempts that take too long."""
+        time.sleep(REST_SECONDS)
         now = time.monotonic()
         while self._due and self._due[0][0] <= now:
             self._connect(self.devices[heapq.heappop(self._due)[1]])
         wait = min(self._due[0][0] - now, _TURN_SECONDS) if self._due else _TURN_SECONDS
         for descriptor, events in self._epoll.poll(max(0.0, wait)):
             device = self._of_descriptor[descriptor]
-            if device.unsent:
-                self._send(device)
+            if device.unsent and device.sock is not None:
+                self._send(device, device.sock)
+                self._epoll.modify(descriptor, select.EPOLLIN)
             if events & ~select.EPOLLOUT:
                 self._read(device)
         self._give_up(time.monotonic())
@@ -160,18 +166,19 @@ class Fleet:
         sock.setsockopt(socket.IPPROTO_IP, _BIND_ADDRESS_NO_PORT, 1)
         sock.bind((SOURCES[device.number % len(SOURCES)], 0))
         sock.connect_ex(self._address)
-        device.head, device.unsent, device.decoder = b"", device.request, sse.Decoder()
+        device.head, device.unsent = b"", device.request
         self._of_descriptor[sock.fileno()] = device
-        self._epoll.register(sock, select.EPOLLIN | select.EPOLLOUT)
+        self._send(device, sock)
+        self._epoll.register(sock, select.EPOLLIN | (select.EPOLLOUT if device.unsent else 0))
 
-    def _send(self, device: Device) -> None:
-        assert device.sock is not None
+    def _send(self, device: Device, sock: socket.socket) -> None:
+        """Send the request, if the connection exists: on the loopback at once, unless the server's queue is full."""
         try:
-            device.unsent = device.unsent[device.sock.send(device.unsent) :]
+            device.unsent = device.unsent[sock.send(device.unsent) :]
+        except BlockingIOError:
+            return
         except OSError:  # the next read returns the error
             device.unsent = b""
-        if not device.unsent:
-            self._epoll.modify(device.sock, select.EPOLLIN)
 
     def _read(self, device: Device) -> None:
         assert device.sock is not None
@@ -206,9 +213,8 @@ class Fleet:
         device.life.answered(status, headers, "", now - self._age, time.time())
 
     def _hear(self, device: Device, data: bytes, now: float) -> None:
-        """Decode a part of the body; the decoder skips the lengths of its chunks, which are fields that it ignores."""
-        messages = device.decoder.feed(data)
-        if device.back_at is None and sse.Comment("connected") in messages:
+        messages = list(_messages(data))
+        if device.back_at is None and _CONNECTED in messages:
             device.back_at = now
             self._count(now, 1)
             now -= self._age
@@ -256,3 +262,12 @@ class Fleet:
     def _count(self, now: float, change: int) -> None:
         self.open_streams += change
         self.changes.append((now, change))
+
+
+def _messages(data: bytes) -> Iterator[sse.Message]:
+    """Yield the messages of a part of a body; if a read cut one in two, its device would not come back."""
+    for line in data.split(b"\n"):
+        if line.startswith(b": "):
+            yield _COMMENTS.get(line) or sse.Comment(line[2:].decode())
+        elif line.startswith(b"retry: "):
+            yield sse.Retry(int(line[7:]))
