@@ -40,6 +40,7 @@ WITHIN = {"reload": 60.0, "kill": 60.0, "outage": 120.0}
 
 STEP_SECONDS = 0.1
 PICTURE_SECONDS = 12.0
+"""How much the picture shows at least."""
 
 BACK_99, BACK_ALL, REPEATED, REFUSED = "99 % back, s", "all back, s", "needed a second attempt, %", "answered 503"
 AIMS = {BACK_99: 10.0, BACK_ALL: 20.0, REPEATED: 1.0, REFUSED: 0.0}
@@ -112,6 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{options.devices:,} devices on real sockets, in one process that shares the cores with the server",
         f"gunicorn.conf.py, {WORKERS} gevent workers, local:// between them, all cores",
     )
+    facts["net.core.somaxconn"] = Path("/proc/sys/net/core/somaxconn").read_text().strip()
     facts["load average before"] = f"{os.getloadavg()[0]:.1f}"
     try:
         storms = [storm for kind in options.kinds for storm in measure(kind, options.devices, options.storms)]
@@ -123,7 +125,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.picture.parent.mkdir(parents=True, exist_ok=True)
         where = f"{options.devices:,} devices, {WORKERS} workers on {os.cpu_count()} cores"
         title = f"Devices with a stream after SIGHUP: {where}"
-        curve.draw(reloads, title, PICTURE_SECONDS, options.picture)
+        last = max(PICTURE_SECONDS, *(points[-1][0] for points in reloads.values()))
+        curve.draw(reloads, title, last, options.picture)
         _tell(f"picture: {options.picture}")
     return 1 if any(storm.missed() for storm in storms) else 0
 
