@@ -1,7 +1,7 @@
 """The command: `python -m benchmarks.storms` ends all streams of a fleet at once, and measures how it comes back.
 
     reload     SIGHUP to gunicorn: every stream ends with a random `retry:`
-    kill       SIGKILL to one of the two workers: its connections break
+    kill       SIGKILL to the fuller of two workers: its connections break
     outage     30 s without a network: all connections break, and every attempt fails until it is over
 
 Two workers on all cores hold the streams of 10,000 real sockets. Every device follows the SDK's own rules (fleet.py) in
@@ -12,7 +12,6 @@ the `: connected` of a stream that stays. Exit status 1 when a reload misses one
 import argparse
 import math
 import os
-import random
 import re
 import resource
 import secrets
@@ -161,13 +160,15 @@ def raise_storm(kind: str, name: str, server: Server, fleet: Fleet) -> Storm:
         case "reload":
             server.reload()
         case "kill":
-            old = {random.choice(sorted(old))}
-            os.kill(min(old), signal.SIGKILL)
+            fuller = max(old, key=descriptors)
+            os.kill(fuller, signal.SIGKILL)
+            old = {fuller}
         case "outage":
             old = set()
-            fleet.lose_network(OUTAGE_SECONDS)
+            fleet.lose_network()
             fleet.run_until(lambda: False, OUTAGE_SECONDS)
             fleet.forget_the_past()
+            fleet.has_network = True
     before, began = fleet.open_streams, time.monotonic()
 
     def is_over() -> bool:
