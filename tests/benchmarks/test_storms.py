@@ -48,6 +48,7 @@ def test_every_device_is_back_and_is_counted_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(storms, "OUTAGE_SECONDS", 1.0)
+    monkeypatch.setitem(storms.WITHIN, name, 300.0)
     found = {}
     for kind in storms.KINDS:
         [found[kind]] = storms.measure(kind, 100, [name])
