@@ -58,6 +58,9 @@ bind = _text("SYNCKIT_BIND", "127.0.0.1:8000")
 worker_class = "gevent"
 workers = _count("SYNCKIT_WORKERS", 1)
 worker_connections = _connections(_wanted_connections)
+# Places for connects that no worker has accepted yet: devices return while the new workers of a reload still load.
+# If the queue is full, the kernel drops connects and resets some devices. Linux allows at most net.core.somaxconn.
+backlog = 16_384
 timeout = 30  # seconds until a worker with a blocked event loop is replaced; open streams do not block it
 graceful_timeout = 10  # seconds for pushes and pulls after SIGTERM; streams end within a second
 keepalive = 2  # seconds; an idle connection counts against worker_connections, and delays a worker that stops

@@ -14,9 +14,14 @@ def prepare() -> None:
 
     From now on SIGINT and SIGTERM raise KeyboardInterrupt, so that whatever was started is ended.
     """
+    os.sched_setaffinity(0, {GENERATOR_CORE})
+    prepare_on_all_cores()
+
+
+def prepare_on_all_cores() -> None:
+    """Do the same, but use any core."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    os.sched_setaffinity(0, {GENERATOR_CORE})
     gc.disable()
     interrupt_on_signals()
 

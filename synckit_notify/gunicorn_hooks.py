@@ -51,6 +51,7 @@ LINES_PER_SECOND = 10
 
 _UNREADER = "gunicorn.http.unreader.SocketUnreader (a client that sends without a pause can delay all streams)"
 _HANDLE = "worker.sockets (connections that a stopping worker has accepted may be reset)"
+_SETTINGS = "worker.cfg.settings (each request reads them more slowly)"
 _LISTENERS = "server.LISTENERS (a client that does not read keeps its connection)"
 
 
@@ -135,7 +136,7 @@ def when_ready(server: Any) -> None:
 
 
 def post_worker_init(worker: Any) -> None:
-    """Install FairUnreader and RedactingFilter in a worker that has loaded its application."""
+    """Prepare a worker that has loaded its application: FairUnreader, RedactingFilter, settings that are read once."""
     missing = []
     if hasattr(SocketUnreader, "chunk") and hasattr(parser, "SocketUnreader"):
         parser.SocketUnreader = FairUnreader
@@ -146,6 +147,8 @@ def post_worker_init(worker: Any) -> None:
             _answer_what_was_accepted(worker)
         else:
             missing.append(_HANDLE)
+    if not _read_settings_once(worker.cfg):
+        missing.append(_SETTINGS)
     if missing:
         _warn_of_missing(worker, missing)
     worker.log.error_log.addFilter(RedactingFilter())
@@ -172,6 +175,18 @@ def _answer_what_was_accepted(worker: Any) -> None:
     handle = worker.handle
     names = {listener: NamedListener(listener) for listener in worker.sockets}
     worker.handle = lambda listener, client, address: handle(names[listener], client, address)
+
+
+def _read_settings_once(cfg: Any) -> bool:
+    """Keep the settings as attributes; return False for a gunicorn that does not have them in its `settings`.
+
+    gunicorn looks them up some twenty times for each request, each time through a failed attribute access.
+    """
+    settings = getattr(cfg, "settings", None)
+    if not isinstance(settings, dict):
+        return False
+    vars(cfg).update({name: setting.get() for name, setting in settings.items()})
+    return True
 
 
 def _warn_of_missing(process: Any, parts: list[str]) -> None:

@@ -22,7 +22,7 @@ from .brokers import Broker, Disconnect, Gap, Message, Notice, Question, Report
 from .brokers.messages import MAX_ID_LENGTH, apps_that_fit
 from .errors import TooManyStreams
 from .metrics import Metrics, NoMetrics
-from .runtime import wsgi_server
+from .runtime import gevent_compat, wsgi_server
 from .runtime.background import Periodic
 from .runtime.logs import LINES_PER_SECOND, RateLimitedLog
 from .streams import peers
@@ -82,6 +82,7 @@ class Node:
             if parking_tick is None
             else Parking(registry, self._peers, self._closer.claim, self._ended, parking_tick)
         )
+        self._timer = registry.use_timer(self.busy) if gevent_compat.is_patched() else None
         self._recovery = GapRecovery(registry, revoked)
         self._peer_watch = Periodic("synckit-peers", PEER_SECONDS, self._peers.look, self.busy, pause=self._peers.wait)
         self._watches = [
@@ -111,6 +112,8 @@ class Node:
             with _threads():
                 for watch in self._watches:
                     watch.ensure()
+            if self._timer is not None:
+                self._timer.ensure()
         except BaseException:  # no server will iterate this stream
             self.registry.release(subscriber)
             raise
@@ -185,6 +188,8 @@ class Node:
         """Make the background threads end now if no stream needs them, and wait for that."""
         for watch in (*self._watches, self._peer_watch, self._closer.thread):
             watch.join_idle()
+        if self._timer is not None:
+            self._timer.join_idle()
         self._recovery.join_idle()
 
     def _answer(self, question: str) -> None:
@@ -230,6 +235,8 @@ class Node:
         self.metrics.hub_delay(max(0.0, now - self._pulse_due))
         self._pulse_due = now + PULSE_SECONDS
         self._recovery.ensure()
+        if self._timer is not None:
+            self._timer.check()
         self._closer.check(now)
         if self.draining:
             self.registry.end_all(EndReason.DRAINING)

@@ -6,16 +6,22 @@
 In: a bearer token. Out: its header and claims, which `tokens.py` checks; anything wrong raises InvalidToken. The
 algorithm that a token names never decides anything: the two families are never mixed, and each public key is used only
 with the algorithms that fit it.
+
+A device sends the same token with many requests. A signature that was right stays right, so it is checked once; the
+claims, the expiry and the revocation are checked every time, and so is whether the key is still one of the keys.
 """
 
 import hashlib
 import hmac
 import json
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import islice
 from typing import Any, Protocol
 
 import jwt
 from jwt.algorithms import HMACAlgorithm
+from jwt.utils import base64url_decode
 
 from .errors import ConfigurationError, InvalidToken
 
@@ -32,6 +38,9 @@ PUBLIC_KEY_ALGORITHMS = (
     *("ES256", "ES384", "ES512"),
     "EdDSA",
 )
+
+MAX_VERIFIED = 32_768
+"""About 4 MiB in a process."""
 
 Header = dict[str, Any]
 Claims = dict[str, Any]
@@ -65,6 +74,26 @@ class KeySource(Protocol):
         """Return where they come from."""
 
 
+class VerifiedTokens:
+    """The tokens whose signature was right, each with what it was checked with. Any thread may use it.
+
+    It keeps digests and no tokens: MAX_VERIFIED of them, and the oldest is forgotten first.
+    """
+
+    def __init__(self) -> None:
+        self._keys: dict[bytes, object] = {}
+
+    def remember(self, token: str, key: object) -> None:
+        """Remember a token with a right signature."""
+        for oldest in list(islice(self._keys, max(0, len(self._keys) - MAX_VERIFIED + 1))):
+            self._keys.pop(oldest, None)
+        self._keys[_digest(token)] = key
+
+    def includes(self, token: str, key: object) -> bool:
+        """Return whether this token was remembered with this key."""
+        return self._keys.get(_digest(token), self) is key
+
+
 class SharedKeys:
     """Checks HMAC tokens against one key ring. Immutable.
 
@@ -74,17 +103,22 @@ class SharedKeys:
     def __init__(self, keys: KeyRing, algorithms: tuple[str, ...]) -> None:
         self._keys = keys
         self._algorithms = algorithms
+        self._verified = VerifiedTokens()
         self._jws = jwt.PyJWS(algorithms=[])
         for name in algorithms:
             self._jws.register_algorithm(name, _PreparedHMAC(_hash_of(name, keys)))
 
     def open(self, token: str) -> tuple[Header, Claims]:
         """Return the header and the claims; raises InvalidToken."""
+        if self._verified.includes(token, self):  # its keys never change
+            return _contents(token)
         try:
             decoded = self._jws.decode_complete(token, key=self._key_for(token), algorithms=self._algorithms)
-            return decoded["header"], _object(decoded["payload"])
+            claims = _object(decoded["payload"])
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
             raise InvalidToken("the token is not valid") from error
+        self._verified.remember(token, self)
+        return decoded["header"], claims
 
     def check(self) -> None:
         """Do nothing: the keys are in the settings."""
@@ -120,6 +154,7 @@ class PublicKeys:
                     f"choose from {', '.join(PUBLIC_KEY_ALGORITHMS)}"
                 )
         self._source = source
+        self._verified = VerifiedTokens()
         self._jws = jwt.PyJWS(algorithms=algorithms)
         self._algorithms = {name: self._jws.get_algorithm_by_name(name) for name in algorithms}
 
@@ -143,8 +178,12 @@ class PublicKeys:
         if algorithm is None:
             raise InvalidToken("the token is not valid")
         key = self._source.find(header.get("kid"), name)
-        signed = token.rpartition(".")[0].encode()
-        if key is None or not algorithm.verify(signed, key, decoded["signature"]):
+        if key is not None and not self._verified.includes(token, key):
+            if not algorithm.verify(token.rpartition(".")[0].encode(), key, decoded["signature"]):
+                key = None
+            else:
+                self._verified.remember(token, key)
+        if key is None:
             raise InvalidToken("the token is not valid")
         return header, claims
 
@@ -193,6 +232,23 @@ def _refuse_public_key(key: bytes) -> None:
         HMACAlgorithm(hashlib.sha256).prepare_key(key)
     except jwt.InvalidKeyError as error:
         raise ConfigurationError(f"SYNCKIT_JWT_KEY: {error}") from error
+
+
+def _contents(token: str) -> tuple[Header, Claims]:
+    """Return the header and the claims of a token that was verified."""
+    header, payload, _ = token.split(".")
+    return _header(header), json.loads(base64url_decode(payload))
+
+
+@lru_cache(maxsize=64)
+def _header(segment: str) -> Header:
+    """Return a token's header, for reading only; an issuer sends the same one with many tokens."""
+    header: Header = json.loads(base64url_decode(segment))
+    return header
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
 
 
 def _object(payload: bytes) -> Claims:

@@ -6,6 +6,7 @@ Real servers without any hook: our own backend and a foreign host, both worker c
 import contextlib
 import os
 import re
+import select
 import signal
 import socket
 import threading
@@ -17,14 +18,18 @@ import pytest
 
 from .support.deployment import STOPS, STREAMS, Deployment, gone, hup, term
 from .support.raw_client import CHANGED, CONNECTED, Listener
+from .support.server import ROOT, gunicorn
 from .support.tokens import make_token
-from .support.wait import wait_until
+from .support.wait import until, wait_until
 
 ENDED_WITHIN = 2.5  # five times the promise
 EXITED_WITHIN = 6.0  # four times the promise
 FAREWELL = re.compile(rb": connected\n\nretry: \d+\n\n: bye draining\n\n")
 OF_GUNICORN_23 = re.compile(r".*\[ERROR\] Worker \(pid:\d+\) was sent SIGTERM!\n")
 """Logged there for a worker that the master stopped itself, after HUP for example."""
+
+AT_ONCE = 3_000
+"""More devices than gunicorn's own 2,048, and fewer than Linux's 4,096."""
 
 THOROUGH = pytest.mark.thorough
 WORKERS = ["gevent", pytest.param("parked", marks=THOROUGH), pytest.param("gthread", marks=THOROUGH)]
@@ -93,6 +98,24 @@ def until_heard(deployment: Deployment, old: int) -> Listener:
             assert not gone(old, 0), "the old worker must still be there for the push"
             return listener
         listener.close()
+
+
+def test_devices_that_return_while_no_worker_accepts_find_a_place_in_the_queue(tmp_path: Path) -> None:
+    options = ("--config", str(ROOT / "gunicorn.conf.py"))
+    with (
+        gunicorn("tests.support.minimal_host:create_app()", tmp_path, *options) as server,
+        contextlib.ExitStack() as sockets,
+    ):
+        wait_until(server.workers)
+        os.kill(server.workers()[0], signal.SIGSTOP)
+        poll = select.epoll()
+        sockets.callback(poll.close)
+        for _ in range(AT_ONCE):
+            client = sockets.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", server.port))
+            poll.register(client, select.EPOLLOUT)
+        assert until(lambda: len(poll.poll(0, AT_ONCE)) == AT_ONCE)
 
 
 class Kept:

@@ -48,6 +48,12 @@ class Periodic:
         self._thread: threading.Thread | None = None
         self._faults = RateLimitedLog()
 
+    @property
+    def has_died(self) -> bool:
+        """Return whether a BaseException has ended the thread; `ensure` starts it again."""
+        thread = self._thread
+        return thread is not None and not thread.is_alive()
+
     def ensure(self) -> None:
         """Start the thread unless it runs. Call it after `needed` has become true, never before.
 

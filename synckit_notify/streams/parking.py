@@ -100,7 +100,7 @@ class Parking:
         """Take the socket over. Now and then a new connection becomes the anchor, and its greenlet waits here."""
         stream.socket, stream.writing = _taken(sock), False
         self._streams += 1
-        self._wheel.add(stream, stream.next_deadline)
+        self._wheel.add(stream, self._wheel.step(stream.next_deadline))
         self._registry.park(stream.subscriber, stream)
         self._thread.ensure()
         if self._streams and (now := time.monotonic()) >= self._handover_at:
@@ -118,7 +118,7 @@ class Parking:
         finally:
             for stream in timed:
                 if stream.socket is not None:
-                    self._wheel.add(stream, stream.next_deadline)
+                    self._wheel.add(stream, self._wheel.step(stream.next_deadline))
             self._hand_on()
 
     def _hand_on(self) -> None:

@@ -10,6 +10,7 @@ Any thread may call anything here. It is made inside the worker process, never a
 patches would freeze the worker.
 """
 
+import math
 import threading
 import time
 import weakref
@@ -21,6 +22,7 @@ from .. import sse
 from ..errors import TooManyStreams
 from .channel import Channel, ChannelKey, EndReason, Subscriber
 from .counters import Counters
+from .timer import Timer
 from .wakeups import Wakeable, Wakeups
 
 _ONE_CHANGE = (sse.CHANGED,)
@@ -85,6 +87,7 @@ class Registry:
         self.seats = seats or Seats()
         self.counters = Counters()
         self.wakeups = Wakeups()
+        self.timer: Timer | None = None
         self._clock = clock
         self._max_per_channel = max_per_channel
         self._lock = self.seats.lock
@@ -106,7 +109,7 @@ class Registry:
         with self._lock:
             if self.seats.are_taken(limits):
                 raise TooManyStreams("this server has reached its limit of open streams", status=503)
-            channel = self._channels.get(key) or Channel(key, self._lock, self.counters, self._clock())
+            channel = self._channels.get(key) or Channel(key, self._lock, self.counters, self._clock(), self.timer)
             if self._max_per_channel is not None and len(channel.subscribers) >= self._max_per_channel:
                 raise TooManyStreams("this account has reached its limit of open streams", status=429)
             subscriber = Subscriber(channel, device)
@@ -114,6 +117,11 @@ class Registry:
             self._channels[key] = channel
             self.counters.opened += 1
             return subscriber
+
+    def use_timer(self, needed: Callable[[], bool]) -> Timer:
+        """Let a timer wake the streams whose deadline has come, from here on; return it."""
+        self.timer = Timer(self._lock, self._without_timer, needed)
+        return self.timer
 
     def release(self, subscriber: Subscriber) -> None:
         """Remove a subscriber; its stream ends if somebody still iterates it. A second call does nothing."""
@@ -217,6 +225,14 @@ class Registry:
         with self._lock:
             return [(key, list(channel.subscribers)) for key, channel in self._channels.items()]
 
+    def _without_timer(self) -> None:
+        """Wake every stream, so that it waits with a timeout of its own."""
+        with self._lock:
+            for channel in self._channels.values():
+                channel.next_step = math.inf
+                if channel.condition is not None:
+                    channel.condition.notify_all()
+
     def _remove(self, subscriber: Subscriber) -> None:
         channel = subscriber.channel
         try:
@@ -228,6 +244,7 @@ class Registry:
         self.counters.parked -= subscriber.stream is not None
         if not channel.subscribers:
             del self._channels[channel.key]
+            channel.condition = None  # the timer may keep the channel until its next step
 
     def _reap(self) -> None:
         while self._abandoned:

@@ -134,7 +134,7 @@ class Stream:
     def wait(self, now: float, until: float = math.inf) -> None:
         """Sleep until `poll` may return bytes, at most until `until`; it may also return early."""
         self.writing = False
-        self.subscriber.wait(max(0.0, min(self.next_deadline, until) - now))
+        self.subscriber.wait(min(self.next_deadline, until), now)
 
     def clear_error(self) -> None:
         """Take a pending error from the socket: then a write to a broken connection fails with EPIPE.

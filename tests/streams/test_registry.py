@@ -203,10 +203,10 @@ class TestMissedNotices:
 def test_waiting_ends_with_a_push_an_end_or_the_time() -> None:
     registry = Registry()
     subscriber = registry.subscribe(ALICE)
-    subscriber.wait(0.0)
+    subscriber.wait(0.0, 0.0)
     for wake in (lambda: registry.deliver(ALICE), lambda: registry.end(ALICE, EndReason.REVOKED)):
         subscriber.take()
-        waiting = threading.Thread(target=subscriber.wait, args=(30,))
+        waiting = threading.Thread(target=subscriber.wait, args=(30.0, 0.0))
         waiting.start()
         wake()
         waiting.join(5)
