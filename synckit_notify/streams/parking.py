@@ -2,8 +2,8 @@
 
     gunicorn writes the head and the first frames ──▶ its connection is taken from it ──▶ its greenlet ends
 
-    a push, an end, room in the socket: Wakeups ──┐
-    a deadline: TimerWheel ───────────────────────┴──▶ a wave: each stream once ──▶ Stream.advance ──▶ write ──▶ close
+    a push, an end, a deadline, room in the socket ──▶ Wakeups ──▶ a wave: each stream once
+                                                                        └──▶ Stream.advance ──▶ write ──▶ close
 
 The rules are those of `stream`, the buffers those of `registry`; only the waiting differs. It works for plain HTTP/1.1
 under gunicorn's gevent worker; everything else keeps its generator. One greenlet, the anchor, stays until another takes
@@ -27,13 +27,17 @@ from .channel import EndReason, Subscriber
 from .peers import PeerWatch
 from .registry import Registry
 from .stream import Deadline, Stream
-from .timer_wheel import TimerWheel
+from .timer_wheel import round_up
+from .wakeups import Wakeable
 
 if TYPE_CHECKING:
     from socket import SocketType
 
 TICK_SECONDS = 0.25
-"""The step of the timer wheel: how late a keepalive may be."""
+"""How late a keepalive may be: the deadlines of parked streams are rounded up to this, so that a wave has many."""
+
+TICK_SHARE = 1 / 20
+"""The share of the keepalive period that takes the place of TICK_SECONDS if it is less."""
 
 HANDOVER_SECONDS = 0.25
 """How often, at most, a new connection takes over from the greenlet that stays; a storm of connects needs no more."""
@@ -51,6 +55,17 @@ class ParkedStream(Stream):
         self.unsent = b""
         """What of its last bytes the socket had no room for."""
 
+    def due(self, now: float, woken: list[Wakeable]) -> float:
+        """Add the stream to `woken` if its deadline has come; return the next deadline, rounded up."""
+        if self.socket is None:
+            return math.inf
+        spoke_at = self._last_bytes_at
+        if now >= min(spoke_at + self._keepalive, self._ends_at):
+            woken.append(self)
+            spoke_at = now
+        tick = min(TICK_SECONDS, self._keepalive * TICK_SHARE)
+        return round_up(min(spoke_at + self._keepalive, max(self._ends_at, now)), tick)
+
 
 class Parking:
     """All parked streams of one process.
@@ -65,20 +80,18 @@ class Parking:
         peers: PeerWatch,
         claim: Callable[[Stream], bool],
         ended: Callable[[list[Stream]], object],
-        tick: float,
     ) -> None:
         self._registry = registry
         self._peers = peers
         self._claim = claim
         self._tell_ended = ended
-        self._wheel: TimerWheel[ParkedStream] = TimerWheel(tick, time.monotonic())
         self._ended: list[Stream] = []
         self._errors: list[Exception] = []
         self._streams = 0
         self._anchor = _taken_lock()
         self._handover_at = -math.inf
         pause = registry.wakeups.wait
-        self._thread = Periodic("synckit-parking", tick, self._work, lambda: self._streams > 0, pause=pause)
+        self._thread = Periodic("synckit-parking", TICK_SECONDS, self._work, lambda: self._streams > 0, pause=pause)
 
     def frames_then_park(self, stream: ParkedStream, sock: socket.socket) -> Iterator[bytes]:
         """Yield the first bytes, then take the connection from the server, which sees the end of the response.
@@ -100,25 +113,23 @@ class Parking:
         """Take the socket over. Now and then a new connection becomes the anchor, and its greenlet waits here."""
         stream.socket, stream.writing = _taken(sock), False
         self._streams += 1
-        self._wheel.add(stream, self._wheel.step(stream.next_deadline))
+        now = time.monotonic()
+        self._registry.timer.begin(stream, now)
         self._registry.park(stream.subscriber, stream)
         self._thread.ensure()
-        if self._streams and (now := time.monotonic()) >= self._handover_at:
+        if self._streams and now >= self._handover_at:
             self._handover_at = now + HANDOVER_SECONDS
             mine = _taken_lock()
             self._release_anchor(mine)
             mine.acquire()
 
     def _work(self) -> None:
-        now = time.monotonic()
+        if not self._registry.timer.runs:
+            self._registry.timer.turn()
         woken = cast(list[ParkedStream], self._registry.wakeups.take())  # only this class gives streams to `park`
-        timed = self._wheel.due(now)
         try:
-            self._turn(list(dict.fromkeys(woken + timed)), now)
+            self._turn(list(dict.fromkeys(woken)), time.monotonic())
         finally:
-            for stream in timed:
-                if stream.socket is not None:
-                    self._wheel.add(stream, self._wheel.step(stream.next_deadline))
             self._hand_on()
 
     def _hand_on(self) -> None:

@@ -30,7 +30,7 @@ class Garage:
         self.registry = Registry()
         self.closed: list[Stream] = []
         self.peers = PeerWatch(self._gone, lambda stream: self.registry.wakeups.wake([stream]))
-        self.parking = Parking(self.registry, self.peers, lambda stream: True, self._close, tick=0.02)
+        self.parking = Parking(self.registry, self.peers, lambda stream: True, self._close)
         self._watch = Periodic("test-peers", 0.1, self.peers.look, lambda: bool(len(self.peers)), pause=self.peers.wait)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._clients: list[socket.socket] = []
