@@ -1,4 +1,4 @@
-"""The timer of the streams is killed, or cannot be started: keepalives and ends go on in time, and one line tells of it."""
+"""The timer of the streams is killed or cannot be started: keepalives go on in time, and one line tells of it."""
 
 import time
 from pathlib import Path

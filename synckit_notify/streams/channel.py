@@ -4,7 +4,6 @@ A channel owns one Condition, made at the first wait. A subscriber owns a bounde
 frame waits. All of it is guarded by the one lock of the registry that made it.
 """
 
-import math
 import sys
 import threading
 from bisect import bisect_left
@@ -14,7 +13,7 @@ from typing import NamedTuple
 
 from .counters import Counters
 from .timer import Timer
-from .timer_wheel import round_up
+from .timer_wheel import NEVER, round_up
 from .wakeups import Wakeable
 
 BUFFERED_FRAMES = 16
@@ -117,7 +116,7 @@ class BroadcastCondition(threading.Condition):
         finally:
             self._lock.acquire()
 
-    def release_and_wait(self, timeout: float | None = None, moment: float = math.inf) -> bool:
+    def release_and_wait(self, timeout: float | None = None, moment: float = NEVER) -> bool:
         """Do what `wait` does, but also wake at the `notify_due` of this moment, and do not take the lock again."""
         groups = self._groups
         place = bisect_left(groups, (moment,))
@@ -134,11 +133,11 @@ class BroadcastCondition(threading.Condition):
             event.set()
 
     def notify_due(self, now: float) -> float:
-        """Wake the threads whose moment has come, and return the next moment; infinity if none is left."""
+        """Wake the threads whose moment has come, and return the next moment; NEVER if none is left."""
         groups = self._groups
         while groups and groups[0][0] <= now:
             groups.pop(0)[1].set()
-        return groups[0][0] if groups else math.inf
+        return groups[0][0] if groups else NEVER
 
 
 class Channel:
@@ -151,7 +150,7 @@ class Channel:
         self.lock = lock
         self.counters = counters
         self.timer = timer
-        self.next_due = math.inf
+        self.next_due = NEVER
         """The moment at which the timer calls `due`."""
         self.condition: BroadcastCondition | None = None  # made when somebody waits: 1 KiB
         self.subscribers: list[Subscriber] = []
@@ -177,13 +176,13 @@ class Channel:
         a stream with an earlier deadline came; the call for the later place then does nothing.
         """
         if now < self.next_due:
-            return math.inf
-        self.next_due = self.condition.notify_due(now) if self.condition is not None else math.inf
+            return NEVER
+        self.next_due = self.condition.notify_due(now) if self.condition is not None else NEVER
         return self.next_due
 
     def leave_timer(self) -> None:
         """Wake the streams that rely on the timer, so that each waits with a timeout of its own."""
-        self.next_due = math.inf
+        self.next_due = NEVER
         if self.condition is not None:
             self.condition.notify_due(sys.float_info.max)
 

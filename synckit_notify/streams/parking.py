@@ -27,7 +27,7 @@ from .channel import EndReason, Subscriber
 from .peers import PeerWatch
 from .registry import Registry
 from .stream import Deadline, Stream
-from .timer_wheel import round_up
+from .timer_wheel import NEVER, round_up
 from .wakeups import Wakeable
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 TICK_SECONDS = 0.25
 """How late a keepalive may be: the deadlines of parked streams are rounded up to this, so that a wave has many."""
-
-TICK_SHARE = 1 / 20
-"""The share of the keepalive period that takes the place of TICK_SECONDS if it is less."""
 
 HANDOVER_SECONDS = 0.25
 """How often, at most, a new connection takes over from the greenlet that stays; a storm of connects needs no more."""
@@ -56,15 +53,19 @@ class ParkedStream(Stream):
         """What of its last bytes the socket had no room for."""
 
     def due(self, now: float, woken: list[Wakeable]) -> float:
-        """Add the stream to `woken` if its deadline has come; return the next deadline, rounded up."""
+        """Add the stream to `woken` if its deadline has come; return the next deadline, rounded up.
+
+        A push moves the deadline and leaves the stream where it is in the wheel.
+        """
         if self.socket is None:
-            return math.inf
-        spoke_at = self._last_bytes_at
-        if now >= min(spoke_at + self._keepalive, self._ends_at):
+            return NEVER
+        at = self._last_bytes_at + self._keepalive
+        if at <= now or self._ends_at <= now:
             woken.append(self)
-            spoke_at = now
-        tick = min(TICK_SECONDS, self._keepalive * TICK_SHARE)
-        return round_up(min(spoke_at + self._keepalive, max(self._ends_at, now)), tick)
+            at = now + self._keepalive
+        if now < self._ends_at < at:
+            at = self._ends_at
+        return round_up(at, TICK_SECONDS)
 
 
 class Parking:
@@ -113,11 +114,10 @@ class Parking:
         """Take the socket over. Now and then a new connection becomes the anchor, and its greenlet waits here."""
         stream.socket, stream.writing = _taken(sock), False
         self._streams += 1
-        now = time.monotonic()
-        self._registry.timer.begin(stream, now)
+        self._registry.timer.begin(stream, round_up(stream.next_deadline, TICK_SECONDS))
         self._registry.park(stream.subscriber, stream)
         self._thread.ensure()
-        if self._streams and now >= self._handover_at:
+        if self._streams and (now := time.monotonic()) >= self._handover_at:
             self._handover_at = now + HANDOVER_SECONDS
             mine = _taken_lock()
             self._release_anchor(mine)

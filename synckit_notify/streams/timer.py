@@ -10,7 +10,6 @@ not run, streams with threads wait with a timeout of their own, and the thread o
 where gevent has not patched threads, and after a failure.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Protocol
 
 from ..runtime.background import Periodic
 from ..runtime.logs import RateLimitedLog
-from .timer_wheel import TimerWheel
+from .timer_wheel import NEVER, TimerWheel
 from .wakeups import Wakeable, Wakeups
 
 REST_SECONDS = 1.0
@@ -31,7 +30,7 @@ class Timed(Protocol):
     def due(self, now: float, woken: list[Wakeable]) -> float:
         """Wake the threads whose deadline has come, or add the stream itself to `woken`.
 
-        Return when the timer must call again, later than `now`; infinity for never. The caller holds the registry's
+        Return when the timer must call again, later than `now`; NEVER if it need not. The caller holds the registry's
         lock.
         """
 
@@ -64,15 +63,13 @@ class Timer:
         self._has_failed = False
         self._faults = RateLimitedLog()
 
-    def begin(self, entry: Timed, now: float) -> None:
-        """Call `entry.due` now, and then when it asks for it."""
+    def begin(self, entry: Timed, moment: float) -> None:
+        """Do what `add` does, without the lock."""
         with self._lock:
-            self.add(entry, entry.due(now, []))
+            self.add(entry, moment)
 
     def add(self, entry: Timed, moment: float) -> None:
         """Call `entry.due` when this moment has come."""
-        if moment == math.inf:
-            return
         self._wheel.add(entry, moment)
         if moment < self._wakes_at:
             self._event.set()
@@ -84,7 +81,9 @@ class Timer:
             with self._lock:
                 now = self._clock()
                 for entry in self._wheel.due(now):
-                    self.add(entry, entry.due(now, woken))
+                    again = entry.due(now, woken)
+                    if again != NEVER:
+                        self._wheel.add(entry, again)
         finally:
             if woken:
                 self._wakeups.wake(woken)

@@ -13,6 +13,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+NEVER = math.inf
+"""The moment that does not come."""
+
 
 def round_up(at: float, tick: float) -> float:
     """Return the next multiple of `tick` seconds after `at`."""
@@ -28,16 +31,16 @@ class TimerWheel(Generic[T]):
 
     @property
     def next_due(self) -> float:
-        """Return the moment of the next entry; infinity if there is none."""
-        return self._moments[0] if self._moments else math.inf
+        """Return the moment of the next entry, NEVER if there is none."""
+        return self._moments[0] if self._moments else NEVER
 
     def add(self, entry: T, moment: float) -> None:
         """Make the entry due at this moment."""
-        slot = self._slots.get(moment)
-        if slot is None:
-            slot = self._slots[moment] = []
+        if moment in self._slots:
+            self._slots[moment].append(entry)
+        else:
+            self._slots[moment] = [entry]
             heappush(self._moments, moment)
-        slot.append(entry)
 
     def due(self, now: float) -> Iterator[T]:
         """Remove and yield the entries whose moment has come; what is not asked for stays.
