@@ -122,8 +122,8 @@ def test_a_thousand_keepalives_out_of_step_in_one_channel_wake_each_due_stream_o
         woken, keepalives, changes, early = Counter(), Counter(), Counter(), Counter()
         wait = Stream.wait
 
-        def counted_wait(stream, now):
-            wait(stream, now)
+        def counted_wait(stream):
+            wait(stream)
             woken[stream] += 1
 
         Stream.wait = counted_wait

@@ -85,14 +85,14 @@ class Subscriber:
             self.channel.counters.frames += len(pending)
         return pending[0] if len(pending) == 1 else b"".join(pending)
 
-    def wait(self, at: float, now: float) -> None:
+    def wait(self, at: float) -> None:
         """Sleep until a frame is pending, the stream must end, or the time is `at`."""
         channel = self.channel
         channel.lock.acquire()
         if self.pending or self.end is not None:
             channel.lock.release()
         else:
-            channel.release_and_wait(at, now)
+            channel.release_and_wait(at)
 
 
 class BroadcastCondition(threading.Condition):
@@ -118,10 +118,11 @@ class BroadcastCondition(threading.Condition):
 
     def release_and_wait(self, timeout: float | None = None, moment: float = NEVER) -> bool:
         """Do what `wait` does, but also wake at the `notify_due` of this moment, and do not take the lock again."""
-        groups = self._groups
-        place = bisect_left(groups, (moment,))
-        if place == len(groups) or groups[place][0] != moment:
-            groups.insert(place, (moment, threading.Event()))
+        groups, place = self._groups, -1
+        if not groups or groups[-1][0] != moment:
+            place = bisect_left(groups, (moment,))
+            if place == len(groups) or groups[place][0] != moment:
+                groups.insert(place, (moment, threading.Event()))
         event = groups[place][1]
         self._lock.release()
         return event.wait(timeout)
@@ -157,16 +158,17 @@ class Channel:
         self.watermark = now - COMMIT_SECONDS
         """Every change up to this time (Unix seconds) was delivered here, or is older than the subscribers."""
 
-    def release_and_wait(self, at: float, now: float) -> None:
+    def release_and_wait(self, at: float) -> None:
         """Sleep until the channel is notified, or the time is `at`. The lock is held before, and not after."""
         condition = self.condition = self.condition or BroadcastCondition(self.lock)
-        if not self.timer.runs:
-            condition.release_and_wait(max(0.0, at - now))
+        timer = self.timer
+        if not timer.runs:
+            condition.release_and_wait(max(0.0, at - timer.clock()))
             return
         moment = round_up(at, TICK_SECONDS)
         if moment < self.next_due:
             self.next_due = moment
-            self.timer.add(self, moment)
+            timer.add(self, moment)
         condition.release_and_wait(None, moment)
 
     def due(self, now: float, woken: list[Wakeable]) -> float:

@@ -55,7 +55,7 @@ class Timer:
         self._lock = lock
         self._wakeups = wakeups
         self._failed = failed
-        self._clock = clock
+        self.clock = clock
         self._wheel: TimerWheel[Timed] = TimerWheel()
         self._event = threading.Event()
         self._wakes_at = 0.0
@@ -79,7 +79,7 @@ class Timer:
         woken: list[Wakeable] = []
         try:
             with self._lock:
-                now = self._clock()
+                now = self.clock()
                 for entry in self._wheel.due(now):
                     again = entry.due(now, woken)
                     if again != NEVER:
@@ -109,7 +109,7 @@ class Timer:
 
     def _pause(self, seconds: float) -> None:
         with self._lock:
-            now = self._clock()
+            now = self.clock()
             self._wakes_at = min(self._wheel.next_due, now + seconds)
         self._event.wait(max(0.0, self._wakes_at - now))
         self._event.clear()

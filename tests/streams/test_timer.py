@@ -39,7 +39,7 @@ class World:
 
     def wait_again(self, name: str, at: float, subscriber: Subscriber) -> None:
         def wait() -> None:
-            subscriber.wait(at, self.now)
+            subscriber.wait(at)
             self.woken.append(name)
 
         thread = threading.Thread(target=wait, daemon=True)
@@ -186,7 +186,7 @@ def test_what_happens_between_the_check_and_the_wait_is_not_missed(news: str, ru
     }
     at = 1060.0 if runs or news in ("push", "end") else 1000.01  # where no timer runs, its own timeout wakes it
     lock.then = happens[news]
-    waiting = threading.Thread(target=subscriber.wait, args=(at, 1000.0), daemon=True)
+    waiting = threading.Thread(target=subscriber.wait, args=(at,), daemon=True)
     waiting.start()
     waiting.join(20.0)
     assert not waiting.is_alive()
@@ -241,7 +241,7 @@ class TestThread:
         registry.timer.ensure()
         assert until(lambda: registry.timer._wakes_at > 0.0), "it sleeps for a second"
         began = time.monotonic()
-        subscriber.wait(began + 0.1, began)
+        subscriber.wait(began + 0.1)
         assert time.monotonic() - began >= 0.1
         assert registry.timer._wheel.next_due == math.inf, "the timer has woken it, and no timeout"
         registry.release(subscriber)
