@@ -38,8 +38,8 @@ class Timed(Protocol):
 class Timer:
     """The wheel and its thread.
 
-    Any thread may call any method but `add`, which needs the registry's lock. `failed` is called, without the lock,
-    when the thread has died or cannot be started: then streams must wait in another way.
+    Any thread may call any method but `add`, for which the caller must hold the registry's lock. `failed` is called,
+    without the lock, when the thread has died or cannot be started: then streams must wait in another way.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Timer:
         self._faults = RateLimitedLog()
 
     def begin(self, entry: Timed, moment: float) -> None:
-        """Do what `add` does, without the lock."""
+        """Take the lock and do what `add` does."""
         with self._lock:
             self.add(entry, moment)
 
