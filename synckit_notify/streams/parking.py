@@ -33,6 +33,9 @@ from .wakeups import Wakeable
 if TYPE_CHECKING:
     from socket import SocketType
 
+REST_SECONDS = 1.0
+"""How often the thread checks whether it is still needed; a push, an end or a deadline wakes it at once."""
+
 TICK_SECONDS = 0.25
 """How late a keepalive may be: the deadlines of parked streams are rounded up to this, so that a wave has many."""
 
@@ -91,8 +94,8 @@ class Parking:
         self._streams = 0
         self._anchor = _taken_lock()
         self._handover_at = -math.inf
-        pause = registry.wakeups.wait
-        self._thread = Periodic("synckit-parking", TICK_SECONDS, self._work, lambda: self._streams > 0, pause=pause)
+        needed, pause = lambda: self._streams > 0, self._pause
+        self._thread = Periodic("synckit-parking", REST_SECONDS, self._work, needed, pause=pause)
 
     def frames_then_park(self, stream: ParkedStream, sock: socket.socket) -> Iterator[bytes]:
         """Yield the first bytes, then take the connection from the server, which sees the end of the response.
@@ -122,6 +125,10 @@ class Parking:
             mine = _taken_lock()
             self._release_anchor(mine)
             mine.acquire()
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep until a stream is woken; where no other thread turns the wheel, until this one must do so."""
+        self._registry.wakeups.wait(seconds if self._registry.timer.runs else TICK_SECONDS)
 
     def _work(self) -> None:
         if not self._registry.timer.runs:

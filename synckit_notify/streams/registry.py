@@ -223,6 +223,7 @@ class Registry:
         with self._lock:
             for channel in self._channels.values():
                 channel.leave_timer()
+        self.wakeups.wake([])  # their thread turns the wheel from now on
 
     def _remove(self, subscriber: Subscriber) -> None:
         channel = subscriber.channel

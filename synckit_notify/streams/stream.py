@@ -132,10 +132,11 @@ class Stream:
             self._last_bytes_at, self.writing = now, True
         return frames
 
-    def wait(self) -> None:
-        """Sleep until `poll` may return bytes; it may also return early."""
+    def wait(self, until: float = math.inf) -> None:
+        """Sleep until `poll` may return bytes, at most until `until`; it may also return early."""
         self.writing = False
-        self.subscriber.wait(self.next_deadline)
+        at = self.next_deadline
+        self.subscriber.wait(at if at < until else until)
 
     def clear_error(self) -> None:
         """Take a pending error from the socket: then a write to a broken connection fails with EPIPE.
