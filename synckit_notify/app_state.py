@@ -17,7 +17,6 @@ from .runtime.per_process import PerProcess
 from .runtime.wsgi_server import Server
 from .settings import Settings, with_environment
 from .streams.channel import Subscriber
-from .streams.parking import TICK_SECONDS
 from .streams.registry import Limits, Registry, Seats
 from .tokens import Principal
 
@@ -129,7 +128,7 @@ class AppState:
             sweep_seconds=self.settings.sweep_seconds,
             revoked=self._was_revoked if self._hooks.valid_since else None,
             metrics=metrics.connect(),
-            parking_tick=min(TICK_SECONDS, self.settings.keepalive_seconds / 20) if parks else None,
+            parks=parks,
         )
 
     def _warn_of_faults(self) -> bool:

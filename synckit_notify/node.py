@@ -62,7 +62,7 @@ class Node:
         sweep_seconds: float = 3.0,
         revoked: Revoked | None = None,
         metrics: Metrics | None = None,
-        parking_tick: float | None = None,
+        parks: bool = False,
     ) -> None:
         self.registry = registry
         self.broker = broker
@@ -77,12 +77,8 @@ class Node:
         self._reports_left = 0
         self._closer = Closer(self._close, self.busy)
         self._peers = PeerWatch(self._gone, lambda stream: registry.wakeups.wake([stream]))
-        self.parking = (
-            None
-            if parking_tick is None
-            else Parking(registry, self._peers, self._closer.claim, self._ended, parking_tick)
-        )
-        self._timer = registry.use_timer(self.busy) if gevent_compat.is_patched() else None
+        self.parking = Parking(registry, self._peers, self._closer.claim, self._ended) if parks else None
+        self._uses_timer = gevent_compat.is_patched()
         self._recovery = GapRecovery(registry, revoked)
         self._peer_watch = Periodic("synckit-peers", PEER_SECONDS, self._peers.look, self.busy, pause=self._peers.wait)
         self._watches = [
@@ -112,8 +108,7 @@ class Node:
             with _threads():
                 for watch in self._watches:
                     watch.ensure()
-            if self._timer is not None:
-                self._timer.ensure()
+            self._ensure_timer()
         except BaseException:  # no server will iterate this stream
             self.registry.release(subscriber)
             raise
@@ -188,8 +183,7 @@ class Node:
         """Make the background threads end now if no stream needs them, and wait for that."""
         for watch in (*self._watches, self._peer_watch, self._closer.thread):
             watch.join_idle()
-        if self._timer is not None:
-            self._timer.join_idle()
+        self.registry.timer.join_idle()
         self._recovery.join_idle()
 
     def _answer(self, question: str) -> None:
@@ -235,16 +229,21 @@ class Node:
         self.metrics.hub_delay(max(0.0, now - self._pulse_due))
         self._pulse_due = now + PULSE_SECONDS
         self._recovery.ensure()
-        if self._timer is not None:
-            self._timer.check()
+        self.registry.timer.check()
         self._closer.check(now)
         if self.draining:
             self.registry.end_all(EndReason.DRAINING)
             self._peers.cut_stalled(now, LAST_BYTES_SECONDS)
         if now >= self._report_due:
             self._report_due = now + REPORT_SECONDS
+            self._ensure_timer()
             self.report()
             self._peers.cut_stalled(now)
+
+    def _ensure_timer(self) -> None:
+        """Start the timer, or start it again, where a thread is a greenlet; elsewhere a timeout costs no more."""
+        if self._uses_timer:
+            self.registry.timer.ensure()
 
     def _gone(self, stream: Stream, how: EndReason) -> None:
         """End a stream whose client has left, and make sure that it is closed even if its server forgets it."""

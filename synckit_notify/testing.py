@@ -101,7 +101,7 @@ class OpenStream:
         while not self._stream.needs_poll(now := time.monotonic()):
             if now >= until:
                 raise TimeoutError(f"no frame within {timeout:g} s")
-            self._stream.wait(now, until)
+            self._stream.wait(until)
 
 
 def _frames(chunk: bytes) -> list[bytes]:

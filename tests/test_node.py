@@ -3,10 +3,12 @@
 import os
 import signal
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from synckit_notify import sse
 from synckit_notify.brokers import Disconnect, Message, Notice
 from synckit_notify.brokers.memory import MemoryBroker
 from synckit_notify.errors import TooManyStreams
@@ -16,7 +18,11 @@ from synckit_notify.runtime.per_process import PerProcess
 from synckit_notify.streams.channel import ChannelKey, EndReason
 from synckit_notify.streams.recovery import Sweep
 from synckit_notify.streams.registry import Registry
+from synckit_notify.streams.stream import Deadline
+from synckit_notify.testing import CONNECTED, KEEPALIVE, open_stream
 
+from .support import minimal_host
+from .support.tokens import make_token
 from .support.wait import until
 
 ALICE = ChannelKey("notes", "alice")
@@ -222,6 +228,28 @@ def test_if_no_thread_can_be_started_no_subscriber_is_left(make_worker, monkeypa
     assert until(lambda: len(sweeps) > 0)
     node.registry.release(subscriber)
     node.join_idle()
+
+
+def test_where_threads_are_not_greenlets_a_stream_sleeps_with_a_timeout_and_no_timer_starts(make_worker) -> None:
+    node = make_worker()
+    ends = Deadline(time.monotonic() + 0.6, EndReason.MAX_AGE)
+    stream, frames = node.begin(node.open(ALICE, None), None, keepalive=0.2, ends=ends, may_park=False)
+    heard = list(frames)
+    assert heard[:2] == [sse.CONNECTED, sse.KEEPALIVE]
+    assert heard[-1] == b": bye max_age\n\n"
+    assert running("synckit-pulse")
+    assert not running("synckit-timer")
+    assert until(lambda: node._report_due > ends.at), "the pulse starts none either"
+    assert not running("synckit-timer")
+    node.close(stream)
+
+
+def test_the_flask_test_client_starts_no_timer() -> None:
+    app = minimal_host.create_app(SYNCKIT_KEEPALIVE_SECONDS=0.1)
+    with open_stream(app.test_client(), "notes", make_token()) as stream:
+        assert [stream.next_frame() for _ in range(3)] == [CONNECTED, KEEPALIVE, KEEPALIVE]
+        assert running("synckit-pulse")
+        assert not running("synckit-timer")
 
 
 class TestSweep:

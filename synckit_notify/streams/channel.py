@@ -4,7 +4,7 @@ A channel owns one Condition, made at the first wait. A subscriber owns a bounde
 frame waits. All of it is guarded by the one lock of the registry that made it.
 """
 
-import math
+import sys
 import threading
 from bisect import bisect_left
 from collections import deque
@@ -13,10 +13,14 @@ from typing import NamedTuple
 
 from .counters import Counters
 from .timer import Timer
+from .timer_wheel import NEVER, round_up
 from .wakeups import Wakeable
 
 BUFFERED_FRAMES = 16
 """A subscriber buffers at most this many frames; when full, the oldest is dropped (docs/protocol.md)."""
+
+TICK_SECONDS = 0.02
+"""The deadlines of waiting streams are rounded up to this: how late a keepalive may be."""
 
 COMMIT_SECONDS = 2.0
 """A change that is older than the first subscriber by more than this was committed before it subscribed.
@@ -81,28 +85,29 @@ class Subscriber:
             self.channel.counters.frames += len(pending)
         return pending[0] if len(pending) == 1 else b"".join(pending)
 
-    def wait(self, at: float, now: float) -> None:
+    def wait(self, at: float) -> None:
         """Sleep until a frame is pending, the stream must end, or the time is `at`."""
         channel = self.channel
         channel.lock.acquire()
         if self.pending or self.end is not None:
             channel.lock.release()
         else:
-            channel.release_and_wait(at, now)
+            channel.release_and_wait(at)
 
 
 class BroadcastCondition(threading.Condition):
-    """The condition variable of a channel: a wait releases the lock, and `notify_all` wakes every waiting stream.
+    """The condition variable of a channel: a wait releases the lock, and `notify_all` wakes every waiting thread.
 
     The standard one makes a lock for each wait, and tries the held lock at each wake-up, which makes gevent switch to
-    the other greenlets. Here all that are due in the same step of the timer wait for the same Event, which gevent
-    implements in C; and none of them needs a timeout, since `notify_due` wakes them.
+    the other greenlets. Here all that wait for the same moment wait for the same Event, which gevent implements in C.
+    They need no timeout where the timer calls `notify_due`. Without the standard constructor, which makes a queue of
+    waiting threads, `notify` cannot be used.
     """
 
     def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock  # all that the standard methods need of the standard constructor
+        self._lock = lock
         self._groups: list[tuple[float, threading.Event]] = []
-        """The streams that wait, by step."""
+        """The moments and what wakes the threads that wait for them, in order."""
 
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until the next `notify_all`, for `timeout` seconds at most; the lock is held before and after."""
@@ -111,9 +116,14 @@ class BroadcastCondition(threading.Condition):
         finally:
             self._lock.acquire()
 
-    def release_and_wait(self, timeout: float | None = None, step: float = math.inf) -> bool:
-        """Do what `wait` does, or sleep until the `notify_due` of this step; the lock is held before, and not after."""
-        event = self._group(step)
+    def release_and_wait(self, timeout: float | None = None, moment: float = NEVER) -> bool:
+        """Do what `wait` does, but also wake at the `notify_due` of this moment, and do not take the lock again."""
+        groups, place = self._groups, -1
+        if not groups or groups[-1][0] != moment:
+            place = bisect_left(groups, (moment,))
+            if place == len(groups) or groups[place][0] != moment:
+                groups.insert(place, (moment, threading.Event()))
+        event = groups[place][1]
         self._lock.release()
         return event.wait(timeout)
 
@@ -123,61 +133,60 @@ class BroadcastCondition(threading.Condition):
         for _, event in groups:
             event.set()
 
-    def notify_due(self, step: int) -> float:
-        """Wake the threads that wait for this step or an earlier one; return the earliest step that is left."""
-        while self._groups and self._groups[0][0] <= step:
-            self._groups.pop(0)[1].set()
-        return self._groups[0][0] if self._groups else math.inf
-
-    def _group(self, step: float) -> threading.Event:
+    def notify_due(self, now: float) -> float:
+        """Wake the threads whose moment has come, and return the next moment; NEVER if none is left."""
         groups = self._groups
-        place = bisect_left(groups, (step,))
-        if place == len(groups) or groups[place][0] != step:
-            groups.insert(place, (step, threading.Event()))
-        return groups[place][1]
+        while groups and groups[0][0] <= now:
+            groups.pop(0)[1].set()
+        return groups[0][0] if groups else NEVER
 
 
 class Channel:
-    """The subscribers of one (app, user), and the Condition that wakes them."""
+    """The subscribers of one (app, user), and the Condition that wakes those with a thread."""
 
-    __slots__ = ("condition", "counters", "key", "lock", "next_step", "subscribers", "timer", "watermark")
+    __slots__ = ("condition", "counters", "key", "lock", "next_due", "subscribers", "timer", "watermark")
 
-    def __init__(
-        self, key: ChannelKey, lock: threading.Lock, counters: Counters, now: float, timer: Timer | None = None
-    ) -> None:
+    def __init__(self, key: ChannelKey, lock: threading.Lock, counters: Counters, timer: Timer, now: float) -> None:
         self.key = key
         self.lock = lock
         self.counters = counters
         self.timer = timer
-        self.next_step = math.inf
-        """The step in which the timer calls `due`."""
+        self.next_due = NEVER
+        """The moment at which the timer calls `due`."""
         self.condition: BroadcastCondition | None = None  # made when somebody waits: 1 KiB
         self.subscribers: list[Subscriber] = []
         self.watermark = now - COMMIT_SECONDS
         """Every change up to this time (Unix seconds) was delivered here, or is older than the subscribers."""
 
-    def release_and_wait(self, at: float, now: float) -> None:
-        """Sleep until a stream of the channel is called, or the time is `at`. The caller holds the lock, not after."""
+    def release_and_wait(self, at: float) -> None:
+        """Sleep until the channel is notified, or the time is `at`. The lock is held before, and not after."""
         condition = self.condition = self.condition or BroadcastCondition(self.lock)
         timer = self.timer
-        if timer is None or not timer.runs:
-            condition.release_and_wait(max(0.0, at - now))
+        if not timer.runs:
+            condition.release_and_wait(max(0.0, at - timer.clock()))
             return
-        step = timer.step(at)
-        if step < self.next_step:
-            self.next_step = step
-            timer.add(self, step)
-        condition.release_and_wait(step=step)
+        moment = round_up(at, TICK_SECONDS)
+        if moment < self.next_due:
+            self.next_due = moment
+            timer.add(self, moment)
+        condition.release_and_wait(None, moment)
 
-    def due(self, step: int) -> int | None:
-        """Wake the streams whose deadline has passed, and no others; return the step of the next deadline.
+    def due(self, now: float, woken: list[Wakeable]) -> float:
+        """Wake the streams whose deadline has come, and no others; return the next deadline.
 
-        A channel is in the wheel once, mostly: a push moves the deadlines of its streams, and not its place there.
+        A push moves the deadlines of the streams and leaves the channel where it is in the wheel. It is there twice if
+        a stream with an earlier deadline came; the call for the later place then does nothing.
         """
-        if self.next_step > step:
-            return None
-        self.next_step = self.condition.notify_due(step) if self.condition is not None else math.inf
-        return None if self.next_step == math.inf else int(self.next_step)
+        if now < self.next_due:
+            return NEVER
+        self.next_due = self.condition.notify_due(now) if self.condition is not None else NEVER
+        return self.next_due
+
+    def leave_timer(self) -> None:
+        """Wake the streams that rely on the timer, so that each waits with a timeout of its own."""
+        self.next_due = NEVER
+        if self.condition is not None:
+            self.condition.notify_due(sys.float_info.max)
 
     def is_covered(self, moment: float, now: float) -> bool:
         """Return whether a change of that moment needs no wake-up here: it was delivered, or every pull has seen it.

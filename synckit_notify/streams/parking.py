@@ -2,8 +2,8 @@
 
     gunicorn writes the head and the first frames ──▶ its connection is taken from it ──▶ its greenlet ends
 
-    a push, an end, room in the socket: Wakeups ──┐
-    a deadline: TimerWheel ───────────────────────┴──▶ a wave: each stream once ──▶ Stream.advance ──▶ write ──▶ close
+    a push, an end, a deadline, room in the socket ──▶ Wakeups ──▶ a wave: each stream once
+                                                                        └──▶ Stream.advance ──▶ write ──▶ close
 
 The rules are those of `stream`, the buffers those of `registry`; only the waiting differs. It works for plain HTTP/1.1
 under gunicorn's gevent worker; everything else keeps its generator. One greenlet, the anchor, stays until another takes
@@ -27,13 +27,17 @@ from .channel import EndReason, Subscriber
 from .peers import PeerWatch
 from .registry import Registry
 from .stream import Deadline, Stream
-from .timer_wheel import TimerWheel
+from .timer_wheel import NEVER, round_up
+from .wakeups import Wakeable
 
 if TYPE_CHECKING:
     from socket import SocketType
 
+REST_SECONDS = 1.0
+"""How often the thread checks whether it is still needed; a push, an end or a deadline wakes it at once."""
+
 TICK_SECONDS = 0.25
-"""The step of the timer wheel: how late a keepalive may be."""
+"""How late a keepalive may be: the deadlines of parked streams are rounded up to this, so that a wave has many."""
 
 HANDOVER_SECONDS = 0.25
 """How often, at most, a new connection takes over from the greenlet that stays; a storm of connects needs no more."""
@@ -51,6 +55,21 @@ class ParkedStream(Stream):
         self.unsent = b""
         """What of its last bytes the socket had no room for."""
 
+    def due(self, now: float, woken: list[Wakeable]) -> float:
+        """Add the stream to `woken` if its deadline has come; return the next deadline, rounded up.
+
+        A push moves the deadline and leaves the stream where it is in the wheel.
+        """
+        if self.socket is None:
+            return NEVER
+        at = self._last_bytes_at + self._keepalive
+        if at <= now or self._ends_at <= now:
+            woken.append(self)
+            at = now + self._keepalive
+        if now < self._ends_at < at:
+            at = self._ends_at
+        return round_up(at, TICK_SECONDS)
+
 
 class Parking:
     """All parked streams of one process.
@@ -65,20 +84,18 @@ class Parking:
         peers: PeerWatch,
         claim: Callable[[Stream], bool],
         ended: Callable[[list[Stream]], object],
-        tick: float,
     ) -> None:
         self._registry = registry
         self._peers = peers
         self._claim = claim
         self._tell_ended = ended
-        self._wheel: TimerWheel[ParkedStream] = TimerWheel(tick, time.monotonic())
         self._ended: list[Stream] = []
         self._errors: list[Exception] = []
         self._streams = 0
         self._anchor = _taken_lock()
         self._handover_at = -math.inf
-        pause = registry.wakeups.wait
-        self._thread = Periodic("synckit-parking", tick, self._work, lambda: self._streams > 0, pause=pause)
+        needed, pause = lambda: self._streams > 0, self._pause
+        self._thread = Periodic("synckit-parking", REST_SECONDS, self._work, needed, pause=pause)
 
     def frames_then_park(self, stream: ParkedStream, sock: socket.socket) -> Iterator[bytes]:
         """Yield the first bytes, then take the connection from the server, which sees the end of the response.
@@ -100,7 +117,7 @@ class Parking:
         """Take the socket over. Now and then a new connection becomes the anchor, and its greenlet waits here."""
         stream.socket, stream.writing = _taken(sock), False
         self._streams += 1
-        self._wheel.add(stream, self._wheel.step(stream.next_deadline))
+        self._registry.timer.begin(stream, round_up(stream.next_deadline, TICK_SECONDS))
         self._registry.park(stream.subscriber, stream)
         self._thread.ensure()
         if self._streams and (now := time.monotonic()) >= self._handover_at:
@@ -109,16 +126,17 @@ class Parking:
             self._release_anchor(mine)
             mine.acquire()
 
+    def _pause(self, seconds: float) -> None:
+        """Sleep until a stream is woken; where no other thread turns the wheel, until this one must do so."""
+        self._registry.wakeups.wait(seconds if self._registry.timer.runs else TICK_SECONDS)
+
     def _work(self) -> None:
-        now = time.monotonic()
+        if not self._registry.timer.runs:
+            self._registry.timer.turn()
         woken = cast(list[ParkedStream], self._registry.wakeups.take())  # only this class gives streams to `park`
-        timed = self._wheel.due(now)
         try:
-            self._turn(list(dict.fromkeys(woken + timed)), now)
+            self._turn(list(dict.fromkeys(woken)), time.monotonic())
         finally:
-            for stream in timed:
-                if stream.socket is not None:
-                    self._wheel.add(stream, self._wheel.step(stream.next_deadline))
             self._hand_on()
 
     def _hand_on(self) -> None:

@@ -10,7 +10,6 @@ Any thread may call anything here. It is made inside the worker process, never a
 patches would freeze the worker.
 """
 
-import math
 import threading
 import time
 import weakref
@@ -87,10 +86,10 @@ class Registry:
         self.seats = seats or Seats()
         self.counters = Counters()
         self.wakeups = Wakeups()
-        self.timer: Timer | None = None
         self._clock = clock
         self._max_per_channel = max_per_channel
         self._lock = self.seats.lock
+        self.timer = Timer(self._lock, self.wakeups, lambda: len(self) > 0, self._leave_timer)
         self._channels: dict[ChannelKey, Channel] = {}
         self._abandoned: deque[Subscriber] = deque()
         self._unannounced: dict[ChannelKey, float] = {}
@@ -109,7 +108,7 @@ class Registry:
         with self._lock:
             if self.seats.are_taken(limits):
                 raise TooManyStreams("this server has reached its limit of open streams", status=503)
-            channel = self._channels.get(key) or Channel(key, self._lock, self.counters, self._clock(), self.timer)
+            channel = self._channels.get(key) or Channel(key, self._lock, self.counters, self.timer, self._clock())
             if self._max_per_channel is not None and len(channel.subscribers) >= self._max_per_channel:
                 raise TooManyStreams("this account has reached its limit of open streams", status=429)
             subscriber = Subscriber(channel, device)
@@ -117,11 +116,6 @@ class Registry:
             self._channels[key] = channel
             self.counters.opened += 1
             return subscriber
-
-    def use_timer(self, needed: Callable[[], bool]) -> Timer:
-        """Let a timer wake the streams whose deadline has come, from here on; return it."""
-        self.timer = Timer(self._lock, self._without_timer, needed)
-        return self.timer
 
     def release(self, subscriber: Subscriber) -> None:
         """Remove a subscriber; its stream ends if somebody still iterates it. A second call does nothing."""
@@ -225,13 +219,11 @@ class Registry:
         with self._lock:
             return [(key, list(channel.subscribers)) for key, channel in self._channels.items()]
 
-    def _without_timer(self) -> None:
-        """Wake every stream, so that it waits with a timeout of its own."""
+    def _leave_timer(self) -> None:
         with self._lock:
             for channel in self._channels.values():
-                channel.next_step = math.inf
-                if channel.condition is not None:
-                    channel.condition.notify_all()
+                channel.leave_timer()
+        self.wakeups.wake([])  # their thread turns the wheel from now on
 
     def _remove(self, subscriber: Subscriber) -> None:
         channel = subscriber.channel
@@ -244,7 +236,8 @@ class Registry:
         self.counters.parked -= subscriber.stream is not None
         if not channel.subscribers:
             del self._channels[channel.key]
-            channel.condition = None  # the timer may keep the channel until its next step
+            if channel.condition is not None:  # the server may still iterate the stream
+                channel.condition.notify_all()
 
     def _reap(self) -> None:
         while self._abandoned:

@@ -93,7 +93,8 @@ class Stream:
     @property
     def next_deadline(self) -> float:
         """Return when `poll` must be called at the latest, even if nobody pushes."""
-        return min(self._last_bytes_at + self._keepalive, self._ends_at)
+        keepalive_at = self._last_bytes_at + self._keepalive
+        return keepalive_at if keepalive_at < self._ends_at else self._ends_at
 
     def needs_poll(self, now: float) -> bool:
         """Return whether `poll` would return bytes now, or has returned the last."""
@@ -131,10 +132,11 @@ class Stream:
             self._last_bytes_at, self.writing = now, True
         return frames
 
-    def wait(self, now: float, until: float = math.inf) -> None:
+    def wait(self, until: float = math.inf) -> None:
         """Sleep until `poll` may return bytes, at most until `until`; it may also return early."""
         self.writing = False
-        self.subscriber.wait(min(self.next_deadline, until), now)
+        at = self.next_deadline
+        self.subscriber.wait(at if at < until else until)
 
     def clear_error(self) -> None:
         """Take a pending error from the socket: then a write to a broken connection fails with EPIPE.
@@ -166,7 +168,7 @@ def frames(stream: Stream, clock: Clock = time.monotonic) -> Iterator[bytes]:
             yield data
         if stream.over:
             return
-        stream.wait(clock())
+        stream.wait()
 
 
 def farewell(reason: EndReason) -> bytes:

@@ -1,51 +1,54 @@
 """A timer wheel: what is due when, for many entries with deadlines seconds away.
 
-    add(entry, step) ──▶ the slot of its step ──▶ due(now) takes out every slot whose step has passed
+    add(entry, moment) ──▶ the slot of its moment ──▶ due(now) takes out every slot whose moment has come
 
-Adding costs one append and nothing is ever moved, so ten thousand deadlines cost no more than their own lists.
+Adding costs one append and nothing is ever moved, so ten thousand deadlines cost no more than their own lists. Whoever
+adds rounds up: entries with the same moment share a slot.
 """
 
+import math
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+NEVER = math.inf
+"""The moment that does not come."""
+
+
+def round_up(at: float, tick: float) -> float:
+    """Return the next multiple of `tick` seconds after `at`."""
+    return (int(at / tick) + 1) * tick
+
 
 class TimerWheel(Generic[T]):
-    """Entries by deadline, in steps of `tick` seconds of the monotonic clock. Not thread-safe."""
+    """Entries by moment, in seconds of any clock. Not thread-safe."""
 
-    def __init__(self, tick: float, now: float) -> None:
-        self._tick = tick
-        self._next = int(now / tick)
-        self._steps: list[int] = []
-        self._slots: dict[int, list[T]] = {}
+    def __init__(self) -> None:
+        self._moments: list[float] = []
+        self._slots: dict[float, list[T]] = {}
 
     @property
-    def next_due(self) -> float | None:
-        """Return when the next entry is due, None if there is none."""
-        return self._steps[0] * self._tick if self._steps else None
+    def next_due(self) -> float:
+        """Return the moment of the next entry, NEVER if there is none."""
+        return self._moments[0] if self._moments else NEVER
 
-    @property
-    def passed(self) -> int:
-        """Return the last step that `due` has taken out."""
-        return self._next - 1
+    def add(self, entry: T, moment: float) -> None:
+        """Make the entry due at this moment."""
+        if moment in self._slots:
+            self._slots[moment].append(entry)
+        else:
+            self._slots[moment] = [entry]
+            heappush(self._moments, moment)
 
-    def step(self, at: float) -> int:
-        """Return the first step that is not before `at`, and has not passed."""
-        return max(self._next, int(at / self._tick) + 1)
+    def due(self, now: float) -> Iterator[T]:
+        """Remove and yield the entries whose moment has come; what is not asked for stays.
 
-    def add(self, entry: T, step: int) -> None:
-        """Make the entry due in this step, as `step` returned it."""
-        slot = self._slots.get(step)
-        if slot is None:
-            slot = self._slots[step] = []
-            heappush(self._steps, step)
-        slot.append(entry)
-
-    def due(self, now: float) -> list[T]:
-        """Remove and return the entries whose step has passed."""
-        self._next = int(now / self._tick) + 1
-        entries: list[T] = []
-        while self._steps and self._steps[0] < self._next:
-            entries += self._slots.pop(heappop(self._steps))
-        return entries
+        Entries may be added meanwhile, with a moment after `now`.
+        """
+        while self._moments and (moment := self._moments[0]) <= now:
+            slot = self._slots[moment]
+            while slot:
+                yield slot.pop()
+            del self._slots[heappop(self._moments)]

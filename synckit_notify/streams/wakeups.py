@@ -1,7 +1,8 @@
 """The streams that have something to say and that no thread of their own waits for.
 
     registry: a push, an end ──┐
-    peers: room in the socket ─┴──▶ wake ──▶ [due] ──▶ wait returns ──▶ take ──▶ whoever writes for these streams
+    timer: a deadline ─────────┼──▶ wake ──▶ [due] ──▶ wait returns ──▶ take ──▶ whoever writes for these streams
+    peers: room in the socket ─┘
 
 A registry owns one. It stays empty while every stream has a thread that waits for its channel's Condition.
 """

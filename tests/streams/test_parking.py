@@ -19,6 +19,7 @@ from synckit_notify.streams.stream import Deadline, Stream
 from ..support.wait import until
 
 ALICE = ChannelKey("notes", "alice")
+KEEPALIVE_CHUNK = b"D\r\n: keepalive\n\n\r\n"
 CHANGED_CHUNK = b"16\r\nevent: changed\ndata:\n\n\r\n"
 NEVER = Deadline(float("inf"), EndReason.MAX_AGE)
 
@@ -30,7 +31,7 @@ class Garage:
         self.registry = Registry()
         self.closed: list[Stream] = []
         self.peers = PeerWatch(self._gone, lambda stream: self.registry.wakeups.wake([stream]))
-        self.parking = Parking(self.registry, self.peers, lambda stream: True, self._close, tick=0.02)
+        self.parking = Parking(self.registry, self.peers, lambda stream: True, self._close)
         self._watch = Periodic("test-peers", 0.1, self.peers.look, lambda: bool(len(self.peers)), pause=self.peers.wait)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._clients: list[socket.socket] = []
@@ -75,6 +76,7 @@ class Garage:
         assert until(lambda: len(self.registry) == 0)
         for thread in self.greenlets:
             thread.join(5.0)
+        self.registry.timer.join_idle()
         self._listener.close()
 
 
@@ -135,12 +137,28 @@ def test_a_push_between_the_first_bytes_and_the_parking_is_written(garage: Garag
         assert peer.recv(1000) == CHANGED_CHUNK
 
 
-def test_the_timer_wheel_sends_keepalives(garage: Garage) -> None:
+def test_without_a_timer_the_thread_that_writes_turns_the_wheel(garage: Garage) -> None:
     client = garage.park(keepalive=0.1)
-    chunk = b"D\r\n: keepalive\n\n\r\n"
     began = time.monotonic()
-    assert client.read(3 * len(chunk)) == chunk * 3
+    assert client.read(3 * len(KEEPALIVE_CHUNK)) == KEEPALIVE_CHUNK * 3
     assert 0.25 < time.monotonic() - began < 2.5
+
+
+def test_with_a_timer_it_only_writes_until_the_timer_fails(garage: Garage) -> None:
+    garage.registry.timer.runs = True  # as if its thread had died and nobody had noticed
+    client = garage.park(keepalive=0.1)
+    client.socket.settimeout(1.5)
+    with pytest.raises(TimeoutError):
+        client.read(1)
+    client.socket.settimeout(5.0)
+    garage.registry.timer._fail(None)
+    assert client.read(2 * len(KEEPALIVE_CHUNK)) == KEEPALIVE_CHUNK * 2
+
+
+def test_the_timer_wakes_the_thread_that_writes(garage: Garage) -> None:
+    client = garage.park(keepalive=0.1)
+    garage.registry.timer.ensure()
+    assert client.read(3 * len(KEEPALIVE_CHUNK)) == KEEPALIVE_CHUNK * 3
 
 
 @pytest.mark.parametrize("reason", [EndReason.REVOKED, EndReason.TOKEN_EXPIRED, EndReason.MAX_AGE])

@@ -132,7 +132,7 @@ def test_a_peer_that_stops_reading_is_cut_and_others_are_not(room: Room) -> None
     reading, _, reading_client = room.connect()
     for stream in (stalled, reading):
         stream.poll(100.0)
-    reading.wait(100.0, until=100.0)  # its bytes were written
+    reading.wait(until=100.0)  # its bytes were written
     room.watch.cut_stalled(100.0 + STALL_SECONDS)
     assert room.left == [], "not before its time"
     room.watch.cut_stalled(100.1 + STALL_SECONDS)

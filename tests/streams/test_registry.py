@@ -1,6 +1,7 @@
 """Which subscribers receive a notice, and that no subscriber is left in the registry."""
 
 import threading
+import time
 
 import pytest
 
@@ -203,10 +204,10 @@ class TestMissedNotices:
 def test_waiting_ends_with_a_push_an_end_or_the_time() -> None:
     registry = Registry()
     subscriber = registry.subscribe(ALICE)
-    subscriber.wait(0.0, 0.0)
+    subscriber.wait(time.monotonic())
     for wake in (lambda: registry.deliver(ALICE), lambda: registry.end(ALICE, EndReason.REVOKED)):
         subscriber.take()
-        waiting = threading.Thread(target=subscriber.wait, args=(30.0, 0.0))
+        waiting = threading.Thread(target=subscriber.wait, args=(time.monotonic() + 30.0,))
         waiting.start()
         wake()
         waiting.join(5)
@@ -263,6 +264,8 @@ def test_ten_threads_that_subscribe_push_and_release_leave_nothing() -> None:
 def test_under_gevent_nobody_else_runs_while_the_registry_is_locked() -> None:
     """Otherwise each wait and each wake-up takes one round of the hub, and keepalives are seconds late under load."""
     done = under_gevent("""
+        import time
+
         import gevent
         from synckit_notify.streams.channel import ChannelKey
         from synckit_notify.streams.registry import Limits, Registry, Seats
@@ -276,7 +279,7 @@ def test_under_gevent_nobody_else_runs_while_the_registry_is_locked() -> None:
                 gevent.sleep(0)
 
         looking = gevent.spawn(look_on_and_on)
-        waiting = [gevent.spawn(registry.subscribe(alice).wait, 5.0) for _ in range(3)]
+        waiting = [gevent.spawn(registry.subscribe(alice).wait, time.monotonic() + 5.0) for _ in range(3)]
         gevent.sleep(0.05)
         registry.deliver(alice)
         gevent.joinall(waiting)

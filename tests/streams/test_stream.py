@@ -126,7 +126,7 @@ def test_without_expiry_and_age_limit_it_never_ends_by_itself() -> None:
 
 
 def test_frames_are_what_poll_says_until_it_is_over() -> None:
-    room = Room(keepalive=0.01, ends=Deadline(6.5, EndReason.TOKEN_EXPIRED))
+    room = Room(keepalive=0.01, ends=Deadline(3.5, EndReason.TOKEN_EXPIRED))
     clock = itertools.count(0).__next__
     assert list(frames(room.stream, clock=lambda: float(clock()))) == [
         sse.CONNECTED,
