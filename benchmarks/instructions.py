@@ -16,14 +16,12 @@ takes more instructions than the tolerance allows, 2 when something is missing, 
 """
 
 import argparse
-import io
 import re
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections import defaultdict
@@ -35,6 +33,7 @@ from typing import ParamSpec
 
 from tests.support.clock import Clock
 
+from .checkouts import Missing, copied, unpacked
 from .load import bare_push, subscription
 from .process import interrupt_on_signals
 from .report import surroundings
@@ -58,17 +57,12 @@ STARTS_WITHIN = ANSWERS_WITHIN = 300.0
 
 VALGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--dump-line=no", "--quiet")
 PACKAGES = {"valgrind": "valgrind", "cc": "gcc", "git": "git"}
-PACKAGE, CONFIGURATION = "synckit_notify", "gunicorn.conf.py"
 SOURCE = Path(__file__).parent / "native" / "count.c"
 P = ParamSpec("P")
 Counts = dict[str, int]
 """The instructions of one operation, by its name."""
 
 _TOTAL = re.compile(r"^totals: (\d+)$", re.MULTILINE)
-
-
-class Missing(Exception):
-    """Something that the command needs is missing; the message says what to do."""
 
 
 class CountedServer:
@@ -158,9 +152,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="synckit-instructions-") as name:
-            trees = {"this": _copied(ROOT, Path(name) / "this")}
+            trees = {"this": copied(ROOT, Path(name) / "this")}
             if options.against is not None:
-                trees["against"] = _unpacked(options.against, Path(name) / "against")
+                trees["against"] = unpacked(options.against, Path(name) / "against")
             counts = {(kind, tree): measure(trees[tree], kind) for kind in options.streams for tree in trees}
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -253,29 +247,6 @@ def _compiled(folder: Path) -> Path:
     if done.returncode:
         raise Missing(f"valgrind's headers are missing; install them (apt-get install valgrind):\n{done.stderr}")
     return library
-
-
-def _copied(root: Path, tree: Path) -> Path:
-    """Copy the package and its configuration from a checkout, and the benchmarks from this one."""
-    if not (root / PACKAGE).is_dir():
-        raise Missing(f"{root} has no folder {PACKAGE}; --against must be a commit or the folder of a checkout")
-    shutil.copytree(root / PACKAGE, tree / PACKAGE)
-    shutil.copy(root / CONFIGURATION, tree)
-    shutil.copytree(ROOT / "benchmarks", tree / "benchmarks")
-    return tree
-
-
-def _unpacked(against: str, tree: Path) -> Path:
-    """Do the same with a commit of this repository, or with the folder of another checkout."""
-    if Path(against).is_dir():
-        return _copied(Path(against), tree)
-    command = ["git", "-C", str(ROOT), "archive", against, PACKAGE, CONFIGURATION]
-    archive = subprocess.run(command, capture_output=True, check=False)
-    if archive.returncode:
-        raise Missing(f"--against: {archive.stderr.decode().strip()}")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(tree.parent / "archive", filter="data")
-    return _copied(tree.parent / "archive", tree)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -6,6 +6,7 @@
    seconds, the rest counts as lost. Each line on stdin is a command; when it is done, its result is a line of JSON on stdout:
 
        open COUNT                               connect the next COUNT streams of the file, and wait for the heads of their responses
+       leave COUNT                              disconnect the streams that were opened last; `open` connects them again
        saturate USER OUTSTANDING SECONDS        push whenever fewer than OUTSTANDING pushes are incomplete
        pace FIRST LAST RATE SECONDS             RATE pushes a second to users FIRST..LAST, at fixed times, whether answered or not
        listen SECONDS                           only read
@@ -47,6 +48,7 @@ struct end {               /* one connection, found by its descriptor */
 static struct end *ends;
 static struct requests streams, pushes;
 static int *stream_count, *push_of; /* by user: open streams; its request in `pushes` */
+static int *stream_fd;              /* by place in `streams` */
 static double *pushed_at, silence;  /* by user */
 static struct pusher **idle;
 static int idle_count, pusher_count, users, epoll, port, opened, connected, connecting;
@@ -171,7 +173,8 @@ static void answer(struct pusher *pusher, const char *data, int length)
 static void connect_stream(int number)
 {
     struct request *request = &streams.all[number];
-    send_request(connect_to_server((struct end){.user = request->user, .request = number}), request);
+    stream_fd[number] = connect_to_server((struct end){.user = request->user, .request = number});
+    send_request(stream_fd[number], request);
     connecting++;
 }
 
@@ -274,6 +277,15 @@ static void open_streams(int count)
     printf("{\"connected\": %d, \"refused\": %d}\n", connected, refused);
 }
 
+static void leave(int count)
+{
+    for (; count && opened; count--, connected--) {
+        stream_count[streams.all[--opened].user]--;
+        close(stream_fd[opened]);
+    }
+    puts("{}");
+}
+
 /* The time runs from the first end to the last connect. */
 static void reload(double seconds)
 {
@@ -359,6 +371,7 @@ int main(int words, char **word)
     pushes = read_requests(word[4]);
     ends = room(descriptors.rlim_max, sizeof *ends);
     next_due = room(streams.count, sizeof *next_due);
+    stream_fd = room(streams.count, sizeof *stream_fd);
     memset(due, -1, sizeof due);
     stream_count = room(users, sizeof *stream_count);
     push_of = room(users, sizeof *push_of);
@@ -367,6 +380,7 @@ int main(int words, char **word)
     epoll = epoll_create1(0);
     while (fgets(line, sizeof line, stdin)) {
         if (sscanf(line, "open %d", &a) == 1) open_streams(a);
+        else if (sscanf(line, "leave %d", &a) == 1) leave(a);
         else if (sscanf(line, "saturate %d %d %lf", &a, &b, &x) == 3) saturate(a, b, x);
         else if (sscanf(line, "pace %d %d %lf %lf", &a, &b, &x, &y) == 4) pace(a, b, x, y);
         else if (sscanf(line, "listen %lf", &x) == 1) begin(), linger(x);
