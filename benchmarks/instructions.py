@@ -34,13 +34,11 @@ from typing import ParamSpec
 from tests.support.clock import Clock
 
 from .checkouts import Missing, copied, unpacked
+from .contenders import PARKING
 from .load import bare_push, subscription
 from .process import interrupt_on_signals
 from .report import surroundings
 from .server import FOR_FIGURES, ROOT, Server, gunicorn
-
-KINDS = {"generator": "0", "parked": "1"}
-"""The kinds of streams, with the value of SYNCKIT_PARKING."""
 
 NUMBER = 40
 """Runs of an operation in the first count; the second count has twice as many."""
@@ -177,7 +175,7 @@ def measure(tree: Path, kind: str) -> Counts:
             **clock.environment,
             "PYTHONHASHSEED": "0",
             "BENCHMARK_COUNTER": str(_compiled(folder)),
-            "SYNCKIT_PARKING": KINDS[kind],
+            "SYNCKIT_PARKING": PARKING[kind],
             "SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
         }
         with (
@@ -253,7 +251,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
     parser.add_argument("--against", metavar="COMMIT", help="compare with a commit or the folder of another checkout")
     parser.add_argument(
-        "--streams", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of streams (default both)"
+        "--streams", nargs="+", choices=PARKING, default=list(PARKING), help="kinds of streams (default both)"
     )
     parser.add_argument(
         "--tolerance",
