@@ -25,7 +25,7 @@ from .server import Server
 DEVICES_EACH = 3
 CHANNEL_STREAMS = 1_000
 PUSHES_PER_SECOND = 50
-REST_SECONDS, RESTING_SHARE, MOST_RESTS = 0.5, 0.1, 20
+REST_SECONDS, RESTING_SHARE, MOST_RESTS = 1.0, 0.1, 20
 """Between opening streams and the next measurement; the share of a core below which a server has noticed that its
 streams left; and how often that is looked for."""
 
@@ -46,8 +46,8 @@ class Plan:
 
     streams: int
     repeats: int
-    paced_seconds: float = 8.0
-    saturated_seconds: float = 2.5
+    paced_seconds: float = 7.0
+    saturated_seconds: float = 2.0
     keepalive_streams: int = 3_000
     keepalive_seconds: float = 5.0
 
@@ -139,9 +139,9 @@ def keepalives(contender: Contender, programs: Programs, plan: Plan) -> Iterator
 
 
 SCENARIOS = (
-    Scenario(idle, lambda plan: plan.paced_seconds + plan.streams / 1_600 + 3.5),
-    Scenario(fan_out, lambda plan: 2.1 * plan.saturated_seconds + 3),
-    Scenario(keepalives, lambda plan: plan.keepalive_seconds + plan.keepalive_streams / 2_000 + 4),
+    Scenario(idle, lambda plan: plan.paced_seconds + plan.streams / 1_600 + 4.5),
+    Scenario(fan_out, lambda plan: 2.1 * plan.saturated_seconds + 3.5),
+    Scenario(keepalives, lambda plan: plan.keepalive_seconds + plan.keepalive_streams / 2_000 + 4.5),
 )
 
 
@@ -161,7 +161,7 @@ def server_and_generator(
 
 
 def _wait_until_idle(server: Server) -> None:
-    """Return when the server uses little processor time, at the latest after 10 s."""
+    """Return when the server uses little processor time, at the latest after 20 s."""
     for _ in range(MOST_RESTS):
         with server.usage() as usage:
             time.sleep(REST_SECONDS)
