@@ -12,6 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def version() -> str:
 
 def start(folder: Path, key: str, keepalive: int) -> Server:
     """Start pushpin with its services, and gunicorn with the application."""
+    folder = Path(tempfile.mkdtemp(prefix="pushpin-", dir=folder))  # no socket of an earlier start
     port, publish_port, application_port = free_port(), free_port(), free_port()
     (folder / "internal.conf").write_text(internal_configuration(INTERNAL.read_text()))
     (folder / "pushpin.conf").write_text(
