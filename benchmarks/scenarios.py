@@ -68,12 +68,12 @@ def idle(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
     with server_and_generator(contender, programs, [DEVICES_EACH] * users + [rest]) as (server, generator):
         before = server.private_kib()
         with server.usage(generator.pid) as usage:
-            connected = generator.ask(f"open {plan.streams}")["connected"]
+            opened = generator.ask(f"open {plan.streams}")
         time.sleep(REST_SECONDS)
         yield {
             "phase": "connects",
             "expected": plan.streams,
-            "received": connected - WARM_UP_STREAMS,
+            "received": opened["connected"] - WARM_UP_STREAMS - opened["refused"] - opened["ended"],
             "kib_per_stream": (server.private_kib() - before) / plan.streams,
             "connects_per_second": plan.streams / usage.seconds,
             "cpu_us": usage.server_cpu / plan.streams * 1e6,
@@ -85,14 +85,15 @@ def idle(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
         delays = {key: value for key, value in counted.items() if key.endswith("_ms")}
         yield {"phase": "delays", **_received(generator, counted), **delays, **usage.shares()}
         returning = plan.streams // 4
+        generator.ask("open 0")  # those that the server has ended meanwhile
         generator.ask(f"leave {returning}")
         _wait_until_idle(server)
         with server.usage(generator.pid) as usage:
-            connected = generator.ask(f"open {returning}")["connected"]
+            opened = generator.ask(f"open {returning}")
         yield {
             "phase": "returns",
             "expected": returning,
-            "received": connected - WARM_UP_STREAMS - (plan.streams - returning),
+            "received": returning - opened["refused"] - opened["ended"],
             "cpu_us": usage.server_cpu / returning * 1e6,
             **usage.shares(),
         }
@@ -155,6 +156,8 @@ def server_and_generator(
         contender.start(programs, key, keepalive) as server,
         Generator(programs, server, key, [*WARM_UP, *channels]) as generator,
     ):
+        if contender.drops_streams:
+            generator.ask("reconnect")
         generator.ask(f"open {WARM_UP_STREAMS}")
         time.sleep(REST_SECONDS)
         yield server, generator

@@ -264,6 +264,7 @@ static void begin(void)
 static void open_streams(int count)
 {
     double heard = now();
+    ended = refused = 0;
     int until = opened + count < streams.count ? opened + count : streams.count;
     while (connected < until) {
         connect_due();
@@ -274,11 +275,12 @@ static void open_streams(int count)
         if (turn(0.1)) heard = now();
         if (now() - heard > silence) fail("%d of %d streams got no answer", until - connected, count);
     }
-    printf("{\"connected\": %d, \"refused\": %d}\n", connected, refused);
+    printf("{\"connected\": %d, \"refused\": %d, \"ended\": %d}\n", connected, refused, ended);
 }
 
 static void leave(int count)
 {
+    if (connected < opened) fail("%d streams are not open", opened - connected);
     for (; count && opened; count--, connected--) {
         stream_count[streams.all[--opened].user]--;
         close(stream_fd[opened]);

@@ -36,7 +36,7 @@ def loaded_floor(programs: Programs) -> Iterator[Generator]:
         start_floor(programs, KEY, 30) as server,
         Generator(programs, server, KEY, STREAMS_OF_USER, silence=0.3) as load,
     ):
-        assert load.ask("open 6") == {"connected": 6, "refused": 0}
+        assert load.ask("open 6") == {"connected": 6, "refused": 0, "ended": 0}
         yield load
 
 
@@ -72,7 +72,7 @@ def test_streams_that_left_are_not_pushed_to_until_they_return(programs: Program
     with loaded_floor(programs) as load:
         load.ask("leave 2")
         assert load.ask("saturate 1 1 0.1")["expected"] == load.ask("linger 0.1")["frames"] > 0
-        assert load.ask("open 2") == {"connected": 6, "refused": 0}
+        assert load.ask("open 2") == {"connected": 6, "refused": 0, "ended": 0}
         counted = load.ask("pace 1 1 1 1")
         assert counted["frames"] == counted["expected"] == 3
 
