@@ -1,7 +1,7 @@
 """The Flask application behind pushpin, as its users would write it: it holds no stream, and publishes by HTTP.
 
 The token is checked with PyJWT, as in this project. The keepalive carries this project's comment, so that the generator
-counts it.
+counts it. pushpin shortens each period between two keepalives by up to a second, so it is asked for a second more.
 """
 
 import http.client
@@ -39,7 +39,7 @@ def application() -> Flask:
         grip = {
             "Grip-Hold": "stream",
             "Grip-Channel": f"{claims['app']}-{claims['sub']}",
-            "Grip-Keep-Alive": rf": keepalive\n\n; format=cstring; timeout={keepalive}",
+            "Grip-Keep-Alive": rf": keepalive\n\n; format=cstring; timeout={keepalive + 1}",
         }
         return Response(CONNECTED, headers=grip, content_type="text/event-stream")
 
