@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .comparison import CONNECTS, EVENT_CPU, EVENTS, KEEPALIVE_CPU, MEMORY, P99, Figure, Rows
+from .comparison import CONNECT_CPU, EVENT_CPU, EVENTS, KEEPALIVE_CPU, MEMORY, P50, Figure, Rows
+from .contenders import earlier_name
 
 PANELS = (
     (MEMORY, "less is better"),
     (EVENTS, "more is better"),
     (EVENT_CPU, "less is better"),
     (KEEPALIVE_CPU, "less is better"),
-    (CONNECTS, "more is better; nchan and floor check no token"),
-    (P99, "less is better"),
+    (CONNECT_CPU, "less is better; nchan checks no token"),
+    (P50, "less is better"),
 )
-OURS, OTHERS = "#1f6f5c", "#b4b9bf"
+OURS, EARLIER, OTHERS = "#1f6f5c", "#8fb8ac", "#b4b9bf"
 
 
 def missing() -> str:
@@ -47,7 +48,8 @@ def _panel(axes: Any, rows: Rows, figure: Figure, ours: Sequence[str]) -> None:
         [middle - min(values) for middle, values in zip(middles, all_values, strict=True)],
         [max(values) - middle for middle, values in zip(middles, all_values, strict=True)],
     ]
-    bars = axes.barh(names, middles, xerr=spread, color=[OURS if name in ours else OTHERS for name in names])
+    colors = dict.fromkeys(names, OTHERS) | {earlier_name(name): EARLIER for name in ours} | dict.fromkeys(ours, OURS)
+    bars = axes.barh(names, middles, xerr=spread, color=[colors[name] for name in names])
     axes.bar_label(bars, [f"{middle:,.{figure.digits}f}" for middle in middles], padding=4, fontsize=8)
     axes.margins(x=0.2)
     axes.locator_params(axis="x", nbins=5)

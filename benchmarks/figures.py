@@ -1,6 +1,6 @@
 """The command: `python -m benchmarks.figures` prints the table of figures in README.md, made of a report of `peers`.
 
-    the tables of a report (default: the one in benchmarks/README.md) ──▶ one line a figure: values and ratios
+    the table of a report (default: the one in benchmarks/README.md) ──▶ one line a figure: values and ratios
 
 README.md holds the table between its two `ratios` marks; a test compares both. After a new run, replace the report in
 benchmarks/README.md and the table in README.md.
@@ -20,18 +20,19 @@ from .comparison import (
     EVENT_CPU,
     EVENTS,
     EVENTS_OF_FOUR,
+    HEAD,
     KEEPALIVE_CPU,
-    MEDIANS,
     MEMORY,
     P50,
-    RATIOS,
+    VALUE,
     Figure,
+    label,
 )
 from .server import ROOT
 
 REPORT = ROOT / "benchmarks" / "README.md"
 KINDS = {"generator": "one greenlet per stream", "parked": "parked"}
-PEERS = ("nchan", "sse-starlette")
+PEERS = ("nchan", "sse-starlette", "pushpin")
 
 
 class Line(NamedTuple):
@@ -57,7 +58,7 @@ LINES = (
 )
 
 Cells = dict[tuple[str, str], str]
-"""The median of each cell of a table, by the label of its line and the name of its column."""
+"""The median of each cell of the table, by the first cell of its line and the name of its column."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,44 +69,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         print(table(options.report))
     except (OSError, KeyError) as error:
-        print(f"{options.report} must hold a report of benchmarks.peers with all contenders: {error}", file=sys.stderr)
+        print(
+            f"{options.report} must hold a report of benchmarks.peers with generator and parked streams: {error}",
+            file=sys.stderr,
+        )
         return 2
     return 0
 
 
 def table(report: Path) -> str:
     """Return the table made of a report; raises KeyError for a figure that is not in it."""
-    values, ratios = _cells(report, MEDIANS), _cells(report, RATIOS)
+    found, peers = _medians(report)
     columns = ["10,000 streams on one core", "better"]
     for name in KINDS.values():
-        columns += [name, *(f"x {peer}" for peer in PEERS)]
+        columns += [name, *(f"x {peer}" for peer in peers)]
     lines = [columns, ["---", "---", *["--:"] * (len(columns) - 2)]]
     for line in LINES:
         cells = [line.label, line.better]
         for kind in KINDS:
-            cells.append(values[line.figure.label, kind] + line.unit)
-            cells += [
-                "-" if peer == line.not_compared else ratios[line.figure.label, f"{kind} / {peer}"] for peer in PEERS
-            ]
+            first = label(kind, line.figure)
+            cells.append(found[first, VALUE] + line.unit)
+            cells += ["-" if peer == line.not_compared else found[first, f"x {peer}"] for peer in peers]
         lines.append(cells)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _cells(report: Path, head: str) -> Cells:
-    """Return the medians of the table with this head; they stand before the spread in brackets."""
+def _medians(report: Path) -> tuple[Cells, list[str]]:
+    """Return the medians, which stand before the spread in brackets, and the peers that the report has."""
     every = rows(report)
-    found = [place for place, row in enumerate(every) if row[0] == head]
+    found = [place for place, row in enumerate(every) if row[:2] == [HEAD, VALUE]]
     if not found:
-        raise KeyError(head)
+        raise KeyError(f"{HEAD}, {VALUE}")
     columns = every[found[0]]
-    labels = {line.figure.label for line in LINES}
     cells: Cells = {}
     for row in every[found[0] + 1 :]:
-        if row[0] in labels and len(row) == len(columns):
-            cells |= {(row[0], column): cell.partition(" (")[0] for column, cell in zip(columns, row, strict=True)}
-        elif row[0] in (MEDIANS, RATIOS):
-            break
-    return cells
+        if len(row) == len(columns):
+            medians = (cell.lstrip("*").partition(" (")[0] for cell in row)
+            cells |= {(row[0], column): median for column, median in zip(columns, medians, strict=True)}
+    return cells, [peer for peer in PEERS if f"x {peer}" in columns]
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def subscriptions(port: int, key: str, channels: Sequence[int]) -> list[tuple[in
 
 def push(user: int) -> bytes:
     """Return the push to a user. nchan reads the event's name from the header."""
-    headers = "Host: localhost\r\nX-EventSource-Event: changed\r\nContent-Length: 0\r\n"
+    headers = "Host: localhost\r\nX-EventSource-Event: changed\r\n"
     return f"POST /push/{APP}/{user} HTTP/1.1\r\n{headers}\r\n".encode()
 
 

@@ -16,14 +16,12 @@ takes more instructions than the tolerance allows, 2 when something is missing, 
 """
 
 import argparse
-import io
 import re
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections import defaultdict
@@ -35,13 +33,12 @@ from typing import ParamSpec
 
 from tests.support.clock import Clock
 
+from .checkouts import Missing, copied, unpacked
+from .contenders import PARKING
 from .load import bare_push, subscription
 from .process import interrupt_on_signals
 from .report import surroundings
 from .server import FOR_FIGURES, ROOT, Server, gunicorn
-
-KINDS = {"generator": "0", "parked": "1"}
-"""The kinds of streams, with the value of SYNCKIT_PARKING."""
 
 NUMBER = 40
 """Runs of an operation in the first count; the second count has twice as many."""
@@ -58,17 +55,12 @@ STARTS_WITHIN = ANSWERS_WITHIN = 300.0
 
 VALGRIND = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--dump-line=no", "--quiet")
 PACKAGES = {"valgrind": "valgrind", "cc": "gcc", "git": "git"}
-PACKAGE, CONFIGURATION = "synckit_notify", "gunicorn.conf.py"
 SOURCE = Path(__file__).parent / "native" / "count.c"
 P = ParamSpec("P")
 Counts = dict[str, int]
 """The instructions of one operation, by its name."""
 
 _TOTAL = re.compile(r"^totals: (\d+)$", re.MULTILINE)
-
-
-class Missing(Exception):
-    """Something that the command needs is missing; the message says what to do."""
 
 
 class CountedServer:
@@ -158,9 +150,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="synckit-instructions-") as name:
-            trees = {"this": _copied(ROOT, Path(name) / "this")}
+            trees = {"this": copied(ROOT, Path(name) / "this")}
             if options.against is not None:
-                trees["against"] = _unpacked(options.against, Path(name) / "against")
+                trees["against"] = unpacked(options.against, Path(name) / "against")
             counts = {(kind, tree): measure(trees[tree], kind) for kind in options.streams for tree in trees}
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -183,7 +175,7 @@ def measure(tree: Path, kind: str) -> Counts:
             **clock.environment,
             "PYTHONHASHSEED": "0",
             "BENCHMARK_COUNTER": str(_compiled(folder)),
-            "SYNCKIT_PARKING": KINDS[kind],
+            "SYNCKIT_PARKING": PARKING[kind],
             "SYNCKIT_KEEPALIVE_SECONDS": str(KEEPALIVE_SECONDS),
         }
         with (
@@ -255,34 +247,11 @@ def _compiled(folder: Path) -> Path:
     return library
 
 
-def _copied(root: Path, tree: Path) -> Path:
-    """Copy the package and its configuration from a checkout, and the benchmarks from this one."""
-    if not (root / PACKAGE).is_dir():
-        raise Missing(f"{root} has no folder {PACKAGE}; --against must be a commit or the folder of a checkout")
-    shutil.copytree(root / PACKAGE, tree / PACKAGE)
-    shutil.copy(root / CONFIGURATION, tree)
-    shutil.copytree(ROOT / "benchmarks", tree / "benchmarks")
-    return tree
-
-
-def _unpacked(against: str, tree: Path) -> Path:
-    """Do the same with a commit of this repository, or with the folder of another checkout."""
-    if Path(against).is_dir():
-        return _copied(Path(against), tree)
-    command = ["git", "-C", str(ROOT), "archive", against, PACKAGE, CONFIGURATION]
-    archive = subprocess.run(command, capture_output=True, check=False)
-    if archive.returncode:
-        raise Missing(f"--against: {archive.stderr.decode().strip()}")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(tree.parent / "archive", filter="data")
-    return _copied(tree.parent / "archive", tree)
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.instructions", description=__doc__)
     parser.add_argument("--against", metavar="COMMIT", help="compare with a commit or the folder of another checkout")
     parser.add_argument(
-        "--streams", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of streams (default both)"
+        "--streams", nargs="+", choices=PARKING, default=list(PARKING), help="kinds of streams (default both)"
     )
     parser.add_argument(
         "--tolerance",

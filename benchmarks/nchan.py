@@ -6,11 +6,10 @@ many as this project. The pings carry this project's comment, so that the genera
 
 import re
 import shutil
-import socket
 import subprocess
 from pathlib import Path
 
-from .server import CONNECTIONS, Server
+from .server import CONNECTIONS, Server, free_port
 
 MODULES = (
     Path("/usr/lib/nginx/modules/ngx_nchan_module.so"),
@@ -70,7 +69,7 @@ def version() -> str:
 
 def start(folder: Path, keepalive: int) -> Server:
     """Start nginx with the module, its files in the folder."""
-    port = _free_port()
+    port = free_port()
     text = CONFIGURATION.format(module=_module(), connections=CONNECTIONS, port=port, keepalive=keepalive)
     (folder / "nginx.conf").write_text(text)
     return Server(["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")], folder, {}, port=port)
@@ -78,10 +77,3 @@ def start(folder: Path, keepalive: int) -> Server:
 
 def _module() -> Path | None:
     return next((path for path in MODULES if path.exists()), None)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-    return port

@@ -1,6 +1,7 @@
 """The three scenarios that every contender runs, each on a fresh server. Each yields flat rows of numbers.
 
-    idle        N streams, three devices a user ──▶ `connects`, memory; then 50 pushes/s over them ──▶ `delays`
+    idle        N streams, three devices a user ──▶ `connects`, memory; then 50 pushes/s over them ──▶ `delays`;
+                then a quarter of them disconnects and connects again with the same tokens ──▶ `returns`
     fan_out     1,000 streams of one channel ──▶ `one_in_flight`: a push once all streams have the last one
                                                  `four_in_flight`: up to four pushes that not all streams have
     keepalives  3,000 idle streams with a keepalive every second ──▶ `keepalives`: the processor time of each
@@ -24,8 +25,9 @@ from .server import Server
 DEVICES_EACH = 3
 CHANNEL_STREAMS = 1_000
 PUSHES_PER_SECOND = 50
-REST_SECONDS = 1.0
-"""Between opening streams and the next measurement."""
+REST_SECONDS, RESTING_SHARE, MOST_RESTS = 1.0, 0.1, 20
+"""Between opening streams and the next measurement; the share of a core below which a server has noticed that its
+streams left; and how often that is looked for."""
 
 WARM_UP_STREAMS = 60
 WARM_UP = [DEVICES_EACH] * (WARM_UP_STREAMS // DEVICES_EACH)
@@ -44,10 +46,10 @@ class Plan:
 
     streams: int
     repeats: int
-    paced_seconds: float = 20.0
-    saturated_seconds: float = 5.0
+    paced_seconds: float = 7.0
+    saturated_seconds: float = 2.0
     keepalive_streams: int = 3_000
-    keepalive_seconds: float = 8.0
+    keepalive_seconds: float = 5.0
 
 
 class Scenario(NamedTuple):
@@ -59,17 +61,19 @@ class Scenario(NamedTuple):
 
 
 def idle(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
-    """Yield the rows `connects` and `delays`."""
+    """Yield the rows `connects`, `delays` and `returns`."""
+    if contender.floor:
+        return
     users, rest = divmod(plan.streams, DEVICES_EACH)
     with server_and_generator(contender, programs, [DEVICES_EACH] * users + [rest]) as (server, generator):
         before = server.private_kib()
         with server.usage(generator.pid) as usage:
-            connected = generator.ask(f"open {plan.streams}")["connected"]
+            opened = generator.ask(f"open {plan.streams}")
         time.sleep(REST_SECONDS)
         yield {
             "phase": "connects",
             "expected": plan.streams,
-            "received": connected - WARM_UP_STREAMS,
+            "received": opened["connected"] - WARM_UP_STREAMS - opened["refused"] - opened["ended"],
             "kib_per_stream": (server.private_kib() - before) / plan.streams,
             "connects_per_second": plan.streams / usage.seconds,
             "cpu_us": usage.server_cpu / plan.streams * 1e6,
@@ -80,6 +84,19 @@ def idle(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
             counted = generator.ask(f"pace {first} {last} {PUSHES_PER_SECOND} {plan.paced_seconds}")
         delays = {key: value for key, value in counted.items() if key.endswith("_ms")}
         yield {"phase": "delays", **_received(generator, counted), **delays, **usage.shares()}
+        returning = plan.streams // 4
+        generator.ask("open 0")  # those that the server has ended meanwhile
+        generator.ask(f"leave {returning}")
+        _wait_until_idle(server)
+        with server.usage(generator.pid) as usage:
+            opened = generator.ask(f"open {returning}")
+        yield {
+            "phase": "returns",
+            "expected": returning,
+            "received": returning - opened["refused"] - opened["ended"],
+            "cpu_us": usage.server_cpu / returning * 1e6,
+            **usage.shares(),
+        }
 
 
 def fan_out(contender: Contender, programs: Programs, plan: Plan) -> Iterator[Row]:
@@ -114,7 +131,7 @@ def keepalives(contender: Contender, programs: Programs, plan: Plan) -> Iterator
             counted = generator.ask(f"listen {plan.keepalive_seconds}")
         yield {
             "phase": "keepalives",
-            "expected": int((plan.keepalive_streams + WARM_UP_STREAMS) * plan.keepalive_seconds),
+            "expected": int((plan.keepalive_streams + WARM_UP_STREAMS) * plan.keepalive_seconds * contender.keepalives),
             "received": counted["keepalives"],
             "tolerance": KEEPALIVE_TOLERANCE,
             "cpu_us": usage.server_cpu / max(1, counted["keepalives"]) * 1e6,
@@ -123,9 +140,9 @@ def keepalives(contender: Contender, programs: Programs, plan: Plan) -> Iterator
 
 
 SCENARIOS = (
-    Scenario(idle, lambda plan: plan.paced_seconds + plan.streams / 2_500 + 4),
-    Scenario(fan_out, lambda plan: 2.1 * plan.saturated_seconds + 5),
-    Scenario(keepalives, lambda plan: plan.keepalive_seconds + plan.keepalive_streams / 2_500 + 5),
+    Scenario(idle, lambda plan: plan.paced_seconds + plan.streams / 1_600 + 4.5),
+    Scenario(fan_out, lambda plan: 2.1 * plan.saturated_seconds + 3.5),
+    Scenario(keepalives, lambda plan: plan.keepalive_seconds + plan.keepalive_streams / 2_000 + 4.5),
 )
 
 
@@ -139,9 +156,20 @@ def server_and_generator(
         contender.start(programs, key, keepalive) as server,
         Generator(programs, server, key, [*WARM_UP, *channels]) as generator,
     ):
+        if contender.drops_streams:
+            generator.ask("reconnect")
         generator.ask(f"open {WARM_UP_STREAMS}")
         time.sleep(REST_SECONDS)
         yield server, generator
+
+
+def _wait_until_idle(server: Server) -> None:
+    """Return when the server uses little processor time, at the latest after 20 s."""
+    for _ in range(MOST_RESTS):
+        with server.usage() as usage:
+            time.sleep(REST_SECONDS)
+        if usage.server_cpu < RESTING_SHARE * usage.seconds:
+            return
 
 
 def verified(row: Row) -> bool:

@@ -1,10 +1,10 @@
-"""A real server to be measured: started on a free port of the loopback, pinned to one core, killed with its children.
+"""A real server to be measured: started on a free port of the loopback, pinned to one core, killed in the end.
 
     with gunicorn(key, folder) as server:      one gevent worker running benchmarks.host
         server.private_kib()                   the private memory of its processes
         with server.usage() as usage: ...      the processor time of these processes and of their core
 
-The whole process group is killed at the end in any case, so neither Ctrl-C nor a failed start leaves a process.
+All processes of its session are killed at the end in any case, so neither Ctrl-C nor a failed start leaves one.
 """
 
 import os
@@ -16,7 +16,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,7 +56,7 @@ class Usage:
 
 
 class Server:
-    """One server in a process group of its own, pinned to the first core.
+    """One server in a session of its own, pinned to the first core.
 
     Its port is the one given, or else the one in its log. It does not get this process's environment variables for
     Python, gunicorn, Flask or this project.
@@ -96,10 +96,11 @@ class Server:
         self.kill()
 
     def kill(self) -> None:
-        """Kill the master and its workers at once, without a drain."""
-        if self._master.poll() is None:
-            os.killpg(self._master.pid, signal.SIGKILL)
-            self._master.wait()
+        """Kill all server processes at once, without a drain."""
+        for pid in self.processes():
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGKILL)
+        self._master.wait()
 
     def get(self, path: str) -> str:
         """Return the body of a GET request."""
@@ -145,15 +146,14 @@ class Server:
         return time.perf_counter(), server, time.clock_gettime(_cpu_clock(generator)), _core_busy(SERVER_CORE)
 
     def processes(self) -> list[int]:
-        """Return the process ids, the master's first."""
-        master = self._master.pid
-        children = Path(f"/proc/{master}/task/{master}/children").read_text()
-        return [master, *map(int, children.split())]
+        """Return the ids of the processes in the server's session, the master's first."""
+        found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return sorted(pid for pid in found if _session(pid) == self._master.pid)
 
     def _wait_for_port(self, command: str, port: int | None, within: float) -> int:
         until = time.monotonic() + within
         while time.monotonic() < until and self._master.poll() is None:
-            listening = _LISTENING.search(self.log())
+            listening = None if port else _LISTENING.search(self.log())
             found = int(listening[1]) if listening else port
             if found and _accepts(found):
                 return found
@@ -184,6 +184,14 @@ def gunicorn(
     return Server(command, folder, env, core=core, starts_within=starts_within)
 
 
+def free_port() -> int:
+    """Return a port of the loopback that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+    return port
+
+
 def _environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Return this process's environment without variables that would change a server."""
     foreign = ("SYNCKIT_", "FLASK_", "GUNICORN_", "GEVENT_", "PYTHON")
@@ -195,6 +203,14 @@ def _accepts(port: int) -> bool:
     """Return whether a server listens on the port."""
     with socket.socket() as sock:
         return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _session(pid: int) -> int | None:
+    """Return the session of a process, or None if it has ended."""
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 def _cpu_clock(pid: int) -> int:

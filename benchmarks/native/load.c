@@ -6,6 +6,7 @@
    seconds, the rest counts as lost. Each line on stdin is a command; when it is done, its result is a line of JSON on stdout:
 
        open COUNT                               connect the next COUNT streams of the file, and wait for the heads of their responses
+       leave COUNT                              disconnect the streams that were opened last; `open` connects them again
        saturate USER OUTSTANDING SECONDS        push whenever fewer than OUTSTANDING pushes are incomplete
        pace FIRST LAST RATE SECONDS             RATE pushes a second to users FIRST..LAST, at fixed times, whether answered or not
        listen SECONDS                           only read
@@ -32,6 +33,7 @@
 
 enum { AT_ONCE = 64, RING = 64, BATCH = 512, SOURCES = 8, ANSWER = 2048 };
 enum { WHEEL = 8192, BACKLOG = 1000, DEFAULT_RETRY = 1000 }; /* milliseconds, connects under way, milliseconds without `retry:` */
+enum { OPENS_WITHIN = 300 }; /* seconds; a server may end streams as fast as they open */
 
 struct request { int user, length; char *bytes; };
 struct requests { struct request *all; int count; };
@@ -47,6 +49,7 @@ struct end {               /* one connection, found by its descriptor */
 static struct end *ends;
 static struct requests streams, pushes;
 static int *stream_count, *push_of; /* by user: open streams; its request in `pushes` */
+static int *stream_fd;              /* by place in `streams` */
 static double *pushed_at, silence;  /* by user */
 static struct pusher **idle;
 static int idle_count, pusher_count, users, epoll, port, opened, connected, connecting;
@@ -171,7 +174,8 @@ static void answer(struct pusher *pusher, const char *data, int length)
 static void connect_stream(int number)
 {
     struct request *request = &streams.all[number];
-    send_request(connect_to_server((struct end){.user = request->user, .request = number}), request);
+    stream_fd[number] = connect_to_server((struct end){.user = request->user, .request = number});
+    send_request(stream_fd[number], request);
     connecting++;
 }
 
@@ -260,7 +264,8 @@ static void begin(void)
 
 static void open_streams(int count)
 {
-    double heard = now();
+    double heard = now(), began = heard;
+    ended = refused = 0;
     int until = opened + count < streams.count ? opened + count : streams.count;
     while (connected < until) {
         connect_due();
@@ -269,9 +274,19 @@ static void open_streams(int count)
             stream_count[streams.all[opened].user]++;
         }
         if (turn(0.1)) heard = now();
-        if (now() - heard > silence) fail("%d of %d streams got no answer", until - connected, count);
+        if (now() - heard > silence || now() - began > OPENS_WITHIN) fail("%d of %d streams are not open", until - connected, count);
     }
-    printf("{\"connected\": %d, \"refused\": %d}\n", connected, refused);
+    printf("{\"connected\": %d, \"refused\": %d, \"ended\": %d}\n", connected, refused, ended);
+}
+
+static void leave(int count)
+{
+    if (connected < opened) fail("%d streams are not open", opened - connected);
+    for (; count && opened; count--, connected--) {
+        stream_count[streams.all[--opened].user]--;
+        close(stream_fd[opened]);
+    }
+    puts("{}");
 }
 
 /* The time runs from the first end to the last connect. */
@@ -359,6 +374,7 @@ int main(int words, char **word)
     pushes = read_requests(word[4]);
     ends = room(descriptors.rlim_max, sizeof *ends);
     next_due = room(streams.count, sizeof *next_due);
+    stream_fd = room(streams.count, sizeof *stream_fd);
     memset(due, -1, sizeof due);
     stream_count = room(users, sizeof *stream_count);
     push_of = room(users, sizeof *push_of);
@@ -367,6 +383,7 @@ int main(int words, char **word)
     epoll = epoll_create1(0);
     while (fgets(line, sizeof line, stdin)) {
         if (sscanf(line, "open %d", &a) == 1) open_streams(a);
+        else if (sscanf(line, "leave %d", &a) == 1) leave(a);
         else if (sscanf(line, "saturate %d %d %lf", &a, &b, &x) == 3) saturate(a, b, x);
         else if (sscanf(line, "pace %d %d %lf %lf", &a, &b, &x, &y) == 4) pace(a, b, x, y);
         else if (sscanf(line, "listen %lf", &x) == 1) begin(), linger(x);

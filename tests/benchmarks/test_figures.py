@@ -27,4 +27,4 @@ def test_a_file_without_a_report_is_an_error_that_says_what_it_must_hold(
 ) -> None:
     (tmp_path / "empty.md").write_text("")
     assert figures.main([str(tmp_path / "empty.md")]) == 2
-    assert "must hold a report of benchmarks.peers with all contenders" in capsys.readouterr().err
+    assert "must hold a report of benchmarks.peers with generator and parked streams" in capsys.readouterr().err
