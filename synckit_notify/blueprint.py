@@ -16,8 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 from blinker import Namespace
-from flask import Blueprint, Request, Response, current_app, request
+from flask import Blueprint, Response, current_app, request
 from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import MultiDict
 from werkzeug.wsgi import ClosingIterator
 
 from . import metrics
@@ -162,8 +163,8 @@ def _answer(app_state: AppState) -> Response:
 
 def _channel_and_device(principal: Principal) -> tuple[ChannelKey, str | None]:
     """Return the channel that the request asks for, and the device that asks."""
-    app_id = _identifier(request, "app_id")
-    device_id = _identifier(request, "device_id")
+    query = request.args
+    app_id, device_id = _identifier(query, "app_id"), _identifier(query, "device_id")
     if app_id is None:
         raise BadRequest("the query parameter app_id is required")
     if app_id != principal.app:
@@ -232,9 +233,9 @@ def _response_class(of_host: type[Response]) -> type[EventStreamResponse]:
     return type("EventStreamResponse", (EventStreamResponse, of_host), {})
 
 
-def _identifier(request: Request, name: str) -> str | None:
+def _identifier(query: MultiDict[str, str], name: str) -> str | None:
     """Return a query parameter that is an id; None if it is absent."""
-    values = request.args.getlist(name)
+    values = query.getlist(name)
     if not values:
         return None
     if len(values) > 1:
