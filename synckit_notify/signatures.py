@@ -39,8 +39,8 @@ PUBLIC_KEY_ALGORITHMS = (
     "EdDSA",
 )
 
-MAX_VERIFIED = 120_000
-"""How many verified tokens an application remembers in a process: 4 MiB."""
+MIN_VERIFIED, MAX_VERIFIED = 8_192, 120_000
+"""How many verified tokens an application remembers in a process; its stream limit decides. 120,000 take 4 MiB."""
 
 _DIGEST_BYTES = 32
 _PARTS = 1024
@@ -100,7 +100,7 @@ class VerifiedTokens:
     """
 
     def __init__(self, max_streams: int | None = None) -> None:
-        tokens = min(2 * max_streams, MAX_VERIFIED) if max_streams else MAX_VERIFIED
+        tokens = min(max(2 * max_streams, MIN_VERIFIED), MAX_VERIFIED) if max_streams else MAX_VERIFIED
         self._bytes_of_part = -(-tokens // _PARTS) * _DIGEST_BYTES
         self._parts = [b""] * _PARTS
 
