@@ -148,15 +148,16 @@ def make_blueprint(app_state: AppState, *, host_matching: bool = False) -> Bluep
 
 
 def _answer(app_state: AppState) -> Response:
-    if request.method == "OPTIONS":
+    method = request.method
+    if method == "OPTIONS":
         return Response(status=204, headers={"Allow": _ALLOWED, "Cache-Control": "no-store"})
-    if request.method not in ("GET", "HEAD"):
-        response = _json({"error": f"the method {request.method} is not allowed here"}, 405)
+    if method not in ("GET", "HEAD"):
+        response = _json({"error": f"the method {method} is not allowed here"}, 405)
         response.headers["Allow"] = _ALLOWED
         return response
     principal = app_state.identify(request)
     key, device = _channel_and_device(principal)
-    if request.method == "HEAD":
+    if method == "HEAD":
         return _event_stream_response(app_state, iter(()))
     return _open(app_state, principal, key, device)
 
@@ -188,7 +189,8 @@ def _open(app_state: AppState, principal: Principal, key: ChannelKey, device: st
             may_park=server.can_park,
         )
         try:
-            stream_opened.send(current_app._get_current_object(), stream=stream)  # type: ignore[attr-defined]
+            if stream_opened.receivers:
+                stream_opened.send(current_app._get_current_object(), stream=stream)  # type: ignore[attr-defined]
             body = EventStream(stream, chunks, node)
             response = _event_stream_response(app_state, body)
         except BaseException:
