@@ -239,9 +239,12 @@ def _unverified_contents(token: str) -> tuple[Header, Claims, bytes]:
     """Return the header, the claims and the signature of a well-formed token; raises InvalidToken."""
     try:
         decoded = _JWS.decode_complete(token, options={"verify_signature": False})
-        return decoded["header"], _object(decoded["payload"]), decoded["signature"]
+        header, claims = decoded["header"], _object(decoded["payload"])
     except (jwt.PyJWTError, ValueError, RecursionError) as error:
         raise InvalidToken("the token is not valid") from error
+    if not isinstance(header.get("kid", ""), str):  # PyJWT before 2.11 lets it pass
+        raise InvalidToken("the token is not valid")
+    return header, claims, decoded["signature"]
 
 
 def _verified_contents(token: str) -> tuple[Header, Claims]:
