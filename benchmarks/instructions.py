@@ -4,6 +4,7 @@
     event       one event to one more stream of a channel
     keepalive   one keepalive of one stream
     push        one push to a user without streams
+    return      one stream with a JWT that the worker has seen before
 
 It counts generator streams and parked streams. A gunicorn with one gevent worker and a minimal application runs under
 valgrind (callgrind). This process is its only client and sends one request after the other. The worker's clocks stand
@@ -206,12 +207,14 @@ def _operations(server: CountedServer) -> Iterator[tuple[str, int]]:
             "keepalive": server.count(server.keep_alive, KEEPALIVES),
             "event": server.count(server.push, user, PUSHES),
             "push": server.count(server.push, "nobody", number),
+            "return": server.count(server.open, user),
         }
     more = {name: counts["many"][name] - counts["few"][name] for name in counts["many"]}
     yield "connect", more["connect"] // NUMBER
     yield "event", more["event"] // NUMBER // PUSHES
-    yield "keepalive", more["keepalive"] // USERS["many"] // KEEPALIVES  # the streams that the second count has more
+    yield "keepalive", more["keepalive"] // (USERS["few"] + USERS["many"]) // KEEPALIVES  # streams that it has more
     yield "push", more["push"] // NUMBER
+    yield "return", more["return"] // NUMBER
 
 
 def table(counts: Mapping[tuple[str, str], Counts], against: str | None) -> str:

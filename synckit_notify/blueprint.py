@@ -16,8 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 from blinker import Namespace
-from flask import Blueprint, Request, Response, current_app, request
+from flask import Blueprint, Response, current_app, request
 from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import MultiDict
 from werkzeug.wsgi import ClosingIterator
 
 from . import metrics
@@ -147,23 +148,24 @@ def make_blueprint(app_state: AppState, *, host_matching: bool = False) -> Bluep
 
 
 def _answer(app_state: AppState) -> Response:
-    if request.method == "OPTIONS":
+    method = request.method
+    if method == "OPTIONS":
         return Response(status=204, headers={"Allow": _ALLOWED, "Cache-Control": "no-store"})
-    if request.method not in ("GET", "HEAD"):
-        response = _json({"error": f"the method {request.method} is not allowed here"}, 405)
+    if method not in ("GET", "HEAD"):
+        response = _json({"error": f"the method {method} is not allowed here"}, 405)
         response.headers["Allow"] = _ALLOWED
         return response
     principal = app_state.identify(request)
     key, device = _channel_and_device(principal)
-    if request.method == "HEAD":
+    if method == "HEAD":
         return _event_stream_response(app_state, iter(()))
     return _open(app_state, principal, key, device)
 
 
 def _channel_and_device(principal: Principal) -> tuple[ChannelKey, str | None]:
     """Return the channel that the request asks for, and the device that asks."""
-    app_id = _identifier(request, "app_id")
-    device_id = _identifier(request, "device_id")
+    query = request.args
+    app_id, device_id = _identifier(query, "app_id"), _identifier(query, "device_id")
     if app_id is None:
         raise BadRequest("the query parameter app_id is required")
     if app_id != principal.app:
@@ -187,7 +189,8 @@ def _open(app_state: AppState, principal: Principal, key: ChannelKey, device: st
             may_park=server.can_park,
         )
         try:
-            stream_opened.send(current_app._get_current_object(), stream=stream)  # type: ignore[attr-defined]
+            if stream_opened.receivers:
+                stream_opened.send(current_app._get_current_object(), stream=stream)  # type: ignore[attr-defined]
             body = EventStream(stream, chunks, node)
             response = _event_stream_response(app_state, body)
         except BaseException:
@@ -232,9 +235,9 @@ def _response_class(of_host: type[Response]) -> type[EventStreamResponse]:
     return type("EventStreamResponse", (EventStreamResponse, of_host), {})
 
 
-def _identifier(request: Request, name: str) -> str | None:
+def _identifier(query: MultiDict[str, str], name: str) -> str | None:
     """Return a query parameter that is an id; None if it is absent."""
-    values = request.args.getlist(name)
+    values = query.getlist(name)
     if not values:
         return None
     if len(values) > 1:

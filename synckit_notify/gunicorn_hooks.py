@@ -9,11 +9,13 @@ the master kills it, and all its streams with it. With these hooks
 - the worker switches to other greenlets after each piece it reads and before each request;
 - a request body must arrive in time, and clients that do not read their answers are disconnected;
 - malformed requests do not fill the log;
+- gunicorn's settings are read once in a worker;
 - a stopping worker closes idle connections at the end of its grace period without an unrequested answer.
 
-They replace gunicorn's SocketUnreader (with FairUnreader) and wrap the worker's `handle`. A part that a gunicorn does
-not have is left out, and one warning says which part is missing and what that means. `python -m benchmarks.abuse` shows
-the difference. They know gunicorn and nothing of Flask, and do no harm to threaded workers.
+They replace gunicorn's SocketUnreader (with FairUnreader), wrap the worker's `handle`, and keep the values of its `cfg`
+as attributes. A part that a gunicorn does not have is left out, and one warning says which part is missing and what
+that means. `python -m benchmarks.abuse` shows the difference. They know gunicorn and nothing of Flask, and do no harm
+to threaded workers.
 """
 
 import errno
@@ -180,12 +182,18 @@ def _answer_what_was_accepted(worker: Any) -> None:
 def _read_settings_once(cfg: Any) -> bool:
     """Keep the settings as attributes; return False for a gunicorn that does not have them in its `settings`.
 
-    gunicorn looks them up some twenty times for each request, each time through a failed attribute access.
+    gunicorn reads some twenty settings for each request, each through a failed attribute access: a tenth of a connect.
+    A setting that a hook changes with `cfg.set` has effect as before; a reload makes new workers, which read them anew.
     """
-    settings = getattr(cfg, "settings", None)
-    if not isinstance(settings, dict):
+    settings, change = getattr(cfg, "settings", None), getattr(cfg, "set", None)
+    if not isinstance(settings, dict) or change is None or not all(hasattr(each, "get") for each in settings.values()):
         return False
-    vars(cfg).update({name: setting.get() for name, setting in settings.items()})
+
+    def change_both(name: str, value: Any) -> None:
+        change(name, value)
+        vars(cfg)[name] = settings[name].get()
+
+    vars(cfg).update({name: setting.get() for name, setting in settings.items()}, set=change_both)
     return True
 
 

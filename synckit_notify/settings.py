@@ -174,7 +174,7 @@ def _signatures(config: Mapping[str, Any], audiences: tuple[str, ...]) -> Signat
             "or Notifier(authenticate=...) for a token check of your own"
         )
     _warn_of_odd_ends(keys)
-    return SharedKeys(keys, jwt_algorithms(config))
+    return SharedKeys(keys, jwt_algorithms(config), max_streams=_count(config, "SYNCKIT_MAX_STREAMS"))
 
 
 def _public_keys(config: Mapping[str, Any], name: str, audiences: tuple[str, ...]) -> Signatures:
@@ -189,7 +189,7 @@ def _public_keys(config: Mapping[str, Any], name: str, audiences: tuple[str, ...
         )
     algorithms = jwt_algorithms(config, default="RS256")
     source = _key_set(config) if name == "SYNCKIT_JWT_JWKS_URL" else _public_key(config, algorithms)
-    return PublicKeys(source, algorithms)
+    return PublicKeys(source, algorithms, max_streams=_count(config, "SYNCKIT_MAX_STREAMS"))
 
 
 def _key_set(config: Mapping[str, Any]) -> KeySource:

@@ -16,7 +16,7 @@ import hmac
 import json
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import islice
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import jwt
@@ -39,10 +39,17 @@ PUBLIC_KEY_ALGORITHMS = (
     "EdDSA",
 )
 
-MAX_VERIFIED = 32_768
-"""About 4 MiB in a process."""
+MIN_VERIFIED, MAX_VERIFIED = 8_192, 120_000
+"""How many verified tokens an application remembers in a process; its stream limit decides. 120,000 take 4 MiB."""
 
-Header = dict[str, Any]
+_DIGEST_BYTES = 32
+_PARTS = 1024
+"""Of the table of verified tokens. Each has up to 118 digests, in which a search takes a microsecond."""
+
+_JWS = jwt.PyJWS()
+"""Only for what it decodes: each family verifies signatures with its own algorithms."""
+
+Header = Mapping[str, Any]
 Claims = dict[str, Any]
 KeyRing = Mapping[str | None, bytes]
 """Keys by `kid`; None holds the key for tokens without a `kid`, or with one that is not listed."""
@@ -61,10 +68,20 @@ class Signatures(Protocol):
         """Return the algorithms and where the keys come from, without any secret."""
 
 
+class VerificationKey(Protocol):
+    """A public key. Two of the same fingerprint are the same key, also after another fetch."""
+
+    @property
+    def key(self) -> Any: ...
+
+    @property
+    def fingerprint(self) -> bytes: ...
+
+
 class KeySource(Protocol):
     """Where public keys come from: a setting, or the key set of an identity provider."""
 
-    def find(self, kid: str | None, algorithm: str) -> object | None:
+    def find(self, kid: str | None, algorithm: str) -> VerificationKey | None:
         """Return the public key to use, None if there is none for this algorithm; raises KeysUnavailable."""
 
     def check(self) -> None:
@@ -75,23 +92,27 @@ class KeySource(Protocol):
 
 
 class VerifiedTokens:
-    """The tokens whose signature was right, each with what it was checked with. Any thread may use it.
+    """The tokens whose signature was right, each with the key that it was checked with. Any thread may use it.
 
-    It keeps digests and no tokens: MAX_VERIFIED of them, and the oldest is forgotten first.
+    It keeps digests of 32 bytes and no tokens, twice as many as streams may be open: a device gets a new token now and
+    then. Only a token with a right signature is added, so nobody without a key can fill it. The digests lie in parts,
+    one after the other; a part that is full forgets its oldest. So it needs no lock, and 40 bytes for a token.
     """
 
-    def __init__(self) -> None:
-        self._keys: dict[bytes, object] = {}
+    def __init__(self, max_streams: int | None = None) -> None:
+        tokens = min(max(2 * max_streams, MIN_VERIFIED), MAX_VERIFIED) if max_streams else MAX_VERIFIED
+        self._bytes_of_part = -(-tokens // _PARTS) * _DIGEST_BYTES
+        self._parts = [b""] * _PARTS
 
-    def remember(self, token: str, key: object) -> None:
-        """Remember a token with a right signature."""
-        for oldest in list(islice(self._keys, max(0, len(self._keys) - MAX_VERIFIED + 1))):
-            self._keys.pop(oldest, None)
-        self._keys[_digest(token)] = key
+    def remember(self, token: str, key: bytes = b"") -> None:
+        """Remember a token with a right signature; `key` is the fingerprint of its key where keys may change."""
+        digest, part = _place(token, key)
+        self._parts[part] = (self._parts[part] + digest)[-self._bytes_of_part :]
 
-    def includes(self, token: str, key: object) -> bool:
+    def includes(self, token: str, key: bytes = b"") -> bool:
         """Return whether this token was remembered with this key."""
-        return self._keys.get(_digest(token), self) is key
+        digest, part = _place(token, key)
+        return digest in self._parts[part]
 
 
 class SharedKeys:
@@ -100,25 +121,22 @@ class SharedKeys:
     Raises ConfigurationError for keys or algorithms that cannot work.
     """
 
-    def __init__(self, keys: KeyRing, algorithms: tuple[str, ...]) -> None:
+    def __init__(self, keys: KeyRing, algorithms: tuple[str, ...], *, max_streams: int | None = None) -> None:
         self._keys = keys
-        self._algorithms = algorithms
-        self._verified = VerifiedTokens()
-        self._jws = jwt.PyJWS(algorithms=[])
-        for name in algorithms:
-            self._jws.register_algorithm(name, _PreparedHMAC(_hash_of(name, keys)))
+        self._verified = VerifiedTokens(max_streams)
+        self._algorithms = {name: _PreparedHMAC(_hash_of(name, keys)) for name in algorithms}
 
     def open(self, token: str) -> tuple[Header, Claims]:
         """Return the header and the claims; raises InvalidToken."""
-        if self._verified.includes(token, self):  # its keys never change
-            return _contents(token)
-        try:
-            decoded = self._jws.decode_complete(token, key=self._key_for(token), algorithms=self._algorithms)
-            claims = _object(decoded["payload"])
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise InvalidToken("the token is not valid") from error
-        self._verified.remember(token, self)
-        return decoded["header"], claims
+        if self._verified.includes(token):  # with these keys, which never change
+            return _verified_contents(token)
+        header, claims, signature = _unverified_contents(token)
+        algorithm = self._algorithms.get(_algorithm_name(header))
+        key = self._keys.get(header.get("kid")) or self._keys.get(None)
+        if algorithm is None or key is None or not algorithm.verify(_signed_part(token), key, signature):
+            raise InvalidToken("the token is not valid")
+        self._verified.remember(token)
+        return header, claims
 
     def check(self) -> None:
         """Do nothing: the keys are in the settings."""
@@ -129,15 +147,6 @@ class SharedKeys:
         keys = ("one key without kid" if None in self._keys else "", f"keys {kids}" if kids else "")
         return ", ".join(filter(None, (*self._algorithms, *keys)))
 
-    def _key_for(self, token: str) -> bytes:
-        if len(self._keys) == 1 and None in self._keys:
-            return self._keys[None]
-        kid = self._jws.get_unverified_header(token).get("kid")
-        key = self._keys.get(kid) or self._keys.get(None)
-        if key is None:
-            raise InvalidToken("the token is not valid")
-        return key
-
 
 class PublicKeys:
     """Checks tokens of an identity provider with its public keys. Immutable; the source of the keys may change.
@@ -146,7 +155,7 @@ class PublicKeys:
     algorithms that are not of this family.
     """
 
-    def __init__(self, source: KeySource, algorithms: tuple[str, ...]) -> None:
+    def __init__(self, source: KeySource, algorithms: tuple[str, ...], *, max_streams: int | None = None) -> None:
         for name in algorithms:
             if name not in PUBLIC_KEY_ALGORITHMS:
                 raise ConfigurationError(
@@ -154,9 +163,8 @@ class PublicKeys:
                     f"choose from {', '.join(PUBLIC_KEY_ALGORITHMS)}"
                 )
         self._source = source
-        self._verified = VerifiedTokens()
-        self._jws = jwt.PyJWS(algorithms=algorithms)
-        self._algorithms = {name: self._jws.get_algorithm_by_name(name) for name in algorithms}
+        self._verified = VerifiedTokens(max_streams)
+        self._algorithms = {name: _JWS.get_algorithm_by_name(name) for name in algorithms}
 
     def check(self) -> None:
         """Raise KeysUnavailable if the source has no keys yet; may wait for a fetch, 5 s at most."""
@@ -168,23 +176,16 @@ class PublicKeys:
 
     def open(self, token: str) -> tuple[Header, Claims]:
         """Return the header and the claims; raises InvalidToken, or KeysUnavailable for a well-formed token."""
-        try:
-            decoded = self._jws.decode_complete(token, options={"verify_signature": False})
-            header, claims = decoded["header"], _object(decoded["payload"])
-        except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise InvalidToken("the token is not valid") from error
-        name = header.get("alg")
-        algorithm = self._algorithms.get(name) if isinstance(name, str) else None
-        if algorithm is None:
+        header, claims, signature = _unverified_contents(token)
+        name = _algorithm_name(header)
+        algorithm = self._algorithms.get(name)
+        found = None if algorithm is None else self._source.find(header.get("kid"), name)
+        if algorithm is None or found is None:
             raise InvalidToken("the token is not valid")
-        key = self._source.find(header.get("kid"), name)
-        if key is not None and not self._verified.includes(token, key):
-            if not algorithm.verify(token.rpartition(".")[0].encode(), key, decoded["signature"]):
-                key = None
-            else:
-                self._verified.remember(token, key)
-        if key is None:
-            raise InvalidToken("the token is not valid")
+        if not self._verified.includes(token, found.fingerprint):
+            if not algorithm.verify(_signed_part(token), found.key, signature):
+                raise InvalidToken("the token is not valid")
+            self._verified.remember(token, found.fingerprint)
         return header, claims
 
 
@@ -234,25 +235,50 @@ def _refuse_public_key(key: bytes) -> None:
         raise ConfigurationError(f"SYNCKIT_JWT_KEY: {error}") from error
 
 
-def _contents(token: str) -> tuple[Header, Claims]:
-    """Return the header and the claims of a token that was verified."""
-    header, payload, _ = token.split(".")
-    return _header(header), json.loads(base64url_decode(payload))
+def _unverified_contents(token: str) -> tuple[Header, Claims, bytes]:
+    """Return the header, the claims and the signature of a well-formed token; raises InvalidToken."""
+    try:
+        decoded = _JWS.decode_complete(token, options={"verify_signature": False})
+        header, claims = decoded["header"], _object(decoded["payload"])
+    except (jwt.PyJWTError, ValueError, RecursionError) as error:
+        raise InvalidToken("the token is not valid") from error
+    if not isinstance(header.get("kid", ""), str):  # PyJWT before 2.11 lets it pass
+        raise InvalidToken("the token is not valid")
+    return header, claims, decoded["signature"]
+
+
+def _verified_contents(token: str) -> tuple[Header, Claims]:
+    """Return the header and the claims of a token that was verified, as `_unverified_contents` did then."""
+    header, _, payload = _signed_part(token).partition(b".")
+    try:
+        return _header(header), _object(base64url_decode(payload))
+    except RecursionError as error:  # the stack is deeper than it was then
+        raise InvalidToken("the token is not valid") from error
 
 
 @lru_cache(maxsize=64)
-def _header(segment: str) -> Header:
-    """Return a token's header, for reading only; an issuer sends the same one with many tokens."""
-    header: Header = json.loads(base64url_decode(segment))
-    return header
+def _header(segment: bytes) -> Header:
+    """Return the header of a verified token. An issuer sends the same one with many tokens, so nobody may change it."""
+    return MappingProxyType(_object(base64url_decode(segment)))
 
 
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def _signed_part(token: str) -> bytes:
+    return token.rpartition(".")[0].encode()
 
 
-def _object(payload: bytes) -> Claims:
-    claims = json.loads(payload)
-    if not isinstance(claims, dict):
+def _algorithm_name(header: Header) -> str:
+    name = header.get("alg")
+    return name if isinstance(name, str) else ""
+
+
+def _place(token: str, key: bytes) -> tuple[bytes, int]:
+    """Return the digest of a token with its key, and the part of a table that it belongs to."""
+    digest = hashlib.sha256(key + token.encode()).digest()
+    return digest, int.from_bytes(digest[:2], "big") % _PARTS
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
         raise InvalidToken("the token is not valid")
-    return claims
+    return value

@@ -127,11 +127,10 @@ class TokenVerifier:
 
 def _check_kind(header: Header, claims: Claims) -> None:
     """Refuse tokens that an issuer signs with the same key for another purpose."""
-    kinds = {_word(claims.get(name)) for name in ("type", "token_type", "typ")}
     use = claims.get("token_use")
     if (
-        kinds & _OTHER_KINDS
-        or claims.keys() & _ID_CLAIMS
+        any(name in claims and _word(claims[name]) in _OTHER_KINDS for name in ("type", "token_type", "typ"))
+        or not _ID_CLAIMS.isdisjoint(claims)
         or (use is not None and _word(use) != "access")
         or _word(header.get("typ")).removeprefix("application/") in _OTHER_HEADER_TYPES
     ):

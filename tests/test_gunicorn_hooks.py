@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from gunicorn.config import Config
 from gunicorn.http import parser
 
 from synckit_notify import gunicorn_hooks
@@ -162,7 +163,7 @@ def test_a_connection_that_was_accepted_before_its_listener_was_closed_is_still_
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = listening.getsockname()
         worker = SimpleNamespace(
-            cfg=SimpleNamespace(worker_class_str="gevent"),
+            cfg=gevent_settings(),
             log=SimpleNamespace(error_log=logging.Logger("a worker's")),
             sockets=[listening],
             handle=lambda listener, client, peer: listener.getsockname(),  # as gunicorn's gevent worker begins
@@ -223,15 +224,22 @@ def test_a_stopping_worker_sends_nothing_on_an_idle_connection(tmp_path: Path) -
         assert "Traceback" not in server.log
 
 
+def gevent_settings() -> Config:
+    settings = Config()
+    settings.set("worker_class", "gevent")
+    return settings
+
+
 def worker_without(*parts: str) -> SimpleNamespace:
     """Return a gevent worker as the hooks see it, without some parts of gunicorn's."""
     error_log = logging.Logger("a worker's")
     log = SimpleNamespace(error_log=error_log, warning=error_log.warning)
-    worker = SimpleNamespace(
-        cfg=SimpleNamespace(worker_class_str="gevent"), log=log, sockets=[], handle=lambda *_: None, LISTENERS=[]
-    )
+    worker = SimpleNamespace(cfg=gevent_settings(), log=log, sockets=[], handle=lambda *_: None, LISTENERS=[])
     for part in parts:
-        delattr(worker, part)
+        if part == "cfg.settings":
+            worker.cfg = SimpleNamespace(worker_class_str="gevent")
+        else:
+            delattr(worker, part)
     return worker
 
 
@@ -242,6 +250,8 @@ def worker_without(*parts: str) -> SimpleNamespace:
         (("handle",), ["connections that a stopping worker has accepted may be reset"]),
         (("sockets",), ["connections that a stopping worker has accepted may be reset"]),
         (("handle", "sockets"), ["connections that a stopping worker has accepted may be reset"]),
+        (("cfg.settings",), ["each request reads them more slowly"]),
+        (("sockets", "cfg.settings"), ["may be reset), worker.cfg.settings (each request reads them more slowly)"]),
     ],
 )
 def test_a_part_of_the_worker_that_is_missing_is_left_out_with_one_warning(

@@ -37,10 +37,22 @@ Check = Callable[[str], Principal]
 
 
 def checker(config: dict[str, Any]) -> Check:
-    """Return a function that checks a token with these settings."""
+    """Return a function that checks a token with these settings, twice: a token that was accepted is remembered."""
     verifier = Settings.read(config, own_tokens=False).verifier
     assert verifier is not None
-    return lambda token: verifier.verify(token, datetime.now(UTC))
+
+    def check(token: str) -> Principal:
+        try:
+            principal = verifier.verify(token, datetime.now(UTC))
+        except InvalidToken as refusal:
+            with pytest.raises(InvalidToken) as second:
+                verifier.verify(token, datetime.now(UTC))
+            assert str(second.value) == str(refusal)
+            raise
+        assert verifier.verify(token, datetime.now(UTC)) == principal
+        return principal
+
+    return check
 
 
 def accepts(check: Check, token: str) -> bool:

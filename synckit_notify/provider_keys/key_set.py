@@ -23,7 +23,7 @@ from ..runtime.gevent_compat import run_in_native_thread
 from ..runtime.logs import RateLimitedLog
 from ..runtime.per_process import PerProcess
 from .download import MAX_SECONDS, DownloadFailed, download
-from .public_key import Keys, UnusableKey
+from .public_key import Keys, PublicKey, UnusableKey
 
 REFRESH_SECONDS = 300.0
 """The longest time between two fetches; each is up to a tenth earlier, so that not all processes ask at once."""
@@ -57,7 +57,7 @@ class KeySet:
         """Raise KeysUnavailable if no fetch has succeeded yet. May wait for one, 5 s at most."""
         self._caches.get().check()
 
-    def find(self, kid: str | None, algorithm: str) -> object | None:
+    def find(self, kid: str | None, algorithm: str) -> PublicKey | None:
         """Return the key to use, None if there is none; raises KeysUnavailable. May wait for a fetch, 5 s at most."""
         return self._caches.get().find(kid, algorithm)
 
@@ -108,7 +108,7 @@ class KeyCache:
         if self._keys is None:
             self._first_keys()
 
-    def find(self, kid: str | None, algorithm: str) -> object | None:
+    def find(self, kid: str | None, algorithm: str) -> PublicKey | None:
         """Return the key to use, None if there is none; raises KeysUnavailable."""
         keys = self._keys or self._first_keys()
         if not keys.knows(kid):

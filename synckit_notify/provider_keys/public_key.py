@@ -4,6 +4,7 @@ PyJWT builds the keys. Which algorithms fit is decided here from the key's type 
 has one: the algorithm that a token names is only looked up in this list (RFC 8725, section 3.1).
 """
 
+import hashlib
 import importlib.util
 import json
 from dataclasses import dataclass
@@ -24,10 +25,11 @@ class UnusableKey(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A public key of `cryptography`, and the algorithms that may use it."""
+    """A public key of `cryptography`, the algorithms that may use it, and its SHA-256 digest."""
 
     key: Any
     algorithms: frozenset[str]
+    fingerprint: bytes
 
     @classmethod
     def from_pem(cls, pem: str | bytes) -> "PublicKey":
@@ -39,7 +41,7 @@ class PublicKey:
             key = load_pem_public_key(pem.encode() if isinstance(pem, str) else pem)
         except (ValueError, UnsupportedAlgorithm) as error:
             raise UnusableKey("it is not a public key in PEM form") from error
-        return cls(key, _fitting(key))
+        return cls(key, _fitting(key), _fingerprint(key))
 
     def check(self) -> None:
         """Do nothing: the key is in the settings."""
@@ -48,9 +50,9 @@ class PublicKey:
         """Return that there is one key."""
         return "one public key"
 
-    def find(self, kid: str | None, algorithm: str) -> object | None:
+    def find(self, kid: str | None, algorithm: str) -> "PublicKey | None":
         """Return the key if the algorithm fits it. A key of the settings has no `kid`: that of the token is ignored."""
-        return self.key if algorithm in self.algorithms else None
+        return self if algorithm in self.algorithms else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,10 @@ class Keys:
         """Return whether a key has this `kid`; True for None, since a token without one asks for no key by name."""
         return kid is None or kid in self.by_kid
 
-    def find(self, kid: str | None, algorithm: str) -> object | None:
+    def find(self, kid: str | None, algorithm: str) -> PublicKey | None:
         """Return the key to use. A token without a `kid` is checked only if exactly one key fits its algorithm."""
         named = [self.by_kid.get(kid, ())] if kid is not None else self.by_kid.values()
-        fitting = [each.key for keys in named for each in keys if algorithm in each.algorithms]
+        fitting = [each for keys in named for each in keys if algorithm in each.algorithms]
         return fitting[0] if len(fitting) == 1 or (fitting and kid is not None) else None
 
 
@@ -108,7 +110,14 @@ def _from_jwk(jwk: dict[str, Any]) -> PublicKey:
     algorithms = frozenset(name for name in _fitting(parsed.key) if own in (name, None))
     if not algorithms:
         raise UnusableKey("its alg does not fit its type")
-    return PublicKey(parsed.key, algorithms)
+    return PublicKey(parsed.key, algorithms, _fingerprint(parsed.key))
+
+
+def _fingerprint(key: Any) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    encoded: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(encoded).digest()
 
 
 def _fitting(key: object) -> frozenset[str]:

@@ -175,7 +175,7 @@ def _gunicorn(environ: Mapping[str, Any]) -> Server:
     if server.refusal is None and not environ.get("wsgi.multithread"):
         return server._replace(refusal=_ONE_REQUEST)
     plain = protocol == "HTTP/1.1" and not hasattr(sock, "unwrap")  # a chunked body, and no TLS
-    return server._replace(client_socket=sock, can_park=server.can_park and plain)
+    return Server(*server[:-2], server.can_park and plain, sock)  # `_replace` would take six times as long
 
 
 def _known_gunicorn() -> Server:

@@ -10,7 +10,7 @@ from benchmarks import instructions
 
 from ..support.programs import need
 
-FAST = {"connect": 1000, "event": 100, "keepalive": 100, "push": 500}
+FAST = {"connect": 1000, "event": 100, "keepalive": 100, "push": 500, "return": 900}
 
 
 @pytest.fixture
@@ -65,5 +65,5 @@ def test_the_same_code_takes_the_same_instructions(capsys: pytest.CaptureFixture
     assert instructions.main(same) == 0
     rows = re.findall(r"^\| parked, (\w+) \| ([\d,]+) \| [\d,]+ \| (\S+) \|$", capsys.readouterr().out, re.MULTILINE)
     counts = {name: int(count.replace(",", "")) for name, count, _ in rows}
-    assert 1_000 < counts["event"] < counts["keepalive"] < counts["push"] < counts["connect"]
+    assert 1_000 < counts["event"] < counts["keepalive"] < counts["push"] < counts["return"] < counts["connect"]
     assert all(0.98 < float(ratio) < 1.02 for *_, ratio in rows)
