@@ -51,8 +51,9 @@ class ListenersFirst:
         application = app.wsgi_app
 
         def after_the_hooks(response: Response) -> Response:
-            if not _has_teardown(app):
-                self.serve(request.environ)
+            environ = request.environ
+            if environ.get(_KEY) and not _has_teardown(app):
+                self.serve(environ)
             return response
 
         def after_teardown(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -61,7 +62,7 @@ class ListenersFirst:
                 return application(environ, start_response)
             environ[_KEY] = 0
             body = application(environ, start_response)
-            if not has_request_context():  # else teardown waits for the end of the body
+            if environ.get(_KEY) and not has_request_context():  # else teardown waits for the end of the body
                 self.serve(environ)
             return body
 
@@ -83,8 +84,10 @@ class ListenersFirst:
 
 def remember(listeners: int) -> None:
     """Add the streams that a notice has woken to those of the current request, if there is one."""
-    if has_request_context() and _KEY in request.environ:
-        request.environ[_KEY] += listeners
+    if listeners and has_request_context():
+        environ = request.environ
+        if _KEY in environ:
+            environ[_KEY] += listeners
 
 
 def _has_teardown(app: Flask) -> bool:
