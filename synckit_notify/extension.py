@@ -14,7 +14,7 @@ from datetime import datetime
 from flask import Flask, Request, current_app
 from flask.typing import ResponseReturnValue
 
-from . import cors, host_commands
+from . import cors, host_commands, listeners_first
 from .app_state import EXTENSION_NAME, AppState
 from .blueprint import make_blueprint
 from .brokers import Disconnect, Notice
@@ -55,6 +55,7 @@ class Notifier:
         app.register_error_handler(NotifyError, _refusal_response)
         for_pages = {f"{app_state.settings.url_prefix}/{route}" for route in ("subscribe", "live", "ready")}
         cors.install(app, app_state.settings.cors_origins, for_pages.__contains__)
+        listeners_first.ListenersFirst().install(app)
         app.extensions[EXTENSION_NAME] = app_state
         host_commands.install(app)
         self._apps.add(app)
@@ -76,7 +77,8 @@ class Notifier:
         applications.
         """
         app, user, origin = canonical(app_id), canonical(user_id), _optional(origin_device)
-        self._node().publish(Notice(app, user, origin, _timestamp(changed_at), _timestamp(previous_at)))
+        notice = Notice(app, user, origin, _timestamp(changed_at), _timestamp(previous_at))
+        listeners_first.remember(self._node().publish(notice))
 
     def flush(self, timeout: float = 2.0) -> bool:
         """Wait up to `timeout` seconds until the broker has accepted all published notices; return whether it has.

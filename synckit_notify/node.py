@@ -154,25 +154,20 @@ class Node:
             self.registry.abandon(stream.subscriber)
             self._closer.later(stream)
 
-    def publish(self, message: Message) -> None:
-        """Deliver a message in this process at once, then hand it to the broker for the other processes."""
+    def publish(self, message: Message) -> int:
+        """Deliver a message in this process at once, then hand it to the broker for the other processes.
+
+        Return how many streams got it here.
+        """
         began = time.perf_counter()
-        self.receive(message)
+        streams = self._deliver(message)
         self.broker.publish(message)
         self.metrics.published(time.perf_counter() - began)
+        return streams
 
     def receive(self, message: Message) -> None:
         """Deliver in this process what was published in any process."""
-        match message:
-            case Notice(app, user, origin, changed_at, previous_at):
-                key = ChannelKey(app, user)
-                self.registry.deliver(key, origin, changed_at=changed_at, previous_at=previous_at)
-            case Disconnect(app, user, device):
-                self.registry.end(ChannelKey(app, user), EndReason.REVOKED, device)
-            case Gap():
-                self._recovery.gap()
-            case Question(question):
-                self._answer(question)
+        self._deliver(message)
 
     def report(self) -> None:
         """Update the metrics."""
@@ -184,6 +179,19 @@ class Node:
             watch.join_idle()
         self.registry.timer.join_idle()
         self._recovery.join_idle()
+
+    def _deliver(self, message: Message) -> int:
+        match message:
+            case Notice(app, user, origin, changed_at, previous_at):
+                key = ChannelKey(app, user)
+                return self.registry.deliver(key, origin, changed_at=changed_at, previous_at=previous_at)
+            case Disconnect(app, user, device):
+                return self.registry.end(ChannelKey(app, user), EndReason.REVOKED, device)
+            case Gap():
+                self._recovery.gap()
+            case Question(question):
+                self._answer(question)
+        return 0
 
     def _answer(self, question: str) -> None:
         """Tell a command which streams are open here; anybody who reaches the broker may ask, so not too often."""

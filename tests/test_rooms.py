@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "setting_names",
     },
     "cors": {"flask"},
+    "listeners_first": {"runtime", "flask"},
     "gunicorn_hooks": {"runtime", "gunicorn"},
     "metrics": {"brokers", "streams", "runtime", "prometheus_client"},
     "hooks": {"errors", "runtime", "streams", "tokens", "flask", "werkzeug", "jwt"},
@@ -47,8 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command_output": {"click"},
     "host_commands": {"app_state", "brokers", "command_output", "host_doctor", "click", "flask"},
     "extension": {
-        *("app_state", "blueprint", "brokers", "cors", "errors", "hooks", "host_commands", "node", "tokens"),
-        "flask",
+        *("app_state", "blueprint", "brokers", "cors", "errors", "hooks", "host_commands", "listeners_first", "node"),
+        *("tokens", "flask"),
     },
     "testing": {"app_state", "blueprint", "extension", "sse", "streams", "flask", "werkzeug"},
     "__init__": {"errors", "extension", "tokens"},

@@ -187,7 +187,7 @@ WAYS_TO_GO = {
 
 @pytest.mark.parametrize("way", WAYS_TO_GO)
 def test_the_registry_is_empty_after_every_way_to_disconnect(server: Server, listen, way: str) -> None:
-    listeners = [listen(server, life=2 if "expires" in way else 3600) for _ in range(10)]
+    listeners = [listen(server, life=5 if "expires" in way else 3600) for _ in range(10)]
     for listener in listeners:
         WAYS_TO_GO[way](listener)
     assert back_to_zero(server, within=5.0)

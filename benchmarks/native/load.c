@@ -37,7 +37,7 @@ enum { OPENS_WITHIN = 300 }; /* seconds; a server may end streams as fast as the
 
 struct request { int user, length; char *bytes; };
 struct requests { struct request *all; int count; };
-struct pusher { int fd, length; char answer[ANSWER]; };
+struct pusher { int fd, length; double sent_at; char answer[ANSWER]; };
 struct end {               /* one connection, found by its descriptor */
     struct pusher *pusher; /* NULL: a stream */
     int user, begun;       /* begun: the head of its answer has ended */
@@ -59,6 +59,8 @@ static struct rlimit descriptors;
 static long frames, keepalives, bytes, reads, delays_room; /* since the command began */
 static int have[RING], members, complete; /* have[n % RING]: streams that have their n-th frame */
 static double *delays, last_frame;        /* delays: NULL unless pacing, else room for delays_room of them */
+static double *answers;                   /* NULL unless pacing, else room for as many as pushes are sent */
+static long answered;
 
 static void fail(const char *text, ...)
 {
@@ -139,7 +141,7 @@ static void push(int user)
         if (!(idle = realloc(idle, ++pusher_count * sizeof *idle))) fail("no memory");
     }
     pusher->length = 0;
-    pushed_at[user] = now();
+    pushed_at[user] = pusher->sent_at = now();
     send_request(pusher->fd, &pushes.all[push_of[user]]);
 }
 
@@ -167,7 +169,9 @@ static void answer(struct pusher *pusher, const char *data, int length)
     if (strncmp(text, "HTTP/1.1 2", pusher->length < 10 ? pusher->length : 10)) fail("a push failed: %s", text);
     if (!(body = strstr(text, "\r\n\r\n"))) return;
     said = strcasestr(text, "content-length:");
-    if (pusher->length - (body + 4 - text) >= (said && said < body ? atoi(said + 15) : 0)) idle[idle_count++] = pusher;
+    if (pusher->length - (body + 4 - text) < (said && said < body ? atoi(said + 15) : 0)) return;
+    idle[idle_count++] = pusher;
+    if (answers) answers[answered++] = now() - pusher->sent_at;
 }
 
 /* Connect one stream of the file. */
@@ -322,6 +326,14 @@ static int ascending(const void *one, const void *other)
     return *(double *)one < *(double *)other ? -1 : 1;
 }
 
+/* Sort some times and print two percentiles of them, and the longest. */
+static void print_times(const char *name, double *times, long count)
+{
+    qsort(times, count, sizeof *times, ascending);
+    printf("\"%sp50_ms\": %f, \"%sp99_ms\": %f, \"%slongest_ms\": %f, ", name, count ? times[count / 2] * 1e3 : -1,
+           name, count ? times[count * 99 / 100] * 1e3 : -1, name, count ? times[count - 1] * 1e3 : -1);
+}
+
 /* Push to one user after the other in a random order, so that each has its frames before its next push. */
 static void pace(int first, int last, double rate, double seconds)
 {
@@ -336,7 +348,10 @@ static void pace(int first, int last, double rate, double seconds)
         order[other] = first + n;
     }
     for (int n = 0; n < count; n++) expected += stream_count[order[n % (last - first + 1)]];
+    while (idle_count < pusher_count) turn(0.1); /* the answers to earlier pushes do not count */
     delays = room(delays_room = expected, sizeof *delays);
+    answers = room(count, sizeof *answers);
+    answered = 0;
     double began = last_frame = now();
     for (int n = 0; n < count; n++) {
         double due = began + n / rate, left;
@@ -344,13 +359,13 @@ static void pace(int first, int last, double rate, double seconds)
         if (-left > late) late = -left;
         push(order[n % (last - first + 1)]);
     }
-    for (double until = now() + silence; frames < expected && now() < until;) turn(0.1);
+    for (double until = now() + silence; (frames < expected || answered < count) && now() < until;) turn(0.1);
     long got = frames < expected ? frames : expected;
-    qsort(delays, got, sizeof *delays, ascending);
-    printf("{\"expected\": %ld, \"frames\": %ld, \"p50_ms\": %f, \"p99_ms\": %f, \"longest_ms\": %f, \"late_ms\": %f}\n",
-           expected, frames, got ? delays[got / 2] * 1e3 : -1, got ? delays[got * 99 / 100] * 1e3 : -1,
-           got ? delays[got - 1] * 1e3 : -1, late * 1e3);
-    delays = NULL; /* a few hundred KiB for one command of a short life: not freed */
+    printf("{\"expected\": %ld, \"frames\": %ld, ", expected, frames);
+    print_times("", delays, got);
+    print_times("answer_", answers, answered);
+    printf("\"late_ms\": %f}\n", late * 1e3);
+    delays = answers = NULL; /* a few hundred KiB for one command of a short life: not freed */
 }
 
 static void linger(double seconds)

@@ -63,6 +63,12 @@ def native_sleep(seconds: float) -> None:
     sleep(seconds)
 
 
+def run_other_greenlets() -> None:
+    """Let every greenlet run that is ready now, and return; do nothing where `threading` is not gevent's."""
+    if is_patched():
+        sys.modules["gevent"].sleep(0)
+
+
 def failures() -> tuple[type[BaseException], ...]:
     """Return the classes to catch for a failed call: gevent's Timeout is not an Exception."""
     gevent = sys.modules.get("gevent")
