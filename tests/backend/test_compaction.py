@@ -401,7 +401,11 @@ def test_a_compaction_that_was_killed_is_finished_by_the_next(
     url = f"sqlite:///{app.instance_path}/synckit.db"
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "synckit", "compact"]
     with subprocess.Popen(
-        command, cwd=ROOT, env=clean_environment() | settings(url), stderr=subprocess.PIPE
+        command,
+        cwd=ROOT,
+        env=clean_environment() | settings(url),
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
     ) as started:
         assert until(lambda: len(stored(backend)) < 9_900, 60.0)
         started.send_signal(sign)
