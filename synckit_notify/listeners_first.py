@@ -7,8 +7,9 @@ Under gevent, `publish` only makes the greenlets of the streams ready. They run 
 next, which would be after its answer has been written and logged. So the request lets them run once, earlier.
 
 Other requests may run then too. They must not meet a lock of a transaction that this request's teardown functions
-commit: SQLite would wait for it inside C, and stop the worker. So the switch comes after the last teardown function; if
-the application has none, it comes after the last after_request function. With threads there is no switch.
+commit: SQLite would wait for it inside C, and stop the worker. So the switch comes after the last teardown function,
+and after a WSGI middleware that wrapped the application before; if it has neither, it comes after the last
+after_request function. With threads there is no switch. A listener is here a stream that got a notice in this process.
 """
 
 import math
@@ -49,10 +50,11 @@ class ListenersFirst:
     def install(self, app: Flask) -> None:
         """Switch at most once for each request of the application, and only if it has woken streams."""
         application = app.wsgi_app
+        is_wrapped = getattr(application, "__func__", None) is not Flask.wsgi_app
 
         def after_the_hooks(response: Response) -> Response:
             environ = request.environ
-            if environ.get(_KEY) and not _has_teardown(app):
+            if environ.get(_KEY) and not is_wrapped and not _has_teardown(app):
                 self.serve(environ)
             return response
 

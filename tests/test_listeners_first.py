@@ -6,12 +6,14 @@ import select
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 import pytest
+from flask import Flask, Response
 
-from synckit_notify.listeners_first import _KEY, MAX_LISTENERS, MAX_SECONDS, REST_SECONDS, ListenersFirst
+from synckit_notify.listeners_first import _KEY, MAX_LISTENERS, MAX_SECONDS, REST_SECONDS, ListenersFirst, remember
 from synckit_notify.testing import open_stream
 
 from .support import minimal_host
@@ -236,3 +238,42 @@ def test_the_rules_of_a_switch() -> None:
         first.serve(environ)
         first.serve(environ)  # a request has one switch
         assert others.runs - before == runs, (listeners, takes, waits)
+
+
+@pytest.mark.parametrize(
+    ("wraps", "tears_down", "order"),
+    [
+        (False, False, ["after_request", "switch", "answer"]),
+        (False, True, ["after_request", "teardown", "switch", "answer"]),
+        (True, False, ["after_request", "commit", "switch", "answer"]),
+        (True, True, ["after_request", "teardown", "commit", "switch", "answer"]),
+    ],
+)
+def test_the_switch_comes_after_whatever_may_commit(wraps: bool, tears_down: bool, order: list[str]) -> None:
+    app, did = Flask(__name__), []
+
+    @app.post("/push")
+    def push() -> str:
+        remember(1)
+        return "pushed"
+
+    @app.after_request
+    def after_request(response: Response) -> Response:
+        did.append("after_request")
+        return response
+
+    if tears_down:
+        app.teardown_request(lambda error: did.append("teardown"))
+    if wraps:
+        application = app.wsgi_app
+
+        def middleware(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            body = application(environ, start_response)
+            did.append("commit")
+            return body
+
+        app.wsgi_app = middleware  # type: ignore[method-assign]
+    ListenersFirst(switch=lambda: did.append("switch")).install(app)
+    app.test_client().post("/push")
+    did.append("answer")
+    assert did == order

@@ -98,6 +98,8 @@ REFUSED = {
     "payload a list": signed(b"[]"),
     "payload not JSON": signed(b"\xff\xfe{"),
     "critical extension": make_token(headers={"crit": ["b64"], "b64": False}),
+    "other characters in the signature": make_token()[:-8] + "!\t!" + make_token()[-8:],
+    "padding without end": make_token() + "===",
     "expired": make_token(life=-1),
     "expires now": make_token(life=0),
     "exp missing": make_token(exp=None),

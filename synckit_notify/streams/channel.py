@@ -153,7 +153,7 @@ class Channel:
         self.timer = timer
         self.next_due = NEVER
         """The moment at which the timer calls `due`."""
-        self.condition: BroadcastCondition | None = None  # made when somebody waits: 1 KiB
+        self.condition: BroadcastCondition | None = None  # made when somebody waits: 0.4 KiB
         self.subscribers: list[Subscriber] = []
         self.watermark = now - COMMIT_SECONDS
         """Every change up to this time (Unix seconds) was delivered here, or is older than the subscribers."""
@@ -168,14 +168,14 @@ class Channel:
         moment = round_up(at, TICK_SECONDS)
         if moment < self.next_due:
             self.next_due = moment
-            timer.add(self, moment)
+            timer.add_locked(self, moment)
         condition.release_and_wait(None, moment)
 
     def due(self, now: float, woken: list[Wakeable]) -> float:
         """Wake the streams whose deadline has come, and no others; return the next deadline.
 
-        A push moves the deadlines of the streams and leaves the channel where it is in the wheel. It is there twice if
-        a stream with an earlier deadline came; the call for the later place then does nothing.
+        A push moves the deadlines of the streams and leaves the channel where it is in the wheel. It is there again
+        for each stream with an earlier deadline that came; the calls for the later places then do nothing.
         """
         if now < self.next_due:
             return NEVER

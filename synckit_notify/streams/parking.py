@@ -117,7 +117,7 @@ class Parking:
         """Take the socket over. Now and then a new connection becomes the anchor, and its greenlet waits here."""
         stream.socket, stream.writing = _taken(sock), False
         self._streams += 1
-        self._registry.timer.begin(stream, round_up(stream.next_deadline, TICK_SECONDS))
+        self._registry.timer.add(stream, round_up(stream.next_deadline, TICK_SECONDS))
         self._registry.park(stream.subscriber, stream)
         self._thread.ensure()
         if self._streams and (now := time.monotonic()) >= self._handover_at:

@@ -238,6 +238,7 @@ class Registry:
             del self._channels[channel.key]
             if channel.condition is not None:  # the server may still iterate the stream
                 channel.condition.notify_all()
+                channel.condition = None  # the timer keeps the channel until its next deadline
 
     def _reap(self) -> None:
         while self._abandoned:

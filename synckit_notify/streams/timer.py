@@ -40,8 +40,8 @@ class Timed(Protocol):
 class Timer:
     """The wheel and its thread.
 
-    Any thread may call any method but `add`, for which the caller must hold the registry's lock. `failed` is called,
-    without the lock, when the thread has died or cannot be started: then streams must wait in another way.
+    Any thread may call any method; the caller of `add_locked` holds the registry's lock. `failed` is called, without
+    the lock, when the thread has died or cannot be started: then streams must wait in another way.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class Timer:
         self._has_failed = False
         self._faults = RateLimitedLog()
 
-    def begin(self, entry: Timed, moment: float) -> None:
-        """Take the lock and do what `add` does."""
-        with self._lock:
-            self.add(entry, moment)
-
     def add(self, entry: Timed, moment: float) -> None:
         """Call `entry.due` when this moment has come."""
+        with self._lock:
+            self.add_locked(entry, moment)
+
+    def add_locked(self, entry: Timed, moment: float) -> None:
+        """Do what `add` does; the caller holds the registry's lock."""
         self._wheel.add(entry, moment)
         if moment < self._wakes_at:
             self._event.set()

@@ -18,7 +18,7 @@ NEVER = math.inf
 
 
 def round_up(at: float, tick: float) -> float:
-    """Return the next multiple of `tick` seconds after `at`."""
+    """Return a multiple of `tick` seconds at or after `at`, less than two ticks later."""
     return (int(at / tick) + 1) * tick
 
 

@@ -227,7 +227,7 @@ class TestParkedStreams:
         stream.socket = None
         wakeups = Wakeups()
         timer = Timer(threading.Lock(), wakeups, bool, bool, clock=lambda: 1030.25)
-        timer.begin(stream, 1030.25)
+        timer.add(stream, 1030.25)
         timer.turn()
         assert (wakeups.take(), timer._wheel.next_due) == ([], math.inf)
 
