@@ -54,7 +54,7 @@ Names = dict[str, Any]
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     started = Service(tmp_path_factory.mktemp("service"))
-    started.runner.invoke(args=["synckit", "user", "add", EMAIL, "--password", PASSWORD])
+    started.printed("user", "add", EMAIL, "--password", PASSWORD)
     yield started
     started.close()
 
@@ -64,7 +64,7 @@ class Account:
 
     def __init__(self, service: Service, name: str) -> None:
         self.service, self.url = service, service.server.url
-        said = service.runner.invoke(args=["synckit", "app", "add", name]).output
+        said = service.printed("app", "add", name)
         self.app_id, self.api_key = re.findall(r"\b[0-9a-f-]{36,}\b", said)
         self.stages: dict[str, Callable[[Names], None]] = {
             "": lambda names: None,
@@ -132,8 +132,7 @@ class Account:
             assert "Done" in browser.get(answer.headers["Location"]).text
 
     def token(self) -> str:
-        said = self.service.runner.invoke(args=["synckit", "token", "--app", self.app_id, "--user", EMAIL])
-        return said.output.strip()
+        return self.service.printed("token", "--app", self.app_id, "--user", EMAIL)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from werkzeug.test import TestResponse
 from synckit_notify.backend import Backend, create_app
 from synckit_notify.testing import CHANGED, open_stream
 
+from .support.command_runner import printed
 from .support.markdown import Block, blocks_of
 from .support.server import ROOT
 from .support.tokens import KEY
@@ -35,11 +36,10 @@ class Conversation:
 
     def __init__(self, app: Flask) -> None:
         self.app = app
-        runner = app.test_cli_runner()
-        added = runner.invoke(args=["synckit", "app", "add", "notes"]).output
-        runner.invoke(args=["synckit", "user", "add", EMAIL, "--password", PASSWORD])
+        added = printed(app, "app", "add", "notes")
+        printed(app, "user", "add", EMAIL, "--password", PASSWORD)
         app_id, api_key = re.findall(r"\b[0-9a-f-]{36,}\b", added)
-        token = runner.invoke(args=["synckit", "token", "--app", app_id, "--user", EMAIL]).output.strip()
+        token = printed(app, "token", "--app", app_id, "--user", EMAIL)
         self.known = {"APP": app_id, "API_KEY": api_key, "TOKEN": token}
 
     def send(self, block: Block) -> TestResponse:

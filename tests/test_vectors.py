@@ -26,10 +26,9 @@ def run_on_backend(service: Service, vectors: Any) -> list[set[str]]:
     """Run a file with a new app and a new user; return the members of each answer."""
     name = f"vectors-{uuid.uuid4()}"
     log = ["--log", vectors["log"]] if "log" in vectors else []
-    added = service.runner.invoke(args=["synckit", "app", "add", name, *log])
-    assert added.exit_code == 0, added.output
-    login = {"api_key": added.output.split()[-1], "email": f"{name}@example.org", "password": "correct horse"}
-    service.runner.invoke(args=["synckit", "user", "add", login["email"], "--password", login["password"]])
+    added = service.printed("app", "add", name, *log)
+    login = {"api_key": added.split()[-1], "email": f"{name}@example.org", "password": "correct horse"}
+    service.printed("user", "add", login["email"], "--password", login["password"])
     return run(httpx2.Client(base_url=service.server.url, timeout=30), login, vectors, compact(service.runner, name))
 
 

@@ -14,3 +14,10 @@ def run_apart(app: Flask, *words: str) -> Result:
     is_old = "mix_stderr" in inspect.signature(CliRunner).parameters
     runner = app.test_cli_runner(mix_stderr=False) if is_old else app.test_cli_runner()
     return runner.invoke(args=["synckit", *words])
+
+
+def printed(app: Flask, *words: str) -> str:
+    """Run a command that must succeed, and return its stdout: stderr may have lines that other threads log."""
+    result = run_apart(app, *words)
+    assert result.exit_code == 0, result.stderr or result.output
+    return result.stdout.strip()

@@ -7,6 +7,7 @@ from pathlib import Path
 from synckit_notify.backend import create_app
 from synckit_notify.client import StreamState, SyncKitClient, SyncNotification, SyncNotifyStream
 
+from .command_runner import printed
 from .server import Server, gunicorn
 from .wait import until
 
@@ -22,7 +23,7 @@ class Service:
         self._app = create_app(instance_path=folder / "instance")
         self.runner = self._app.test_cli_runner()
         self.api_key = self._add_app("notes")
-        self.runner.invoke(args=["synckit", "user", "add", EMAIL, "--password", PASSWORD])
+        self.printed("user", "add", EMAIL, "--password", PASSWORD)
         self.server = self.start()
         self._clients: list[SyncKitClient] = []
 
@@ -43,7 +44,11 @@ class Service:
         return client
 
     def _add_app(self, name: str) -> str:
-        return str(self.runner.invoke(args=["synckit", "app", "add", name]).output.split()[-1])
+        return self.printed("app", "add", name).split()[-1]
+
+    def printed(self, *words: str) -> str:
+        """Run a command that must succeed, and return what it printed."""
+        return printed(self._app, *words)
 
     def close_clients(self) -> None:
         for client in self._clients:
