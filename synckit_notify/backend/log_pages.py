@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, Select, and_, bindparam, select, tuple_
+from sqlalchemy import Connection, Row, Select, bindparam, select, tuple_
 
 from . import winners
 from .database.schema import changes, of_log
@@ -29,7 +29,7 @@ MAX_EXAMINED = 5_000
 ROWS_AT_ONCE = 64
 """How many changes are fetched from the database at a time, so that few are fetched in vain when the page is full."""
 
-_MINE = and_(changes.c.app_id == bindparam("app"), changes.c.user_id == bindparam("user"))
+_MINE = of_log(changes, bindparam("app"), bindparam("user"))
 _RECEIVED_AT = (
     select(changes.c.received_at).where(_MINE, changes.c.seq >= bindparam("seq")).order_by(changes.c.seq).limit(1)
 )

@@ -29,12 +29,13 @@ or `flask synckit app set` have examined them.
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, case, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Executable, Row, bindparam, case, select, tuple_
 
 from .database.schema import changes, from_datetime, heads, of_log, winners
-from .database.store import upsert
+from .database.store import upsert_of
 from .timestamps import microseconds
 
 LOWEST = from_datetime(datetime.min.replace(tzinfo=UTC))
@@ -57,6 +58,12 @@ _EXAMINED = select(
     changes.c.received_at,
     changes.c.order_at,
 )
+_NEXT = _EXAMINED.where(
+    of_log(changes, bindparam("app"), bindparam("user")),
+    changes.c.seq > bindparam("until"),
+    changes.c.seq <= bindparam("last"),
+)
+"""Built once, since each push executes it."""
 
 
 def order_at(change: Row[Any]) -> int:
@@ -78,8 +85,7 @@ def advance(connection: Connection, app: str, user: str, until: int, head: int) 
     The caller stores that in the head.
     """
     last = min(head, until + MAX_AT_ONCE)
-    some = _EXAMINED.where(of_log(changes, app, user), changes.c.seq > until, changes.c.seq <= last)
-    _keep(connection, app, user, connection.execute(some))
+    _keep(connection, app, user, connection.execute(_NEXT, {"app": app, "user": user, "until": until, "last": last}))
     return last
 
 
@@ -124,15 +130,20 @@ def _keep(connection: Connection, app: str, user: str, examined: Iterable[Row[An
         return
     names = ("app_id", "user_id", "table_name", "row_id", "order_at", "device_id", "seq")
     rows = [dict(zip(names, (app, user, *key, *order), strict=True)) for key, order in sorted(best.items())]
-    new = upsert(connection, winners)
+    connection.execute(_keeping(connection.dialect.name), rows)
+
+
+@cache
+def _keeping(dialect: str) -> Executable:
+    """Return the statement that stores a winner unless the stored one beats it."""
+    new = upsert_of(dialect, winners)
     stored = (winners.c.order_at, winners.c.device_id, winners.c.seq)
     sent = (new.excluded.order_at, new.excluded.device_id, new.excluded.seq)
-    statement = new.on_conflict_do_update(
+    return new.on_conflict_do_update(
         index_elements=list(winners.primary_key.columns),
-        set_=dict(zip(names[-3:], sent, strict=True)),
+        set_={column.name: value for column, value in zip(stored, sent, strict=True)},
         where=tuple_(*sent) > tuple_(*stored),
     )
-    connection.execute(statement, rows)
 
 
 def _of_row(table: Any, name: str, row_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

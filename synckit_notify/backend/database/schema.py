@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     Column,
     ColumnElement,
     Connection,
@@ -227,7 +228,7 @@ ADDED = {"winners": 5}
 """The tables that databases of older releases lack, each with the version that added it."""
 
 
-def of_log(table: Table, app: str, user: str) -> ColumnElement[bool]:
+def of_log(table: Table, app: str | BindParameter[str], user: str | BindParameter[str]) -> ColumnElement[bool]:
     """Select the rows of a table that belong to the log of one app and user."""
     return and_(table.c.app_id == app, table.c.user_id == user)
 

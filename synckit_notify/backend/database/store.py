@@ -298,7 +298,12 @@ def _sentence(failure: Failure) -> str:
 
 def upsert(connection: Connection, table: Table) -> sqlite_dialect.Insert | postgresql.Insert:
     """Return an INSERT that supports ON CONFLICT."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite_dialect.insert(table)
+    return upsert_of(connection.dialect.name, table)
+
+
+def upsert_of(dialect: str, table: Table) -> sqlite_dialect.Insert | postgresql.Insert:
+    """Do what `upsert` does, for the name of a dialect."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite_dialect.insert(table)
 
 
 def _begin(connection: Connection) -> None:
