@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from .support.deployment import STOPS, STREAMS, Deployment, gone, hup, term
+from .support.descriptors import many_descriptors
 from .support.raw_client import CHANGED, CONNECTED, Listener
 from .support.server import ROOT, gunicorn
 from .support.tokens import make_token
@@ -103,6 +104,7 @@ def until_heard(deployment: Deployment, old: int) -> Listener:
 def test_devices_that_return_while_no_worker_accepts_find_a_place_in_the_queue(tmp_path: Path) -> None:
     options = ("--config", str(ROOT / "gunicorn.conf.py"))
     with (
+        many_descriptors(AT_ONCE + 500),
         gunicorn("tests.support.minimal_host:create_app()", tmp_path, *options) as server,
         contextlib.ExitStack() as sockets,
     ):

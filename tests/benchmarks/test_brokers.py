@@ -1,6 +1,5 @@
 """`python -m benchmarks.brokers` measures every broker; and what local:// does with ten thousand pushes in a breath."""
 
-import resource
 import threading
 import time
 from collections import Counter
@@ -15,6 +14,7 @@ from benchmarks import brokers
 from benchmarks.load import APP, Load, Stream
 from synckit_notify.brokers import Notice, connect
 
+from ..support import descriptors
 from ..support.local_workers import HOST, PATIENT, Workers, booted, changes
 from ..support.postgresql import DEBIAN
 from ..support.programs import need
@@ -48,12 +48,8 @@ def test_every_push_reaches_the_other_process_once() -> None:
 
 @pytest.fixture
 def many_descriptors() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard < STREAMS + 1000:
-        pytest.skip(f"needs {STREAMS + 1000} file descriptors, the hard limit is {hard}")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with descriptors.many_descriptors(STREAMS + 1000):
+        yield
 
 
 STREAMS, PUSHES = 5_000, 10_000
