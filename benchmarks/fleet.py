@@ -27,7 +27,7 @@ from .load import AT_ONCE, SOURCES, subscription
 
 DEVICES_EACH = 3
 AGE_SECONDS = 3600.0
-"""How old the first stream of a device is, for the SDK: after a short stream it would return earlier."""
+"""The age that the SDK sees of the first streams. After a short stream a device would return earlier."""
 
 REST_SECONDS = 0.005
 """Between two looks at the sockets, so that one look serves several devices."""

@@ -39,7 +39,7 @@ WITHIN = {"reload": 60.0, "kill": 60.0, "outage": 120.0}
 
 STEP_SECONDS = 0.1
 PICTURE_SECONDS = 12.0
-"""How much the picture shows at least."""
+"""The picture shows at least so many seconds."""
 
 BACK_99, BACK_ALL, REPEATED, REFUSED = "99 % back, s", "all back, s", "needed a second attempt, %", "answered 503"
 AIMS = {BACK_99: 10.0, BACK_ALL: 20.0, REPEATED: 1.0, REFUSED: 0.0}
@@ -54,13 +54,13 @@ class Storm:
     name: str
     devices: int
     hit: int
-    """How many devices lost their stream."""
+    """The number of devices that lost their stream."""
     back: list[float]
     """When each of them had a stream that stayed, in ascending order; fewer than `hit` if some stayed away."""
     repeated: int
     failures: Counter[str]
     before: int
-    """How many devices had a stream at that moment."""
+    """The number of devices that had a stream at that moment."""
     changes: list[tuple[float, int]]
     overflows: int
     """Connections that the kernel dropped since the queue of the listening socket was full."""

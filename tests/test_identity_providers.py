@@ -4,7 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from synckit_notify.tokens import Principal
 
 from .support.identity_provider import AUDIENCE, CLAIMS, ISSUER, IdentityProvider, SigningKey, config_of
 from .support.tokens import KEY, make_token
+from .support.verification import verified_twice
 
 RSA = SigningKey("rsa")
 OTHER_RSA = SigningKey("other")
@@ -37,22 +38,10 @@ Check = Callable[[str], Principal]
 
 
 def checker(config: dict[str, Any]) -> Check:
-    """Return a function that checks a token with these settings, twice: a token that was accepted is remembered."""
+    """Return a function that checks a token with these settings, twice."""
     verifier = Settings.read(config, own_tokens=False).verifier
     assert verifier is not None
-
-    def check(token: str) -> Principal:
-        try:
-            principal = verifier.verify(token, datetime.now(UTC))
-        except InvalidToken as refusal:
-            with pytest.raises(InvalidToken) as second:
-                verifier.verify(token, datetime.now(UTC))
-            assert str(second.value) == str(refusal)
-            raise
-        assert verifier.verify(token, datetime.now(UTC)) == principal
-        return principal
-
-    return check
+    return partial(verified_twice, verifier)
 
 
 def accepts(check: Check, token: str) -> bool:

@@ -19,6 +19,7 @@ from synckit_notify.signatures import KeyRing, SharedKeys
 from synckit_notify.tokens import MAX_TOKEN_LENGTH, Principal, TokenVerifier
 
 from .support.tokens import KEY, make_token
+from .support.verification import verified_twice
 
 OTHER_KEY = "another key, which is as long as the first"
 PUBLIC_KEY = b"-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"
@@ -31,17 +32,7 @@ def verifier(
 
 
 def verify(token: str, **options: object) -> Principal:
-    """Return the Principal of a token, which is checked twice: a token that was accepted takes a shorter way then."""
-    checks = verifier(**options)
-    try:
-        principal = checks.verify(token, datetime.now(UTC))
-    except InvalidToken as refusal:
-        with pytest.raises(InvalidToken) as second:
-            checks.verify(token, datetime.now(UTC))
-        assert str(second.value) == str(refusal)
-        raise
-    assert checks.verify(token, datetime.now(UTC)) == principal
-    return principal
+    return verified_twice(verifier(**options), token)
 
 
 def raw_token(header: object, claims: object, signature: bytes = b"") -> str:

@@ -3,8 +3,8 @@
     query ──▶ window (found by index: where the filter begins to match) ──▶ rows, up to the limits of count and size
 
 A page reads a bounded number of rows, all by an index, so that a pull takes some milliseconds whatever it asks for, and
-a pull by table passes over the changes of other tables without reading them. All functions are
-parts of a transaction that a Store runs.
+a pull by table passes over the changes of other tables without reading them. All functions are parts of a transaction
+that a Store runs.
 """
 
 import sys
