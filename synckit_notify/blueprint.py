@@ -26,13 +26,10 @@ from .app_state import AppState
 from .errors import BadRequest, Forbidden, Refused
 from .node import Node
 from .runtime import wsgi_server
-from .runtime.logs import LINES_PER_SECOND, RateLimitedLog
 from .runtime.wsgi_server import Server
 from .streams.channel import ChannelKey
 from .streams.stream import Deadline, Stream, deadline, frames
 from .tokens import MAX_ID_LENGTH, Principal
-
-refused_log = RateLimitedLog(LINES_PER_SECOND, seconds=1.0)
 
 stream_opened = Namespace().signal("stream-opened")
 """A Flask signal, sent in the thread of each request that opens a stream; `stream` is the Stream."""
@@ -120,8 +117,7 @@ def make_blueprint(app_state: AppState, *, host_matching: bool = False) -> Bluep
         try:
             return _answer(app_state)
         except Refused as refusal:
-            refused_log.info("subscribe refused status=%d: %s", refusal.status, refusal)
-            app_state.node().metrics.refused(refusal.status)
+            app_state.node().refused(refusal)
             return refusal.get_response()
 
     @blueprint.get("/live", **every_host)

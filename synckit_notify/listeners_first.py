@@ -15,10 +15,11 @@ after_request function. With threads there is no switch. A listener is here a st
 import math
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from flask import Flask, Response, has_request_context, request
-from flask.signals import appcontext_tearing_down, request_tearing_down
+from flask.signals import appcontext_tearing_down, request_finished, request_tearing_down
 
 from .runtime import gevent_compat
 
@@ -52,9 +53,12 @@ class ListenersFirst:
         application = app.wsgi_app
         is_wrapped = getattr(application, "__func__", None) is not Flask.wsgi_app
 
-        def after_the_hooks(response: Response) -> Response:
+        process_response = app.process_response
+
+        def after_the_hooks(*arguments: Any) -> Response:
+            response = process_response(*arguments)
             environ = request.environ
-            if environ.get(_KEY) and not is_wrapped and not _has_teardown(app):
+            if environ.get(_KEY) and not is_wrapped and not _runs_more(app):
                 self.serve(environ)
             return response
 
@@ -68,7 +72,7 @@ class ListenersFirst:
                 self.serve(environ)
             return body
 
-        app.after_request_funcs.setdefault(None, []).insert(0, after_the_hooks)  # Flask runs the first one last
+        app.process_response = after_the_hooks  # type: ignore[assignment, method-assign]
         app.wsgi_app = after_teardown  # type: ignore[method-assign]
 
     def serve(self, environ: WSGIEnvironment) -> None:
@@ -92,11 +96,12 @@ def remember(listeners: int) -> None:
             environ[_KEY] += listeners
 
 
-def _has_teardown(app: Flask) -> bool:
-    """Return whether anything of the host runs at the end of a request's context."""
+def _runs_more(app: Flask) -> bool:
+    """Return whether anything of the host runs after the after_request functions: it may end a transaction."""
     return bool(
         app.teardown_request_funcs
         or app.teardown_appcontext_funcs
+        or request_finished.receivers
         or request_tearing_down.receivers
         or appcontext_tearing_down.receivers
     )

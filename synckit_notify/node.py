@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 from .brokers import Broker, Disconnect, Gap, Message, Notice, Question, Report
 from .brokers.messages import MAX_ID_LENGTH, apps_that_fit
-from .errors import TooManyStreams
+from .errors import Refused, TooManyStreams
 from .metrics import Metrics, NoMetrics
 from .runtime import gevent_compat, wsgi_server
 from .runtime.background import Periodic
@@ -39,8 +39,6 @@ PEER_SECONDS = 1.0
 
 LAST_BYTES_SECONDS = 0.5
 """At a drain, a peer that does not read delays the end of the worker by this at most."""
-
-ended_log = RateLimitedLog(LINES_PER_SECOND, seconds=1.0)
 
 REPORT_SECONDS = 1.0
 """How often the metrics are updated and stalled peers are looked for: 1 ms of work at 10,000 streams."""
@@ -74,6 +72,7 @@ class Node:
         self._count_due = 0.0
         self._counted: dict[str, int] = {}
         self._reports_left = 0
+        self._log = RateLimitedLog(LINES_PER_SECOND, seconds=1.0)
         self._closer = Closer(self._close, self.busy)
         self._peers = PeerWatch(self._gone, lambda stream: registry.wakeups.wake([stream]))
         self.parking = Parking(registry, self._peers, self._closer.claim, self._ended) if parks else None
@@ -140,6 +139,11 @@ class Node:
                 self.close(stream)
                 raise
         return stream, chunks
+
+    def refused(self, refusal: Refused) -> None:
+        """Count a refused request and write one log line, without its token."""
+        self._log.info("subscribe refused status=%d: %s", refusal.status, refusal)
+        self.metrics.refused(refusal.status)
 
     def close(self, stream: Stream) -> None:
         """Close a stream, for its server; while draining, its connection accepts no further request."""
@@ -271,7 +275,7 @@ class Node:
         now = time.monotonic()
         age = 0.0 if stream.opened_at is None else now - stream.opened_at
         reason, app = stream.subscriber.end or EndReason.CLOSED, stream.subscriber.channel.key.app
-        ended_log.info("stream ended reason=%s age=%.1f app=%s", reason, age, app)
+        self._log.info("stream ended reason=%s age=%.1f app=%s", reason, age, app)
         call_back(stream)
         if self.parking is not None and stream.subscriber.stream is not None:
             self.parking.left()

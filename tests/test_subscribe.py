@@ -10,6 +10,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from synckit_notify import Forbidden, InvalidToken, Notifier, Principal
+from synckit_notify.runtime.logs import LINES_PER_SECOND
 from synckit_notify.streams.channel import EndReason
 from synckit_notify.testing import CHANGED, CONNECTED, KEEPALIVE, open_stream
 
@@ -101,7 +102,22 @@ def test_401_never_repeats_the_token(client: FlaskClient, caplog: pytest.LogCapt
     answer = ask(client, token=token)
     assert_refused(answer, 401)
     assert token not in answer.text + caplog.text
-    assert len([record for record in caplog.records if record.name == "synckit_notify"]) == 1
+    assert len(lines_of(caplog)) == 1
+
+
+def test_refusals_of_one_application_hide_no_line_of_another(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    flooded, quiet = minimal_host.create_app().test_client(), minimal_host.create_app().test_client()
+    for _ in range(3 * LINES_PER_SECOND):
+        ask(flooded, token="none")
+    assert len(lines_of(caplog)) < 3 * LINES_PER_SECOND
+    caplog.clear()
+    ask(quiet, token="none")
+    assert len(lines_of(caplog)) == 1
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "synckit_notify"]
 
 
 def test_the_scheme_is_read_in_any_case(client: FlaskClient) -> None:
