@@ -92,12 +92,9 @@ class AppState:
             wsgi_server.warn_once(server.warning)
 
     def limits(self, server: Server) -> Limits:
-        """Return how many streams may be open in this process. SYNCKIT_MAX_STREAMS takes precedence over the server's.
-
-        A parked stream takes a descriptor but no connection of the server.
-        """
+        """Return how many streams may be open in this process, by SYNCKIT_MAX_STREAMS or else by the server."""
         if self.node().parking is not None:
-            return Limits(self.settings.max_streams or wsgi_server.max_descriptors(), server.max_streams)
+            return Limits(self.settings.max_streams or server.max_parked, server.max_streams)
         return Limits(self.settings.max_streams or server.max_streams)
 
     def readiness(self, server: Server) -> dict[str, Any]:

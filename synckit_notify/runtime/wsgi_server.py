@@ -66,6 +66,8 @@ class Server(NamedTuple):
     warning: str | None = None
     """Why its limits are low, and which settings raise them."""
     max_stream_seconds: float | None = None
+    max_parked: int | None = None
+    """How many streams it can hold with the parked ones, which take a descriptor but no connection of the server."""
     can_park: bool = False
     """Whether the client's socket can be taken from it."""
     client_socket: socket.socket | None = None
@@ -102,7 +104,8 @@ def of_process() -> Server | None:
         return Server("gunicorn gthread", _leaving_room(cfg.threads, cfg.worker_connections), refusal)
     if "gunicorn.workers.ggevent.GeventWorker" in names:
         parks = "gunicorn.workers.ggevent.GeventPyWSGIWorker" not in names and gevent_compat.is_patched()
-        return Server("gunicorn gevent", _leaving_room(cfg.worker_connections), can_park=parks)
+        seats = _leaving_room(cfg.worker_connections)
+        return Server("gunicorn gevent", seats, max_parked=_leaving_room(), can_park=parks)
     if "gunicorn.workers.sync.SyncWorker" in names:
         return Server("gunicorn sync", refusal=_SYNC)
     if "gunicorn.workers.gtornado.TornadoWorker" in names:
@@ -134,11 +137,6 @@ def of_request(environ: Mapping[str, Any]) -> Server:
     if not environ.get("wsgi.multithread") and not gevent_compat.is_patched():
         return Server(software, refusal=_ONE_REQUEST)
     return _unknown(software or "it gives no name")
-
-
-def max_descriptors() -> int | None:
-    """Return how many sockets leave enough descriptors for everything else; None where there is no limit."""
-    return _leaving_room()
 
 
 def faults(*, alone: bool) -> Iterator[str]:
