@@ -98,7 +98,7 @@ def test_three_devices_of_two_users_and_two_apps_get_only_their_notices(server: 
 
 
 def test_the_bytes_of_a_whole_stream(server: Server, listen) -> None:
-    listener = listen(server, life=2)
+    listener = listen(server, life=4)
     post(server, "/push/notes/alice")
     body = listener.read_to_end()
     assert re.fullmatch(

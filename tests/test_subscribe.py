@@ -213,8 +213,8 @@ def test_the_pushers_own_device_is_left_out_by_claim_or_by_parameter(client: Fla
 
 
 def test_a_stream_ends_with_its_token(client: FlaskClient) -> None:
-    with open_stream(client, "notes", make_token(life=2)) as stream:
-        assert [stream.next_frame(), stream.next_frame(3)] == [CONNECTED, b": bye token_expired\n\n"]
+    with open_stream(client, "notes", make_token(life=3)) as stream:
+        assert [stream.next_frame(), stream.next_frame(10)] == [CONNECTED, b": bye token_expired\n\n"]
         with pytest.raises(EOFError):
             stream.next_frame()
 

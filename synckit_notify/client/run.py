@@ -192,7 +192,7 @@ class RunLoop:
             return 0
 
     def _sending(self, count: int) -> None:
-        self._announce(RunState.SENDING, f"{count} changes")
+        self._announce(RunState.SENDING, "1 change" if count == 1 else f"{count} changes")
 
     def _idle(self) -> None:
         """Wait for an edit, a CHANGED, another state of the stream, or the next pull."""

@@ -1,7 +1,6 @@
 """The brokers between processes while all is well: every process hears every other, once, and no stranger."""
 
 import logging
-import threading
 import time
 
 import pytest
@@ -12,6 +11,7 @@ from synckit_notify.errors import ConfigurationError
 
 from ..support.broker_servers import Server
 from ..support.brokers import QUICK, Heard, MakeBroker, MakeProcess
+from ..support.threads import package_threads
 from ..support.wait import until
 
 ALICE = Notice("notes", "alice", "laptop", 1790000000.5, 1790000000.25)
@@ -88,10 +88,10 @@ def test_a_process_has_no_connection_before_its_first_use_and_few_afterwards(
 
 
 def test_there_is_a_sending_thread_only_while_something_waits(server: Server, broker: MakeBroker) -> None:
-    one = broker(server.url)
+    before, one = package_threads(), broker(server.url)
     one.publish(ALICE)
     assert until(lambda: one.status().pending == 0)
-    assert until(lambda: "synckit-send" not in [thread.name for thread in threading.enumerate()])
+    assert until(lambda: "synckit-send" not in [thread.name for thread in package_threads() - before])
 
 
 def test_an_invalid_message_is_dropped_counted_and_logged_once(

@@ -30,6 +30,7 @@ from synckit_notify.client.aio import AsyncPullResult, AsyncSyncKitClient, Async
 from ..support.server import ROOT
 from ..support.service import EMAIL, PASSWORD, Service
 from ..support.silent_servers import silent_server
+from ..support.threads import package_threads
 from ..support.wait import collect_garbage, wait_until
 
 CALLER = contextvars.ContextVar("caller", default="nobody")
@@ -167,10 +168,6 @@ def test_errors_are_the_same_objects_and_a_page_that_failed_comes_again(service:
     assert [error is expected for error in raised] == [True, True]
 
 
-def sdk_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("synckit-")]
-
-
 async def idle_stream(client: AsyncSyncKitClient) -> None:
     async for _ in client.subscribe_notifications():
         pass
@@ -178,10 +175,12 @@ async def idle_stream(client: AsyncSyncKitClient) -> None:
 
 async def close_while(client: AsyncSyncKitClient, *busy: Coroutine[Any, Any, Any]) -> list[Any]:
     """Close the client while other tasks use it, and return how they end."""
+    before = package_threads()
     tasks = [asyncio.ensure_future(each) for each in busy]
     await asyncio.sleep(0.3)
+    assert package_threads() > before
     await client.close()
-    wait_until(lambda: sdk_threads() == [], 5)
+    wait_until(lambda: package_threads() <= before, 5)
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -195,7 +194,6 @@ async def close_a_busy_client(service: Service, url: str) -> tuple[list[Any], li
 
 
 def test_closing_ends_streams_and_calls_of_other_tasks_and_leaves_no_thread(service: Service) -> None:
-    wait_until(lambda: sdk_threads() == [])
     with silent_server() as url:
         streams, calls = asyncio.run(close_a_busy_client(service, url))
     assert streams == [None, None]
@@ -210,8 +208,9 @@ def test_a_stream_that_nothing_references_ends_though_the_client_stays_open(serv
 
     async def listen() -> None:
         async with await opened(service, "laptop") as client:
+            before = package_threads()
             assert await first_notification(client) is SyncNotification.CHANGED
-            wait_until(lambda: collect_garbage() and sdk_threads() == [])
+            wait_until(lambda: collect_garbage() and package_threads() <= before)
             assert (await client.status()).epoch
 
     asyncio.run(listen())

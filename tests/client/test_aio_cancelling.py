@@ -20,6 +20,7 @@ from ..support.fake_transport import CONNECTED
 from ..support.scripted_clients import LAPTOP, action
 from ..support.service import EMAIL, PASSWORD, Service
 from ..support.silent_servers import full_server, silent_server
+from ..support.threads import package_threads
 from ..support.wait import wait_until
 
 AT_ONCE = 2.0
@@ -78,10 +79,6 @@ def servers() -> Iterator[Callable[[dict[str, Script]], str]]:
         server.server_close()
 
 
-def sdk_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("synckit-")]
-
-
 async def cancelled(use: Coroutine[Any, Any, Any], after: float = 0.4) -> float:
     """Cancel a task; return in how many seconds it ended."""
     task = asyncio.ensure_future(use)
@@ -120,10 +117,11 @@ PHASES = [
 
 @pytest.mark.parametrize(("server", "use"), PHASES, ids=[f"{server.__name__} {use.__name__}" for server, use in PHASES])
 def test_a_wait_for_a_server_that_does_not_answer_ends_at_once(server: Any, use: Use) -> None:
+    before = package_threads()
     with server() as url:
         assert asyncio.run(cancelled_with(url, use)) < AT_ONCE
         if server is silent_server:  # the other one is not connected yet: only a time limit ends that thread
-            wait_until(lambda: not sdk_threads(), 5)
+            wait_until(lambda: package_threads() <= before, 5)
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,8 @@ def entry(row: str) -> ChangeEntry:
     return ChangeEntry(table="tasks", op="INSERT", row_id=row, timestamp=datetime.now(UTC), data={"title": row})
 
 
-def test_a_push_is_heard_and_pulled_by_the_other_device_and_hidden_from_its_own(service: Service) -> None:
-    laptop, phone = service.client(name="laptop 1"), service.client(name="phone 1")
+def test_a_push_is_heard_and_pulled_by_the_other_device_and_hidden_from_its_own(new_app: Service) -> None:
+    laptop, phone = new_app.client(name="laptop 1"), new_app.client(name="phone 1")
     phone.pull().confirm()
     with StreamRecorder(phone) as recorder, StreamRecorder(laptop) as own_recorder:
         before, own_before = recorder.changed, own_recorder.changed

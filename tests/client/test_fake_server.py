@@ -35,6 +35,7 @@ from synckit_notify.client.testing import (
 
 from ..support import compaction_walk
 from ..support.scripted_clients import action
+from ..support.threads import package_threads
 from ..support.wait import wait_until
 
 PUSH, PULL = "/api/sync/push", "/api/sync/pull"
@@ -210,7 +211,7 @@ def test_a_state_file_lets_the_app_start_again(server: FakeServer, tmp_path: Pat
 def test_closing_ends_a_silent_stream_and_a_delayed_answer_and_leaves_no_thread(
     server: FakeServer, laptop: SyncKitClient
 ) -> None:
-    ended: list[str] = []
+    before, ended = package_threads(), list[str]()
 
     def listen() -> None:
         list(laptop.subscribe_notifications())
@@ -226,12 +227,12 @@ def test_closing_ends_a_silent_stream_and_a_delayed_answer_and_leaves_no_thread(
     threads = [threading.Thread(target=work, daemon=True) for work in (listen, ask)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: any(thread.name == "synckit-stream" for thread in threading.enumerate()))
+    wait_until(lambda: any(thread.name == "synckit-stream" for thread in package_threads() - before))
     laptop.close()
     for thread in threads:
         thread.join(5)
     assert sorted(ended) == ["status", "stream"]
-    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("synckit-")], 5)
+    wait_until(lambda: package_threads() <= before, 5)
 
 
 async def cancel_on(server: FakeServer) -> list[Any]:

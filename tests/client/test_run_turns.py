@@ -19,6 +19,7 @@ from synckit_notify.backend import changelog
 from synckit_notify.backend.database import schema
 from synckit_notify.client import (
     ChangeEntry,
+    DecryptionFailed,
     InvalidEnvelope,
     NoMasterKey,
     Order,
@@ -408,6 +409,14 @@ class TestKeys:
             assert runner.settles()
         assert runner.error is None
 
+    def test_a_strict_client_ends_at_a_change_that_cannot_be_read(self, server: LocalServer) -> None:
+        server.client(name="other").push([push_entry("clear")])
+        store = DictStore()
+        with Runner(with_keys(quick(server, strict=True), FakeKeys(FIRST)), store) as runner:
+            runner.thread.join(20)
+        assert isinstance(runner.error, DecryptionFailed)
+        assert (runner.error.row_id, store.position().cursor) == ("clear", 0)
+
     def test_an_envelope_that_the_server_damaged_is_waited_out(self, server: LocalServer) -> None:
         with_keys(server.client(name="other"), FakeKeys(SECOND)).push([push_entry("locked")])
         keys, store = FakeKeys(FIRST), DictStore()
@@ -514,6 +523,15 @@ class TestALongPull:
             "1000 of 1500 changes",
             "1500 of 1500 changes",
         ]
+
+
+class TestSending:
+    def test_the_number_of_changes_is_told(self, server: LocalServer) -> None:
+        store = DictStore()
+        store.edit("tasks", "one", 1)
+        with Runner(quick(server), store) as runner:
+            assert runner.settles()
+        assert runner.told(RunState.SENDING) == ["1 change"]
 
 
 class TestClosing:

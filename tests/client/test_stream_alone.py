@@ -130,10 +130,10 @@ class TestOnAMountedNotifier:
             assert list(stream) == []
 
     def test_no_thread_is_left_after_it_was_closed(self, host: Server) -> None:
-        before = threading.active_count()
+        before = set(threading.enumerate())
         with Recorder(host.url) as recorder:
             assert recorder.hears(CHANGED)
-        assert until(lambda: threading.active_count() <= before, 10.0)
+        assert until(lambda: set(threading.enumerate()) <= before, 10.0)
 
 
 URLS = {

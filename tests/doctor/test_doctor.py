@@ -239,7 +239,7 @@ def test_the_error_of_the_server_is_shown(server: Server) -> None:
 
 
 def test_a_stream_that_is_logged_out_says_so(server: Server) -> None:
-    findings = examined(server.url, make_token("somebody", life=2), seconds=5)
+    findings = examined(server.url, make_token("somebody", life=4), seconds=10)
     assert wrong(findings) == [(Verdict.WARN, "the server says bye: token_expired")]
 
 
