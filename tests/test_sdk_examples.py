@@ -100,8 +100,15 @@ def test_asyncio(tmp_path: Path, service: Service) -> None:
 
 @pytest.mark.parametrize(
     ("app", "in_step"),
-    [(EXAMPLES / "todo" / "todo.py", "up_to_date"), (ROOT / "benchmarks" / "todo_on_primitives.py", "connected")],
-    ids=["with run", "on the primitives"],
+    [
+        pytest.param(EXAMPLES / "todo" / "todo.py", "up_to_date", id="with run"),
+        pytest.param(
+            ROOT / "benchmarks" / "todo_on_primitives.py",
+            "connected",
+            id="on the primitives",
+            marks=pytest.mark.thorough,
+        ),
+    ],
 )
 def test_todo(tmp_path: Path, service: Service, app: Path, in_step: str) -> None:
     def todo(*words: str) -> str:

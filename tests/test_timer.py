@@ -19,7 +19,7 @@ FAILED = "the timer of the streams failed; each stream waits with a timeout of i
 
 
 @pytest.mark.parametrize("parking", ["0", "1"], ids=["generator", "parked"])
-@pytest.mark.parametrize("by", ["GreenletExit", "Unexpected"])
+@pytest.mark.parametrize("by", ["GreenletExit", pytest.param("Unexpected", marks=pytest.mark.thorough)])
 def test_keepalives_and_ends_go_on_when_the_timer_is_killed(tmp_path: Path, parking: str, by: str) -> None:
     env = {"SYNCKIT_KEEPALIVE_SECONDS": str(PERIOD), "SYNCKIT_PARKING": parking}
     with gunicorn(APP, tmp_path, env=env) as server, httpx2.Client(base_url=server.url, timeout=20.0) as http:

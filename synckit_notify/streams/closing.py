@@ -26,7 +26,10 @@ IDLE_SECONDS = 1.0
 """How often the thread checks whether any stream is left; a stream to close wakes it at once."""
 
 SCAN_SECONDS = 0.8
-"""How often all streams that a server iterates are checked: 3 ms of work at 10,000."""
+"""How often all streams that a server iterates are checked: 3 to 10 ms of work at 10,000."""
+
+SCANNED_AT_ONCE = 1_250
+"""How many of them are checked before other threads may run; at 10,000, an eighth in each tenth of a second."""
 
 
 class Closer:
@@ -40,6 +43,7 @@ class Closer:
         self._open: set[Stream] = set()
         self._leaving: deque[tuple[float, Stream]] = deque()
         self._scan_at = 0.0
+        self._unscanned: list[Stream] = []
         self._later: deque[Stream] = deque()
         self.thread = Periodic("synckit-close", IDLE_SECONDS, self._work, needed)
 
@@ -76,16 +80,19 @@ class Closer:
 
     def check(self, now: float) -> None:
         """Have the thread close what is due, from `later` and `leaving`. Called 10 times a second; never waits."""
-        if now >= self._scan_at:
-            self._scan_at = now + SCAN_SECONDS
-            self._scan(now)
+        if now >= self._scan_at and not self._unscanned:
+            self._scan_at, self._unscanned = now + SCAN_SECONDS, list(self._open)
+        self._scan(now)
         while self._leaving and self._leaving[0][0] <= now:
             self._take(self._leaving.popleft()[1])
         if self._later:
             self.go()
 
     def _scan(self, now: float) -> None:
-        for stream in list(self._open):
+        streams, self._unscanned = self._unscanned[:SCANNED_AT_ONCE], self._unscanned[SCANNED_AT_ONCE:]
+        for stream in streams:
+            if stream not in self._open:
+                continue
             if stream.socket is not None and stream.socket.fileno() < 0:
                 self._take(stream)  # the server has closed the connection and lost the body
             elif stream.over:

@@ -373,6 +373,7 @@ def size(backend: Backend, database: dict[str, str], folder: Path) -> int:
     return (folder / "synckit.db").stat().st_size
 
 
+@pytest.mark.thorough
 def test_the_space_on_disk_is_given_back_with_vacuum_and_used_again_without(
     run: Run, backend: Backend, laptop: str, database: dict[str, str], app: Flask
 ) -> None:
@@ -393,7 +394,10 @@ def test_the_space_on_disk_is_given_back_with_vacuum_and_used_again_without(
 
 
 @SQLITE_ONLY
-@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "sign",
+    [signal.SIGKILL, *(pytest.param(sign, marks=pytest.mark.thorough) for sign in (signal.SIGTERM, signal.SIGINT))],
+)
 def test_a_compaction_that_was_killed_is_finished_by_the_next(
     run: Run, backend: Backend, laptop: str, app: Flask, alice: Caller, sign: signal.Signals
 ) -> None:
