@@ -198,8 +198,7 @@ def test_each_step_of_a_clock_wakes_the_streams_that_are_due_and_no_others() -> 
             now[0] += 0.02
             before = len(wakes)
             registry.timer.turn()
-            gevent.sleep(0)
-            gevent.sleep(0)
+            gevent.sleep(1e-6)  # until the loop has looked at its timers
             most = max(most, len(wakes) - before)
         print(len(wakes), len(late), most, -1e-6 < min(late), max(late) < 0.041)
         gevent.killall(streams)
@@ -209,3 +208,51 @@ def test_each_step_of_a_clock_wakes_the_streams_that_are_due_and_no_others() -> 
     assert int(keepalives) in range(1990, 2001)
     assert int(most) <= 2
     assert in_time == ["True", "True"], done.stdout
+
+
+def test_a_due_stream_comes_before_everything_that_is_ready_to_run() -> None:
+    """In a worker that clients keep busy, thousands of greenlets are ready, and some of them work for milliseconds."""
+    done = under_gevent("""
+        import statistics
+        import time
+
+        import gevent
+
+        from synckit_notify.brokers.memory import MemoryBroker
+        from synckit_notify.node import Node
+        from synckit_notify.streams.channel import ChannelKey, EndReason
+        from synckit_notify.streams.registry import Registry
+        from synckit_notify.streams.stream import Deadline
+
+        def request():
+            while True:
+                began = time.monotonic()
+                gevent.sleep(0)
+                rounds.append(time.monotonic() - began)
+                end = time.monotonic() + 0.001
+                while time.monotonic() < end:
+                    pass
+
+        node = Node(Registry(), MemoryBroker())
+        never = Deadline(float("inf"), EndReason.MAX_AGE)
+        late, rounds = [], []
+
+        def listen():
+            subscriber = node.open(ChannelKey("notes", "alice"), None)
+            stream, frames = node.begin(subscriber, None, keepalive=0.2, ends=never, may_park=False)
+            next(frames)
+            last = time.monotonic()
+            for frame in frames:
+                now = time.monotonic()
+                late.append(now - last - 0.2)
+                last = now
+
+        gevent.spawn(listen)
+        gevent.sleep(0.05)
+        flood = [gevent.spawn(request) for _ in range(500)]
+        gevent.sleep(5.0)
+        print(len(late), statistics.median(late) / statistics.median(rounds))
+    """)
+    keepalives, share = done.stdout.split() or ["0", "9"]
+    assert int(keepalives) >= 4, done.stdout + done.stderr
+    assert float(share) < 1.0, "of a round of all that are ready; it is 0.7, and 1.6 with gevent's own Event"

@@ -3,6 +3,7 @@
 Threads are looked up as `threading.X` at the time of use, so that they are greenlets where gevent has patched.
 """
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -16,6 +17,37 @@ Action = Callable[[], None]
 
 def _nothing() -> None:
     pass
+
+
+class BackgroundThread:
+    """A daemon thread of this process, started at once, that knows whether it has ended.
+
+    `Thread.is_alive` of Python 3.11 and 3.12 tries a lock, and gevent then lets all other greenlets run first: half a
+    second in a worker that clients keep busy, with the locks held that the caller holds. Raises RuntimeError if no
+    thread can be started.
+    """
+
+    def __init__(self, run: Action, name: str) -> None:
+        self._run = run
+        self._pid = os.getpid()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run_to_the_end, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def has_ended(self) -> bool:
+        """Return whether the thread has returned or was ended by an error, or belongs to the parent process."""
+        return self._ended or self._pid != os.getpid()
+
+    def join(self, timeout: float) -> None:
+        """Wait for the end of the thread, for `timeout` seconds at most."""
+        self._thread.join(timeout)
+
+    def _run_to_the_end(self) -> None:
+        try:
+            self._run()
+        finally:
+            self._ended = True
 
 
 class Periodic:
@@ -45,14 +77,14 @@ class Periodic:
         self._lock = threading.Lock()
         self._wakeup = threading.Event()
         self._pause = pause or self._wakeup.wait
-        self._thread: threading.Thread | None = None
+        self._thread: BackgroundThread | None = None
         self._faults = RateLimitedLog()
 
     @property
     def has_died(self) -> bool:
         """Return whether a BaseException has ended the thread; `ensure` starts it again."""
         thread = self._thread
-        return thread is not None and not thread.is_alive()
+        return thread is not None and thread.has_ended
 
     def ensure(self) -> None:
         """Start the thread unless it runs. Call it after `needed` has become true, never before.
@@ -60,12 +92,10 @@ class Periodic:
         Raises RuntimeError if no thread can be started; the next call tries again.
         """
         with self._lock:
-            if self._thread is None or not self._thread.is_alive():  # a BaseException may have ended it
+            if self._thread is None or self._thread.has_ended:  # by a BaseException
                 self._wakeup.clear()
                 self._begin()
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = BackgroundThread(self._run, self._name)
 
     def wake(self) -> None:
         """Make the thread work now; not for a thread with its own `pause`."""

@@ -12,12 +12,13 @@ import _socket
 import _thread
 import select
 import sys
+import threading
 import time
 from _socket import SHUT_RDWR
 from _socket import socket as KernelSocket  # the one that both socket.socket and gevent's are made of
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeAlias, TypeVar, cast
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -67,6 +68,62 @@ def run_other_greenlets() -> None:
     """Let every greenlet run that is ready now, and return; do nothing where `threading` is not gevent's."""
     if is_patched():
         sys.modules["gevent"].sleep(0)
+
+
+class GreenletEvent:
+    """A `threading.Event` for greenlets that wait without a timeout, whose waits can end before all other work.
+
+    gevent appends the wake-ups of its own Event to a queue. While clients keep a worker busy, other wake-ups wait there
+    for a second and more, and I/O comes in between. Those of `set_first` come before the next I/O. It can be set once.
+    """
+
+    __slots__ = ("_hub", "_waiters")
+
+    def __init__(self) -> None:
+        self._hub = sys.modules["gevent"].get_hub()
+        self._waiters: list[Any] = []
+
+    def wait(self, timeout: None = None) -> bool:
+        """Sleep until the event is set, and return True. It must not be set already."""
+        hub = sys.modules["gevent.hub"]
+        waiter = hub.Waiter(hub.get_hub())
+        self._waiters.append(waiter)
+        waiter.get()
+        return True
+
+    def set(self) -> None:
+        """Wake all that wait now; any thread may call this."""
+        is_here = sys.modules["gevent"].get_hub() is self._hub
+        loop = self._hub.loop
+        (loop.run_callback if is_here else loop.run_callback_threadsafe)(self._wake)
+
+    def set_first(self) -> None:
+        """Do what `set` does, before the next I/O; only in the thread that made the event."""
+        self._hub.loop.timer(0).start(self._wake)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if waiter.hub is self._hub:
+                waiter.switch(None)
+            else:  # a greenlet of a native thread
+                waiter.hub.loop.run_callback_threadsafe(waiter.switch, None)
+
+
+Event: TypeAlias = threading.Event | GreenletEvent
+
+
+def new_event() -> Event:
+    """Return an event for waits without a timeout."""
+    return GreenletEvent() if is_patched() else threading.Event()
+
+
+def set_first(event: Event) -> None:
+    """Set the event; where its waits are greenlets, they end before all other work."""
+    if isinstance(event, GreenletEvent):
+        event.set_first()
+    else:
+        event.set()
 
 
 def failures() -> tuple[type[BaseException], ...]:

@@ -11,6 +11,7 @@ from collections import deque
 from enum import StrEnum
 from typing import NamedTuple
 
+from ..runtime import gevent_compat
 from .counters import Counters
 from .timer import Timer
 from .timer_wheel import NEVER, round_up
@@ -99,14 +100,14 @@ class BroadcastCondition(threading.Condition):
     """The condition variable of a channel: a wait releases the lock, and `notify_all` wakes every waiting thread.
 
     The standard one makes a lock for each wait, and tries the held lock at each wake-up, which makes gevent switch to
-    the other greenlets. Here all that wait for the same moment wait for the same Event, which gevent implements in C.
-    They need no timeout where the timer calls `notify_due`. Without the standard constructor, which makes a queue of
-    waiting threads, `notify` cannot be used.
+    the other greenlets. Here all that wait for the same moment wait for the same event. They need no timeout where the
+    timer calls `notify_due`. Without the standard constructor, which makes a queue of waiting threads, `notify` cannot
+    be used.
     """
 
     def __init__(self, lock: threading.Lock) -> None:
         self._lock = lock
-        self._groups: list[tuple[float, threading.Event]] = []
+        self._groups: list[tuple[float, gevent_compat.Event]] = []
         """The moments and what wakes the threads that wait for them, in order."""
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -122,10 +123,10 @@ class BroadcastCondition(threading.Condition):
         if not groups or groups[-1][0] != moment:
             place = bisect_left(groups, (moment,))
             if place == len(groups) or groups[place][0] != moment:
-                groups.insert(place, (moment, threading.Event()))
+                groups.insert(place, (moment, threading.Event() if moment == NEVER else gevent_compat.new_event()))
         event = groups[place][1]
         self._lock.release()
-        return event.wait(timeout)
+        return event.wait(timeout)  # type: ignore[arg-type]  # there is no timeout together with a moment
 
     def notify_all(self) -> None:
         """Wake every thread that waits."""
@@ -137,7 +138,7 @@ class BroadcastCondition(threading.Condition):
         """Wake the threads whose moment has come, and return the next moment; NEVER if none is left."""
         groups = self._groups
         while groups and groups[0][0] <= now:
-            groups.pop(0)[1].set()
+            gevent_compat.set_first(groups.pop(0)[1])
         return groups[0][0] if groups else NEVER
 
 

@@ -127,12 +127,12 @@ class Parking:
             mine.acquire()
 
     def _pause(self, seconds: float) -> None:
-        """Sleep until a stream is woken; where no other thread turns the wheel, until this one must do so."""
-        self._registry.wakeups.wait(seconds if self._registry.timer.runs else TICK_SECONDS)
+        """Sleep until a stream is woken or due. Without the timer's thread nobody tells of an earlier deadline."""
+        timer = self._registry.timer
+        self._registry.wakeups.wait(timer.seconds_left(seconds if timer.runs else TICK_SECONDS))
 
     def _work(self) -> None:
-        if not self._registry.timer.runs:
-            self._registry.timer.turn()
+        self._registry.timer.turn()  # the timer's thread does so too, but its wake-up comes late in a busy worker
         woken = cast(list[ParkedStream], self._registry.wakeups.take())  # only this class gives streams to `park`
         try:
             self._turn(list(dict.fromkeys(woken)), time.monotonic())

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from ..errors import Refused
+from ..runtime.background import BackgroundThread
 from ..runtime.logs import RateLimitedLog
 from .channel import ChannelKey, EndReason, Subscriber
 from .registry import Registry
@@ -137,7 +138,7 @@ class GapRecovery:
         self._lock = threading.Lock()
         self._wakeup = threading.Event()
         self._gaps = self._handled = 0
-        self._thread: threading.Thread | None = None
+        self._thread: BackgroundThread | None = None
         self._faults = RateLimitedLog()
 
     def gap(self) -> None:
@@ -152,15 +153,12 @@ class GapRecovery:
         if self._gaps == self._handled:
             return
         with self._lock:
-            if self._thread is not None and self._thread.is_alive():
+            if self._thread is not None and not self._thread.has_ended:
                 return
-            thread = threading.Thread(target=self._run, name="synckit-recovery", daemon=True)
             try:
-                thread.start()
+                self._thread = BackgroundThread(self._run, "synckit-recovery")
             except RuntimeError as error:
                 self._faults.error("thread", "recovery from a gap waits until a thread can be started: %s", error)
-            else:
-                self._thread = thread
 
     @property
     def is_open(self) -> bool:

@@ -76,6 +76,12 @@ class Timer:
         if moment < self._wakes_at:
             self._event.set()
 
+    def seconds_left(self, limit: float) -> float:
+        """Return how long it takes until an entry is due, or `limit` if that is less."""
+        with self._lock:
+            left = self._wheel.next_due - self.clock()
+        return max(0.0, left) if left < limit else limit
+
     def turn(self) -> None:
         """Call every entry whose moment has come."""
         woken: list[Wakeable] = []

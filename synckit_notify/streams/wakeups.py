@@ -32,6 +32,7 @@ class Wakeups:
 
     def take(self) -> list[Wakeable]:
         """Remove and return the due streams, in order; one may be there several times."""
+        self._event.clear()  # first: whoever wakes now sets it again
         due = self._due[:]
         del self._due[: len(due)]  # not a new list: another thread may be about to extend this one
         return due
@@ -39,4 +40,3 @@ class Wakeups:
     def wait(self, seconds: float) -> None:
         """Sleep until a stream is due, for `seconds` at most."""
         self._event.wait(seconds)
-        self._event.clear()
