@@ -73,8 +73,8 @@ def run_other_greenlets() -> None:
 class GreenletEvent:
     """A `threading.Event` for greenlets that wait without a timeout, whose waits can end before all other work.
 
-    gevent appends the wake-ups of its own Event to a queue. While clients keep a worker busy, other wake-ups wait there
-    for a second and more, and I/O comes in between. Those of `set_first` come before the next I/O. It can be set once.
+    gevent appends the wake-ups of its own Event to a queue. While clients keep a worker busy, that queue takes a second
+    and more, and I/O comes in between. Those of `set_first` come before the queue. An event can be set once.
     """
 
     __slots__ = ("_hub", "_waiters")
@@ -98,8 +98,14 @@ class GreenletEvent:
         (loop.run_callback if is_here else loop.run_callback_threadsafe)(self._wake)
 
     def set_first(self) -> None:
-        """Do what `set` does, before the next I/O; only in the thread that made the event."""
-        self._hub.loop.timer(0).start(self._wake)
+        """Do what `set` does, before everything else that is ready; only in the thread that made the event."""
+        loop = self._hub.loop
+        watcher = loop.prepare(priority=loop.MAXPRI)  # called at the begin of the loop's next turn
+        watcher.start(self._wake_first, watcher)
+
+    def _wake_first(self, watcher: Any) -> None:
+        watcher.close()
+        self._wake()
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
