@@ -84,9 +84,8 @@ class GreenletEvent:
         self._waiters: list[Any] = []
 
     def wait(self, timeout: None = None) -> bool:
-        """Sleep until the event is set, and return True. It must not be set already."""
-        hub = sys.modules["gevent.hub"]
-        waiter = hub.Waiter(hub.get_hub())
+        """Sleep until the event is set, and return True. It must not be set already, nor made in another thread."""
+        waiter = sys.modules["gevent.hub"].Waiter(self._hub)
         self._waiters.append(waiter)
         waiter.get()
         return True
@@ -100,8 +99,10 @@ class GreenletEvent:
     def set_first(self) -> None:
         """Do what `set` does, before everything else that is ready; only in the thread that made the event."""
         loop = self._hub.loop
-        watcher = loop.prepare(priority=loop.MAXPRI)  # called at the begin of the loop's next turn
-        watcher.start(self._wake_first, watcher)
+        with suppress(TypeError):  # libuv has no such watcher
+            watcher = loop.prepare(priority=loop.MAXPRI)
+            watcher.start(self._wake_first, watcher)  # at the begin of the loop's next turn
+        loop.run_callback(self._wake)  # if this turn has just begun, the next one may begin much later
 
     def _wake_first(self, watcher: Any) -> None:
         watcher.close()
@@ -110,10 +111,7 @@ class GreenletEvent:
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
-            if waiter.hub is self._hub:
-                waiter.switch(None)
-            else:  # a greenlet of a native thread
-                waiter.hub.loop.run_callback_threadsafe(waiter.switch, None)
+            waiter.switch(None)
 
 
 Event: TypeAlias = threading.Event | GreenletEvent
