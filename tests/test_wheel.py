@@ -27,11 +27,11 @@ BUILT_FROM = ("setup.cfg", "pyproject.toml", "README.md", "synckit_notify")
 LEFT_OUT = ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "instance", "results")
 
 TELLING = (
-    *("test_rooms.py", "test_mounting.py", "test_settings.py", "test_servers.py", "test_metrics.py"),
-    *("test_documentation.py", "test_documented_code.py", "test_documented_protocol.py"),
+    *("test_rooms.py", "test_mounting.py", "test_settings.py", "test_metrics.py"),
+    *("test_documentation.py", "test_documented_protocol.py"),
     *("backend/test_pages.py", "backend/test_service.py", "backend/test_commands.py", "client/test_login.py"),
 )
-"""Every extra, every server, the commands, the pages with their templates, the SDK; in a minute."""
+"""Every extra, the commands, the pages with their templates, the SDK; in a minute."""
 
 
 @pytest.fixture(scope="module")
