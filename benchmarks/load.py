@@ -27,6 +27,9 @@ AT_ONCE = 64
 SOURCES = [f"127.0.0.{n}" for n in range(2, 10)]
 """With a single address, from about ten thousand streams on, the kernel takes longer and longer to find a free port."""
 
+REUSE_SECONDS = 1.0
+"""An idle connection is used again within this time: the server closes it after two, and would not answer."""
+
 SILENCE_SECONDS = 10.0
 """A server that sends nothing for so long has failed."""
 
@@ -144,7 +147,7 @@ class Load:
 
     def __init__(self, port: int, key: str, push_of: Callable[[str], bytes] = bare_push) -> None:
         self.connected = 0
-        self._idle_pushers: list[Caller] = []
+        self._idle_pushers: dict[Caller, float] = {}
         self._address = ("127.0.0.1", port)
         self._key = key
         self._push_of = push_of
@@ -179,7 +182,11 @@ class Load:
 
     def push(self, user: str) -> None:
         """Push to a user on an idle connection, or on a new one."""
-        pusher = self._idle_pushers.pop() if self._idle_pushers else self.add(Caller(self, self.connect()))
+        pusher, idle_since = self._idle_pushers.popitem() if self._idle_pushers else (None, 0.0)
+        if pusher is not None and time.perf_counter() - idle_since > REUSE_SECONDS:
+            self.forget(pusher)
+            pusher = None
+        pusher = pusher or self.add(Caller(self, self.connect()))
         pusher.send(self._push_of(user), self._pushed)
 
     def call(self, request: bytes, on_answer: OnAnswer) -> None:
@@ -210,8 +217,7 @@ class Load:
         """Close a client's connection."""
         del self._clients[client.sock.fileno()]
         client.sock.close()
-        if client in self._idle_pushers:
-            self._idle_pushers.remove(client)
+        self._idle_pushers.pop(client, None)  # type: ignore[call-overload]
 
     def watch(self, client: Client, events: int) -> None:
         """Set the events that a client waits for."""
@@ -230,7 +236,7 @@ class Load:
     def _pushed(self, pusher: Caller, answer: bytes) -> None:
         if not answer.startswith(b"HTTP/1.1 20"):
             raise RuntimeError(f"a push failed: {answer!r}")
-        self._idle_pushers.append(pusher)
+        self._idle_pushers[pusher] = time.perf_counter()
 
 
 def subscription(port: int, key: str, user: str, device: int, query: str = "", *, life: int = 3600) -> bytes:
