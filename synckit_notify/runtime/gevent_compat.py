@@ -101,7 +101,7 @@ class GreenletEvent:
         loop = self._hub.loop
         with suppress(TypeError):  # libuv has no such watcher
             watcher = loop.prepare(priority=loop.MAXPRI)
-            watcher.start(self._wake_first, watcher)  # at the begin of the loop's next turn
+            watcher.start(self._wake_first, watcher)  # at the beginning of the loop's next turn
         loop.run_callback(self._wake)  # if this turn has just begun, the next one may begin much later
 
     def _wake_first(self, watcher: Any) -> None:
