@@ -182,12 +182,7 @@ class Load:
 
     def push(self, user: str) -> None:
         """Push to a user on an idle connection, or on a new one."""
-        pusher, idle_since = self._idle_pushers.popitem() if self._idle_pushers else (None, 0.0)
-        if pusher is not None and time.perf_counter() - idle_since > REUSE_SECONDS:
-            self.forget(pusher)
-            pusher = None
-        pusher = pusher or self.add(Caller(self, self.connect()))
-        pusher.send(self._push_of(user), self._pushed)
+        self._pusher().send(self._push_of(user), self._pushed)
 
     def call(self, request: bytes, on_answer: OnAnswer) -> None:
         """Send a request on a new connection, which is closed after the response."""
@@ -232,6 +227,15 @@ class Load:
         for descriptor, _ in events:
             if (client := clients.get(descriptor)) is not None:  # one client may have closed another's connection
                 client.handle()
+
+    def _pusher(self) -> Caller:
+        """Return a connection for a push; close those that have been idle for too long."""
+        while self._idle_pushers:
+            pusher, idle_since = self._idle_pushers.popitem()
+            if time.perf_counter() - idle_since <= REUSE_SECONDS:
+                return pusher
+            self.forget(pusher)
+        return self.add(Caller(self, self.connect()))
 
     def _pushed(self, pusher: Caller, answer: bytes) -> None:
         if not answer.startswith(b"HTTP/1.1 20"):

@@ -240,15 +240,18 @@ def test_the_rules_of_a_switch() -> None:
         assert others.runs - before == runs, (listeners, takes, waits)
 
 
-def test_the_switch_comes_after_whatever_may_commit() -> None:
-    for host_has, order in [
-        ({}, ["after_request", "switch", "answer"]),
-        ({"signal"}, ["after_request", "signal", "switch", "answer"]),
-        ({"teardown"}, ["after_request", "teardown", "switch", "answer"]),
-        ({"middleware"}, ["after_request", "middleware", "switch", "answer"]),
-        ({"teardown", "middleware"}, ["after_request", "teardown", "middleware", "switch", "answer"]),
-    ]:
-        assert steps_of_a_push(host_has) == order
+@pytest.mark.parametrize(
+    ("host_has", "order"),
+    [
+        ([], ["after_request", "switch", "answer"]),
+        (["signal"], ["after_request", "signal", "switch", "answer"]),
+        (["teardown"], ["after_request", "teardown", "switch", "answer"]),
+        (["middleware"], ["after_request", "middleware", "switch", "answer"]),
+        (["teardown", "middleware"], ["after_request", "teardown", "middleware", "switch", "answer"]),
+    ],
+)
+def test_the_switch_comes_after_whatever_may_commit(host_has: list[str], order: list[str]) -> None:
+    assert steps_of_a_push(host_has) == order
 
 
 def steps_of_a_push(host_has: Collection[str]) -> list[str]:
