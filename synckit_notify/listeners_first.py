@@ -8,8 +8,9 @@ next, which would be after its answer has been written and logged. So the reques
 
 Other requests may run then too. They must not meet a lock of a transaction that this request's teardown functions
 commit: SQLite would wait for it inside C, and stop the worker. So the switch comes after the last teardown function,
-and after a WSGI middleware that wrapped the application before; if it has neither, it comes after the last
-after_request function. With threads there is no switch. A listener is here a stream that got a notice in this process.
+and after a WSGI middleware that wrapped the application before; in an application with nothing at the end of a request,
+it comes after the last after_request function. With threads there is no switch. A listener is here a stream that got a
+notice in this process.
 """
 
 import math

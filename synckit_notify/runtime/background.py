@@ -23,7 +23,7 @@ class BackgroundThread:
     """A daemon thread of this process, started at once, that knows whether it has ended.
 
     `Thread.is_alive` of Python 3.11 and 3.12 tries a lock, and gevent then lets all other greenlets run first: half a
-    second in a worker that clients keep busy, with the locks held that the caller holds. Raises RuntimeError if no
+    second in a worker that clients keep busy, during which the caller keeps its locks. Raises RuntimeError if no
     thread can be started.
     """
 

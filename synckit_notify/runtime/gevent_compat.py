@@ -2,8 +2,9 @@
 
 `run_in_native_thread` calls a function that blocks without yielding (SQLite, a password hash). In a monkey-patched
 process it would block every stream of the worker, so it runs in a native thread of gevent's pool, and only the calling
-greenlet waits. Everywhere else it is called directly. The rest of the file restores what gevent's patches replace: the
-kernel's own epoll, native threads, and a socket object without a hub.
+greenlet waits. Everywhere else it is called directly. `GreenletEvent` wakes greenlets before all that are ready to run.
+The rest of the file restores what gevent's patches replace: the kernel's own epoll, native threads, and a socket object
+without a hub.
 
 gevent is never imported from here: while it is not loaded, nothing can be patched.
 """

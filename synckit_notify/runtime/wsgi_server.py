@@ -67,7 +67,7 @@ class Server(NamedTuple):
     """Why its limits are low, and which settings raise them."""
     max_stream_seconds: float | None = None
     max_parked: int | None = None
-    """How many streams it can hold with the parked ones, which take a descriptor but no connection of the server."""
+    """The limit of all streams, parked ones included: those take a descriptor, but no connection of the server."""
     can_park: bool = False
     """Whether the client's socket can be taken from it."""
     client_socket: socket.socket | None = None

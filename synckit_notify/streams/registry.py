@@ -223,7 +223,7 @@ class Registry:
         with self._lock:
             for channel in self._channels.values():
                 channel.leave_timer()
-        self.wakeups.wake([])  # their thread turns the wheel from now on
+        self.wakeups.wake([])  # from now on their thread turns the wheel alone, and more often
 
     def _remove(self, subscriber: Subscriber) -> None:
         channel = subscriber.channel

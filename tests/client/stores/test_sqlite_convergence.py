@@ -22,7 +22,7 @@ SILENT_SERVER = (*SERVER, "silence", *OWN_COPIES)
 """Two machines with one device id stay in step only while no deletion is forgotten. So each has its own copies here."""
 
 SEEDS = int(os.environ.get("SEEDS", "3"))
-"""How many seeds, up to 10, each thorough test takes for each kind of walk; 10 are 1,200 walks."""
+"""The number of seeds, at most 10, of each thorough test; with 10 there are 1,200 walks."""
 
 
 def step(world: World, device: Device, kind: str) -> None:
