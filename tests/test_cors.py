@@ -80,7 +80,7 @@ def host(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
         return response
 
     yield app
-    app.extensions["database"].dispose()
+    full_host.close(app)
 
 
 @pytest.fixture
@@ -144,4 +144,4 @@ def test_without_origins_no_header_is_added(monkeypatch: pytest.MonkeyPatch, hos
     answer = preflight(bare.test_client(), SUBSCRIBE)
     assert (answer.status_code, answer.headers["Allow"]) == (204, "GET, HEAD, OPTIONS")
     assert (cors_headers(answer), "Vary" in answer.headers) == ({}, False)
-    bare.extensions["database"].dispose()
+    full_host.close(bare)

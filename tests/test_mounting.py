@@ -29,7 +29,7 @@ def host(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     monkeypatch.setenv("FOREIGN_DATABASE", str(tmp_path / "foreign.db"))
     app = full_host.create_app()
     yield app
-    app.extensions["database"].dispose()
+    full_host.close(app)
 
 
 def bearer(token: str) -> dict[str, str]:
@@ -106,8 +106,7 @@ class TestForeignHost:
         answer.close()
         worker = host.extensions["synckit_notify"].node()
         # Flask keeps the exception, and so the response, in a cycle.
-        wait_until(lambda: collect_garbage() and len(worker.registry) == 0)
-        worker.join_idle()
+        wait_until(lambda: collect_garbage() and not worker.busy())
 
 
 class TestPublish:

@@ -16,6 +16,7 @@ from sqlalchemy.pool import QueuePool
 from synckit_notify import Notifier, Principal
 
 from .tokens import KEY
+from .wait import wait_until
 
 POOL_SIZE = 2
 
@@ -106,3 +107,13 @@ def create_app() -> Flask:
             raise RuntimeError("the database is gone")
 
     return app
+
+
+def close(app: Flask) -> None:
+    """Close the connections of an application when its threads have ended; the pool forgets one that is still in use."""
+    node = app.extensions["synckit_notify"].node()
+    wait_until(lambda: not node.busy())
+    node.join_idle()
+    engine = app.extensions["database"]
+    assert engine.pool.checkedout() == 0
+    engine.dispose()
