@@ -14,9 +14,10 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from synckit_notify.backend import Backend, create_app
+from synckit_notify.backend import create_app
 from synckit_notify.testing import CHANGED, open_stream
 
+from .support.backend import close_database
 from .support.command_runner import printed
 from .support.markdown import Block, blocks_of
 from .support.server import ROOT
@@ -104,8 +105,7 @@ class Conversation:
 def conversation(tmp_path: Path) -> Iterator[Conversation]:
     app = create_app({"SYNCKIT_JWT_KEY": KEY, "SYNCKIT_KEEPALIVE_SECONDS": KEEPALIVE}, instance_path=tmp_path)
     yield Conversation(app)
-    backend: Backend = app.extensions["synckit_backend"]
-    backend.store.dispose()
+    close_database(app)
 
 
 def exchanges() -> list[tuple[Block, Block]]:

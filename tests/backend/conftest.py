@@ -11,7 +11,7 @@ from flask import Flask
 from synckit_notify.backend import Backend, create_app
 
 from ..support import empty_database
-from ..support.backend import Answer, Caller, Run, Send, add_account, full, make_clone, start
+from ..support.backend import Answer, Caller, Run, Send, add_account, close_database, full, make_clone, start
 from ..support.postgresql import PostgreSQL
 from ..support.server import Server
 from ..support.tokens import KEY, make_token
@@ -56,7 +56,7 @@ def shared_app(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     backend: Backend = app.extensions["synckit_backend"]
     app.config["CREDENTIALS"] = add_account(backend)
     yield app
-    backend.store.dispose()
+    close_database(app)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def make_app(tmp_path: Path, database: dict[str, str]) -> Iterator[Callable[...,
 
     yield make
     for app in made:
-        app.extensions["synckit_backend"].store.dispose()
+        close_database(app)
 
 
 @pytest.fixture

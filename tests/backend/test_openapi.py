@@ -20,7 +20,7 @@ from synckit_notify.backend.payloads import PushedChange
 from synckit_notify.backend.request_fields import Body
 
 from ..support import openapi, vectors
-from ..support.backend import PASSWORD, SQLITE_ONLY, change
+from ..support.backend import PASSWORD, SQLITE_ONLY, change, close_database
 from ..support.openapi import DOCUMENT, FORM, Operation, operations, resolved
 from ..support.server import ROOT
 from ..support.tokens import KEY
@@ -93,7 +93,7 @@ def test_recorded_exchanges_are_as_the_document_says(file: Path, tmp_path: Path)
     with httpx2.Client(transport=httpx2.WSGITransport(app), base_url="http://localhost") as http:
         http.event_hooks["response"] = [_judge]
         vectors.Exchange(http, login, vectors.compact(app.test_cli_runner(), "notes")).run(recorded["steps"])
-    app.extensions["synckit_backend"].store.dispose()
+    close_database(app)
 
 
 def _account(app: Flask, log: str) -> dict[str, str]:

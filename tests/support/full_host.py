@@ -110,7 +110,7 @@ def create_app() -> Flask:
 
 
 def close(app: Flask) -> None:
-    """Close the connections of an application when its threads have ended; the pool forgets one that is still in use."""
+    """Close the connections of an application when its threads have ended: one still in use would be forgotten."""
     node = app.extensions["synckit_notify"].node()
     wait_until(lambda: not node.busy())
     node.join_idle()
