@@ -49,7 +49,7 @@ numbers = itertools.count()
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with (DEFAULT | SERVERS)[request.param](tmp_path_factory.mktemp("server")) as started:
         yield started
-        assert "Traceback" not in started.log
+        assert not started.tracebacks
 
 
 def get(server: Server, path: str) -> str:

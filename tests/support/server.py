@@ -20,6 +20,9 @@ GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
 NO_CONTROL_SOCKET = ["--no-control-socket"] if "control_socket_disable" in make_settings() else []
 """gunicorn before 25.1 has no control socket and refuses the option."""
 
+AT_THE_END = "RuntimeError: greenlet is being finalized\n"
+"""What gevent 24 may print while a process ends, of any object that is freed then."""
+
 
 class Server:
     """A server process; a context manager that ends it. `port` is known once it listens."""
@@ -47,6 +50,12 @@ class Server:
     @property
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
+
+    @property
+    def tracebacks(self) -> list[str]:
+        """What follows each "Traceback" in the log, without those of a gevent whose process ends."""
+        _, *found = self.log.split("Traceback (most recent call last):\n")
+        return [each for each in found if AT_THE_END not in each]
 
     def workers(self) -> list[int]:
         """The process ids of the children."""
