@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import gc
 import hashlib
 import os
 from collections.abc import Iterator
@@ -13,6 +14,12 @@ from synckit_notify.client import encryption
 
 from .support.browser import Browser
 from .support.valkey import Valkey
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector never again look at the thousands of collected tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

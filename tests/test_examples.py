@@ -78,6 +78,7 @@ def test_flask_jwt_extended(tmp_path: Path) -> None:
             send(f"{server.url}/api/sync/pull", token)
 
 
+@pytest.mark.thorough
 def test_jwks(tmp_path: Path) -> None:
     with flask_run(str(EXAMPLES / "jwks" / "provider.py"), tmp_path) as provider:
         env = {"SYNCKIT_JWT_JWKS_URL": f"{provider.url}/jwks.json"}

@@ -141,6 +141,7 @@ def test_keys_that_left_the_key_set_are_forgotten_at_the_next_fetch(provider: Id
 # A provider that rotates, or that strangers make us ask
 
 
+@pytest.mark.thorough
 def test_ten_thousand_unknown_kids_cause_two_fetches(provider: IdentityProvider) -> None:
     verifier, stranger = verifier_for(provider), SigningKey(algorithm="ES256")
     tokens = [stranger.sign(CLAIMS, kid=f"unknown-{number}") for number in range(10_000)]

@@ -98,16 +98,12 @@ def test_asyncio(tmp_path: Path, service: Service) -> None:
             wait_until(lambda: "written without network" in phone.printed)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("app", "in_step"),
     [
         pytest.param(EXAMPLES / "todo" / "todo.py", "up_to_date", id="with run"),
-        pytest.param(
-            ROOT / "benchmarks" / "todo_on_primitives.py",
-            "connected",
-            id="on the primitives",
-            marks=pytest.mark.thorough,
-        ),
+        pytest.param(ROOT / "benchmarks" / "todo_on_primitives.py", "connected", id="on the primitives"),
     ],
 )
 def test_todo(tmp_path: Path, service: Service, app: Path, in_step: str) -> None:

@@ -39,7 +39,7 @@ def test_every_failed_log_in_gets_the_same_answer(log_in: Callable[..., Any], wr
 
 
 @SQLITE_ONLY
-@pytest.mark.parametrize("way", ["the app", "the page"])
+@pytest.mark.parametrize("way", ["the app", pytest.param("the page", marks=pytest.mark.thorough)])
 def test_an_unknown_account_takes_as_long_as_a_known_one(
     real_passwords: None, log_in: Callable[..., Any], app: Flask, credentials: dict[str, str], way: str
 ) -> None:

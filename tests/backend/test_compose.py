@@ -96,6 +96,7 @@ def test_caddy_accepts_its_file_with_and_without_the_variables(variables: bool, 
     assert f'"host":["{host}"]' in adapted
 
 
+@pytest.mark.thorough
 def test_the_service_reads_its_settings_is_healthy_and_becomes_unhealthy(clone: Path) -> None:
     env = environment("server") | {"SYNCKIT_BIND": "127.0.0.1:0", "SYNCKIT_DATABASE_URL": f"sqlite:///{clone}/data.db"}
     with start(clone, **env) as server:

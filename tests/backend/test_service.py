@@ -107,6 +107,7 @@ def test_one_refresh_token_sent_many_times_at_once_has_one_successor(clone: Path
         assert not [token for token in tokens if token in server.log]
 
 
+@pytest.mark.thorough
 def test_neither_sqlite_nor_argon2_blocks_the_hub(tmp_path: Path) -> None:
     """Take the best of some runs: other load may delay a run, but not speed it up."""
     gaps: list[float] = []

@@ -74,6 +74,7 @@ def test_a_push_through_any_worker_is_heard_by_all_and_a_new_password_ends_every
             stream.close()
 
 
+@pytest.mark.thorough
 def test_after_a_reload_and_a_killed_worker_the_new_ones_hear_each_other(
     tmp_path: Path, settings: dict[str, str], credentials: dict[str, str]
 ) -> None:

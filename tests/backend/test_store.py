@@ -222,6 +222,7 @@ class TestADatabaseOfAnOlderRelease:
         assert [change["data"] for change in page["changes"]] == ["old", "new"]
         app.extensions["synckit_backend"].store.dispose()
 
+    @pytest.mark.thorough
     def test_is_upgraded_once_by_processes_that_start_together(self, older: str, tmp_path: Path) -> None:
         code = (
             "import sys; from synckit_notify.backend import create_app; print('started'); sys.stdin.read()\n"
@@ -426,6 +427,7 @@ def test_write_alone_waits_for_another_write_alone(backend: Backend) -> None:
     assert entered == ["begins", "ends"] * 3
 
 
+@pytest.mark.thorough
 def test_a_killed_greenlet_leaves_no_half_transaction(url: str, tmp_path: Path) -> None:
     """SQLite's native thread completes it, PostgreSQL rolls it back; and its connection is no longer used."""
     found = run_python(KILL_A_WRITER, tmp_path, url).communicate(timeout=60)[0]

@@ -19,6 +19,7 @@ def url(local_server: LocalServer) -> str:
     return local_server.url
 
 
+@pytest.mark.thorough
 def test_ten_thousand_pushes_to_three_workers_make_no_gap(url: str, broker: MakeBroker) -> None:
     with BrokerProcess(url) as one, BrokerProcess(url, "synckit", "gevent") as two, BrokerProcess(url) as three:
         workers = (one, two, three)

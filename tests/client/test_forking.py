@@ -76,6 +76,7 @@ def note(row):
 """
 
 
+@pytest.mark.thorough
 def test_a_preloaded_client_works_in_every_gevent_worker(service: Service, tmp_path: Path) -> None:
     (tmp_path / "preloaded.py").write_text(HOST)
     env = {"URL": service.server.url, "API_KEY": service.api_key, "STATE": str(tmp_path / "tasks.state")}

@@ -10,7 +10,7 @@ import pytest
 
 from synckit_notify.client import ChangeEntry, PullFilter
 
-from ..support.crashing_run import POINTS
+from ..support.crashing_run import AFTER, BEFORE
 from ..support.dict_store import DictStore
 from ..support.server import ROOT, clean_environment
 from ..support.service import Service
@@ -21,7 +21,7 @@ def run_once(service: Service, folder: Path, point: str) -> int:
     return subprocess.run([*command, point], cwd=ROOT, env=clean_environment(), timeout=60, check=False).returncode
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", [*BEFORE, *(pytest.param(point, marks=pytest.mark.thorough) for point in AFTER)])
 def test_a_killed_process_stores_nothing_twice_and_loses_nothing(service: Service, tmp_path: Path, point: str) -> None:
     reader = service.client(name=f"reader, {point}")
     start = reader.pull_filtered(PullFilter()).position

@@ -640,6 +640,7 @@ state.close()
 """
 
 
+@pytest.mark.thorough
 def test_many_processes_make_and_fill_one_file_together(file: Path) -> None:
     command = [sys.executable, "-c", WORK, str(file)]
     cwd = Path(__file__).parents[2]

@@ -92,6 +92,7 @@ class TestTheReference:
         )
         assert reference.key_id(reference.KEY) == hashed
 
+    @pytest.mark.thorough
     def test_makes_the_files(self) -> None:
         for file, content in reference.files().items():
             assert file.read_text() == content, f"run python -m {reference.__name__}"

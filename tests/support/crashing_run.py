@@ -27,7 +27,6 @@ AFTER: dict[str, tuple[type, str]] = {
     "the answer was kept": (Queue, "finish"),
     "changes were applied": (DictStore, "apply"),
 }
-POINTS = [*BEFORE, *AFTER]
 
 
 def die(*_: object) -> None:
