@@ -84,6 +84,7 @@ class TestProcesses:
         with BrokerProcess(url) as one:
             assert one.heard("listening")
             one.tell("fork")
+            assert one.heard("forked")
             os.kill(one.process.pid, signal.SIGKILL)
             one.process.wait()
             broker(url).publish(ALICE)

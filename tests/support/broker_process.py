@@ -4,7 +4,8 @@ python -m tests.support.broker_process URL NAMESPACE [gevent] [uid=N,gid=N]
 
 In: lines `publish USER`, `burst COUNT`, `fork` (a child that sleeps for a minute),
 `busy SECONDS` (hold the interpreter), `status`.
-Out: `listening`, `gap`, `notice USER`, `disconnect USER`, and the answers `done`, `status gaps=N pending=N`.
+Out: `listening`, `gap`, `notice USER`, `disconnect USER`, `forked` (by the child), and the answers `done`,
+`status gaps=N pending=N`.
 """
 
 import os
@@ -56,6 +57,7 @@ def main() -> None:
                     broker.publish(Notice("notes", str(number)))
             case ["fork"]:
                 if os.fork() == 0:
+                    say("forked")
                     time.sleep(60)
                     os._exit(0)
             case ["busy", seconds]:
