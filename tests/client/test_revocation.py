@@ -40,8 +40,9 @@ def change_the_password(laptop: SyncKitClient, phone: SyncKitClient) -> None:
     [(delete_the_phone, True, PASSWORD), (change_the_password, False, "another password")],
 )
 def test_the_stream_ends_at_once_and_the_user_must_log_in_again(
-    service: Service, revoke: Callable[..., None], laptop_stays: bool, password: str
+    own_service: Callable[..., Service], revoke: Callable[..., None], laptop_stays: bool, password: str
 ) -> None:
+    service = own_service()
     laptop, phone = service.client(name="laptop"), service.client(name="phone")
     with StreamRecorder(phone) as recorder, StreamRecorder(laptop) as other:
         revoke(laptop, phone)
