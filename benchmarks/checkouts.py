@@ -2,6 +2,7 @@
 
 copied(ROOT, folder)            the package and its configuration of this checkout, with the benchmarks
 unpacked("HEAD~1", folder)      those of a commit, or of the folder of another checkout, with the benchmarks of this one
+versions("HEAD~1", folder)      both, as `this` and `against`; the first alone without a commit
 """
 
 import io
@@ -40,3 +41,11 @@ def unpacked(against: str, tree: Path) -> Path:
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
         files.extractall(tree.parent / "archive", filter="data")
     return copied(tree.parent / "archive", tree)
+
+
+def versions(against: str | None, folder: Path) -> dict[str, Path]:
+    """Put this version and, if there is one, the one to compare with into a folder; raises Missing as `unpacked`."""
+    trees = {"this": copied(ROOT, folder / "this")}
+    if against is not None:
+        trees["against"] = unpacked(against, folder / "against")
+    return trees

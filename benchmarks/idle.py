@@ -20,13 +20,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from . import report
-from .checkouts import Missing, copied, unpacked
+from .checkouts import Missing, versions
+from .contenders import PARKING
 from .generator import Generator, Programs
-from .listeners import KINDS
 from .process import check_streams, prepare
 from .report import Row
 from .scenarios import DEVICES_EACH
-from .server import ROOT, Server, gunicorn
+from .server import Server, gunicorn
 
 MAX_RATIO = 1.05
 STEPS = 30
@@ -46,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare()
     try:
         with tempfile.TemporaryDirectory(prefix="synckit-bench-") as name:
-            trees = {"this": copied(ROOT, Path(name) / "this")}
-            if options.against is not None:
-                trees["against"] = unpacked(options.against, Path(name) / "against")
+            trees = versions(options.against, Path(name))
             rows = [row for kind in options.streams for row in measure(trees, kind, options)]
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -65,7 +63,7 @@ def measure(trees: Mapping[str, Path], kind: str, options: argparse.Namespace) -
     """Yield a row for each version in each window."""
     key, per_step = secrets.token_hex(32), -(-options.count // STEPS)
     channels = [DEVICES_EACH] * -(-per_step * STEPS // DEVICES_EACH)
-    settings = {"SYNCKIT_PARKING": KINDS[kind], "SYNCKIT_KEEPALIVE_SECONDS": str(options.period)}
+    settings = {"SYNCKIT_PARKING": PARKING[kind], "SYNCKIT_KEEPALIVE_SECONDS": str(options.period)}
     with ExitStack() as stack:
         sides: dict[str, tuple[Server, Generator]] = {}
         for name, tree in trees.items():
@@ -104,12 +102,11 @@ def measure(trees: Mapping[str, Path], kind: str, options: argparse.Namespace) -
 
 def table(rows: Sequence[Row], against: str | None) -> str:
     """Return the report as Markdown: medians of the windows with the least and the greatest."""
-    lines = [f"| processor time, ms in a second | this |{f' {against} | ratio |' if against else ''}"]
-    lines += ["|---|--:|" + "--:|--:|" * bool(against)]
+    lines = report.head_of_table("processor time, ms in a second", against)
     for kind in dict.fromkeys(row["kind"] for row in rows):
         this, other = _values(rows, kind, "this"), _values(rows, kind, "against")
-        compared = f" {_spread(other)} | {_spread(_ratio_of_each(this, other), 2)} |" if against else ""
-        lines.append(f"| {kind} | {_spread(this)} |{compared}")
+        compared = f" {report.spread(other, 1)} | {report.spread(report.ratios(this, other), 2)} |" if against else ""
+        lines.append(f"| {kind} | {report.spread(this, 1)} |{compared}")
     return "\n".join(lines)
 
 
@@ -122,19 +119,11 @@ def _ratios(rows: Sequence[Row]) -> Iterator[list[float]]:
     """Yield the ratios of each kind of stream."""
     for kind in dict.fromkeys(row["kind"] for row in rows):
         if other := _values(rows, kind, "against"):
-            yield _ratio_of_each(_values(rows, kind, "this"), other)
+            yield report.ratios(_values(rows, kind, "this"), other)
 
 
 def _values(rows: Sequence[Row], kind: str, tree: str) -> list[float]:
     return [row["cpu_ms_per_second"] for row in rows if (row["kind"], row["tree"]) == (kind, tree)]
-
-
-def _ratio_of_each(this: Sequence[float], other: Sequence[float]) -> list[float]:
-    return [mine / theirs for mine, theirs in zip(this, other, strict=True)]
-
-
-def _spread(values: Sequence[float], digits: int = 1) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} - {max(values):.{digits}f})"
 
 
 def _say(text: str) -> None:
@@ -145,7 +134,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.idle", description=__doc__)
     parser.add_argument("--against", metavar="COMMIT", help="compare with a commit or the folder of another checkout")
     parser.add_argument(
-        "--streams", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of streams (default both)"
+        "--streams", nargs="+", choices=PARKING, default=list(PARKING), help="kinds of streams (default both)"
     )
     parser.add_argument("--count", type=int, default=10_000, help="streams of each server (default 10,000)")
     parser.add_argument("--period", type=float, default=30.0, metavar="S", help="seconds of a keepalive (default 30)")

@@ -34,12 +34,12 @@ from typing import ParamSpec
 
 from tests.support.clock import Clock
 
-from .checkouts import Missing, copied, unpacked
+from . import report
+from .checkouts import Missing, versions
 from .contenders import PARKING
 from .load import bare_push, subscription
 from .process import interrupt_on_signals
-from .report import surroundings
-from .server import FOR_FIGURES, ROOT, Server, gunicorn
+from .server import FOR_FIGURES, Server, gunicorn
 
 NUMBER = 40
 """Runs of an operation in the first count; the second count has twice as many."""
@@ -151,9 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     interrupt_on_signals()
     try:
         with tempfile.TemporaryDirectory(prefix="synckit-instructions-") as name:
-            trees = {"this": copied(ROOT, Path(name) / "this")}
-            if options.against is not None:
-                trees["against"] = unpacked(options.against, Path(name) / "against")
+            trees = versions(options.against, Path(name))
             counts = {(kind, tree): measure(trees[tree], kind) for kind in options.streams for tree in trees}
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -219,9 +217,7 @@ def _operations(server: CountedServer) -> Iterator[tuple[str, int]]:
 
 def table(counts: Mapping[tuple[str, str], Counts], against: str | None) -> str:
     """Return the report as Markdown."""
-    lines = [f"- {name}: {value}" for name, value in surroundings().items()]
-    lines += ["", f"| instructions | this |{f' {against} | ratio |' if against else ''}"]
-    lines += ["|---|--:|" + "--:|--:|" * bool(against)]
+    lines = [report.head(report.surroundings()), "", *report.head_of_table("instructions", against)]
     for (kind, tree), this in counts.items():
         if tree == "this":
             other = counts.get((kind, "against"), {})

@@ -18,13 +18,11 @@ from itertools import product
 from pathlib import Path
 
 from . import report
+from .contenders import PARKING
 from .generator import Generator, Programs
 from .process import prepare
 from .report import Row
 from .server import ROOT, gunicorn
-
-KINDS = {"generator": "0", "parked": "1"}
-"""The kinds of streams, with the value of SYNCKIT_PARKING."""
 
 CHANNELS = {3: (200, 50.0), 1_000: (1, 5.0), 10_000: (1, 0.5)}
 """The streams of a channel: how many channels there are, and the pushes per second in all."""
@@ -77,11 +75,11 @@ def measure(trees: dict[str, Path], options: argparse.Namespace) -> Iterator[Row
 
 def table(rows: Sequence[Row], against: Path | None) -> str:
     """Return the report as Markdown: medians in milliseconds with the least and the greatest."""
-    lines = ["| ms | this |" + (f" {against} | ratio |" if against else ""), "|---|--:|" + "--:|--:|" * bool(against)]
+    lines = report.head_of_table("ms", against)
     for (kind, size), (key, label) in product(_settings(rows), FIGURES.items()):
         this, other = (_values(rows, name, kind, size, key) for name in ("this", "against"))
-        compared = f" {_spread(other)} | {_spread(_ratios(this, other))} |" if against else ""
-        lines.append(f"| {kind}, channels of {size:,}: {label} | {_spread(this)} |{compared}")
+        compared = f" {report.spread(other, 2)} | {report.spread(report.ratios(this, other), 2)} |" if against else ""
+        lines.append(f"| {kind}, channels of {size:,}: {label} | {report.spread(this, 2)} |{compared}")
     return "\n".join(lines)
 
 
@@ -94,7 +92,7 @@ def _run(programs: Programs, tree: Path, kind: str, size: int, seconds: float) -
     channels, rate = CHANNELS[size]
     key, users = secrets.token_hex(32), [size] * channels
     with (
-        gunicorn(key, programs.folder, root=tree, settings={"SYNCKIT_PARKING": KINDS[kind]}) as server,
+        gunicorn(key, programs.folder, root=tree, settings={"SYNCKIT_PARKING": PARKING[kind]}) as server,
         Generator(programs, server, key, users) as generator,
     ):
         generator.ask(f"open {size * channels}")
@@ -108,7 +106,7 @@ def _answer_ratios(rows: Sequence[Row]) -> Iterator[float]:
     for kind, size in _settings(rows):
         this, other = (_values(rows, name, kind, size, "answer_p99_ms") for name in ("this", "against"))
         if other:
-            yield statistics.median(_ratios(this, other))
+            yield statistics.median(report.ratios(this, other))
 
 
 def _settings(rows: Sequence[Row]) -> list[tuple[str, int]]:
@@ -121,14 +119,6 @@ def _values(rows: Sequence[Row], tree: str, kind: str, size: int, key: str) -> l
     return [row[key] for row in sorted(found, key=lambda row: row["repeat"])]
 
 
-def _ratios(this: Sequence[float], other: Sequence[float]) -> list[float]:
-    return [mine / theirs for mine, theirs in zip(this, other, strict=True)]
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f} ({min(values):.2f} - {max(values):.2f})"
-
-
 def _times(row: Row) -> str:
     return ", ".join(f"{label} {row[key]:.2f} ms" for key, label in FIGURES.items())
 
@@ -137,7 +127,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.listeners", description=__doc__)
     parser.add_argument("--against", type=Path, metavar="FOLDER", help="compare with the folder of another checkout")
     parser.add_argument(
-        "--streams", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of streams (default both)"
+        "--streams", nargs="+", choices=PARKING, default=list(PARKING), help="kinds of streams (default both)"
     )
     parser.add_argument("--channels", nargs="+", type=int, choices=CHANNELS, default=list(CHANNELS), help="default all")
     parser.add_argument("--repeat", type=int, default=5, help="how often each is measured (default 5)")

@@ -212,7 +212,8 @@ class Load:
         """Close a client's connection."""
         del self._clients[client.sock.fileno()]
         client.sock.close()
-        self._idle_pushers.pop(client, None)  # type: ignore[call-overload]
+        if isinstance(client, Caller):
+            self._idle_pushers.pop(client, None)
 
     def watch(self, client: Client, events: int) -> None:
         """Set the events that a client waits for."""

@@ -4,9 +4,11 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sysconfig
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,24 @@ def surroundings() -> dict[str, str]:
 def head(facts: dict[str, str]) -> str:
     """Return facts as a Markdown list."""
     return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def head_of_table(label: str, against: object) -> list[str]:
+    """Return the first two lines of a table of this version, and of another one and the ratios if there is one."""
+    return [
+        f"| {label} | this |" + (f" {against} | ratio |" if against else ""),
+        "|---|--:|" + "--:|--:|" * bool(against),
+    ]
+
+
+def ratios(this: Sequence[float], other: Sequence[float]) -> list[float]:
+    """Return the ratio of each figure to the one measured beside it."""
+    return [mine / theirs for mine, theirs in zip(this, other, strict=True)]
+
+
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return the median, and the least and the greatest in brackets."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} - {max(values):.{digits}f})"
 
 
 def save(file: Path | None, facts: dict[str, str], **measured: object) -> None:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import instructions
 
 from ..support.programs import need
+from ..support.server import ROOT
 
 FAST = {"connect": 1000, "event": 100, "keepalive": 100, "push": 500, "return": 900}
 
@@ -29,7 +30,7 @@ def test_an_operation_that_takes_2_percent_more_than_before_is_an_exit_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], push: int, status: int
 ) -> None:
     count_as(monkeypatch, FAST | {"push": push}, FAST)
-    assert instructions.main(["--streams", "parked", "--against", str(instructions.ROOT)]) == status
+    assert instructions.main(["--streams", "parked", "--against", str(ROOT)]) == status
     shown = capsys.readouterr().out
     assert f"| parked, push | {push} | 500 | {push / 500:.3f} |" in shown
     assert "| parked, connect | 1,000 | 1,000 | 1.000 |" in shown
@@ -61,7 +62,7 @@ def test_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_the_same_code_takes_the_same_instructions(capsys: pytest.CaptureFixture[str]) -> None:
     need("valgrind")
     need("cc")
-    same = ["--streams", "parked", "--against", str(instructions.ROOT), "--tolerance", "2"]
+    same = ["--streams", "parked", "--against", str(ROOT), "--tolerance", "2"]
     assert instructions.main(same) == 0
     rows = re.findall(r"^\| parked, (\w+) \| ([\d,]+) \| [\d,]+ \| (\S+) \|$", capsys.readouterr().out, re.MULTILINE)
     counts = {name: int(count.replace(",", "")) for name, count, _ in rows}

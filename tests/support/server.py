@@ -20,8 +20,8 @@ GUNICORN = str(Path(sys.executable).with_name("gunicorn"))
 NO_CONTROL_SOCKET = ["--no-control-socket"] if "control_socket_disable" in make_settings() else []
 """gunicorn before 25.1 has no control socket and refuses the option."""
 
-AT_THE_END = "RuntimeError: greenlet is being finalized\n"
-"""What gevent 24 may print while a process ends, of any object that is freed then."""
+FREED_AT_EXIT = "RuntimeError: greenlet is being finalized\n"
+"""The end of a traceback that gevent 24 may print when a process ends, for an object that is freed then."""
 
 
 class Server:
@@ -53,9 +53,9 @@ class Server:
 
     @property
     def tracebacks(self) -> list[str]:
-        """What follows each "Traceback" in the log, without those of a gevent whose process ends."""
+        """The tracebacks in the log, each with the lines after it, but for those of FREED_AT_EXIT."""
         _, *found = self.log.split("Traceback (most recent call last):\n")
-        return [each for each in found if AT_THE_END not in each]
+        return [each for each in found if FREED_AT_EXIT not in each]
 
     def workers(self) -> list[int]:
         """The process ids of the children."""
