@@ -61,8 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(trees: Mapping[str, Path], kind: str, options: argparse.Namespace) -> Iterator[Row]:
     """Yield a row for each version in each window."""
-    key, per_step = secrets.token_hex(32), -(-options.count // STEPS)
-    channels = [DEVICES_EACH] * -(-per_step * STEPS // DEVICES_EACH)
+    key, channels = secrets.token_hex(32), [DEVICES_EACH] * -(-options.count // DEVICES_EACH)
     settings = {"SYNCKIT_PARKING": PARKING[kind], "SYNCKIT_KEEPALIVE_SECONDS": str(options.period)}
     with ExitStack() as stack:
         sides: dict[str, tuple[Server, Generator]] = {}
@@ -81,7 +80,7 @@ def measure(trees: Mapping[str, Path], kind: str, options: argparse.Namespace) -
         began = time.monotonic()
         for step in range(1, STEPS + 1):
             for _, load in sides.values():
-                load.ask(f"open {per_step}")
+                load.ask(f"open {options.count * step // STEPS - options.count * (step - 1) // STEPS}")
             listen(max(0.01, began + options.period * step / STEPS - time.monotonic()))
         for window in range(1, options.windows + 1):
             with ExitStack() as clocks:
@@ -92,7 +91,7 @@ def measure(trees: Mapping[str, Path], kind: str, options: argparse.Namespace) -
                     "tree": name,
                     "kind": kind,
                     "window": window,
-                    "streams": per_step * STEPS,
+                    "streams": options.count,
                     "keepalives": count["keepalives"],
                     "cpu_ms_per_second": usage.server_cpu / usage.seconds * 1e3,
                 }
